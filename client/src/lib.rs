@@ -1,0 +1,5 @@
+//! Client of `rudderd`.
+
+mod dtype;
+
+pub use dtype::{DType, UnknownDType};

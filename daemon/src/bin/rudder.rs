@@ -1,0 +1,2 @@
+//! rudder
+fn main() {}

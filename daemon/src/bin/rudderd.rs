@@ -1,0 +1,2 @@
+//! rudderd
+fn main() {}
