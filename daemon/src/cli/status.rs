@@ -1,9 +1,10 @@
-//! `rudder status`: what a running daemon is doing, over its HTTP interface. It shows what the daemon says as it says it: a
+//! `rudder status`: what a running daemon is doing, over its HTTP interface or its socket. It shows what the daemon says as it says it: a
 //! new field of `/v1/status` appears without a change here.
 
 #![allow(clippy::print_stdout)]
 
 use super::CliError;
+use rudder_client::{Client, ConnectOptions};
 use serde_json::Value;
 use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
@@ -18,6 +19,9 @@ pub struct StatusArgs {
     /// Address of the daemon's HTTP interface (its `admin.listen`)
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7401")]
     admin: String,
+    /// Ask over the daemon's local socket in place of HTTP (its `local.socket`)
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["admin", "token_file"])]
+    socket: Option<PathBuf>,
     /// File with the bearer token, where the daemon has an `admin.token_file`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -31,7 +35,10 @@ pub struct StatusArgs {
 /// # Errors
 /// If the daemon cannot be reached, refuses, or answers no JSON.
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
-    let text = over_http(args)?;
+    let text = match &args.socket {
+        Some(socket) => Client::connect(ConnectOptions::at(socket))?.status()?,
+        None => over_http(args)?,
+    };
     let status: Value =
         serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's status is not JSON", error))?;
     if args.json {
@@ -162,8 +169,11 @@ mod tests {
     #[test]
     fn an_absent_daemon_is_an_error_that_names_the_address() {
         // Port 9 (discard) on loopback: nobody answers in a test environment, and nothing listens there by default.
-        let args = StatusArgs { admin: String::from("127.0.0.1:9"), token_file: None, json: false };
+        let args = StatusArgs { admin: String::from("127.0.0.1:9"), socket: None, token_file: None, json: false };
         let error = run(&args).unwrap_err().to_string();
         assert!(error.contains("http://127.0.0.1:9/v1/status") && error.contains("admin.listen"), "{error}");
+        let args = StatusArgs { socket: Some(PathBuf::from("/nonexistent/rudder.sock")), ..args };
+        let error = run(&args).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/rudder.sock"), "{error}");
     }
 }
