@@ -2,6 +2,7 @@
 //! output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage exit status 2.
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
+pub mod import;
 pub mod status;
 
 use clap::{Parser, Subcommand};
@@ -94,6 +95,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Makes a dataset from arrays or from a graph
+    Import(import::ImportArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -101,6 +104,7 @@ enum Command {
 impl Command {
     fn run(&self) -> Result<(), CliError> {
         match self {
+            Command::Import(args) => import::run(args),
             Command::Status(args) => status::run(args),
         }
     }
