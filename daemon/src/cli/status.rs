@@ -106,30 +106,57 @@ fn is_table(value: &Value) -> bool {
     value.as_array().is_some_and(|rows| !rows.is_empty() && rows.iter().all(Value::is_object))
 }
 
+/// Lists with more fields than this are shown with one line per field.
+const COLUMNS_MAX: usize = 8;
+
 fn table(out: &mut String, rows: &[Value], depth: usize) {
+    let rows: Vec<Vec<(String, String)>> = rows.iter().map(|row| cells("", row)).collect();
     let mut columns: Vec<&str> = Vec::new();
-    for row in rows {
-        for name in row.as_object().into_iter().flat_map(serde_json::Map::keys) {
-            if !columns.contains(&name.as_str()) {
-                columns.push(name);
-            }
+    for (name, _) in rows.iter().flatten() {
+        if !columns.contains(&name.as_str()) {
+            columns.push(name);
         }
     }
+    let cell = |row: &[(String, String)], column: &str| {
+        row.iter().find(|(name, _)| name == column).map_or_else(String::new, |(_, text)| text.clone())
+    };
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(&columns);
-    for row in rows {
-        table.add_row(columns.iter().map(|name| row.get(*name).map_or_else(String::new, scalar)));
+    table.load_preset(comfy_table::presets::NOTHING);
+    if columns.len() <= COLUMNS_MAX {
+        table.set_header(&columns);
+        for row in &rows {
+            table.add_row(columns.iter().map(|column| cell(row, column)));
+        }
+    } else {
+        for column in columns {
+            table.add_row(std::iter::once(column.to_owned()).chain(rows.iter().map(|row| cell(row, column))));
+        }
     }
     for line in table.to_string().lines() {
         let _ = writeln!(out, "{}{}", "  ".repeat(depth), line.trim_end());
     }
 }
 
-/// A value in one cell; long integers with thin grouping by thousands.
+/// The fields of an object with their values as text; those of objects within as `outer.inner`.
+fn cells(prefix: &str, value: &Value) -> Vec<(String, String)> {
+    let mut cells = Vec::new();
+    for (name, value) in value.as_object().into_iter().flatten() {
+        let name = format!("{prefix}{name}");
+        if value.is_object() {
+            cells.extend(self::cells(&format!("{name}."), value));
+        } else {
+            cells.push((name, scalar(value)));
+        }
+    }
+    cells
+}
+
+/// A value in one cell; integers with their thousands grouped.
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Number(number) if number.is_u64() => thousands(number.as_u64().unwrap_or_default()),
+        Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Null => String::from("-"),
         other => other.to_string(),
@@ -164,6 +191,14 @@ mod tests {
         assert!(text.contains("cache\n  policy  epoch\n"), "{text}");
         let last = text.lines().last().unwrap();
         assert_eq!(last.split_whitespace().collect::<Vec<_>>(), ["2", "false", "refused"], "{text}");
+    }
+
+    #[test]
+    fn wide_lists_have_a_line_per_field() {
+        let item = |rows: u64| json!({"a": "x", "b": 1, "c": 1, "d": 1, "e": 1, "f": 1, "g": 1, "in": {"rows": rows, "h": 0.5}});
+        let text = summary(&json!({"tables": [item(10), item(2000)]}));
+        let line = text.lines().find(|line| line.contains("in.rows")).unwrap();
+        assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["in.rows", "10", "2,000"], "{text}");
     }
 
     #[test]
