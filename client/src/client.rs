@@ -55,7 +55,7 @@ impl ConnectOptions {
 }
 
 /// A connection to the daemon of this node. Threads may share it, and their fetches run side by side. After a fork, or
-/// when the daemon was restarted, the next call connects again by itself.
+/// when the daemon was restarted, the next call connects again by itself; only fetches that were in flight are lost.
 #[derive(Debug)]
 pub struct Client {
     options: ConnectOptions,
@@ -189,7 +189,7 @@ impl Client {
     /// # Errors
     /// What the connection suffers.
     pub fn progress(&self, epoch: u32, step: u32, steps_per_epoch: u32) -> Result<(), ClientError> {
-        match self.session()?.ask(Request::Progress { epoch, step, steps_per_epoch })? {
+        match self.on_session(|session| session.ask(Request::Progress { epoch, step, steps_per_epoch }))? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -200,7 +200,7 @@ impl Client {
     /// # Errors
     /// What the connection suffers.
     pub fn status(&self) -> Result<String, ClientError> {
-        match self.session()?.ask(Request::Status)? {
+        match self.on_session(|session| session.ask(Request::Status))? {
             Reply::Status(json) => Ok(json),
             other => Err(unexpected(&other)),
         }
@@ -226,8 +226,27 @@ impl Client {
         Ok(session)
     }
 
+    /// Calls on the session. If that was lost unnoticed, for instance because the daemon was restarted since the last
+    /// call, calls once more on a new one: every call may be made twice.
+    fn on_session<T>(&self, call: impl Fn(&Arc<Session>) -> Result<T, ClientError>) -> Result<T, ClientError> {
+        match call(&self.session()?) {
+            Err(ClientError::Lost(_)) => call(&self.session()?),
+            outcome => outcome,
+        }
+    }
+
     fn send_fetch(&self, table: usize, dtype: DType, width: u32, ids: &[u64]) -> Result<Pending, ClientError> {
-        let session = self.session()?;
+        self.on_session(|session| self.send_fetch_on(session, table, dtype, width, ids))
+    }
+
+    fn send_fetch_on(
+        &self,
+        session: &Arc<Session>,
+        table: usize,
+        dtype: DType,
+        width: u32,
+        ids: &[u64],
+    ) -> Result<Pending, ClientError> {
         let info = &self.tables[table];
         let count = ids.len() as u64;
         let raw: &[u8] = bytemuck::cast_slice(ids);
@@ -246,7 +265,13 @@ impl Client {
             sender.send(Request::Fetch { table: info.id, dtype, width, count, ids, rows }, &[], None, Some(lease))?
         };
         drop(sender);
-        Ok(Pending { session, id: Some(id), tables: Arc::clone(&self.tables), table, count: ids.len() })
+        Ok(Pending {
+            session: Arc::clone(session),
+            id: Some(id),
+            tables: Arc::clone(&self.tables),
+            table,
+            count: ids.len(),
+        })
     }
 }
 

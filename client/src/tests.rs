@@ -286,6 +286,24 @@ fn a_daemon_that_goes_fails_what_is_unanswered_keeps_what_is_and_is_found_again(
 }
 
 #[test]
+fn a_daemon_that_was_restarted_between_two_calls_goes_unnoticed() {
+    let (gone, restarted) = mpsc::channel();
+    let daemon = daemon(move |line, number| {
+        if number == 0 {
+            let (hello, payload) = line.call().unwrap();
+            line.serve(&hello, &payload);
+            line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+            gone.send(()).unwrap();
+        } else {
+            line.serve_all();
+        }
+    });
+    let client = daemon.connect();
+    restarted.recv().unwrap();
+    check(&client.fetch("feat", &[6]).unwrap(), &[6]);
+}
+
+#[test]
 fn a_lost_session_leaves_no_memory_behind() {
     let daemon = daemon(|line, _| {
         line.until_fetch();

@@ -109,7 +109,7 @@ class Client:
 
     Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
     connects anew. A pickled client connects again where it is unpickled, with the same options. If the daemon was
-    restarted, the call that notices fails with :class:`ConnectionLostError` and the next one connects again.
+    restarted, the next call connects again; fetches that were in flight fail with :class:`ConnectionLostError`.
 
     Parameters
     ----------
