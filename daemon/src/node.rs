@@ -215,12 +215,6 @@ fn status_text(
 fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
     let serving = engine.status();
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
-    let memory = json!({
-        "resident_bytes": resident_bytes(),
-        "cache_bytes": sum(|table| table.cache_bytes),
-        "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
-        "network_buffer_bytes": peers.pooled_bytes(),
-    });
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "node": dataset.node(),
@@ -231,8 +225,16 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
         "draining": engine.is_draining(),
         "socket": config.local.socket,
         "peers_address": peers.local_addr(),
-        "memory": memory,
-        "serving": serving,
+        "trainers_reporting": serving.trainers_reporting,
+        "scores": serving.scores,
+        "stall_seconds": serving.stall_seconds,
+        "memory": {
+            "resident_bytes": resident_bytes(),
+            "cache_bytes": sum(|table| table.cache_bytes),
+            "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
+            "network_buffer_bytes": peers.pooled_bytes(),
+        },
+        "tables": serving.tables,
         "peers": peers.status(),
         "peer_totals": peers.stats().totals,
     })

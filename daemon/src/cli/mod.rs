@@ -2,6 +2,9 @@
 //! output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage exit status 2.
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
+pub mod bench;
+pub mod bench_peer;
+pub mod certs;
 pub mod import;
 pub mod status;
 
@@ -97,6 +100,10 @@ struct Arguments {
 enum Command {
     /// Makes a dataset from arrays or from a graph
     Import(import::ImportArgs),
+    /// Runs a benchmark beside its yardstick
+    Bench(bench::BenchArgs),
+    /// Makes the cluster's certificate authority and the certificates of its nodes
+    Certs(certs::CertsArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -105,6 +112,8 @@ impl Command {
     fn run(&self) -> Result<(), CliError> {
         match self {
             Command::Import(args) => import::run(args),
+            Command::Bench(args) => bench::run(args),
+            Command::Certs(args) => certs::run(args),
             Command::Status(args) => status::run(args),
         }
     }
