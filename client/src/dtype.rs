@@ -4,7 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Type of one element of a row. A row is `width` elements, little endian, without padding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DType {
     /// IEEE single precision.

@@ -1,1 +1,2 @@
 //! cli
+mod demo;
