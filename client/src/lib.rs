@@ -1,5 +1,25 @@
-//! Client of `rudderd`.
+//! Client of `rudderd`, and the types both sides share.
+//!
+//! [`Client`] connects to the daemon of this node and fetches feature rows into memory that both have mapped: a fetch
+//! sends a few dozen bytes over the socket, and the rows are gathered once, to where the caller reads them. [`wire`] says
+//! what goes over the socket; [`arena`] owns the shared memory and is the only part with `unsafe` code.
+//!
+//! ```no_run
+//! use rudder_client::{Client, ConnectOptions};
+//! let client = Client::connect(ConnectOptions::default())?;
+//! let rows = client.fetch("feat", &[3, 1, 4, 1, 5])?;
+//! let values: &[f32] = rows.as_slice()?;
+//! # Ok::<(), rudder_client::ClientError>(())
+//! ```
 
+pub mod arena;
+mod client;
 mod dtype;
+mod error;
+mod session;
+pub mod wire;
 
+pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
+pub use error::ClientError;
+pub use wire::{ErrorCode, RowSources, TableInfo};

@@ -1,0 +1,197 @@
+//! What a trainer and its `rudderd` say to each other over the Unix socket: the messages, and nothing about how they
+//! are carried ([`frame`]) or written as bytes ([`codec`]).
+//!
+//! Messages hold ids of tables, counts and offsets only. Vertex ids and rows lie in a sealed memfd that the client
+//! shares ([`Place::Arena`]), or, for a client without shared memory, behind the message as raw bytes
+//! ([`Place::Inline`]). They never pass through the codec.
+
+pub mod codec;
+pub mod frame;
+
+use crate::DType;
+use bincode::{Decode, Encode};
+
+/// Version of the local protocol; client and daemon must speak the same.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Bytes a control message may take on the wire unless a side is configured otherwise.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Alignment, in bytes, of every offset into an arena.
+pub const ARENA_ALIGN_BYTES: u64 = 64;
+
+/// A request, with the number under which its reply will come. Numbers are the client's; each may be in flight once.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Call {
+    /// The client's number for this request.
+    pub id: u64,
+    /// What is asked.
+    pub request: Request,
+}
+
+/// A reply to the call of the same number. Replies may come in another order than the calls.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Answer {
+    /// The number of the call that this answers; 0 where a frame was too broken to hold one.
+    pub id: u64,
+    /// What came of it.
+    pub reply: Reply,
+}
+
+/// Where a run of bytes lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Place {
+    /// Behind the message, in the same frame.
+    Inline,
+    /// In an arena that the client registered.
+    Arena {
+        /// The client's number for the arena.
+        arena: u32,
+        /// Bytes from the arena's start, a multiple of [`ARENA_ALIGN_BYTES`].
+        offset: u64,
+    },
+}
+
+/// What a client asks of its daemon.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// The first message of a connection; answered by [`Reply::Welcome`].
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the client.
+        version: u16,
+        /// A name for logs, for instance `trainer 3 (pid 4711)`.
+        name: String,
+    },
+    /// Registers the memfd sent along with this frame. It must be sealed against shrinking.
+    AddArena {
+        /// The client's number for it, not in use.
+        arena: u32,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Forgets an arena; calls in flight keep their mapping until they end.
+    DropArena {
+        /// The client's number for it.
+        arena: u32,
+    },
+    /// Asks for rows, local and remote mixed, in any order, duplicates allowed.
+    Fetch {
+        /// [`TableInfo::id`].
+        table: u16,
+        /// Element type that the client believes the table to have.
+        dtype: DType,
+        /// Elements per row that the client believes the table to have.
+        width: u32,
+        /// Number of ids.
+        count: u64,
+        /// Where the ids lie: `count` little-endian `u64`.
+        ids: Place,
+        /// Where the rows shall go: `count` rows, in the order of the ids.
+        rows: Place,
+    },
+    /// Says where in the training this trainer is. Scores of the cache live on it.
+    Progress {
+        /// Epochs ended so far.
+        epoch: u32,
+        /// Steps of this epoch ended so far.
+        step: u32,
+        /// Steps of an epoch, above 0.
+        steps_per_epoch: u32,
+    },
+    /// Asks for what `GET /v1/status` says.
+    Status,
+}
+
+/// What a daemon answers.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Reply {
+    /// To [`Request::Hello`].
+    Welcome {
+        /// [`PROTOCOL_VERSION`] of the daemon.
+        version: u16,
+        /// The partition this node owns.
+        node: u16,
+        /// Every table of the dataset, in the order of their ids.
+        tables: Vec<TableInfo>,
+    },
+    /// Done, with nothing to say.
+    Done,
+    /// The rows are where they were asked to be; for [`Place::Inline`] behind this message.
+    Rows(RowSources),
+    /// To [`Request::Status`]: JSON.
+    Status(String),
+    /// The request failed. Nothing else is lost: the connection goes on unless `closing`.
+    Failed {
+        /// What kind of failure, for programs.
+        code: ErrorCode,
+        /// What happened, whose fault it is and what to do next, for people.
+        message: String,
+        /// The daemon closes the connection after this message.
+        closing: bool,
+    },
+}
+
+/// Where the rows of one fetch came from; the sum is the number of ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RowSources {
+    /// Rows of the node's own shard.
+    pub local: u64,
+    /// Rows found in the cache.
+    pub cache: u64,
+    /// Rows a peer had to be asked for; duplicates of one id count each time.
+    pub peer: u64,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum ErrorCode {
+    /// The two sides speak different protocol versions.
+    Version,
+    /// A frame or message that cannot be understood or is over a limit.
+    Protocol,
+    /// No table of that number or name.
+    UnknownTable,
+    /// An id at or above the table's number of rows.
+    IdOutOfRange,
+    /// The table's rows have another element type or width.
+    Shape,
+    /// The arena is unknown, unsealed, too small, or the place in it is out of bounds.
+    Arena,
+    /// A limit of the configuration was reached.
+    Limit,
+    /// A peer that owns some of the rows cannot be reached or did not answer in time.
+    PeerUnavailable,
+    /// A peer answered with an error or with bytes that fail their checksum.
+    PeerFailed,
+    /// The daemon is draining and takes no new work.
+    Draining,
+    /// A defect of the daemon; its log says more.
+    Internal,
+}
+
+/// One feature table as a client sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TableInfo {
+    /// Number by which requests name the table.
+    pub id: u16,
+    /// Name, unique in the dataset.
+    pub name: String,
+    /// Vertex type whose ids index the table.
+    pub vertex_type: String,
+    /// Type of one element.
+    pub dtype: DType,
+    /// Elements per row.
+    pub width: u32,
+    /// Rows of the whole table, over all nodes: ids are below this.
+    pub rows: u64,
+    /// Rows that this node owns.
+    pub local_rows: u64,
+}
+
+impl TableInfo {
+    /// Bytes of one row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.dtype.size() * self.width as usize
+    }
+}
