@@ -1,2 +1,158 @@
-//! cli
+//! The operator's program `rudder`: one file per subcommand, registered here. Owns the rules they share: results on standard
+//! output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage exit status 2.
+//! It must never reach into a running daemon other than over its socket or its HTTP interface.
+
 mod demo;
+pub mod status;
+
+use clap::{Parser, Subcommand};
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    process::ExitCode,
+};
+
+/// Why a subcommand failed: any error, printed with its chain of causes.
+pub struct CliError(Box<dyn Error + Send + Sync>);
+
+impl CliError {
+    /// An error that is only a message.
+    pub fn message(text: impl Into<String>) -> Self {
+        Self(text.into().into())
+    }
+
+    /// Says what was being done when `cause` happened: printed as `context: cause`.
+    pub fn context(context: impl Into<String>, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(Box::new(Context { text: context.into(), cause: cause.into() }))
+    }
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for CliError {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_chain(f, self.0.as_ref())
+    }
+}
+
+impl fmt::Debug for CliError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[derive(Debug)]
+struct Context {
+    text: String,
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Context {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self.cause.as_ref())
+    }
+}
+
+/// Writes `error` and its causes as `error: cause: cause`, leaving out a cause that the text before it already says.
+fn write_chain(f: &mut impl fmt::Write, error: &dyn Error) -> fmt::Result {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            write!(text, ": {said}")?;
+        }
+        cause = inner.source();
+    }
+    f.write_str(&text)
+}
+
+/// `error` and its causes in one line, as every program of this workspace prints them.
+pub fn error_chain(error: &dyn Error) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_chain(&mut text, error);
+    text
+}
+
+/// Works with datasets, certificates and running `rudderd` daemons.
+#[derive(Debug, Parser)]
+#[command(name = "rudder", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Trains a real GNN on a real graph through real daemons, and compares cache policies
+    Demo(demo::DemoArgs),
+    /// Shows what a running daemon is doing
+    Status(status::StatusArgs),
+}
+
+impl Command {
+    fn run(&self) -> Result<(), CliError> {
+        match self {
+            Command::Demo(args) => demo::run(args),
+            Command::Status(args) => status::run(args),
+        }
+    }
+}
+
+/// Runs the subcommand that the process was called with and says how it ended.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("rudder: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_offers_json() {
+        fn check(command: &clap::Command) {
+            let leaf = command.get_subcommands().next().is_none();
+            assert!(
+                !leaf || command.get_arguments().any(|argument| argument.get_id() == "json"),
+                "{}",
+                command.get_name()
+            );
+            command.get_subcommands().for_each(check);
+        }
+        check(&Arguments::command());
+    }
+
+    #[test]
+    fn an_error_says_its_causes_once() {
+        let cause = std::io::Error::other("disk gone");
+        let error = CliError::context("cannot read x", CliError::context("opening", cause).0);
+        assert_eq!(error.to_string(), "cannot read x: opening: disk gone");
+        assert_eq!(
+            CliError::context("failed: disk gone", std::io::Error::other("disk gone")).to_string(),
+            "failed: disk gone"
+        );
+    }
+}

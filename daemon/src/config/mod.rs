@@ -1,1 +1,66 @@
-//! config
+//! The one typed configuration of `rudderd`: its sections, their defaults, their limits, and how a file, the environment and
+//! flags are laid over each other.
+//!
+//! It knows no other module, opens nothing but the configuration file, and never reads the environment by itself: pairs come
+//! in from the caller, so that every rule is testable. It must never hold a secret, only paths of files that do.
+//!
+//! `docs/configuration.md` lists every key; a test here keeps the page and these structs the same.
+
+mod admin;
+mod cache;
+mod dataset;
+mod error;
+mod layers;
+mod local;
+mod log;
+mod node;
+pub mod peers;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod validate;
+mod values;
+
+pub use admin::AdminConfig;
+pub use cache::{CacheConfig, Policy, TableCacheConfig};
+pub use dataset::{DatasetConfig, Verify};
+pub use error::{ConfigError, Invalid, WrongType};
+pub use layers::{Layers, Origin};
+pub use local::LocalConfig;
+pub use log::{LogConfig, LogFormat};
+pub use node::NodeConfig;
+pub use peers::{InvalidPeersKey, PeersConfig};
+pub use values::{Capacity, byte_size, octal_mode};
+
+use serde::{Deserialize, Serialize};
+
+/// Everything `rudderd` can be told, with the documented default for what is left out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which partition this daemon owns, and how it ends.
+    pub node: NodeConfig,
+    /// Where the feature tables are.
+    pub dataset: DatasetConfig,
+    /// The socket for the trainers of this node, and its limits.
+    pub local: LocalConfig,
+    /// The cache of remote rows.
+    pub cache: CacheConfig,
+    /// The other daemons: their addresses, certificates, time-outs and limits.
+    pub peers: PeersConfig,
+    /// The HTTP server for operators and Prometheus.
+    pub admin: AdminConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// The effective configuration as TOML that [`Layers::file`] reads back to an equal value. Secrets cannot appear: the
+    /// configuration holds only the paths of the files that hold them.
+    ///
+    /// # Errors
+    /// [`ConfigError::NotText`] if a path is not valid UTF-8 (only possible for a `Config` that was built in code).
+    pub fn effective_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string(self).map_err(|source| ConfigError::NotText { source })
+    }
+}

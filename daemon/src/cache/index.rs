@@ -1,0 +1,136 @@
+//! One 64-bit word per id of a table: the slot that holds its row, if any, and its heat. It owns where rows are found.
+//! Readers load words without a lock; only the holder of the table's writer lock may store.
+//!
+//! The words are zeroed lazily by the kernel: ids that were never touched cost address space, not memory.
+
+use super::heat::Heat;
+use bytemuck::allocation::zeroed_slice_box;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Words that share one bit of "was touched", so that sweeps skip what never was.
+const BLOCK_IDS: usize = 4096;
+
+/// Slots and heat of every id of one table.
+#[derive(Debug)]
+pub struct Index {
+    words: Box<[AtomicU64]>,
+}
+
+/// Which blocks of ids hold anything; kept by the writer.
+#[derive(Debug)]
+pub struct Touched {
+    blocks: Vec<bool>,
+}
+
+impl Index {
+    /// An index over ids `0..ids`, all absent and cold.
+    #[must_use]
+    pub fn new(ids: usize) -> Self {
+        Self { words: zeroed_slice_box(ids) }
+    }
+
+    /// Number of ids.
+    #[must_use]
+    pub fn ids(&self) -> usize {
+        self.words.len()
+    }
+
+    /// The slot of `id`, if its row is cached. Ids out of range are absent.
+    #[inline]
+    #[must_use]
+    pub fn slot(&self, id: u32) -> Option<u32> {
+        let word = self.words.get(id as usize)?.load(Ordering::Acquire);
+        ((word >> 32) as u32).checked_sub(1)
+    }
+
+    /// Asks the processor to load the word of `id` soon.
+    #[inline]
+    pub fn prefetch(&self, id: u32) {
+        if let Some(word) = self.words.get(id as usize) {
+            super::prefetch::line(std::ptr::from_ref(word).cast());
+        }
+    }
+
+    /// The heat of `id`.
+    #[inline]
+    #[must_use]
+    pub fn heat(&self, id: u32) -> Heat {
+        Heat::unpack(self.words.get(id as usize).map_or(0, |word| word.load(Ordering::Relaxed) as u32))
+    }
+
+    /// Publishes that `id` lies in `slot`, or nowhere. Writer only.
+    pub fn set_slot(&self, id: u32, slot: Option<u32>) {
+        if let Some(word) = self.words.get(id as usize) {
+            let heat = word.load(Ordering::Relaxed) & 0xffff_ffff;
+            let slot = slot.map_or(0, |slot| u64::from(slot) + 1);
+            word.store(slot << 32 | heat, Ordering::Release);
+        }
+    }
+
+    /// Changes the heat of `id`. Writer only.
+    #[inline]
+    pub fn update_heat(&self, id: u32, touched: &mut Touched, change: impl FnOnce(Heat) -> Heat) {
+        if let Some(word) = self.words.get(id as usize) {
+            let old = word.load(Ordering::Relaxed);
+            let heat = change(Heat::unpack(old as u32)).pack();
+            // Release, so that a reader who sees this word also sees the row of the slot in it.
+            word.store(old & !0xffff_ffff | u64::from(heat), Ordering::Release);
+            touched.blocks[id as usize / BLOCK_IDS] = true;
+        }
+    }
+
+    /// Changes the heat of every id that was ever touched. Writer only.
+    pub fn sweep(&self, touched: &mut Touched, change: impl Fn(Heat) -> Heat) {
+        for block in 0..touched.blocks.len() {
+            if !touched.blocks[block] {
+                continue;
+            }
+            let first = block * BLOCK_IDS;
+            for word in &self.words[first..(first + BLOCK_IDS).min(self.words.len())] {
+                let old = word.load(Ordering::Relaxed);
+                if old as u32 != 0 {
+                    let heat = change(Heat::unpack(old as u32)).pack();
+                    word.store(old & !0xffff_ffff | u64::from(heat), Ordering::Release);
+                }
+            }
+        }
+    }
+
+    /// Bytes per id that this index takes once the id was touched.
+    pub const BYTES_PER_ID: usize = size_of::<AtomicU64>();
+}
+
+impl Touched {
+    /// For an index of `ids` ids.
+    #[must_use]
+    pub fn new(ids: usize) -> Self {
+        Self { blocks: vec![false; ids.div_ceil(BLOCK_IDS)] }
+    }
+
+    /// An upper bound of the ids that have been touched: whole blocks of them.
+    #[must_use]
+    pub fn ids(&self) -> usize {
+        self.blocks.iter().filter(|&&block| block).count() * BLOCK_IDS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_and_heat_share_a_word_without_harm() {
+        let index = Index::new(10_000);
+        let mut touched = Touched::new(10_000);
+        index.update_heat(9_999, &mut touched, Heat::touched);
+        index.set_slot(9_999, Some(0));
+        index.update_heat(9_999, &mut touched, Heat::touched);
+        assert_eq!((index.slot(9_999), index.heat(9_999).cur), (Some(0), 2));
+        index.set_slot(9_999, None);
+        assert_eq!((index.slot(9_999), index.heat(9_999).cur), (None, 2));
+        assert_eq!(index.slot(10_000), None);
+        index.sweep(&mut touched, |heat| heat.rolled(0));
+        assert_eq!(index.heat(9_999), Heat { past: 2.0, cur: 0 });
+        assert_eq!(touched.ids(), BLOCK_IDS);
+    }
+}

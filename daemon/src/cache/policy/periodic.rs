@@ -1,0 +1,139 @@
+//! The paper's score policy on a fixed period, which is static prefetching as its predecessor MassiveGNN does it
+//! (`facts/paper.md`: scores of buffer and candidates, replacement of what is stale by what was missed most). It owns
+//! the two kinds of scores.
+//!
+//! Where the reference code fetches a row twice that is both missed and brought in, this one uses the row in hand; and
+//! it keeps scores of every remote id, not of the one-hop halo only. Its weaknesses are kept, since it is here to be
+//! compared with: scores never recover on a hit, miss counts never decay, and no swap is guarded.
+
+use super::{Ledger, Policy};
+use hashbrown::HashMap;
+
+/// Settings of [`PeriodicPolicy`].
+#[derive(Debug, Clone, Copy)]
+pub struct PeriodicSettings {
+    /// Minibatches between two replacements.
+    pub period: u32,
+    /// Share of its score that a resident loses in a minibatch that does not hit it; the paper's α.
+    pub alpha: f64,
+}
+
+/// The paper's score policy, replacing every `period` minibatches.
+#[derive(Debug)]
+pub struct PeriodicPolicy {
+    settings: PeriodicSettings,
+    /// Score below which a resident is stale.
+    stale_below: f32,
+    /// Per slot: its score, and the minibatch that hit it last.
+    residents: Vec<Resident>,
+    /// Per absent id: its misses, or the score it left the cache with.
+    candidates: HashMap<u32, f32>,
+    /// Replacements decided and not yet done: id to slot (`None`: a free one).
+    planned: HashMap<u32, Option<u32>>,
+    minibatch: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Resident {
+    score: f32,
+    /// Minibatch up to which `score` accounts for decay.
+    until: u64,
+}
+
+impl PeriodicPolicy {
+    /// The policy for `capacity` slots.
+    #[must_use]
+    pub fn new(settings: PeriodicSettings, capacity: usize) -> Self {
+        // The reference code rounds its threshold (1-α)^Δ to three decimals, with Δ = 1.
+        let stale_below = (((1.0 - settings.alpha) * 1000.0).round() / 1000.0) as f32;
+        Self {
+            settings,
+            stale_below,
+            residents: vec![Resident { score: 1.0, until: 0 }; capacity],
+            candidates: HashMap::new(),
+            planned: HashMap::new(),
+            minibatch: 0,
+        }
+    }
+
+    /// The score of `slot` after the minibatches that have ended.
+    fn score(&self, slot: u32) -> f32 {
+        let Resident { score, until } = self.residents[slot as usize];
+        let idle = self.minibatch.saturating_sub(until);
+        score * ((1.0 - self.settings.alpha) as f32).powf(idle as f32)
+    }
+
+    /// Pairs the stalest residents, and free slots before them, with the candidates missed most.
+    fn plan(&mut self, ledger: &Ledger<'_>) {
+        self.planned.clear();
+        let free = ledger.slots.capacity() - ledger.slots.used();
+        let mut stale: Vec<(f32, u32)> = ledger
+            .slots
+            .residents()
+            .map(|(slot, _)| (self.score(slot), slot))
+            .filter(|&(score, _)| score < self.stale_below)
+            .collect();
+        stale.sort_unstable_by(|a, b| a.partial_cmp(b).unwrap_or(std::cmp::Ordering::Equal));
+        let mut hottest: Vec<(f32, u32)> = self.candidates.iter().map(|(&id, &misses)| (misses, id)).collect();
+        let by_misses = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        let places = free + stale.len();
+        if places == 0 || hottest.is_empty() {
+            return;
+        }
+        if places < hottest.len() {
+            hottest.select_nth_unstable_by(places - 1, by_misses);
+            hottest.truncate(places);
+        }
+        hottest.sort_unstable_by(by_misses);
+        let slots = std::iter::repeat_n(None, free).chain(stale.into_iter().map(|(_, slot)| Some(slot)));
+        self.planned.extend(hottest.into_iter().map(|(_, id)| id).zip(slots));
+    }
+}
+
+impl Policy for PeriodicPolicy {
+    fn name(&self) -> &'static str {
+        "periodic"
+    }
+
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
+        match slot {
+            // A hit keeps the score: this minibatch's decay, which the end of it would bring, is taken back.
+            Some(slot) => {
+                let score = self.score(slot);
+                self.residents[slot as usize] = Resident { score, until: self.minibatch + 1 };
+            }
+            None => *self.candidates.entry(id).or_insert(0.0) += 1.0,
+        }
+    }
+
+    fn end_minibatch(&mut self, ledger: &mut Ledger<'_>) {
+        self.minibatch += 1;
+        if self.minibatch.is_multiple_of(u64::from(self.settings.period.max(1))) {
+            self.plan(ledger);
+        }
+    }
+
+    fn takes_free_slot(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> bool {
+        self.planned.get(&id).is_some_and(Option::is_none)
+    }
+
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+        self.planned.get(&id).copied().flatten()
+    }
+
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+        self.planned.remove(&id);
+        let score = self.candidates.remove(&id).unwrap_or(1.0);
+        self.residents[slot as usize] = Resident { score, until: self.minibatch };
+    }
+
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+        self.candidates.insert(id, self.score(slot));
+    }
+
+    fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.planned.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+}

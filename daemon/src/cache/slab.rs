@@ -1,0 +1,111 @@
+//! The rows themselves: one mapping of anonymous memory, cut into slots of one row each. It owns the bytes and must
+//! never let a slot be written while a reader may hold it: [`super::TableCache`] alone calls it, under the rules of
+//! [`super::readers`]. With [`super::prefetch`] it is the only place in the cache that holds `unsafe` code.
+#![allow(unsafe_code)]
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use std::io;
+
+/// Rows up to this size are packed without padding; larger ones start at multiples of it.
+const ROW_ALIGN_BYTES: usize = 16;
+
+/// Memory for a number of rows of equal size.
+#[derive(Debug)]
+pub(super) struct Slab {
+    memory: Option<MmapRaw>,
+    slots: usize,
+    row_bytes: usize,
+    stride_bytes: usize,
+}
+
+impl Slab {
+    /// Address space for `slots` rows of `row_bytes`; memory is taken when a slot is first written.
+    ///
+    /// # Errors
+    /// What the kernel says when there is no room.
+    pub(super) fn new(slots: usize, row_bytes: usize) -> io::Result<Self> {
+        let stride_bytes =
+            if row_bytes <= ROW_ALIGN_BYTES { row_bytes } else { row_bytes.next_multiple_of(ROW_ALIGN_BYTES) };
+        let bytes = slots.checked_mul(stride_bytes).ok_or_else(|| {
+            io::Error::other(format!("{slots} rows of {row_bytes} bytes are beyond an address space"))
+        })?;
+        let memory = (bytes > 0)
+            .then(|| -> io::Result<MmapRaw> {
+                let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+                // Fewer page-table walks in random gathers; a kernel without huge pages may refuse, which is fine.
+                let _ = map.advise(Advice::HugePage);
+                Ok(MmapRaw::from(map))
+            })
+            .transpose()?;
+        Ok(Self { memory, slots, row_bytes, stride_bytes })
+    }
+
+    /// Bytes that one cached row takes.
+    #[must_use]
+    pub(super) fn stride_bytes(&self) -> usize {
+        self.stride_bytes
+    }
+
+    fn at(&self, slot: u32) -> Option<*mut u8> {
+        assert!((slot as usize) < self.slots, "slot {slot} of {}", self.slots);
+        let memory = self.memory.as_ref()?;
+        // SAFETY: the slot is inside the mapping, as just checked.
+        Some(unsafe { memory.as_mut_ptr().add(slot as usize * self.stride_bytes) })
+    }
+
+    /// The row in `slot`.
+    ///
+    /// # Safety
+    /// The slot was found in the index by a reader that has entered and not left while the slice lives.
+    #[inline]
+    pub(super) unsafe fn row(&self, slot: u32) -> &[u8] {
+        self.at(slot).map_or(&[], |start| {
+            // SAFETY: in bounds and initialised (anonymous memory is zero); the writer overwrites a slot only after it
+            // was taken out of the index and all readers that entered before have left.
+            unsafe { std::slice::from_raw_parts(start, self.row_bytes) }
+        })
+    }
+
+    /// Writes `row` into `slot`.
+    ///
+    /// # Safety
+    /// The caller holds the writer lock, the slot is in no index entry, and all readers that entered while it was have
+    /// left.
+    ///
+    /// # Panics
+    /// If `row` has not the size of a row.
+    pub(super) unsafe fn write(&self, slot: u32, row: &[u8]) {
+        assert_eq!(row.len(), self.row_bytes, "size of a row");
+        if let Some(start) = self.at(slot) {
+            // SAFETY: in bounds; nobody else reads or writes the slot, as the caller promises.
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), start, row.len()) }
+        }
+    }
+}
+
+/// The row of `id`'s slot, for a reader that is inside; kept here with the other unsafe code.
+#[inline]
+pub(super) fn read<'a>(
+    slab: &'a Slab,
+    index: &super::index::Index,
+    _inside: &'a super::readers::Inside<'_>,
+    id: u32,
+) -> Option<&'a [u8]> {
+    let slot = index.slot(id)?;
+    // SAFETY: found in the index just now by a reader that stays inside for as long as the slice lives.
+    Some(unsafe { slab.row(slot) })
+}
+
+/// Writes rows into slots that were taken out of the index; waits out the readers first.
+pub(super) fn overwrite<'a>(
+    slab: &Slab,
+    readers: &super::readers::Readers,
+    rows: impl Iterator<Item = (u32, &'a [u8])>,
+) {
+    readers.wait_out();
+    for (slot, row) in rows {
+        // SAFETY: called by `TableCache` under its writer lock with slots that are in no index entry; every reader
+        // that could have found them has left.
+        unsafe { slab.write(slot, row) }
+    }
+}

@@ -1,0 +1,169 @@
+//! `rudder status`: what a running daemon is doing, over its HTTP interface. It shows what the daemon says as it says it: a
+//! new field of `/v1/status` appears without a change here.
+
+#![allow(clippy::print_stdout)]
+
+use super::CliError;
+use serde_json::Value;
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
+
+/// Longest wait for the daemon's answer.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest status that is believed.
+const STATUS_BYTES_MAX: u64 = 16 << 20;
+
+/// Arguments of `rudder status`.
+#[derive(Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Address of the daemon's HTTP interface (its `admin.listen`)
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7401")]
+    admin: String,
+    /// File with the bearer token, where the daemon has an `admin.token_file`
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print the daemon's answer as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the daemon and prints what it says.
+///
+/// # Errors
+/// If the daemon cannot be reached, refuses, or answers no JSON.
+pub fn run(args: &StatusArgs) -> Result<(), CliError> {
+    let text = over_http(args)?;
+    let status: Value =
+        serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's status is not JSON", error))?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        print!("{}", summary(&status));
+    }
+    Ok(())
+}
+
+fn over_http(args: &StatusArgs) -> Result<String, CliError> {
+    let base = args.admin.trim_end_matches('/');
+    let url = format!("{}{base}/v1/status", if base.contains("://") { "" } else { "http://" });
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build().into();
+    let mut request = agent.get(&url);
+    if let Some(path) = &args.token_file {
+        let token = std::fs::read_to_string(path)
+            .map_err(|error| CliError::context(format!("cannot read the token file {}", path.display()), error))?;
+        request = request.header("Authorization", format!("Bearer {}", token.trim()));
+    }
+    let mut response = request.call().map_err(|error| {
+        CliError::context(format!("no answer from {url}: is rudderd running, and is this its admin.listen?"), error)
+    })?;
+    let status = response.status();
+    let body = response.body_mut().with_config().limit(STATUS_BYTES_MAX).read_to_string()?;
+    if status.as_u16() == 401 {
+        return Err(CliError::message(format!("{url} demands a bearer token: pass --token-file")));
+    }
+    if !status.is_success() {
+        return Err(CliError::message(format!("{url} answered {status}: {}", body.trim())));
+    }
+    Ok(body)
+}
+
+/// The status for people: scalars as `name  value` lines, lists of objects as tables, groups indented.
+fn summary(status: &Value) -> String {
+    let mut out = String::new();
+    match status {
+        Value::Object(fields) => group(&mut out, fields, 0),
+        other => out = format!("{}\n", scalar(other)),
+    }
+    out
+}
+
+fn group(out: &mut String, fields: &serde_json::Map<String, Value>, depth: usize) {
+    let indent = "  ".repeat(depth);
+    let is_nested = |value: &Value| matches!(value, Value::Object(_)) || is_table(value);
+    let width = fields.iter().filter(|(_, value)| !is_nested(value)).map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in fields.iter().filter(|(_, value)| !is_nested(value)) {
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(out, "{indent}{name:width$}  {}", scalar(value));
+    }
+    for (name, value) in fields.iter().filter(|(_, value)| is_nested(value)) {
+        let _ = writeln!(out, "{indent}{name}");
+        match value {
+            Value::Object(inner) => group(out, inner, depth + 1),
+            Value::Array(rows) => table(out, rows, depth + 1),
+            _ => {}
+        }
+    }
+}
+
+fn is_table(value: &Value) -> bool {
+    value.as_array().is_some_and(|rows| !rows.is_empty() && rows.iter().all(Value::is_object))
+}
+
+fn table(out: &mut String, rows: &[Value], depth: usize) {
+    let mut columns: Vec<&str> = Vec::new();
+    for row in rows {
+        for name in row.as_object().into_iter().flat_map(serde_json::Map::keys) {
+            if !columns.contains(&name.as_str()) {
+                columns.push(name);
+            }
+        }
+    }
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING).set_header(&columns);
+    for row in rows {
+        table.add_row(columns.iter().map(|name| row.get(*name).map_or_else(String::new, scalar)));
+    }
+    for line in table.to_string().lines() {
+        let _ = writeln!(out, "{}{}", "  ".repeat(depth), line.trim_end());
+    }
+}
+
+/// A value in one cell; long integers with thin grouping by thousands.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_u64() => thousands(number.as_u64().unwrap_or_default()),
+        Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
+        Value::Null => String::from("-"),
+        other => other.to_string(),
+    }
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn summary_shows_scalars_groups_and_tables() {
+        let text = summary(&json!({
+            "ready": true, "rows": 1_234_567,
+            "cache": {"policy": "epoch"},
+            "peers": [{"node": 1, "up": true}, {"node": 2, "up": false, "error": "refused"}],
+        }));
+        assert!(text.starts_with("ready  true\nrows   1,234,567\n"), "{text}");
+        assert!(text.contains("cache\n  policy  epoch\n"), "{text}");
+        let last = text.lines().last().unwrap();
+        assert_eq!(last.split_whitespace().collect::<Vec<_>>(), ["2", "false", "refused"], "{text}");
+    }
+
+    #[test]
+    fn an_absent_daemon_is_an_error_that_names_the_address() {
+        // Port 9 (discard) on loopback: nobody answers in a test environment, and nothing listens there by default.
+        let args = StatusArgs { admin: String::from("127.0.0.1:9"), token_file: None, json: false };
+        let error = run(&args).unwrap_err().to_string();
+        assert!(error.contains("http://127.0.0.1:9/v1/status") && error.contains("admin.listen"), "{error}");
+    }
+}

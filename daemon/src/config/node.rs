@@ -1,0 +1,19 @@
+//! Section `[node]`: which node this is and how it ends. It must never say anything about other nodes (that is `[peers]`).
+
+use serde::{Deserialize, Serialize};
+
+/// Section `[node]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The partition this daemon owns, from 0. [`super::Layers::finish`] refuses a configuration that does not say it.
+    pub index: u16,
+    /// How long a stopping daemon lets requests in progress end, in milliseconds.
+    pub drain_ms: u64,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { index: 0, drain_ms: 10_000 }
+    }
+}

@@ -1,0 +1,207 @@
+//! The `[peers]` section: where the other daemons are, who this node is to them, and every limit of the network path.
+//! Owns the keys, their defaults and their checks; it must never open a file or a socket.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The smallest UDP payload every QUIC path must carry (RFC 9000, section 14).
+pub const MTU_MIN: u16 = 1200;
+/// The largest UDP payload that fits an IPv4 packet with room for an IPv6 header.
+pub const MTU_MAX: u16 = 65_487;
+/// The UDP payload of an ordinary Ethernet path; path discovery reaches it from [`MTU_MIN`] without help.
+pub const MTU_DISCOVERED_MAX: u16 = 1452;
+
+/// How this node reaches its peers and answers them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeersConfig {
+    /// UDP address this node answers its peers on; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Node index to `host:port`. Every partition but this node's own needs one.
+    #[serde(with = "addresses")]
+    pub addresses: BTreeMap<u16, String>,
+    /// PEM file with the certificates of the cluster's authority (`rudder certs init`); the only roots believed.
+    pub authority: PathBuf,
+    /// PEM file with this node's certificate (`rudder certs issue`).
+    pub certificate: PathBuf,
+    /// PEM file with this node's private key.
+    pub key: PathBuf,
+    /// QUIC connections kept to each peer; requests are spread over them.
+    pub connections_per_peer: usize,
+    /// Connections accepted from all peers together; more are refused.
+    pub connections_max: usize,
+    /// Largest UDP payload in bytes. Above 1452 it is used from the first packet on and never lowered, so raise it only
+    /// where every path between the nodes carries it (jumbo frames). Above 6550 segmentation offload is switched off.
+    pub mtu: u16,
+    /// Kernel send and receive buffer asked for on the UDP socket. Too small a one loses packets at high rates.
+    pub socket_buffer_bytes: usize,
+    /// Longest wait for a connection: name lookup, handshake and Hello together.
+    pub connect_timeout_ms: u64,
+    /// Longest wait for one fetch, whatever happens inside it.
+    pub request_timeout_ms: u64,
+    /// A connection on which nothing arrives for this long is dead.
+    pub idle_timeout_ms: u64,
+    /// Interval of keep-alive packets; below `idle_timeout_ms`.
+    pub keep_alive_ms: u64,
+    /// First pause after a failed dial; doubles with each further failure.
+    pub reconnect_backoff_ms_min: u64,
+    /// Longest pause between dials.
+    pub reconnect_backoff_ms_max: u64,
+    /// Most rows of one request; longer fetches are split, longer requests from a peer are refused.
+    pub request_rows_max: usize,
+    /// Requests of one fetch on their way at once.
+    pub requests_in_flight: usize,
+    /// Rows are sent, and their checksums checked, in blocks of at most this many bytes (but at least one row).
+    pub response_block_bytes: usize,
+    /// Demand requests of peers answered at once; others wait, at most half of `request_timeout_ms`.
+    pub demand_requests_max: usize,
+    /// Bulk requests of peers answered at once; others wait, at most half of `request_timeout_ms`.
+    pub bulk_requests_max: usize,
+    /// Longest a bulk answer holds back one block while demand answers are being sent.
+    pub bulk_yield_ms: u64,
+    /// Streams a peer may have open on one connection.
+    pub streams_max: u32,
+    /// Unread bytes a peer may have sent on one stream.
+    pub stream_window_bytes: u32,
+    /// Unread bytes a peer may have sent on one connection, and unacknowledged bytes kept for it.
+    pub connection_window_bytes: u32,
+    /// Memory kept for reuse between fetches (receiving) and between answers (sending), each.
+    pub buffer_pool_bytes: usize,
+    /// Threads for the network path; 0 shares the daemon's own.
+    pub threads: usize,
+}
+
+impl Default for PeersConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7400),
+            addresses: BTreeMap::new(),
+            authority: PathBuf::from("/etc/rudder/ca.pem"),
+            certificate: PathBuf::from("/etc/rudder/node.pem"),
+            key: PathBuf::from("/etc/rudder/node.key"),
+            connections_per_peer: 1,
+            connections_max: 1024,
+            mtu: MTU_DISCOVERED_MAX,
+            socket_buffer_bytes: 4 << 20,
+            connect_timeout_ms: 3_000,
+            request_timeout_ms: 10_000,
+            idle_timeout_ms: 30_000,
+            keep_alive_ms: 5_000,
+            reconnect_backoff_ms_min: 50,
+            reconnect_backoff_ms_max: 2_000,
+            request_rows_max: 65_536,
+            requests_in_flight: 4,
+            response_block_bytes: 256 << 10,
+            demand_requests_max: 256,
+            bulk_requests_max: 16,
+            bulk_yield_ms: 20,
+            streams_max: 512,
+            stream_window_bytes: 4 << 20,
+            connection_window_bytes: 32 << 20,
+            buffer_pool_bytes: 256 << 20,
+            threads: 0,
+        }
+    }
+}
+
+/// A key of `[peers]` whose value cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("peers.{key}: {problem}")]
+pub struct InvalidPeersKey {
+    /// The key, without its section.
+    pub key: &'static str,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl PeersConfig {
+    /// Checks values against each other and against what QUIC can carry; opens nothing.
+    ///
+    /// # Errors
+    /// The first key that cannot work.
+    pub fn check(&self) -> Result<(), InvalidPeersKey> {
+        let fail = |key, problem: String| Err(InvalidPeersKey { key, problem });
+        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
+            return fail("mtu", format!("{} is outside {MTU_MIN} to {MTU_MAX} bytes", self.mtu));
+        }
+        if self.keep_alive_ms >= self.idle_timeout_ms {
+            let (alive, idle) = (self.keep_alive_ms, self.idle_timeout_ms);
+            return fail("keep_alive_ms", format!("{alive} must be below idle_timeout_ms ({idle})"));
+        }
+        if self.reconnect_backoff_ms_min > self.reconnect_backoff_ms_max {
+            let (min, max) = (self.reconnect_backoff_ms_min, self.reconnect_backoff_ms_max);
+            return fail("reconnect_backoff_ms_min", format!("{min} is above reconnect_backoff_ms_max ({max})"));
+        }
+        let positive = [
+            ("connections_per_peer", self.connections_per_peer),
+            ("connections_max", self.connections_max),
+            ("request_rows_max", self.request_rows_max),
+            ("requests_in_flight", self.requests_in_flight),
+            ("response_block_bytes", self.response_block_bytes),
+            ("demand_requests_max", self.demand_requests_max),
+            ("bulk_requests_max", self.bulk_requests_max),
+            ("streams_max", self.streams_max as usize),
+            ("stream_window_bytes", self.stream_window_bytes as usize),
+            ("connection_window_bytes", self.connection_window_bytes as usize),
+            ("connect_timeout_ms", usize::from(self.connect_timeout_ms > 0)),
+            ("request_timeout_ms", usize::from(self.request_timeout_ms > 0)),
+            ("reconnect_backoff_ms_min", usize::from(self.reconnect_backoff_ms_min > 0)),
+        ];
+        match positive.into_iter().find(|(_, value)| *value == 0) {
+            Some((key, _)) => fail(key, "0 would let nothing through; use 1 or more".to_owned()),
+            None if self.request_rows_max > u32::MAX as usize => {
+                fail("request_rows_max", format!("{} does not fit 32 bits", self.request_rows_max))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// TOML keys are strings: the node index is written `"3" = "host:7400"`.
+mod addresses {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<u16, String>, out: S) -> Result<S::Ok, S::Error> {
+        map.iter().map(|(index, address)| (index.to_string(), address)).collect::<BTreeMap<_, _>>().serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<u16, String>, D::Error> {
+        let named = BTreeMap::<String, String>::deserialize(input)?;
+        let parse = |(index, address): (String, String)| match index.parse::<u16>() {
+            Ok(index) => Ok((index, address)),
+            Err(_) => Err(D::Error::custom(format!("node index {index:?} is not a number from 0 to 65535"))),
+        };
+        named.into_iter().map(parse).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_pass_and_survive_toml() {
+        let config = PeersConfig { addresses: BTreeMap::from([(3, "host:7400".to_owned())]), ..Default::default() };
+        config.check().unwrap();
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<PeersConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_key_that_cannot_work_is_named() {
+        let check = |config: PeersConfig| config.check().unwrap_err().key;
+        assert_eq!(check(PeersConfig { mtu: 1100, ..Default::default() }), "mtu");
+        assert_eq!(check(PeersConfig { keep_alive_ms: 30_000, ..Default::default() }), "keep_alive_ms");
+        assert_eq!(check(PeersConfig { bulk_requests_max: 0, ..Default::default() }), "bulk_requests_max");
+        let backoff = PeersConfig { reconnect_backoff_ms_min: 9_000, ..Default::default() };
+        assert_eq!(check(backoff), "reconnect_backoff_ms_min");
+        let error = toml::from_str::<PeersConfig>("[addresses]\nseven = \"a:1\"").unwrap_err().to_string();
+        assert!(error.contains("seven"), "{error}");
+    }
+}

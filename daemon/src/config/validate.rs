@@ -1,0 +1,160 @@
+//! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
+
+use super::{Config, Invalid, InvalidPeersKey};
+use std::{fmt::Display, ops::RangeInclusive};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+/// No wait in the configuration may be longer than a day.
+const WAIT_MS: RangeInclusive<u64> = 1..=86_400_000;
+
+type Verdict = Result<(), Invalid>;
+
+impl Config {
+    /// Checks every range and every pair of keys that can contradict each other.
+    ///
+    /// # Errors
+    /// The first key that makes no sense.
+    pub fn validate(&self) -> Verdict {
+        self.validate_node()?;
+        self.validate_local()?;
+        self.validate_cache()?;
+        self.validate_peers()?;
+        self.validate_admin()
+    }
+
+    /// Checks what needs the dataset: that this node and all its peers exist and can be reached, for `parts` partitions.
+    ///
+    /// # Errors
+    /// The first key that does not fit the dataset.
+    pub fn validate_against(&self, parts: u16) -> Verdict {
+        if self.node.index >= parts {
+            let remedy = format!("write an index from 0 to {}", parts.saturating_sub(1));
+            return wrong("node.index", self.node.index, format!("the dataset has {parts} partitions"), remedy);
+        }
+        if let Some((node, address)) = self.peers.addresses.range(parts..).next() {
+            let problem = format!("the dataset has {parts} partitions, so there is no node {node}");
+            return wrong(&format!("peers.addresses.{node}"), quoted(address), problem, "remove it");
+        }
+        if parts == 1 {
+            return Ok(());
+        }
+        let absent: Vec<String> = (0..parts)
+            .filter(|node| *node != self.node.index && !self.peers.addresses.contains_key(node))
+            .map(|node| node.to_string())
+            .collect();
+        if !absent.is_empty() {
+            let problem =
+                format!("the dataset has {parts} partitions, and no address is given for node {}", absent.join(", "));
+            let remedy = format!("add `{} = \"host:7400\"` for each under [peers.addresses]", absent[0]);
+            return wrong("peers.addresses", format!("{:?}", self.peers.addresses), problem, remedy);
+        }
+        Ok(())
+    }
+
+    fn validate_node(&self) -> Verdict {
+        within("node.drain_ms", self.node.drain_ms, 0..=*WAIT_MS.end())?;
+        if self.dataset.path.as_os_str().is_empty() {
+            return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
+        }
+        Ok(())
+    }
+
+    fn validate_local(&self) -> Verdict {
+        let local = &self.local;
+        if local.mode > 0o777 {
+            let value = format!("\"{:04o}\"", local.mode);
+            return wrong("local.mode", value, "not permission bits", "write octal digits in quotes, such as \"0660\"");
+        }
+        if local.socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            let problem = format!("longer than the {SOCKET_PATH_BYTES_MAX} bytes a Unix socket's path may have");
+            return wrong("local.socket", quoted(&local.socket.display()), problem, "choose a shorter path");
+        }
+        within("local.threads", local.threads, 0..=1024)?;
+        within("local.gather_threads", local.gather_threads, 0..=1024)?;
+        within("local.connections_max", local.connections_max, 1..=65_536)?;
+        within("local.inflight_max", local.inflight_max, 1..=65_536)?;
+        within("local.frame_bytes_max", local.frame_bytes_max, 4 << 10..=1 << 30)?;
+        within("local.inline_bytes_max", local.inline_bytes_max, 4 << 10..=1 << 32)?;
+        within("local.ids_max", local.ids_max, 1..=1 << 32)?;
+        within("local.arenas_max", local.arenas_max, 1..=65_536)?;
+        within("local.arena_bytes_max", local.arena_bytes_max, 4 << 10..=1 << 50)?;
+        within("local.write_timeout_ms", local.write_timeout_ms, WAIT_MS)
+    }
+
+    fn validate_cache(&self) -> Verdict {
+        let cache = &self.cache;
+        within("cache.period", cache.period, 1..=u32::MAX)?;
+        if !(cache.alpha > 0.0 && cache.alpha <= 1.0) {
+            return wrong("cache.alpha", cache.alpha, "not above 0 and at most 1", "write for example 0.05");
+        }
+        within("cache.sample", cache.sample, 1..=1024)
+    }
+
+    /// The section checks itself; here its verdict gets the value that was said, and the addresses their form.
+    fn validate_peers(&self) -> Verdict {
+        if let Err(InvalidPeersKey { key, problem }) = self.peers.check() {
+            let said =
+                toml::Table::try_from(&self.peers).ok().and_then(|table| table.get(key).map(ToString::to_string));
+            let key = format!("peers.{key}");
+            return Err(Invalid { key, value: said.unwrap_or_default(), problem });
+        }
+        for (node, address) in &self.peers.addresses {
+            if !is_host_and_port(address) {
+                let key = format!("peers.addresses.{node}");
+                return wrong(&key, quoted(address), "not host:port", "write for example \"10.0.0.2:7400\"");
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_admin(&self) -> Verdict {
+        within("admin.header_timeout_ms", self.admin.header_timeout_ms, WAIT_MS)?;
+        within("admin.request_timeout_ms", self.admin.request_timeout_ms, WAIT_MS)?;
+        within("admin.connections_max", self.admin.connections_max, 1..=65_536)?;
+        self.validate_log()
+    }
+
+    /// `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    fn validate_log(&self) -> Verdict {
+        let remedy =
+            "write error, warn, info, debug or trace, or directives such as \"info,rudder_daemon::peers=debug\"";
+        let level = &self.log.level;
+        let bare = level
+            .split(',')
+            .map(str::trim)
+            .find(|directive| !directive.contains(['=', '[', ']']) && directive.parse::<LevelFilter>().is_err());
+        if let Some(bare) = bare {
+            return wrong("log.level", quoted(level), format!("`{bare}` is no level"), remedy);
+        }
+        match EnvFilter::builder().parse(level) {
+            Ok(_) => Ok(()),
+            Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),
+        }
+    }
+}
+
+/// `sun_path` of `sockaddr_un` holds 108 bytes on Linux, one of them the final zero (unix(7)).
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+fn wrong(key: &str, value: impl Display, problem: impl Display, remedy: impl Display) -> Verdict {
+    Err(Invalid { key: key.to_owned(), value: value.to_string(), problem: format!("{problem}; {remedy}") })
+}
+
+fn within<N: PartialOrd + Display>(key: &str, value: N, range: RangeInclusive<N>) -> Verdict {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let remedy = format!("write a number from {} to {}", range.start(), range.end());
+    wrong(key, value, "out of range", remedy)
+}
+
+fn quoted(text: &impl Display) -> String {
+    format!("\"{text}\"")
+}
+
+/// Names are resolved when a peer is dialled, so only the form is checked.
+fn is_host_and_port(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
