@@ -7,6 +7,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod dataset;
+pub mod lifecycle;
 pub mod node;
 pub mod peers;
 pub mod serve;

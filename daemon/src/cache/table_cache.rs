@@ -30,6 +30,18 @@ pub enum PolicySpec {
     },
 }
 
+impl PolicySpec {
+    /// The name in configuration and reports.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            PolicySpec::None => "none",
+            PolicySpec::Periodic(_) => "periodic",
+            PolicySpec::Epoch { .. } => "epoch",
+        }
+    }
+}
+
 /// What a cache is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSpec {
@@ -69,12 +81,16 @@ pub enum CacheError {
 /// Counters since the start; exact, read at any time.
 #[derive(Debug, Default)]
 pub struct CacheStats {
-    /// Rows that took a slot.
-    pub filled_rows: AtomicU64,
+    /// Rows that a trainer had asked for and that took a slot.
+    pub demand_fills: AtomicU64,
+    /// Rows that the policy had asked for and that took a slot.
+    pub prefetch_fills: AtomicU64,
     /// Rows that lost their slot to a newcomer.
     pub evicted_rows: AtomicU64,
     /// Rows in hand that were not worth a slot.
     pub refused_rows: AtomicU64,
+    /// Times that the policy found the accesses shifted and forgot its history.
+    pub shifts: AtomicU64,
 }
 
 /// A cache of rows of one table.
@@ -221,7 +237,7 @@ impl TableCache {
             policy.touch(&mut ledger, id, None);
         }
         policy.end_minibatch(&mut ledger);
-        self.place(writer, missed, row);
+        self.place(writer, missed, row, &self.stats.demand_fills);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
@@ -230,14 +246,15 @@ impl TableCache {
 
     /// Offers rows that nobody asked for: `row(i)` is the row of `ids[i]`. Answers how many took a slot.
     pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> &'r [u8]) -> usize {
-        self.place(&mut self.lock(), ids, row)
+        self.place(&mut self.lock(), ids, row, &self.stats.prefetch_fills)
     }
 
     /// Tells the policy where the training is.
     pub fn tick(&self, clock: Clock) {
         let mut writer = self.lock();
         if let Some((policy, mut ledger)) = writer.parts(&self.index) {
-            policy.tick(&mut ledger, clock);
+            let shifted = policy.tick(&mut ledger, clock);
+            self.stats.shifts.fetch_add(u64::from(shifted), Ordering::Relaxed);
         }
     }
 
@@ -247,7 +264,13 @@ impl TableCache {
         self.index.slot(id).is_some()
     }
 
-    fn place<'r>(&self, writer: &mut Writer, ids: &[u32], row: impl Fn(usize) -> &'r [u8]) -> usize {
+    fn place<'r>(
+        &self,
+        writer: &mut Writer,
+        ids: &[u32],
+        row: impl Fn(usize) -> &'r [u8],
+        fills: &AtomicU64,
+    ) -> usize {
         let mut placements: Vec<Placement> = Vec::new();
         let mut evicted = 0;
         for (at, &id) in ids.iter().enumerate() {
@@ -270,7 +293,7 @@ impl TableCache {
             self.index.set_slot(placed.id, Some(placed.slot));
         }
         let filled = placements.len();
-        self.stats.filled_rows.fetch_add(filled as u64, Ordering::Relaxed);
+        fills.fetch_add(filled as u64, Ordering::Relaxed);
         self.stats.evicted_rows.fetch_add(evicted, Ordering::Relaxed);
         self.stats.refused_rows.fetch_add((ids.len() - filled) as u64, Ordering::Relaxed);
         self.used.store(writer.slots.used() as u64, Ordering::Relaxed);

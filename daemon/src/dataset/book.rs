@@ -37,7 +37,7 @@ enum Index {
 }
 
 /// Why numbers are no partition book.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BookError {
     /// Starts go down, do not begin at 0, or there are fewer than two or more than 65,536.
     #[error("`starts` must be parts + 1 ascending numbers from 0")]

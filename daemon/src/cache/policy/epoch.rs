@@ -28,7 +28,6 @@ pub struct EpochPolicy {
     phase: Phase,
     shift: ShiftDetector,
     accesses_since_decay: u64,
-    shifts: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -90,14 +89,7 @@ impl EpochPolicy {
             phase: Phase { progress: 0.0, epochs: 0 },
             shift: ShiftDetector::default(),
             accesses_since_decay: 0,
-            shifts: 0,
         }
-    }
-
-    /// Times that the shift detector fired.
-    #[must_use]
-    pub fn shifts(&self) -> u64 {
-        self.shifts
     }
 
     fn score(&self, heat: Heat) -> f32 {
@@ -105,7 +97,6 @@ impl EpochPolicy {
     }
 
     fn forget(&mut self, ledger: &mut Ledger<'_>) {
-        self.shifts += 1;
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
         self.shift = ShiftDetector { at: self.shift.at, ..ShiftDetector::default() };
     }
@@ -118,10 +109,6 @@ impl EpochPolicy {
 }
 
 impl Policy for EpochPolicy {
-    fn name(&self) -> &'static str {
-        "epoch"
-    }
-
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
         ledger.index.update_heat(id, ledger.touched, Heat::touched);
         if self.epoch.is_some() {
@@ -152,26 +139,23 @@ impl Policy for EpochPolicy {
         coldest.1
     }
 
-    fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) {
-        match self.epoch {
-            Some(running) if running == clock.epoch => {
-                let shifted = self.shift.advance(clock.progress);
-                if shifted {
-                    self.forget(ledger);
-                }
-            }
+    fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {
+        let shifted = match self.epoch {
+            Some(running) if running == clock.epoch => self.shift.advance(clock.progress),
             Some(_) => {
                 // Forward, or back to the start of another run: either way an epoch's accesses are complete.
                 let shifted = self.shift.end_epoch();
                 self.roll(ledger);
-                if shifted {
-                    self.forget(ledger);
-                }
+                shifted
             }
-            None => {}
+            None => false,
+        };
+        if shifted {
+            self.forget(ledger);
         }
         self.epoch = Some(clock.epoch);
         self.phase.progress = clock.progress.clamp(0.0, 1.0);
+        shifted
     }
 }
 

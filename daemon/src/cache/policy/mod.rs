@@ -36,9 +36,6 @@ pub struct Ledger<'a> {
 
 /// The interface of a replacement policy.
 pub trait Policy: Send + Debug {
-    /// Name in configuration and reports.
-    fn name(&self) -> &'static str;
-
     /// `id` was asked for; `slot` holds its row if it was a hit.
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>);
 
@@ -64,6 +61,8 @@ pub trait Policy: Send + Debug {
         Vec::new()
     }
 
-    /// The training moved on.
-    fn tick(&mut self, _ledger: &mut Ledger<'_>, _clock: Clock) {}
+    /// The training moved on. Answers whether what is accessed was found to have shifted, and history was forgotten.
+    fn tick(&mut self, _ledger: &mut Ledger<'_>, _clock: Clock) -> bool {
+        false
+    }
 }

@@ -1,0 +1,133 @@
+//! One row request on one stream, from the asking side: sends the ids, receives the rows into the caller's buffer,
+//! checks every block. Owns nothing; it must never wait without its caller's time limit around it.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::Bytes;
+use quinn::{Connection, ReadError, RecvStream, WriteError};
+
+use super::priority::stream_priority;
+use super::shared::code;
+use super::wire::{Need, RemoteError, ResponseDecoder, ResponseError, RowsRequest, WireError, frame};
+
+/// Why a request brought no rows.
+#[derive(Debug)]
+pub(crate) enum AskError {
+    /// The connection went away; another may do better.
+    Lost(String),
+    /// The peer answered with an error.
+    Remote(RemoteError),
+    /// The answer is broken.
+    Wire(WireError),
+}
+
+impl From<ResponseError> for AskError {
+    fn from(error: ResponseError) -> Self {
+        match error {
+            ResponseError::Wire(error) => Self::Wire(error),
+            ResponseError::Remote(error) => Self::Remote(error),
+        }
+    }
+}
+
+impl From<WireError> for AskError {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+impl From<ReadError> for AskError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::ConnectionLost(error) => Self::Lost(error.to_string()),
+            ReadError::Reset(code) => {
+                Self::Remote(RemoteError::Internal(format!("it gave the answer up (code {code})")))
+            }
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+/// Asks for `ids`; their rows fill `rows`.
+pub(crate) async fn ask(
+    connection: &Connection,
+    request: RowsRequest,
+    ids: &[u64],
+    rows: &mut [u8],
+) -> Result<(), AskError> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| AskError::Lost(error.to_string()))?;
+    // Fails only on closed streams, which the write below reports.
+    let _ = send.set_priority(stream_priority(request.class));
+    let mut message = frame(&request)?;
+    message.reserve(ids.len() * 8);
+    ids.iter().for_each(|id| message.extend_from_slice(&id.to_le_bytes()));
+    match send.write_chunk(Bytes::from(message)).await {
+        // A peer that refuses the request stops the stream; its answer says why.
+        Ok(()) | Err(WriteError::Stopped(_)) => {}
+        Err(error) => return Err(AskError::Lost(error.to_string())),
+    }
+    let _ = send.finish();
+    let outcome = receive(&mut recv, ResponseDecoder::new(request.count, request.row_bytes as usize), rows).await;
+    if matches!(outcome, Err(AskError::Wire(_))) {
+        // Tells the peer that it was not understood.
+        let _ = recv.stop(code::PROTOCOL);
+    }
+    outcome
+}
+
+async fn receive(recv: &mut RecvStream, mut decoder: ResponseDecoder, rows: &mut [u8]) -> Result<(), AskError> {
+    let mut control = [0; 64];
+    loop {
+        match decoder.need() {
+            Need::Control(missing) => {
+                let most = missing.min(control.len());
+                let n = recv.read(&mut control[..most]).await?.ok_or(WireError::Truncated)?;
+                decoder.control(&control[..n])?;
+            }
+            Need::Payload(range) => {
+                let n = recv.read(&mut rows[range]).await?.ok_or(WireError::Truncated)?;
+                decoder.advance(n, rows)?;
+            }
+            Need::End => {
+                return match recv.read(&mut control[..1]).await? {
+                    None => Ok(()),
+                    Some(_) => Err(WireError::Excess.into()),
+                };
+            }
+        }
+    }
+}
+
+/// Runs all of `futures`, at most `at_once` at a time, until the first error.
+pub(crate) async fn all<F, E>(mut futures: impl Iterator<Item = F>, at_once: usize) -> Result<(), E>
+where
+    F: Future<Output = Result<(), E>>,
+{
+    let mut running: Vec<Pin<Box<F>>> = Vec::new();
+    poll_fn(|context| {
+        loop {
+            while running.len() < at_once {
+                let Some(next) = futures.next() else { break };
+                running.push(Box::pin(next));
+            }
+            let before = running.len();
+            let mut at = 0;
+            while at < running.len() {
+                match running[at].as_mut().poll(context) {
+                    Poll::Ready(Ok(())) => drop(running.swap_remove(at)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => at += 1,
+                }
+            }
+            if running.is_empty() && before < at_once {
+                return Poll::Ready(Ok(()));
+            }
+            if running.len() == before {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}

@@ -1,0 +1,107 @@
+//! What the peers' path counts. Owns its Prometheus handles (kept per peer: looking one up by label costs more than
+//! counting) and plain counters that `status` reads; it must never register itself anywhere.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+/// Seconds; from a single row on one machine to a fetch that times out.
+const REQUEST_SECONDS: [f64; 15] =
+    [100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Totals over all peers since start.
+#[derive(Debug, Default, serde::Serialize)]
+pub struct Totals {
+    /// Rows that peers sent to this node.
+    pub rows_received: AtomicU64,
+    /// Their bytes, without headers.
+    pub bytes_received: AtomicU64,
+    /// Rows that this node sent to peers.
+    pub rows_sent: AtomicU64,
+    /// Their bytes, without headers.
+    pub bytes_sent: AtomicU64,
+    /// Fetches that ended in an error.
+    pub fetches_failed: AtomicU64,
+    /// Requests repeated on a fresh connection.
+    pub requests_repeated: AtomicU64,
+}
+
+/// Every counter of the peers' path.
+#[derive(Debug)]
+pub struct PeerStats {
+    /// Totals over all peers.
+    pub totals: Totals,
+    bytes: IntCounterVec,
+    seconds: HistogramVec,
+    up: IntGaugeVec,
+    peers: Vec<Option<PeerHandles>>,
+}
+
+/// The handles of one peer.
+#[derive(Debug)]
+pub(crate) struct PeerHandles {
+    pub(crate) received: IntCounter,
+    pub(crate) sent: IntCounter,
+    pub(crate) seconds: Histogram,
+    pub(crate) up: IntGauge,
+}
+
+impl PeerStats {
+    /// Counters for the peers of `node` among nodes 0 to `parts`.
+    pub(crate) fn new(node: u16, parts: u16) -> Result<Self, prometheus::Error> {
+        let bytes = IntCounterVec::new(
+            Opts::new("rudder_peer_bytes_total", "Bytes of rows exchanged with a peer, without headers."),
+            &["peer", "direction"],
+        )?;
+        let seconds = HistogramVec::new(
+            HistogramOpts::new(
+                "rudder_peer_request_seconds",
+                "Time of one fetch from a peer, all its requests together.",
+            )
+            .buckets(REQUEST_SECONDS.to_vec()),
+            &["peer"],
+        )?;
+        let up = IntGaugeVec::new(
+            Opts::new("rudder_peer_up", "1 while a connection of ours to the peer is open, 0 otherwise."),
+            &["peer"],
+        )?;
+        let handles = |peer: u16| {
+            let peer = peer.to_string();
+            PeerHandles {
+                received: bytes.with_label_values(&[&*peer, "received"]),
+                sent: bytes.with_label_values(&[&*peer, "sent"]),
+                seconds: seconds.with_label_values(&[&*peer]),
+                up: up.with_label_values(&[&*peer]),
+            }
+        };
+        let peers = (0..parts).map(|peer| (peer != node).then(|| handles(peer))).collect();
+        Ok(Self { totals: Totals::default(), bytes, seconds, up, peers })
+    }
+
+    /// The collectors, for whoever serves `/metrics`.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![Box::new(self.bytes.clone()), Box::new(self.seconds.clone()), Box::new(self.up.clone())]
+    }
+
+    pub(crate) fn peer(&self, peer: u16) -> Option<&PeerHandles> {
+        self.peers.get(usize::from(peer))?.as_ref()
+    }
+
+    pub(crate) fn received(&self, peer: u16, rows: usize, bytes: usize) {
+        self.totals.rows_received.fetch_add(rows as u64, Relaxed);
+        self.totals.bytes_received.fetch_add(bytes as u64, Relaxed);
+        if let Some(handles) = self.peer(peer) {
+            handles.received.inc_by(bytes as u64);
+        }
+    }
+
+    pub(crate) fn sent(&self, peer: u16, rows: usize, bytes: usize) {
+        self.totals.rows_sent.fetch_add(rows as u64, Relaxed);
+        self.totals.bytes_sent.fetch_add(bytes as u64, Relaxed);
+        if let Some(handles) = self.peer(peer) {
+            handles.sent.inc_by(bytes as u64);
+        }
+    }
+}

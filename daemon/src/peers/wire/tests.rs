@@ -1,0 +1,149 @@
+//! The codec and the decoders against every kind of bytes.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Feeds `bytes` in pieces of `piece` to a response decoder, as a stream would.
+fn receive(bytes: &[u8], piece: usize, count: u32, row_bytes: usize) -> Result<Vec<u8>, ResponseError> {
+    let mut decoder = ResponseDecoder::new(count, row_bytes);
+    let mut rows = vec![0; count as usize * row_bytes];
+    let mut rest = bytes;
+    loop {
+        let take = |most: usize| most.min(piece).min(rest.len());
+        match decoder.need() {
+            Need::End if rest.is_empty() => return Ok(rows),
+            Need::End => return Err(WireError::Excess.into()),
+            _ if rest.is_empty() => return Err(WireError::Truncated.into()),
+            Need::Control(missing) => {
+                let n = take(missing);
+                decoder.control(&rest[..n])?;
+                rest = &rest[n..];
+            }
+            Need::Payload(range) => {
+                let n = take(range.len());
+                rows[range.start..range.start + n].copy_from_slice(&rest[..n]);
+                decoder.advance(n, &rows)?;
+                rest = &rest[n..];
+            }
+        }
+    }
+}
+
+fn accept(bytes: &[u8], piece: usize, rows_max: usize) -> Result<(RowsRequest, Vec<u64>), WireError> {
+    let mut decoder = RequestDecoder::new(rows_max);
+    let mut rest = bytes;
+    loop {
+        match decoder.need() {
+            Need::End if rest.is_empty() => return decoder.finish(),
+            Need::End => return Err(WireError::Excess),
+            _ if rest.is_empty() => return decoder.finish(),
+            Need::Control(missing) => {
+                let n = missing.min(piece).min(rest.len());
+                decoder.control(&rest[..n])?;
+                rest = &rest[n..];
+            }
+            Need::Payload(range) => {
+                let n = range.len().min(piece).min(rest.len());
+                decoder.payload_mut()[range.start..range.start + n].copy_from_slice(&rest[..n]);
+                decoder.advance(n);
+                rest = &rest[n..];
+            }
+        }
+    }
+}
+
+fn answer(rows: &[u8], row_bytes: usize, rows_per_block: usize) -> Vec<u8> {
+    let mut bytes = frame(&ResponseHeader::Rows { count: (rows.len() / row_bytes) as u32 }).unwrap();
+    for block in rows.chunks(rows_per_block * row_bytes) {
+        let header = BlockHeader::Rows { rows: (block.len() / row_bytes) as u32, checksum: xxh3_64(block) };
+        bytes.extend(frame(&header).unwrap());
+        bytes.extend(block);
+    }
+    bytes
+}
+
+#[test]
+fn a_length_that_lies_allocates_nothing() {
+    // A frame of the largest length there is, and a string inside a small frame that claims 2^36 bytes.
+    let oversized = accept(&[0xff, 0xff, 1, 2, 3], 5, 10).unwrap_err();
+    assert_eq!(oversized, WireError::Oversized { bytes: 65_535 });
+    let mut body = frame(&ResponseHeader::Failed(RemoteError::Internal("x".to_owned()))).unwrap();
+    body.truncate(4);
+    body.extend([0xfd, 0, 0, 0, 0, 16, 0, 0, 0]);
+    let length = (body.len() - 2) as u16;
+    body[..2].copy_from_slice(&length.to_le_bytes());
+    assert!(matches!(receive(&body, 99, 1, 1), Err(ResponseError::Wire(WireError::Garbage(_)))));
+    // A request that claims more ids than allowed is refused before the ids have a place.
+    let request = RowsRequest { table: 0, row_bytes: 4, count: u32::MAX, class: Class::Demand };
+    let refused = accept(&frame(&request).unwrap(), 99, 10).unwrap_err();
+    assert_eq!(refused, WireError::TooManyRows { rows: u32::MAX.into(), rows_max: 10 });
+}
+
+#[test]
+fn a_frame_with_bytes_left_over_is_refused() {
+    let mut bytes = frame(&RowsRequest { table: 0, row_bytes: 4, count: 0, class: Class::Bulk }).unwrap();
+    bytes.push(7);
+    bytes[0] += 1;
+    assert_eq!(accept(&bytes, 99, 10).unwrap_err(), WireError::Trailing(1));
+}
+
+#[test]
+fn long_texts_are_cut_to_fit_a_frame() {
+    let text = "ä".repeat(3_000);
+    let error = RemoteError::Internal(short_text(&text));
+    assert!(frame(&BlockHeader::Failed(error)).unwrap().len() <= FRAME_BYTES_MAX);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_an_error_or_a_message(bytes in prop::collection::vec(any::<u8>(), 0..3000), piece in 1usize..64) {
+        let _ = accept(&bytes, piece, 256);
+        let _ = receive(&bytes, piece, 7, 24);
+        let mut hello = HelloDecoder::default();
+        let mut rest = &bytes[..];
+        while hello.missing() > 0 && !rest.is_empty() {
+            let n = hello.missing().min(rest.len()).min(piece);
+            if hello.push(&rest[..n]).is_err() { break; }
+            rest = &rest[n..];
+        }
+        if hello.missing() == 0 { let _ = (hello.version(), hello.message::<HelloReply>(), hello.message::<Hello>()); }
+    }
+
+    #[test]
+    fn requests_survive_the_wire(ids in prop::collection::vec(any::<u64>(), 0..300), piece in 1usize..5000,
+                                 table: u16, row_bytes: u32, bulk: bool) {
+        let class = if bulk { Class::Bulk } else { Class::Demand };
+        let request = RowsRequest { table, row_bytes, count: ids.len() as u32, class };
+        let mut bytes = frame(&request).unwrap();
+        ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
+        prop_assert_eq!(accept(&bytes, piece, 300).unwrap(), (request, ids));
+        bytes.pop();
+        prop_assert_eq!(accept(&bytes, piece, 300).unwrap_err(), WireError::Truncated);
+    }
+
+    #[test]
+    fn answers_survive_the_wire_and_a_flipped_bit_does_not(rows in prop::collection::vec(any::<u8>(), 12..900),
+                                                           piece in 1usize..400, block in 1usize..9, at: prop::sample::Index) {
+        let rows = &rows[..rows.len() / 12 * 12];
+        let mut bytes = answer(rows, 12, block);
+        let count = (rows.len() / 12) as u32;
+        prop_assert_eq!(&receive(&bytes, piece, count, 12).unwrap()[..], rows);
+        let at = at.index(bytes.len());
+        bytes[at] ^= 0x10;
+        prop_assert!(receive(&bytes, piece, count, 12).is_err());
+    }
+
+    #[test]
+    fn hellos_carry_their_version(version: u16, node: u16, parts: u16, fingerprint: u64) {
+        let hello = Hello { node, parts, fingerprint };
+        let bytes = hello_frame(version, &hello).unwrap();
+        let mut decoder = HelloDecoder::default();
+        while decoder.missing() > 0 {
+            let n = decoder.missing().min(3);
+            let done = decoder.0.bytes.len();
+            decoder.push(&bytes[done..done + n]).unwrap();
+        }
+        prop_assert_eq!((decoder.version(), decoder.message::<Hello>().unwrap()), (version, hello));
+    }
+}
