@@ -264,13 +264,7 @@ impl TableCache {
         self.index.slot(id).is_some()
     }
 
-    fn place<'r>(
-        &self,
-        writer: &mut Writer,
-        ids: &[u32],
-        row: impl Fn(usize) -> &'r [u8],
-        fills: &AtomicU64,
-    ) -> usize {
+    fn place<'r>(&self, writer: &mut Writer, ids: &[u32], row: impl Fn(usize) -> &'r [u8], fills: &AtomicU64) -> usize {
         let mut placements: Vec<Placement> = Vec::new();
         let mut evicted = 0;
         for (at, &id) in ids.iter().enumerate() {

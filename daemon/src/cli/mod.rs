@@ -2,7 +2,7 @@
 //! output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage exit status 2.
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
-mod demo;
+pub mod demo;
 pub mod status;
 
 use clap::{Parser, Subcommand};

@@ -56,9 +56,7 @@ impl RequestError {
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Another process listens there.
-    #[error(
-        "local.socket {path}: another process is listening there; stop it, or give this daemon another path"
-    )]
+    #[error("local.socket {path}: another process is listening there; stop it, or give this daemon another path")]
     InUse {
         /// The path.
         path: std::path::PathBuf,

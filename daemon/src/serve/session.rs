@@ -205,9 +205,8 @@ impl Session {
     fn check(&self, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
         let (config, tables) = (&self.shared.config, self.shared.engine.dataset.tables());
         let number = call.table;
-        let table = tables
-            .get(usize::from(number))
-            .ok_or(RequestError::UnknownTable { number, tables: tables.len() })?;
+        let table =
+            tables.get(usize::from(number)).ok_or(RequestError::UnknownTable { number, tables: tables.len() })?;
         if (table.dtype, table.width) != (call.dtype, call.width) {
             return Err(RequestError::Shape {
                 table: table.name.clone(),
@@ -267,11 +266,14 @@ impl Session {
     fn arena(&self, arena: u32, offset: u64, bytes: usize, what: &str) -> Result<&Arc<Mapping>, RequestError> {
         let mapping = self.arenas.get(&arena).ok_or_else(|| unknown_arena(arena))?;
         if !offset.is_multiple_of(ARENA_ALIGN_BYTES) {
-            return Err(RequestError::Place(format!("offset {offset} of {what} is no multiple of {ARENA_ALIGN_BYTES}")));
+            return Err(RequestError::Place(format!(
+                "offset {offset} of {what} is no multiple of {ARENA_ALIGN_BYTES}"
+            )));
         }
         if !mapping.holds(offset, bytes as u64) {
             let size = mapping.bytes();
-            let text = format!("arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}");
+            let text =
+                format!("arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}");
             return Err(RequestError::Place(text));
         }
         Ok(mapping)
@@ -290,7 +292,8 @@ async fn answer(shared: Arc<Shared>, replies: Arc<Replies>, id: u64, job: Arc<Jo
             match &job.out {
                 Out::Arena(..) => replies.send(id, reply, &[]).await,
                 Out::Inline(buffer) => {
-                    let payload = std::mem::take(&mut *buffer.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+                    let payload =
+                        std::mem::take(&mut *buffer.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
                     replies.send(id, reply, &payload).await;
                 }
             }

@@ -40,10 +40,8 @@ pub(super) enum Message {
 pub(super) struct TrainerReport {
     /// Seconds inside `fetch`.
     pub(super) stall_seconds: f64,
-    /// Rows that were compared with their true content.
-    pub(super) rows_checked: u64,
-    /// Rows that differed.
-    pub(super) wrong_rows: u64,
+    /// Rows it asked for that other nodes own.
+    pub(super) remote_rows: u64,
 }
 
 /// What a trainer measured on the test vertices of its share.
@@ -55,9 +53,9 @@ pub(super) struct Evaluation {
     pub(super) correct: u64,
     /// Hash of the trained parameters: equal for all trainers, and under all policies.
     pub(super) model: u64,
-    /// As in [`TrainerReport`], for the rows fetched meanwhile.
+    /// Rows that were compared with their true content, in training and in the test.
     pub(super) rows_checked: u64,
-    /// As in [`TrainerReport`].
+    /// Rows that differed.
     pub(super) wrong_rows: u64,
 }
 
@@ -220,8 +218,7 @@ mod tests {
     #[test]
     fn messages_and_floats_arrive_as_sent() {
         let (a, b) = pair();
-        let (mut a, mut b) =
-            (Channel::new(a, "a".into(), &fine).unwrap(), Channel::new(b, "b".into(), &fine).unwrap());
+        let (mut a, mut b) = (Channel::new(a, "a".into(), &fine).unwrap(), Channel::new(b, "b".into(), &fine).unwrap());
         a.send(&Message::Ready { rank: 3 }).unwrap();
         a.send_floats(&[1.5, f32::MIN_POSITIVE]).unwrap();
         assert_eq!(b.receive().unwrap(), Message::Ready { rank: 3 });

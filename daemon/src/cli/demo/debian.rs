@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use std::io::Read;
 
 use super::error::DemoError;
-use super::graph::{Adjacency, Graph, Origin};
+use super::graph::{Graph, Origin, build};
+use crate::dataset::npy::NpyHeader;
 
 static PACKAGES: &[u8] = include_bytes!("../../../assets/debian/packages.tsv.gz");
 static EDGES: &[u8] = include_bytes!("../../../assets/debian/edges.npy.gz");
-
-/// Bytes of a NumPy header of version 1.0 before its text: magic, version, length.
-const NPY_PREFIX: usize = 10;
 
 /// Decodes the graph. Classes are numbered in the alphabetical order of the sections.
 ///
@@ -33,9 +31,8 @@ pub(super) fn load() -> Result<Graph, DemoError> {
     }
     let labels = packages.iter().map(|(_, section)| sections[section]).collect();
     let edges = edges(packages.len())?;
-    let adjacency = Adjacency::build(packages.len() as u32, |emit| {
-        edges.iter().for_each(|&[smaller, larger]| emit(smaller, larger))
-    });
+    let adjacency =
+        build(packages.len() as u32, |emit| edges.iter().for_each(|&[smaller, larger]| emit(smaller, larger)))?;
     Ok(Graph {
         adjacency,
         labels,
@@ -48,11 +45,8 @@ pub(super) fn load() -> Result<Graph, DemoError> {
 fn edges(vertices: usize) -> Result<Vec<[u32; 2]>, DemoError> {
     let bad = |reason: &str| DemoError::Asset { asset: "edges.npy.gz", reason: reason.to_owned() };
     let bytes = inflate(EDGES, "edges.npy.gz")?;
-    let header_len = match bytes.first_chunk::<NPY_PREFIX>() {
-        Some([0x93, b'N', b'U', b'M', b'P', b'Y', 1, _, low, high]) => usize::from(u16::from_le_bytes([*low, *high])),
-        _ => return Err(bad("it is no .npy file of version 1")),
-    };
-    let data = bytes.get(NPY_PREFIX + header_len..).ok_or_else(|| bad("its header is cut short"))?;
+    let mut data = bytes.as_slice();
+    NpyHeader::read(&mut data).map_err(|error| bad(&error.to_string()))?;
     let word = |bytes: &[u8]| bytes.iter().rev().fold(0_u32, |word, &byte| (word << 8) | u32::from(byte));
     let pairs: Vec<[u32; 2]> = data.chunks_exact(8).map(|pair| [word(&pair[..4]), word(&pair[4..])]).collect();
     if data.len() % 8 != 0 || pairs.iter().flatten().any(|&end| end as usize >= vertices) {

@@ -65,6 +65,9 @@ pub(super) enum DemoError {
     /// Rows that were not their owner's.
     #[error("{wrong} of {checked} received rows were not what their owner holds: this is a bug in Rudder")]
     WrongRows { wrong: u64, checked: u64 },
+    /// Training depends on the seeds and the rows only, so all policies must end alike.
+    #[error("the policies trained different models from the same seeds and rows: this is a bug in Rudder's demo")]
+    Models,
 }
 
 impl DemoError {

@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_row_depends_on_its_vertex_only() {
-        let graph = powerlaw::generate(2_000, 1);
+        let graph = powerlaw::generate(2_000, 1).unwrap();
         for dim in [1, 3, 64, 100, 128] {
             let features = Features::new(&graph.origin, dim);
             let before = row(&features, 77);
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn rows_of_one_community_are_nearer_and_the_noise_has_variance_one() {
-        let graph = powerlaw::generate(20_000, 1);
+        let graph = powerlaw::generate(20_000, 1).unwrap();
         let Origin::Communities { of, .. } = &graph.origin else { panic!("a generated graph has communities") };
         let features = Features::new(&graph.origin, 128);
         let members: Vec<Vec<f32>> = (0..20_000).filter(|&v| of[v as usize] == 0).map(|v| row(&features, v)).collect();

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use super::error::DemoError;
 use super::{debian, powerlaw};
+use crate::dataset::CsrGraph;
 
 /// Which graph to train on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,86 +48,61 @@ impl fmt::Display for GraphChoice {
     }
 }
 
-/// An undirected graph in compressed sparse rows: the neighbours of `v` are
-/// `adjncy[xadj[v] as usize..xadj[v + 1] as usize]`, sorted, without `v` itself and without repeats.
-pub(super) struct Adjacency {
-    /// One offset per vertex and one more.
-    pub(super) xadj: Vec<u64>,
-    /// Each edge twice, once from each end.
-    pub(super) adjncy: Vec<u32>,
+/// Builds the graph of `vertices` vertices from the edges that `edges` hands to its argument. It is called twice (first to
+/// count, then to fill) and must hand out the same edges, so that no list of them is ever held. Loops and repeats are
+/// dropped. Ends must be below `vertices`.
+///
+/// # Errors
+/// Never: what is built here is a graph.
+pub(super) fn build(vertices: u32, edges: impl Fn(&mut dyn FnMut(u32, u32))) -> Result<CsrGraph, DemoError> {
+    let mut xadj = vec![0_u64; vertices as usize + 1];
+    edges(&mut |a, b| {
+        if a != b {
+            xadj[a as usize] += 1;
+            xadj[b as usize] += 1;
+        }
+    });
+    // After this `xadj[v]` is where the neighbours of `v` end; filling backwards leaves it where they begin.
+    let mut end = 0;
+    for offset in &mut xadj {
+        end += *offset;
+        *offset = end;
+    }
+    let mut adjncy = vec![0_u32; end as usize];
+    edges(&mut |a, b| {
+        if a != b {
+            for (from, to) in [(a, b), (b, a)] {
+                xadj[from as usize] -= 1;
+                adjncy[xadj[from as usize] as usize] = to;
+            }
+        }
+    });
+    sort_and_drop_repeats(&mut xadj, &mut adjncy);
+    CsrGraph::new(xadj, adjncy).map_err(DemoError::prepare("build the graph"))
 }
 
-impl Adjacency {
-    /// Builds from the edges that `edges` hands to its argument. It is called twice (first to count, then to fill) and
-    /// must hand out the same edges, so that no list of them is ever held. Loops and repeats are dropped. Ends must be
-    /// below `vertices`.
-    pub(super) fn build(vertices: u32, edges: impl Fn(&mut dyn FnMut(u32, u32))) -> Self {
-        let mut xadj = vec![0_u64; vertices as usize + 1];
-        edges(&mut |a, b| {
-            if a != b {
-                xadj[a as usize] += 1;
-                xadj[b as usize] += 1;
+/// Sorts each vertex's neighbours and closes the gaps that repeats leave, in place.
+fn sort_and_drop_repeats(xadj: &mut [u64], adjncy: &mut Vec<u32>) {
+    let (mut kept, mut begin) = (0, 0);
+    for vertex in 0..xadj.len() - 1 {
+        let end = xadj[vertex + 1] as usize;
+        adjncy[begin..end].sort_unstable();
+        xadj[vertex] = kept as u64;
+        let first = kept;
+        for read in begin..end {
+            let neighbour = adjncy[read];
+            if kept == first || adjncy[kept - 1] != neighbour {
+                adjncy[kept] = neighbour;
+                kept += 1;
             }
-        });
-        // After this pass `xadj[v]` is where the neighbours of `v` end; filling backwards leaves it where they begin.
-        let mut end = 0;
-        for offset in &mut xadj {
-            end += *offset;
-            *offset = end;
         }
-        let mut adjncy = vec![0_u32; end as usize];
-        edges(&mut |a, b| {
-            if a != b {
-                for (from, to) in [(a, b), (b, a)] {
-                    xadj[from as usize] -= 1;
-                    adjncy[xadj[from as usize] as usize] = to;
-                }
-            }
-        });
-        let mut graph = Self { xadj, adjncy };
-        graph.sort_and_drop_repeats();
-        graph
+        begin = end;
     }
-
-    /// Sorts each vertex's neighbours and closes the gaps that repeats leave, in place.
-    fn sort_and_drop_repeats(&mut self) {
-        let mut kept = 0;
-        let mut begin = 0;
-        for vertex in 0..self.xadj.len() - 1 {
-            let end = self.xadj[vertex + 1] as usize;
-            self.adjncy[begin..end].sort_unstable();
-            self.xadj[vertex] = kept as u64;
-            let first = kept;
-            for read in begin..end {
-                let neighbour = self.adjncy[read];
-                if kept == first || self.adjncy[kept - 1] != neighbour {
-                    self.adjncy[kept] = neighbour;
-                    kept += 1;
-                }
-            }
-            begin = end;
-        }
-        if let Some(last) = self.xadj.last_mut() {
-            *last = kept as u64;
-        }
-        self.adjncy.truncate(kept);
-        self.adjncy.shrink_to_fit();
+    if let Some(last) = xadj.last_mut() {
+        *last = kept as u64;
     }
-
-    /// Number of vertices.
-    pub(super) fn vertices(&self) -> usize {
-        self.xadj.len() - 1
-    }
-
-    /// Number of undirected edges.
-    pub(super) fn edges(&self) -> u64 {
-        self.adjncy.len() as u64 / 2
-    }
-
-    /// The neighbours of `vertex`.
-    pub(super) fn neighbours(&self, vertex: u32) -> &[u32] {
-        &self.adjncy[self.xadj[vertex as usize] as usize..self.xadj[vertex as usize + 1] as usize]
-    }
+    adjncy.truncate(kept);
+    adjncy.shrink_to_fit();
 }
 
 /// What the features of a graph's vertices are made from.
@@ -139,7 +115,7 @@ pub(super) enum Origin {
 
 /// A graph with labels.
 pub(super) struct Graph {
-    pub(super) adjacency: Adjacency,
+    pub(super) adjacency: CsrGraph,
     /// Class of each vertex, below `classes`.
     pub(super) labels: Vec<u16>,
     pub(super) classes: u16,
@@ -154,7 +130,7 @@ impl Graph {
     pub(super) fn load(choice: GraphChoice, seed: u64) -> Result<Self, DemoError> {
         match choice {
             GraphChoice::Debian => debian::load(),
-            GraphChoice::PowerLaw(vertices) => Ok(powerlaw::generate(vertices, seed)),
+            GraphChoice::PowerLaw(vertices) => powerlaw::generate(vertices, seed),
         }
     }
 
@@ -175,7 +151,7 @@ mod tests {
     #[test]
     fn adjacency_drops_loops_and_repeats_and_is_symmetric() {
         let edges = [(3, 1), (1, 3), (0, 0), (2, 0), (3, 1), (4, 3)];
-        let graph = Adjacency::build(6, |emit| edges.iter().for_each(|&(a, b)| emit(a, b)));
+        let graph = build(6, |emit| edges.iter().for_each(|&(a, b)| emit(a, b))).unwrap();
         assert_eq!(graph.edges(), 3);
         let lists: Vec<&[u32]> = (0..6).map(|v| graph.neighbours(v)).collect();
         assert_eq!(lists, [&[2][..], &[3], &[0], &[1, 4], &[3], &[]]);

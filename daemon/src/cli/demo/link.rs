@@ -33,6 +33,14 @@ impl FromStr for LinkSpeed {
 }
 
 impl LinkSpeed {
+    /// For people.
+    pub(super) fn description(self) -> &'static str {
+        match self {
+            Self::Gbit1 => "over links of 1 Gbit/s",
+            Self::Mbit100 => "over links of 100 Mbit/s",
+        }
+    }
+
     /// As `tc` writes it.
     fn rate(self) -> &'static str {
         match self {
@@ -65,10 +73,8 @@ impl Undo {
             Self::Namespace(name) => (namespace_path(name).exists(), ["netns", "del", name]),
             Self::Interface(name) => (Path::new("/sys/class/net").join(name).exists(), ["link", "del", name]),
         };
-        if exists {
-            if let Err(error) = ip(&args) {
-                eprintln!("rudder: {error}");
-            }
+        if exists && let Err(error) = ip(&args) {
+            eprintln!("rudder: {error}");
         }
     }
 }

@@ -2,7 +2,8 @@
 //! (Karrer, Newman 2011) drawn edge by edge. Must never hold a list of edges: memory is the finished graph and no more, so
 //! that millions of vertices fit.
 
-use super::graph::{Adjacency, Graph, Origin};
+use super::error::DemoError;
+use super::graph::{Graph, Origin, build};
 use super::rng::{Rng, mix};
 
 /// Edges drawn per vertex; loops and repeats are dropped afterwards.
@@ -53,10 +54,13 @@ impl Communities {
 }
 
 /// Generates the graph of `vertices` vertices. The same arguments give the same graph.
-pub(super) fn generate(vertices: u32, seed: u64) -> Graph {
+///
+/// # Errors
+/// As [`build`].
+pub(super) fn generate(vertices: u32, seed: u64) -> Result<Graph, DemoError> {
     let communities = Communities::new(vertices);
     let of: Vec<u16> = (0..vertices).map(|vertex| communities.of(vertex)).collect();
-    let adjacency = Adjacency::build(vertices, |emit| {
+    let adjacency = build(vertices, |emit| {
         let mut rng = Rng::new(&[seed, 0]);
         for _ in 0..u64::from(vertices) * EDGES_PER_VERTEX {
             // A community in proportion to its size: that of a vertex drawn evenly.
@@ -64,9 +68,9 @@ pub(super) fn generate(vertices: u32, seed: u64) -> Graph {
             let second = if rng.unit() < INSIDE { first } else { of[rng.below(u64::from(vertices)) as usize] };
             emit(communities.draw(first, &mut rng), communities.draw(second, &mut rng));
         }
-    });
+    })?;
     let labels = of.iter().zip(0_u64..).map(|(&community, vertex)| label(community, vertex, seed)).collect();
-    Graph { adjacency, labels, classes: COMMUNITIES, origin: Origin::Communities { of, seed } }
+    Ok(Graph { adjacency, labels, classes: COMMUNITIES, origin: Origin::Communities { of, seed } })
 }
 
 fn label(community: u16, vertex: u64, seed: u64) -> u16 {
@@ -80,16 +84,16 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_graph_and_another_seed_another() {
-        let (one, two, other) = (generate(5_000, 1), generate(5_000, 1), generate(5_000, 2));
-        assert_eq!(one.adjacency.adjncy, two.adjacency.adjncy);
-        assert_eq!(one.adjacency.xadj, two.adjacency.xadj);
+        let (one, two, other) = (generate(5_000, 1).unwrap(), generate(5_000, 1).unwrap(), generate(5_000, 2).unwrap());
+        assert_eq!(one.adjacency.adjncy(), two.adjacency.adjncy());
+        assert_eq!(one.adjacency.xadj(), two.adjacency.xadj());
         assert_eq!(one.labels, two.labels);
-        assert_ne!(one.adjacency.adjncy, other.adjacency.adjncy);
+        assert_ne!(one.adjacency.adjncy(), other.adjacency.adjncy());
     }
 
     #[test]
     fn degrees_follow_a_power_law() {
-        let graph = generate(50_000, 1).adjacency;
+        let graph = generate(50_000, 1).unwrap().adjacency;
         let mut degrees: Vec<usize> = (0..50_000).map(|v| graph.neighbours(v).len()).collect();
         degrees.sort_unstable_by(|a, b| b.cmp(a));
         let mean = degrees.iter().sum::<usize>() as f64 / 50_000.0;
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn most_edges_stay_inside_a_community_and_most_labels_tell_it() {
-        let graph = generate(20_000, 1);
+        let graph = generate(20_000, 1).unwrap();
         let Origin::Communities { of, .. } = &graph.origin else { panic!("a generated graph has communities") };
         let (mut inside, mut all) = (0, 0);
         for vertex in 0..20_000 {

@@ -29,7 +29,7 @@ pub(super) struct RunReport {
     pub(super) remote_rows: u64,
     /// Rows that crossed the network for any reason, while training.
     pub(super) network_rows: u64,
-    /// Bytes that daemons received from each other, while training.
+    /// Bytes of these rows, as the receiving daemons counted them.
     pub(super) network_bytes: u64,
     /// Seconds inside `fetch`, mean over the trainers.
     pub(super) stall_seconds: f64,
@@ -101,8 +101,17 @@ fn table(runs: &[RunReport]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([
-        "policy", "cache rows", "hit rate", "remote rows", "network rows", "network MB", "stall s", "epoch s", "accuracy",
-        "rows checked", "wrong",
+        "policy",
+        "cache rows",
+        "hit rate",
+        "remote rows",
+        "network rows",
+        "network MB",
+        "stall s",
+        "epoch s",
+        "accuracy",
+        "rows checked",
+        "wrong",
     ]);
     for run in runs {
         table.add_row([
@@ -165,7 +174,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

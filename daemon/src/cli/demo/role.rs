@@ -9,8 +9,8 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use serde::{Deserialize, Serialize};
 
 use super::error::DemoError;
-use super::trainer::{self, TrainerRole};
 use super::link;
+use super::trainer::{self, TrainerRole};
 
 /// What a child is to do.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,7 +39,8 @@ impl Role {
     pub(super) fn command(&self, file: &Path) -> Result<Command, DemoError> {
         let text = serde_json::to_vec(self).map_err(DemoError::prepare("write a role"))?;
         std::fs::write(file, text).map_err(DemoError::file("write", file))?;
-        let mut command = Command::new(std::env::current_exe().map_err(DemoError::prepare("find this program's file"))?);
+        let mut command =
+            Command::new(std::env::current_exe().map_err(DemoError::prepare("find this program's file"))?);
         command.args(["demo", "--role"]).arg(file);
         Ok(command)
     }

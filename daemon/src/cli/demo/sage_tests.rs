@@ -9,8 +9,8 @@ const SHAPE: Shape = Shape { dim: 12, hidden: 7, classes: 32 };
 
 /// A minibatch of a small generated graph with its rows and labels.
 fn minibatch(seeds: &[u32], shape: Shape) -> (Minibatch, Vec<f32>, Vec<u16>) {
-    let graph = powerlaw::generate(1_000, 1);
-    let view = GraphView { xadj: &graph.adjacency.xadj, adjncy: &graph.adjacency.adjncy };
+    let graph = powerlaw::generate(1_000, 1).unwrap();
+    let view = GraphView { xadj: graph.adjacency.xadj(), adjncy: graph.adjacency.adjncy() };
     let mut batch = Minibatch::default();
     Sampler::new(view).sample(seeds, Rng::new(&[4]), &mut batch);
     let features = Features::new(&graph.origin, shape.dim);
@@ -83,7 +83,7 @@ fn learns_the_sections_of_packages() {
     let graph = debian::load().unwrap();
     let shape = Shape { dim: 64, hidden: HIDDEN, classes: usize::from(graph.classes) };
     let features = Features::new(&graph.origin, shape.dim);
-    let view = GraphView { xadj: &graph.adjacency.xadj, adjncy: &graph.adjacency.adjncy };
+    let view = GraphView { xadj: graph.adjacency.xadj(), adjncy: graph.adjacency.adjncy() };
     let (mut sampler, mut batch) = (Sampler::new(view), Minibatch::default());
     let (mut model, mut parameters) = (Sage::new(shape), shape.initial(Rng::new(&[1])));
     let (mut adam, mut gradient) = (Adam::new(shape.len(), 0.01), vec![0.0; shape.len()]);

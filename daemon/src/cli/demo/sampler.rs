@@ -122,15 +122,16 @@ fn choose(from: usize, count: usize, rng: &mut Rng, picked: &mut Vec<u32>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::demo::{debian, graph::Adjacency};
+    use crate::cli::demo::debian;
+    use crate::dataset::CsrGraph;
     use std::collections::HashSet;
 
-    fn view(adjacency: &Adjacency) -> GraphView<'_> {
-        GraphView { xadj: &adjacency.xadj, adjncy: &adjacency.adjncy }
+    fn view(adjacency: &CsrGraph) -> GraphView<'_> {
+        GraphView { xadj: adjacency.xadj(), adjncy: adjacency.adjncy() }
     }
 
     /// Checks what must hold of every block: distinct existing neighbours, as many as the fan-out allows.
-    fn check(block: &Block, inputs: &[u64], graph: &Adjacency, fanout: usize) {
+    fn check(block: &Block, inputs: &[u64], graph: &CsrGraph, fanout: usize) {
         for target in 0..block.targets() {
             let neighbours = graph.neighbours(inputs[target] as u32);
             let sources = block.sources(target);

@@ -131,10 +131,10 @@ impl Stage {
             return Err(DemoError::Interrupted);
         }
         for process in &mut props.processes {
-            if let Ok(Some(status)) = process.child.try_wait() {
-                if !status.success() {
-                    return Err(ended(process, status));
-                }
+            if let Ok(Some(status)) = process.child.try_wait()
+                && !status.success()
+            {
+                return Err(ended(process, status));
             }
         }
         Ok(())

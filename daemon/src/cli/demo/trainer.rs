@@ -13,7 +13,7 @@ use super::control::{Channel, Evaluation, Message, TrainerReport};
 use super::error::DemoError;
 use super::features::row_hash;
 use super::mapped::Mapped;
-use super::prepare::{Split, TABLE, graph_files};
+use super::prepare::{GraphFiles, Split, TABLE};
 use super::rng::Rng;
 use super::sage::{Adam, HIDDEN, Outcome, Sage, Shape};
 use super::sampler::{GraphView, Minibatch, Sampler};
@@ -40,8 +40,8 @@ pub(super) struct TrainerRole {
     pub(super) places: u32,
     /// The vertices of its node's partition: first, and one past the last.
     pub(super) vertices: [u32; 2],
-    /// Folder of the graph files.
-    pub(super) graph: PathBuf,
+    /// The arrays that all trainers share.
+    pub(super) files: GraphFiles,
     /// Socket of the node's daemon.
     pub(super) daemon: PathBuf,
     /// Socket of the demo.
@@ -79,7 +79,7 @@ pub(super) fn play(role: &TrainerRole) -> Result<(), DemoError> {
 }
 
 fn train(role: &TrainerRole, channel: &mut Channel<'_>) -> Result<(), DemoError> {
-    let graph = GraphFiles::open(role)?;
+    let graph = MappedGraph::open(&role.files)?;
     let mut trainer = Trainer::new(role, &graph)?;
     channel.send(&Message::Ready { rank: role.rank })?;
     expect(channel, &Message::Start)?;
@@ -87,7 +87,7 @@ fn train(role: &TrainerRole, channel: &mut Channel<'_>) -> Result<(), DemoError>
         trainer.epoch(epoch, channel)?;
     }
     trainer.tell_progress(role.epochs, 0)?;
-    channel.send(&Message::Trained(std::mem::take(&mut trainer.report)))?;
+    channel.send(&Message::Trained(trainer.report.clone()))?;
     expect(channel, &Message::Evaluate)?;
     let evaluation = trainer.evaluate()?;
     channel.send(&Message::Evaluated(evaluation))
@@ -99,7 +99,7 @@ fn expect(channel: &mut Channel<'_>, due: &Message) -> Result<(), DemoError> {
 }
 
 /// The mapped files that all trainers share.
-struct GraphFiles {
+struct MappedGraph {
     xadj: Mapped<u64>,
     adjncy: Mapped<u32>,
     labels: Mapped<u16>,
@@ -107,9 +107,8 @@ struct GraphFiles {
     truth: Mapped<u64>,
 }
 
-impl GraphFiles {
-    fn open(role: &TrainerRole) -> Result<Self, DemoError> {
-        let files = graph_files(&role.graph);
+impl MappedGraph {
+    fn open(files: &GraphFiles) -> Result<Self, DemoError> {
         Ok(Self {
             xadj: Mapped::open(&files.xadj)?,
             adjncy: Mapped::open(&files.adjncy)?,
@@ -130,7 +129,7 @@ impl GraphFiles {
 
 struct Trainer<'a> {
     role: &'a TrainerRole,
-    graph: &'a GraphFiles,
+    graph: &'a MappedGraph,
     client: Client,
     sampler: Sampler<'a>,
     batch: Minibatch,
@@ -140,10 +139,12 @@ struct Trainer<'a> {
     /// What is sent and received at each step: [`PREFIX`] floats, then the gradient.
     exchange: Vec<f32>,
     report: TrainerReport,
+    rows_checked: u64,
+    wrong_rows: u64,
 }
 
 impl<'a> Trainer<'a> {
-    fn new(role: &'a TrainerRole, graph: &'a GraphFiles) -> Result<Self, DemoError> {
+    fn new(role: &'a TrainerRole, graph: &'a MappedGraph) -> Result<Self, DemoError> {
         let client = Client::connect(ConnectOptions::at(&role.daemon)).map_err(DemoError::prepare("connect"))?;
         let shape = role.shape();
         Ok(Self {
@@ -157,6 +158,8 @@ impl<'a> Trainer<'a> {
             adam: Adam::new(shape.len(), role.learning_rate),
             exchange: vec![0.0; PREFIX + shape.len()],
             report: TrainerReport::default(),
+            rows_checked: 0,
+            wrong_rows: 0,
         })
     }
 
@@ -198,10 +201,12 @@ impl<'a> Trainer<'a> {
         let begun = Instant::now();
         let rows = self.client.fetch(TABLE, &self.batch.inputs)?;
         self.report.stall_seconds += begun.elapsed().as_secs_f64();
+        let own = u64::from(self.role.vertices[0])..u64::from(self.role.vertices[1]);
+        self.report.remote_rows += self.batch.inputs.iter().filter(|input| !own.contains(input)).count() as u64;
         let truth = self.batch.inputs.iter().map(|&input| self.graph.truth[input as usize]);
         let received = rows.bytes().chunks_exact(rows.row_bytes());
-        self.report.wrong_rows += received.zip(truth).filter(|(row, truth)| row_hash(row) != *truth).count() as u64;
-        self.report.rows_checked += rows.len() as u64;
+        self.wrong_rows += received.zip(truth).filter(|(row, truth)| row_hash(row) != *truth).count() as u64;
+        self.rows_checked += rows.len() as u64;
         Ok(rows)
     }
 
@@ -217,16 +222,15 @@ impl<'a> Trainer<'a> {
         for (step, seeds) in (0..).zip(vertices.chunks(self.role.batch)) {
             let words = [self.role.seed, stream::TEST, u64::from(self.role.rank), u64::from(step)];
             self.sampler.sample(seeds, Rng::new(&words), &mut self.batch);
-            let rows =
-                self.fetch().map_err(|source| DemoError::Fetch { epoch: self.role.epochs, step, source })?;
+            let rows = self.fetch().map_err(|source| DemoError::Fetch { epoch: self.role.epochs, step, source })?;
             correct += self.forward(seeds, &rows)?.correct;
         }
         Ok(Evaluation {
             vertices: vertices.len() as u64,
             correct,
             model: row_hash(bytemuck::cast_slice(&self.parameters)),
-            rows_checked: self.report.rows_checked,
-            wrong_rows: self.report.wrong_rows,
+            rows_checked: self.rows_checked,
+            wrong_rows: self.wrong_rows,
         })
     }
 
