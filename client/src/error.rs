@@ -28,6 +28,9 @@ pub enum ClientError {
         /// The limit that ran out.
         timeout_ms: u64,
     },
+    /// [`crate::ConnectOptions::interrupted`] said so; the call is given up.
+    #[error("the wait for rudderd was interrupted")]
+    Interrupted,
     /// The dataset has no such table.
     #[error("no table `{name}`; the daemon serves {known}")]
     UnknownTable {

@@ -94,15 +94,38 @@ fn dependencies_point_one_way() {
     none_is_wrong(|name, text| {
         let module = name.strip_prefix("daemon/src/")?.split(['/', '.']).next()?;
         let (_, allowed) = LAYERS.iter().find(|(layer, _)| *layer == module)?;
-        let is_test_file = name.ends_with("tests.rs") || name.contains("/tests/");
-        let code = if is_test_file { "" } else { text.split("#[cfg(test)]\nmod tests {").next()? };
-        let named = modules_named(code);
+        let named = modules_named(without_tests(name, text));
         LAYERS
             .iter()
             .map(|(layer, _)| *layer)
             .filter(|layer| *layer != module && !allowed.contains(layer))
             .find(|layer| named.iter().any(|name| name == layer))
             .map(|layer| format!("names crate::{layer}, which `{module}` must not know"))
+    });
+}
+
+/// The code of a file without its tests.
+fn without_tests<'a>(name: &str, text: &'a str) -> &'a str {
+    let is_test_file = name.ends_with("tests.rs") || name.contains("/tests/");
+    if is_test_file { "" } else { text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default() }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    none_is_wrong(|name, text| {
+        let literals = without_tests(name, text).split('"').skip(1).step_by(2);
+        let is_metric = |text: &&str| {
+            let known = ["rudder_", "process_"].iter().any(|prefix| text.starts_with(prefix));
+            let crates = ["rudder_client", "rudder_daemon"].iter().any(|name| text.starts_with(name));
+            name.starts_with("daemon/src/")
+                && known
+                && !crates
+                && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let absent: Vec<&str> =
+            literals.filter(is_metric).filter(|metric| !page.contains(&format!("`{metric}`"))).collect();
+        (!absent.is_empty()).then(|| format!("not in docs/metrics.md: {}", absent.join(", ")))
     });
 }
 

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 pub use buffers::RowBatch;
 pub use error::{DialError, PeerError};
 pub use stats::{PeerStats, Totals};
-pub use tls::{NodeName, install_tls_provider};
+pub use tls::{NodeName, install_tls_provider, tls_configs};
 pub use wire::{Class, RemoteError};
 
 use crate::config::peers::PeersConfig;

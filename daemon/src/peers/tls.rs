@@ -123,6 +123,15 @@ impl Credentials {
     }
 }
 
+/// The two TLS configurations of node `node`, to dial and to answer with, for other protocols between the same nodes.
+///
+/// # Errors
+/// When a certificate file cannot be used.
+pub fn tls_configs(config: &PeersConfig, node: u16) -> Result<(ClientConfig, ServerConfig), PeerError> {
+    let credentials = Credentials::load(config, node)?;
+    Ok((credentials.client, credentials.server))
+}
+
 fn authority(path: &Path) -> Result<RootCertStore, PeerError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {

@@ -127,7 +127,8 @@ impl Engine {
         self.draining.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_draining(&self) -> bool {
+    #[must_use]
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 

@@ -11,6 +11,8 @@ pub(super) enum RequestError {
         "this daemon speaks version {ours} of the local protocol, the client version {theirs}: install the same version on both sides"
     )]
     Version { ours: u16, theirs: u16 },
+    #[error("user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids")]
+    Forbidden { uid: u32 },
     #[error("{0}")]
     Protocol(String),
     #[error("no table with number {number}: the dataset has {tables}")]
@@ -38,6 +40,7 @@ impl RequestError {
     pub(super) fn code(&self) -> ErrorCode {
         match self {
             Self::Version { .. } => ErrorCode::Version,
+            Self::Forbidden { .. } => ErrorCode::Forbidden,
             Self::Protocol(_) => ErrorCode::Protocol,
             Self::UnknownTable { .. } => ErrorCode::UnknownTable,
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,

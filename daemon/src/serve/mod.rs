@@ -26,16 +26,21 @@ pub use source::ShardSource;
 pub use status::{EngineStatus, FetchedRows, NetworkRows, TableStatus};
 
 use crate::config::LocalConfig;
+use error::RequestError;
+use replies::Replies;
 use socket::Socket;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Pause after a failed accept (descriptors exhausted, say), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a refused client may take to read why.
+const REFUSAL_TIMEOUT_MS: u64 = 1000;
 
 /// What every connection shares.
 struct Shared {
@@ -101,12 +106,13 @@ async fn accept(shared: Arc<Shared>, socket: Socket, accepting: CancellationToke
             }
         };
         connection += 1;
-        let Some(uid) = allowed_uid(&stream, &shared.config) else { continue };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            let limit = shared.config.connections_max;
-            tracing::warn!(uid, limit, "local connection refused: local.connections_max are open");
-            sessions.spawn(refuse(stream, limit));
-            continue;
+        let place = match admit(&stream, &shared.config, &places) {
+            Ok(place) => place,
+            Err(error) => {
+                tracing::warn!(%error, "local connection refused");
+                sessions.spawn(refuse(stream, error));
+                continue;
+            }
         };
         let shared = Arc::clone(&shared);
         sessions.spawn(async move {
@@ -116,25 +122,24 @@ async fn accept(shared: Arc<Shared>, socket: Socket, accepting: CancellationToke
     }
 }
 
-/// The user of a connection, if it may connect.
-fn allowed_uid(stream: &tokio::net::UnixStream, config: &LocalConfig) -> Option<u32> {
-    let uid = stream.peer_cred().map(|peer| peer.uid()).map_err(|error: io::Error| {
-        tracing::warn!(%error, "local connection refused: its user cannot be told");
-    });
-    let uid = uid.ok()?;
-    let allowed = socket::is_allowed(uid, config);
-    if !allowed {
-        tracing::warn!(uid, "local connection refused: its user is neither the daemon's nor in local.allowed_uids");
+/// A place among the connections, if the user on the other side may have one and one is left.
+fn admit(
+    stream: &UnixStream,
+    config: &LocalConfig,
+    places: &Arc<Semaphore>,
+) -> Result<OwnedSemaphorePermit, RequestError> {
+    let peer = stream.peer_cred().map_err(|error| RequestError::Protocol(format!("no credentials: {error}")))?;
+    if !socket::is_allowed(peer.uid(), config) {
+        return Err(RequestError::Forbidden { uid: peer.uid() });
     }
-    allowed.then_some(uid)
+    Arc::clone(places).try_acquire_owned().map_err(|_| RequestError::Limit {
+        what: "one more local connection".to_owned(),
+        key: "local.connections_max",
+        limit: config.connections_max as u64,
+    })
 }
 
 /// Says why before it closes.
-async fn refuse(stream: tokio::net::UnixStream, limit: usize) {
-    let error = error::RequestError::Limit {
-        what: "one more local connection".to_owned(),
-        key: "local.connections_max",
-        limit: limit as u64,
-    };
-    replies::Replies::new(Arc::new(stream), 1000).refuse(0, &error, true).await;
+async fn refuse(stream: UnixStream, error: RequestError) {
+    Replies::new(Arc::new(stream), REFUSAL_TIMEOUT_MS).refuse(0, &error, true).await;
 }

@@ -120,7 +120,7 @@ impl Session {
             return Err(RequestError::Protocol("the first message of a connection must be Hello".to_owned()));
         }
         let reply = match request {
-            Request::Hello { version, name } => self.welcome(version, name)?,
+            Request::Hello { version, name } => self.welcome(version, &name)?,
             Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
             Request::DropArena { arena } => {
                 self.arenas.remove(&arena).ok_or_else(|| unknown_arena(arena))?;
@@ -142,7 +142,7 @@ impl Session {
         Ok(())
     }
 
-    fn welcome(&mut self, version: u16, name: String) -> Result<Reply, RequestError> {
+    fn welcome(&mut self, version: u16, name: &str) -> Result<Reply, RequestError> {
         if version != PROTOCOL_VERSION {
             return Err(RequestError::Version { ours: PROTOCOL_VERSION, theirs: version });
         }
