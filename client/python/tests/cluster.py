@@ -178,9 +178,9 @@ class Daemon:
 
 def certificates(folder: Path, nodes: int) -> Path:
     """Make an authority and a certificate for each node."""
-    run("rudder", "certs", "init", "--dir", folder, "--json")
+    run("rudder", "certs", "init", "--out", folder, "--json")
     for node in range(nodes):
-        run("rudder", "certs", "issue", "--dir", folder, "--node", str(node), "--host", "127.0.0.1", "--json")
+        run("rudder", "certs", "issue", "--authority", folder, "--node", str(node), "--json")
     return folder
 
 

@@ -1,6 +1,8 @@
-//! A foreign `.npy` file whose rows become the rows of a table. Mapped, so that rows may be taken in any order without
-//! the file in memory. It must never change the file.
+//! A foreign `.npy` file whose rows become the rows of a table: read front to back in pieces, or mapped, so that rows may
+//! be taken in any order. It must never change the file, nor have all of it in its own memory.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -15,6 +17,7 @@ use crate::dataset::shard::open_npy;
 
 pub(super) struct ArrayFile {
     path: PathBuf,
+    file: File,
     map: Mmap,
     data_offset: usize,
     rows: u64,
@@ -24,9 +27,16 @@ pub(super) struct ArrayFile {
     converter: Converter,
 }
 
+/// Memory for one piece of an array, used again for the next.
+#[derive(Default)]
+pub(super) struct PieceBuffers {
+    source: Vec<u8>,
+    converted: Vec<u8>,
+}
+
 impl ArrayFile {
     /// Opens a file to be stored as `dtype`, or as the type nearest to its own.
-    pub(super) fn open(path: &Path, dtype: Option<DType>, access: Access) -> Result<Self, DatasetError> {
+    pub(super) fn open(path: &Path, dtype: Option<DType>) -> Result<Self, DatasetError> {
         let (file, header) = open_npy(path)?;
         let element = header.element;
         let dtype = dtype.unwrap_or_else(|| natural_dtype(element));
@@ -44,9 +54,10 @@ impl ArrayFile {
                 header.shape
             ))
         })?;
-        let map = map(&file, access).map_err(DatasetError::io(path, "map"))?;
+        let map = map(&file, Access::Random).map_err(DatasetError::io(path, "map"))?;
         let array = Self {
             path: path.to_owned(),
+            file,
             map,
             data_offset: header.data_offset as usize,
             rows: header.rows(),
@@ -81,27 +92,32 @@ impl ArrayFile {
         self.width as usize * self.dtype.size()
     }
 
-    /// The rows `first..first + count` as the table stores them, which `buffer` holds when they had to be converted. The
-    /// caller asks for rows that are there.
-    pub(super) fn rows_at<'a>(&'a self, first: u64, count: usize, buffer: &'a mut Vec<u8>) -> &'a [u8] {
-        let source = self.source(first, count);
+    /// Reads the rows `first..first + count` into `buffers` and gives them as the table stores them. The caller asks for
+    /// rows that are there. Does not go by the map: pages that were read once would stay in this process.
+    pub(super) fn read_rows<'a>(
+        &self,
+        first: u64,
+        count: usize,
+        buffers: &'a mut PieceBuffers,
+    ) -> Result<&'a [u8], DatasetError> {
+        let source_row_bytes = self.width as usize * self.element.size();
+        buffers.source.resize(count * source_row_bytes, 0);
+        let offset = self.data_offset as u64 + first * source_row_bytes as u64;
+        let read = self.file.read_exact_at(&mut buffers.source, offset);
+        read.map_err(DatasetError::io(&self.path, "read"))?;
         if self.converter.is_copy() {
-            return source;
+            return Ok(&buffers.source);
         }
-        buffer.resize(count * self.row_bytes(), 0);
-        self.converter.convert(source, buffer);
-        buffer
+        buffers.converted.resize(count * self.row_bytes(), 0);
+        self.converter.convert(&buffers.source, &mut buffers.converted);
+        Ok(&buffers.converted)
     }
 
-    /// Writes row `row` as the table stores it.
+    /// Writes row `row` as the table stores it, from the map.
     pub(super) fn fill(&self, row: u64, out: &mut [u8]) {
-        self.converter.convert(self.source(row, 1), out);
-    }
-
-    fn source(&self, first: u64, count: usize) -> &[u8] {
         let row_bytes = self.width as usize * self.element.size();
-        let start = self.data_offset + first as usize * row_bytes;
-        &self.map[start..start + count * row_bytes]
+        let start = self.data_offset + row as usize * row_bytes;
+        self.converter.convert(&self.map[start..start + row_bytes], out);
     }
 
     /// Unsigned 64-bit integers are stored as signed ones: looks for one that does not fit.

@@ -14,9 +14,8 @@ use super::{ArrayTable, ImportSummary, Progress, Stage, check_rows};
 use crate::dataset::build::{GraphDataset, TableSource, write_graph_dataset};
 use crate::dataset::error::DatasetError;
 use crate::dataset::manifest::Manifest;
-use crate::dataset::map::Access;
 use crate::dataset::partition::CsrGraph;
-use crate::dataset::writer::Existing;
+use crate::dataset::writer::{Existing, check_target};
 
 /// Name of the table of labels.
 const LABEL_TABLE: &str = "label";
@@ -51,13 +50,14 @@ pub struct EdgesImport {
 /// # Errors
 /// [`DatasetError`] naming the file at fault. The output folder is then as it was.
 pub fn import_edges(import: &EdgesImport, progress: &Progress<'_>) -> Result<ImportSummary, DatasetError> {
+    check_target(&import.out, import.existing)?;
     let read = |done, total| progress(Stage::Read, done, total);
     let labels = import.labels.as_deref().map(|path| read_labels(path, &read)).transpose()?;
     let names = labels.as_ref().and_then(|labels| vertex_names(labels, import.force_names)).unwrap_or_default();
     let edges = read_edges(&import.edges, names, import.force_names, &read)?;
     let mut arrays = Vec::with_capacity(import.tables.len());
     for table in &import.tables {
-        arrays.push(ArrayFile::open(&table.path, table.dtype, Access::Random)?);
+        arrays.push(ArrayFile::open(&table.path, table.dtype)?);
     }
     let vertices = count_vertices(import, &edges, labels.as_ref(), &arrays)?;
     let assigned = match (&labels, &import.labels) {

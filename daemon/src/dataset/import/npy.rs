@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::array::{ArrayFile, read_integers};
+use super::array::{ArrayFile, PieceBuffers, read_integers};
 use super::{ArrayTable, ImportSummary, Progress, Stage, check_rows};
 use crate::dataset::book::PartitionBook;
 use crate::dataset::error::DatasetError;
-use crate::dataset::map::Access;
 use crate::dataset::writer::{BookSpec, DatasetWriter, Existing};
 
 /// Rows are read in pieces of about this many bytes.
@@ -46,7 +45,7 @@ pub struct NpyImport {
 pub fn import_npy(import: &NpyImport, progress: &Progress<'_>) -> Result<ImportSummary, DatasetError> {
     let mut arrays = Vec::with_capacity(import.tables.len());
     for table in &import.tables {
-        arrays.push(ArrayFile::open(&table.path, table.dtype, Access::Sequential)?);
+        arrays.push(ArrayFile::open(&table.path, table.dtype)?);
     }
     let mut writer = DatasetWriter::create(&import.out, &import.name, import.parts, import.existing)?;
     add_books(&mut writer, import, &arrays)?;
@@ -56,11 +55,11 @@ pub fn import_npy(import: &NpyImport, progress: &Progress<'_>) -> Result<ImportS
     for (table, array) in import.tables.iter().zip(&arrays) {
         let mut rows = writer.add_table(&table.name, &table.vertex_type, array.dtype(), array.width())?;
         let piece_rows = (PIECE_BYTES / array.row_bytes()).max(1);
-        let mut buffer = Vec::new();
+        let mut buffers = PieceBuffers::default();
         let mut first = 0;
         while first < array.rows() {
             let count = (array.rows() - first).min(piece_rows as u64);
-            let piece = array.rows_at(first, count as usize, &mut buffer);
+            let piece = array.read_rows(first, count as usize, &mut buffers)?;
             rows.append(piece)?;
             done += piece.len() as u64;
             progress(Stage::Write, done, total);

@@ -198,8 +198,11 @@ fn npy_refuses_with_the_file_that_is_wrong() {
     refuse(one(&wide, None), None, ["wide.npy: row 0", "18446744073709551615"]);
     refuse(one(&feat, None), Some(&owner), ["owner.npy: id 2 is owned by part 2", "2 parts"]);
     refuse(one(&feat, None), Some(&few), ["few.npy: 2 rows", "feat.npy has 3"]);
-    refuse(one(&bench.0.path().join("none.npy"), None), None, ["none.npy", "missing"]);
+    refuse(one(&bench.0.path().join("none.npy"), None), None, ["none.npy: cannot open", "No such file"]);
     refuse(vec![table("t", &feat, None), table("t", &feat, None)], None, ["`t`", "before"]);
+    bench.write("out", b"a file");
+    let message = import_npy(&bench.npy(2, one(&feat, None)), quiet()).unwrap_err().to_string();
+    assert!(message.contains("out: cannot read the folder"), "{message}");
 }
 
 #[test]
