@@ -65,7 +65,7 @@ class ProtocolError(RudderError):
 
 
 class ForbiddenError(RudderError, PermissionError):
-    """The daemon does not serve the user of this process."""
+    """The user of this process may not connect to the daemon (``local.allowed_uids``)."""
 
     code = "forbidden"
 

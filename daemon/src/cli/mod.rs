@@ -3,6 +3,7 @@
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
 pub mod bench;
+pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
 pub mod demo;

@@ -11,7 +11,7 @@ use super::error::DemoError;
 use super::link::{self, Port};
 use super::role::{DaemonRole, Role};
 use super::stage::Stage;
-use crate::config::{Capacity, Config, Policy};
+use crate::config::Config;
 use crate::peers::authority;
 
 /// Certificates live for a day: they are thrown away with the run folder.
@@ -37,21 +37,21 @@ const NAMESPACE_PORTS: [u16; 2] = [7400, 7401];
 const NAME: &str = "rudderd of node ";
 
 /// What all runs share.
-pub(super) struct Site {
-    pub(super) program: PathBuf,
-    pub(super) dataset: PathBuf,
-    pub(super) dataset_bytes: u64,
-    pub(super) certificates: PathBuf,
-    pub(super) nodes: u16,
+pub(in crate::cli) struct Site {
+    pub(in crate::cli) program: PathBuf,
+    pub(in crate::cli) dataset: PathBuf,
+    pub(in crate::cli) dataset_bytes: u64,
+    pub(in crate::cli) certificates: PathBuf,
+    pub(in crate::cli) nodes: u16,
     /// One per node with `--link`, none without.
-    pub(super) ports: Vec<Port>,
+    pub(in crate::cli) ports: Vec<Port>,
 }
 
 /// The `rudderd` beside this program.
 ///
 /// # Errors
 /// [`DemoError::NoDaemon`], which says how to build it.
-pub(super) fn find_daemon() -> Result<PathBuf, DemoError> {
+pub(in crate::cli) fn find_daemon() -> Result<PathBuf, DemoError> {
     let own = std::env::current_exe().map_err(DemoError::prepare("find this program's file"))?;
     let path = own.with_file_name("rudderd");
     if path.is_file() { Ok(path) } else { Err(DemoError::NoDaemon { path }) }
@@ -61,7 +61,7 @@ pub(super) fn find_daemon() -> Result<PathBuf, DemoError> {
 ///
 /// # Errors
 /// The files cannot be written.
-pub(super) fn certify(folder: &Path, nodes: u16) -> Result<(), DemoError> {
+pub(in crate::cli) fn certify(folder: &Path, nodes: u16) -> Result<(), DemoError> {
     let failed = || DemoError::prepare("make the certificates");
     std::fs::create_dir_all(folder).map_err(DemoError::file("create", folder))?;
     authority::init(folder, CLUSTER_NAME, CERTIFICATE_DAYS, false).map_err(failed())?;
@@ -79,10 +79,10 @@ pub(super) fn check_socket_path(path: &Path) -> Result<(), DemoError> {
 }
 
 /// One running daemon.
-pub(super) struct Daemon {
+pub(in crate::cli) struct Daemon {
     name: String,
     /// Its socket for trainers.
-    pub(super) socket: PathBuf,
+    pub(in crate::cli) socket: PathBuf,
     admin: SocketAddr,
     namespace: Option<PathBuf>,
 }
@@ -102,22 +102,22 @@ pub(super) struct Counters {
 }
 
 /// The daemons of one run.
-pub(super) struct Cluster<'a> {
+pub(in crate::cli) struct Cluster<'a> {
     stage: &'a Stage,
-    pub(super) daemons: Vec<Daemon>,
+    pub(in crate::cli) daemons: Vec<Daemon>,
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts a daemon per node with its files in `folder`, and waits until all are ready.
+    /// Starts a daemon per node with its files in `folder`, its configuration changed by `adapt`, and waits until all are
+    /// ready.
     ///
     /// # Errors
     /// A daemon does not start, ends, or is not ready in time.
-    pub(super) fn start(
+    pub(in crate::cli) fn start(
         stage: &'a Stage,
         site: &Site,
         folder: &Path,
-        policy: Policy,
-        capacity: Capacity,
+        adapt: &dyn Fn(&mut Config),
     ) -> Result<Self, DemoError> {
         let addresses = addresses(site)?;
         let mut daemons = Vec::new();
@@ -126,7 +126,7 @@ impl<'a> Cluster<'a> {
             let place = folder.join(format!("node{node}"));
             std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
             let daemon = Daemon {
-                name: format!("{NAME}{node} (policy {policy})"),
+                name: format!("{NAME}{node}"),
                 socket: place.join("rudder.sock"),
                 admin,
                 namespace: site.ports.get(usize::from(node)).map(|port| port.namespace.clone()),
@@ -136,8 +136,6 @@ impl<'a> Cluster<'a> {
             config.node.drain_ms = DRAIN.as_millis() as u64;
             config.dataset.path.clone_from(&site.dataset);
             config.local.socket.clone_from(&daemon.socket);
-            config.cache.policy = policy;
-            config.cache.capacity = capacity;
             config.peers.listen = peer;
             config.peers.addresses = (0..).zip(&addresses).map(|(node, (peer, _))| (node, peer.to_string())).collect();
             config.peers.addresses.remove(&node);
@@ -145,6 +143,7 @@ impl<'a> Cluster<'a> {
             config.peers.certificate = site.certificates.join(format!("node-{node}.pem"));
             config.peers.key = site.certificates.join(format!("node-{node}.key"));
             config.admin.listen = admin;
+            adapt(&mut config);
             daemon.spawn(stage, site, &place, &config)?;
             daemons.push(daemon);
         }
@@ -198,7 +197,7 @@ impl<'a> Cluster<'a> {
     ///
     /// # Errors
     /// One had to be killed, or ended with a failure.
-    pub(super) fn stop(self) -> Result<(), DemoError> {
+    pub(in crate::cli) fn stop(self) -> Result<(), DemoError> {
         self.stage.end(NAME, true, KILL)
     }
 }

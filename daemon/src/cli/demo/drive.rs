@@ -68,7 +68,10 @@ pub(super) fn run(
     bar: &ProgressBar,
 ) -> Result<Outcome, DemoError> {
     bar.set_message(format!("{policy}: starting {} daemons", site.nodes));
-    let cluster = Cluster::start(stage, site, folder, policy, plan.capacity)?;
+    let cluster = Cluster::start(stage, site, folder, &|config| {
+        config.cache.policy = policy;
+        config.cache.capacity = plan.capacity;
+    })?;
     bar.set_message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));
     let roles = roles(&cluster, prepared, plan, folder);
     let check = || stage.check();

@@ -10,7 +10,7 @@ const LOG_TAIL_CHARS: usize = 1_500;
 
 /// Why the demo stopped.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DemoError {
+pub(in crate::cli) enum DemoError {
     /// A compiled-in file does not decode.
     #[error("the compiled-in {asset} is damaged: {reason}; build the program again from a clean checkout")]
     Asset { asset: &'static str, reason: String },

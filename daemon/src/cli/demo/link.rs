@@ -81,7 +81,7 @@ impl Undo {
 
 /// One daemon's end.
 #[derive(Clone, Debug)]
-pub(super) struct Port {
+pub(in crate::cli) struct Port {
     /// File that names the namespace.
     pub(super) namespace: PathBuf,
     /// Address of the daemon in it.

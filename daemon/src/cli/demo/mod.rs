@@ -2,7 +2,7 @@
 //! seeds under each cache policy, every received row checked, and a comparison at the end. Owns the arguments and the order
 //! of things; it must never measure a policy on anything that another policy did not get alike.
 
-mod cluster;
+pub(super) mod cluster;
 mod control;
 mod debian;
 mod drive;
@@ -19,7 +19,7 @@ mod rng;
 mod role;
 mod sage;
 mod sampler;
-mod stage;
+pub(super) mod stage;
 mod trainer;
 
 use std::path::{Path, PathBuf};

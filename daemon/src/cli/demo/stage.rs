@@ -58,7 +58,7 @@ impl Props {
 }
 
 /// The props of one demo. Dropping it clears them.
-pub(super) struct Stage {
+pub(in crate::cli) struct Stage {
     props: Arc<Mutex<Props>>,
     keep_folder: bool,
 }
@@ -68,7 +68,7 @@ impl Stage {
     ///
     /// # Errors
     /// The folder cannot be made, or signals cannot be listened for.
-    pub(super) fn set(keep_folder: bool) -> Result<(Self, PathBuf), DemoError> {
+    pub(in crate::cli) fn set(keep_folder: bool) -> Result<(Self, PathBuf), DemoError> {
         let temp = std::env::temp_dir();
         let folder = tempfile::Builder::new()
             .prefix("rudder-demo-")
