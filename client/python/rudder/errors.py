@@ -12,6 +12,7 @@ __all__ = [
     "ConnectError",
     "ConnectionLostError",
     "DrainingError",
+    "ForbiddenError",
     "IdOutOfRangeError",
     "InternalError",
     "LimitError",
@@ -61,6 +62,12 @@ class ProtocolError(RudderError):
     """Client and daemon do not understand each other, for instance because their versions differ."""
 
     code = "protocol"
+
+
+class ForbiddenError(RudderError, PermissionError):
+    """The user of this process may not connect to the daemon (``local.allowed_uids``)."""
+
+    code = "forbidden"
 
 
 class UnknownTableError(RudderError, KeyError):

@@ -31,6 +31,7 @@ fn class_name(error: &ClientError) -> &'static str {
         ClientError::Protocol(_) => "ProtocolError",
         ClientError::Daemon { code, .. } => match code {
             ErrorCode::Version | ErrorCode::Protocol => "ProtocolError",
+            ErrorCode::Forbidden => "ForbiddenError",
             ErrorCode::UnknownTable => "UnknownTableError",
             ErrorCode::IdOutOfRange => "IdOutOfRangeError",
             ErrorCode::Shape => "ShapeError",

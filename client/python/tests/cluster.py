@@ -153,6 +153,14 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop every thread of the process, until ``signal(SIGCONT)``."""
+        self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        while any((task / "stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)
+
     def kill(self) -> None:
         """End the process at once."""
         self.signal(signal.SIGKILL)
@@ -178,9 +186,9 @@ class Daemon:
 
 def certificates(folder: Path, nodes: int) -> Path:
     """Make an authority and a certificate for each node."""
-    run("rudder", "certs", "init", "--dir", folder, "--json")
+    run("rudder", "certs", "init", "--out", folder, "--json")
     for node in range(nodes):
-        run("rudder", "certs", "issue", "--dir", folder, "--node", str(node), "--host", "127.0.0.1", "--json")
+        run("rudder", "certs", "issue", "--authority", folder, "--node", str(node), "--json")
     return folder
 
 

@@ -3,8 +3,10 @@
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
 pub mod bench;
+pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
+pub mod demo;
 pub mod import;
 pub mod status;
 
@@ -104,6 +106,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Makes the cluster's certificate authority and the certificates of its nodes
     Certs(certs::CertsArgs),
+    /// Trains a real GNN on a real graph through real daemons, and compares cache policies
+    Demo(demo::DemoArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -114,6 +118,7 @@ impl Command {
             Command::Import(args) => import::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Certs(args) => certs::run(args),
+            Command::Demo(args) => demo::run(args),
             Command::Status(args) => status::run(args),
         }
     }
