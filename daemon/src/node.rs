@@ -2,9 +2,10 @@
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
 use crate::cache::{CacheSpec, PeriodicSettings, PolicySpec};
-use crate::config::{CacheConfig, Config, Invalid, Policy};
+use crate::config::{CacheConfig, Config, Invalid, LookaheadConfig, Policy};
 use crate::dataset::{Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
+use crate::lookahead::Settings;
 use crate::peers::{Identity, PeerError, Peers};
 use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
 use prometheus::core::Collector;
@@ -89,6 +90,7 @@ impl Node {
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
+            lookahead: lookahead_settings(&config),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
         let status = status_text(&config, &dataset, &engine, &peers, started);
@@ -188,6 +190,11 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         },
         seed: config.seed,
     }
+}
+
+fn lookahead_settings(config: &Config) -> Settings {
+    let LookaheadConfig { depth, horizon, horizon_max, budget, rows_max, expire_ms } = config.lookahead;
+    Settings { depth, horizon, horizon_max, budget, rows_max, expire_ms }
 }
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {

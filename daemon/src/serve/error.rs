@@ -1,5 +1,6 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::lookahead::AnnounceError;
 use crate::peers::PeerError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(super) enum RequestError {
     Place(String),
     #[error("{what} is over the limit {key} = {limit} of this daemon")]
     Limit { what: String, key: &'static str, limit: u64 },
+    #[error("announcement refused: {0} (lookahead.rows_max)")]
+    Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
     #[error("this daemon is draining: it is about to stop and takes no new fetches")]
@@ -46,7 +49,7 @@ impl RequestError {
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
-            Self::Limit { .. } => ErrorCode::Limit,
+            Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
             Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
             Self::Peer { .. } => ErrorCode::PeerFailed,
             Self::Draining => ErrorCode::Draining,

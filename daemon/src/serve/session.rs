@@ -8,6 +8,7 @@ use super::error::RequestError;
 use super::gather::Out;
 use super::receive::Receiver;
 use super::replies::Replies;
+use crate::dataset::Table;
 use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use rudder_client::wire::frame::Frame;
@@ -133,6 +134,12 @@ impl Session {
                 self.shared.engine.progress(self.connection, epoch, step, steps_per_epoch);
                 Reply::Done
             }
+            Request::Announce { table, step, count, ids } => {
+                let (table, count) = (self.table(table)?, self.count(count)?);
+                let ids = self.read_ids(ids, count, &payload)?;
+                let horizon = self.shared.engine.announce(self.connection, usize::from(table.id), step, &ids)?;
+                Reply::Announced { horizon }
+            }
             Request::Status => Reply::Status((self.shared.status)()),
             Request::Fetch { table, dtype, width, count, ids, rows } => {
                 return self.fetch(id, &FetchCall { table, dtype, width, count, ids, rows }, &payload).await;
@@ -203,10 +210,7 @@ impl Session {
 
     /// Holds a fetch against the table and the limits, and finds its places.
     fn check(&self, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
-        let (config, tables) = (&self.shared.config, self.shared.engine.dataset.tables());
-        let number = call.table;
-        let table =
-            tables.get(usize::from(number)).ok_or(RequestError::UnknownTable { number, tables: tables.len() })?;
+        let table = self.table(call.table)?;
         if (table.dtype, table.width) != (call.dtype, call.width) {
             return Err(RequestError::Shape {
                 table: table.name.clone(),
@@ -216,14 +220,25 @@ impl Session {
                 asked_width: call.width,
             });
         }
-        let count = usize::try_from(call.count).ok().filter(|&count| count <= config.ids_max.min(u32::MAX as usize));
-        let count = count.ok_or_else(|| {
-            let what = format!("a fetch of {} ids", call.count);
-            RequestError::Limit { what, key: "local.ids_max", limit: config.ids_max as u64 }
-        })?;
+        let count = self.count(call.count)?;
         let ids = self.read_ids(call.ids, count, payload)?;
         let out = self.place_rows(call.rows, count, table.row_bytes)?;
-        Ok(Job { table: usize::from(number), ids, out })
+        Ok(Job { connection: self.connection, table: usize::from(table.id), ids, out })
+    }
+
+    fn table(&self, number: u16) -> Result<&Table, RequestError> {
+        let tables = self.shared.engine.dataset.tables();
+        tables.get(usize::from(number)).ok_or(RequestError::UnknownTable { number, tables: tables.len() })
+    }
+
+    /// A number of ids, held against the limit.
+    fn count(&self, count: u64) -> Result<usize, RequestError> {
+        let limit = self.shared.config.ids_max.min(u32::MAX as usize);
+        usize::try_from(count).ok().filter(|&count| count <= limit).ok_or_else(|| RequestError::Limit {
+            what: format!("a fetch of {count} ids"),
+            key: "local.ids_max",
+            limit: limit as u64,
+        })
     }
 
     fn read_ids(&self, place: Place, count: usize, payload: &[u8]) -> Result<Vec<u64>, RequestError> {
