@@ -271,7 +271,7 @@ impl Engine {
     pub(super) fn settle(self: &Arc<Self>, table: usize, answered: Answered) {
         let Debt { hits, missed, claim } = answered.debt;
         let state = &self.tables[table];
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default());
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), None);
         state.flights.retire(&claim);
         if !wanted.is_empty() {
             self.bring_in(table, &wanted);

@@ -8,6 +8,7 @@ mod periodic;
 pub use epoch::EpochPolicy;
 pub use periodic::{PeriodicPolicy, PeriodicSettings};
 
+use super::future::Future;
 use super::index::{Index, Touched};
 use super::slots::Slots;
 use std::fmt::Debug;
@@ -30,6 +31,10 @@ pub struct Ledger<'a> {
     pub slots: &'a Slots,
     /// Which ids have heat.
     pub touched: &'a mut Touched,
+    /// What trainers have announced.
+    pub future: &'a mut Future,
+    /// The step at which the id in question is used next, as far as announced.
+    pub next_use: u32,
     /// The generator, seeded by configuration.
     pub random: &'a mut fastrand::Rng,
 }
