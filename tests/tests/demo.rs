@@ -1,20 +1,38 @@
 //! `rudder demo` over real processes, as people run it: the fields of its JSON, what must hold of them, and that nothing
 //! stays behind.
 
+// A helper that cannot go on fails its test, as the tests themselves do.
+#![allow(clippy::unwrap_used)]
+
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
-/// The program in the target folder that this test was built into, where `cargo test` of the workspace puts it.
-fn rudder() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let path = own.parent().and_then(Path::parent).unwrap().join("rudder");
-    let daemon = path.with_file_name("rudderd");
-    assert!(path.is_file() && daemon.is_file(), "build the programs: cargo build --release -p rudder-daemon --bins");
-    path
+/// `rudder`, with `rudderd` beside it, built from this tree as this test was: `cargo test` builds no programs of other
+/// packages by itself.
+fn rudder() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let own = std::env::current_exe().unwrap();
+        let folder = own.parent().and_then(Path::parent).unwrap();
+        let profile = match folder.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(name) => name,
+        };
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--locked", "--package", "rudder-daemon", "--bins", "--profile", profile])
+            .arg("--target-dir")
+            .arg(folder.parent().unwrap())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(built.success(), "the programs do not build");
+        folder.join("rudder")
+    })
 }
 
 /// A demo whose run folder lies in `temp`.
