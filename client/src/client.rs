@@ -6,7 +6,7 @@ use crate::session::{Delivery, Session};
 use crate::wire::{PROTOCOL_VERSION, Place, Reply, Request, RowSources, TableInfo};
 use crate::{ClientError, DType};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Where `rudderd` listens unless it is told otherwise.
 pub const STANDARD_SOCKET: &str = "/run/rudder/rudder.sock";
@@ -24,11 +24,21 @@ pub struct ConnectOptions {
     pub arena_bytes_max: u64,
     /// A name for the daemon's log; `None` says the process number.
     pub name: Option<String>,
+    /// Asked ten times a second while a call waits, without any lock held; `true` ends the wait with
+    /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
+    pub interrupted: Option<fn() -> bool>,
 }
 
 impl Default for ConnectOptions {
     fn default() -> Self {
-        Self { socket: None, timeout_ms: 30_000, inline: false, arena_bytes_max: 64 << 30, name: None }
+        Self {
+            socket: None,
+            timeout_ms: 30_000,
+            inline: false,
+            arena_bytes_max: 64 << 30,
+            name: None,
+            interrupted: None,
+        }
     }
 }
 
@@ -45,13 +55,43 @@ impl ConnectOptions {
 }
 
 /// A connection to the daemon of this node. Threads may share it, and their fetches run side by side. After a fork, or
-/// when the daemon was restarted, the next call connects again by itself.
+/// when the daemon was restarted, the next call connects again by itself; only fetches that were in flight are lost.
 #[derive(Debug)]
 pub struct Client {
     options: ConnectOptions,
     node: u16,
     tables: Arc<[TableInfo]>,
-    current: Mutex<Arc<Session>>,
+    current: Slot,
+}
+
+/// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child has not: the child
+/// never waits for its parent's, it goes on to a slot of its own.
+#[derive(Debug)]
+struct Slot {
+    pid: u32,
+    session: Mutex<Option<Arc<Session>>>,
+    child: OnceLock<Box<Slot>>,
+}
+
+impl Slot {
+    fn new(session: Option<Arc<Session>>) -> Self {
+        Self { pid: std::process::id(), session: Mutex::new(session), child: OnceLock::new() }
+    }
+
+    fn of_this_process(&self) -> &Slot {
+        let pid = std::process::id();
+        let mut slot = self;
+        while slot.pid != pid {
+            slot = slot.child.get_or_init(|| {
+                // Close our copy of the parent's socket, if its lock is free; the parent keeps its own.
+                if let Ok(mut session) = slot.session.try_lock() {
+                    session.take();
+                }
+                Box::new(Slot::new(None))
+            });
+        }
+        slot
+    }
 }
 
 /// A fetch that was sent. Dropping it gives the rows up.
@@ -88,7 +128,7 @@ impl Client {
     /// [`ClientError::Connect`] if nobody listens, [`ClientError::Protocol`] if the versions differ.
     pub fn connect(options: ConnectOptions) -> Result<Self, ClientError> {
         let (session, node, tables) = open(&options)?;
-        Ok(Self { options, node, tables: tables.into(), current: Mutex::new(session) })
+        Ok(Self { options, node, tables: tables.into(), current: Slot::new(Some(session)) })
     }
 
     /// Every table of the dataset.
@@ -149,7 +189,7 @@ impl Client {
     /// # Errors
     /// What the connection suffers.
     pub fn progress(&self, epoch: u32, step: u32, steps_per_epoch: u32) -> Result<(), ClientError> {
-        match self.session()?.ask(Request::Progress { epoch, step, steps_per_epoch })? {
+        match self.on_session(|session| session.ask(Request::Progress { epoch, step, steps_per_epoch }))? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -160,7 +200,7 @@ impl Client {
     /// # Errors
     /// What the connection suffers.
     pub fn status(&self) -> Result<String, ClientError> {
-        match self.session()?.ask(Request::Status)? {
+        match self.on_session(|session| session.ask(Request::Status))? {
             Reply::Status(json) => Ok(json),
             other => Err(unexpected(&other)),
         }
@@ -174,23 +214,39 @@ impl Client {
     }
 
     fn session(&self) -> Result<Arc<Session>, ClientError> {
-        let mut current: MutexGuard<'_, Arc<Session>> = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.is_lost() {
-            let (session, _, tables) = open(&self.options)?;
-            if tables[..] != self.tables[..] {
-                return Err(ClientError::TablesChanged);
-            }
-            let old = std::mem::replace(&mut *current, session);
-            if old.pid != std::process::id() {
-                // The parent still uses that stream: closing our copy is harmless, but its memory stays mapped.
-                std::mem::forget(old);
-            }
+        let mut current = self.current.of_this_process().session.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = current.as_ref().filter(|session| !session.is_lost()) {
+            return Ok(Arc::clone(session));
         }
-        Ok(Arc::clone(&current))
+        let (session, _, tables) = open(&self.options)?;
+        if tables[..] != self.tables[..] {
+            return Err(ClientError::TablesChanged);
+        }
+        *current = Some(Arc::clone(&session));
+        Ok(session)
+    }
+
+    /// Calls on the session. If that was lost unnoticed, for instance because the daemon was restarted since the last
+    /// call, calls once more on a new one: every call may be made twice.
+    fn on_session<T>(&self, call: impl Fn(&Arc<Session>) -> Result<T, ClientError>) -> Result<T, ClientError> {
+        match call(&self.session()?) {
+            Err(ClientError::Lost(_)) => call(&self.session()?),
+            outcome => outcome,
+        }
     }
 
     fn send_fetch(&self, table: usize, dtype: DType, width: u32, ids: &[u64]) -> Result<Pending, ClientError> {
-        let session = self.session()?;
+        self.on_session(|session| self.send_fetch_on(session, table, dtype, width, ids))
+    }
+
+    fn send_fetch_on(
+        &self,
+        session: &Arc<Session>,
+        table: usize,
+        dtype: DType,
+        width: u32,
+        ids: &[u64],
+    ) -> Result<Pending, ClientError> {
         let info = &self.tables[table];
         let count = ids.len() as u64;
         let raw: &[u8] = bytemuck::cast_slice(ids);
@@ -209,7 +265,13 @@ impl Client {
             sender.send(Request::Fetch { table: info.id, dtype, width, count, ids, rows }, &[], None, Some(lease))?
         };
         drop(sender);
-        Ok(Pending { session, id: Some(id), tables: Arc::clone(&self.tables), table, count: ids.len() })
+        Ok(Pending {
+            session: Arc::clone(session),
+            id: Some(id),
+            tables: Arc::clone(&self.tables),
+            table,
+            count: ids.len(),
+        })
     }
 }
 
@@ -230,6 +292,12 @@ fn unexpected(reply: &Reply) -> ClientError {
 }
 
 impl Pending {
+    /// Whether [`Pending::wait`] would return at once, with rows or an error. Never blocks.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.id.is_none_or(|id| self.session.is_ready(id))
+    }
+
     /// Waits for the rows.
     ///
     /// # Errors
@@ -252,6 +320,13 @@ impl Pending {
             }
         };
         Ok(Rows { memory, tables: Arc::clone(&self.tables), table: self.table, count: self.count, sources })
+    }
+}
+
+#[cfg(test)]
+impl Pending {
+    pub(crate) fn session_pool(&self) -> Arc<crate::arena::Pool> {
+        Arc::clone(&self.session.pool)
     }
 }
 
@@ -339,5 +414,20 @@ impl Rows {
             return Err(mismatch());
         }
         bytemuck::try_cast_slice(self.bytes()).map_err(|_| mismatch())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_a_fork_left_held_is_not_waited_for() {
+        let slot = Slot { pid: std::process::id() + 1, session: Mutex::new(None), child: OnceLock::new() };
+        let _held = slot.session.lock().unwrap();
+        let mine = slot.of_this_process();
+        assert_eq!(mine.pid, std::process::id());
+        assert!(mine.session.try_lock().is_ok());
+        assert!(std::ptr::eq(mine, slot.of_this_process()));
     }
 }

@@ -28,6 +28,9 @@ pub enum ClientError {
         /// The limit that ran out.
         timeout_ms: u64,
     },
+    /// [`crate::ConnectOptions::interrupted`] said so; the call is given up.
+    #[error("the wait for rudderd was interrupted")]
+    Interrupted,
     /// The dataset has no such table.
     #[error("no table `{name}`; the daemon serves {known}")]
     UnknownTable {
@@ -66,6 +69,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// The error of a call that the daemon refused.
+    pub(crate) fn refused(code: ErrorCode, message: String) -> Self {
+        match code {
+            ErrorCode::Version => ClientError::Protocol(message),
+            _ => ClientError::Daemon { code, message },
+        }
+    }
+
     /// The daemon's code, where the error is the daemon's.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {

@@ -17,6 +17,8 @@ mod client;
 mod dtype;
 mod error;
 mod session;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};

@@ -1,27 +1,37 @@
 //! One connection to a daemon: sends calls, hands each reply to whoever waits for it. It owns the socket and the leases
 //! of calls in flight. It must never give a lease back while the daemon may still write into it.
 //!
-//! There is no thread of its own: of the threads that wait, one reads the socket for all.
+//! There is no thread of its own: of the threads that wait, one reads the socket for all; one that has no room to write
+//! reads too, so that a daemon that waits for us to take its replies is never waited for.
+//!
+//! A session is of the process that connected. A fork copies its locks as they are, perhaps held by threads the child has
+//! not, and shares its stream: in another process no lock of it is taken and nothing is read or written.
 
-use crate::arena::{Lease, Pool};
+use crate::arena::{Growth, Lease, Pool};
 use crate::wire::frame::{self, Frame, FrameBuffer, FrameLimits};
 use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, Reply, Request, codec};
 use crate::{ClientError, ConnectOptions};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use std::collections::HashMap;
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a blocked read looks at its deadline.
-const READ_TICK: Duration = Duration::from_millis(100);
+/// How often whoever waits looks at its deadline, and asks whether it shall give up.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Bytes one read takes from the socket.
 const READ_BYTES: usize = 64 << 10;
+
+/// Reads that look for a daemon's last words on a broken stream.
+const LAST_READS_MAX: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -31,18 +41,43 @@ pub(crate) struct Session {
     sender: Mutex<u64>,
     inbox: Mutex<Inbox>,
     arrived: Condvar,
-    reader: Mutex<FrameBuffer>,
+    reader: Mutex<Reader>,
     lost: AtomicBool,
     timeout_ms: u64,
+    interrupted: Option<fn() -> bool>,
     /// The process that connected: a fork must not share the stream.
-    pub(crate) pid: u32,
+    pid: u32,
+}
+
+#[derive(Debug)]
+struct Reader {
+    frames: FrameBuffer,
+    /// Where the socket's bytes arrive; kept, so that a read of a few bytes need not clear it.
+    arriving: Box<[u8]>,
 }
 
 #[derive(Debug, Default)]
 struct Inbox {
     calls: HashMap<u64, Waiting>,
     reading: bool,
-    lost: Option<String>,
+    lost: Option<Cause>,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone)]
+enum Cause {
+    Broken(String),
+    /// The daemon closed it, and said why.
+    Refused(ErrorCode, String),
+}
+
+impl From<Cause> for ClientError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Broken(message) => ClientError::Lost(message),
+            Cause::Refused(code, message) => ClientError::refused(code, message),
+        }
+    }
 }
 
 /// A call in flight, with the lease that its reply fills.
@@ -78,9 +113,11 @@ impl Session {
     pub(crate) fn connect(options: &ConnectOptions) -> Result<Arc<Self>, ClientError> {
         let path = options.socket_path();
         let fail = |cause| ClientError::Connect { socket: path.clone(), cause };
-        let socket = UnixStream::connect(&path).map_err(fail)?;
-        socket.set_read_timeout(Some(READ_TICK)).map_err(fail)?;
-        socket.set_write_timeout(Some(Duration::from_millis(options.timeout_ms.max(1)))).map_err(fail)?;
+        let socket = connect_within(&path, options).map_err(|refusal| match refusal {
+            Refusal::Io(cause) => fail(cause),
+            Refusal::Interrupted => ClientError::Interrupted,
+        })?;
+        socket.set_read_timeout(Some(TICK)).map_err(fail)?;
         let limits = FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, payload_bytes_max: u32::MAX as usize };
         Ok(Arc::new(Self {
             socket,
@@ -88,16 +125,22 @@ impl Session {
             sender: Mutex::new(1),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
-            reader: Mutex::new(FrameBuffer::new(limits)),
+            reader: Mutex::new(Reader { frames: FrameBuffer::new(limits), arriving: vec![0; READ_BYTES].into() }),
             lost: AtomicBool::new(false),
             timeout_ms: options.timeout_ms,
+            interrupted: options.interrupted,
             pid: std::process::id(),
         }))
     }
 
     /// Whether a later call would need a new connection.
     pub(crate) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Acquire) || self.pid != std::process::id()
+        self.lost.load(Ordering::Acquire) || self.is_foreign()
+    }
+
+    /// Whether another process connected, of which this one is a fork.
+    fn is_foreign(&self) -> bool {
+        self.pid != std::process::id()
     }
 
     /// Takes the right to send; what is sent under one right arrives in one piece.
@@ -113,87 +156,211 @@ impl Session {
 
     /// Waits for the reply of call `id`, reading the socket if nobody else does.
     pub(crate) fn wait(&self, id: u64) -> Result<Delivery, ClientError> {
-        let deadline = Instant::now() + Duration::from_millis(self.timeout_ms);
+        if self.is_foreign() {
+            return Err(ClientError::Lost(format!("the call was sent by process {}, before a fork", self.pid)));
+        }
+        let start = Instant::now();
+        let deadline = start + Duration::from_millis(self.timeout_ms);
+        let mut look_up = start + TICK;
         let mut inbox = relock(&self.inbox);
         loop {
-            if matches!(inbox.calls.get(&id), Some(Waiting::Answered(_)))
+            if inbox.is_answered(id)
                 && let Some(Waiting::Answered(delivery)) = inbox.calls.remove(&id)
             {
                 return refuse_failures(delivery);
             }
             if let Some(cause) = &inbox.lost {
-                let cause = cause.clone();
-                inbox.calls.remove(&id);
-                return Err(ClientError::Lost(cause));
+                return Err(cause.clone().into());
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let now = Instant::now();
+            if now >= deadline {
                 abandon(&mut inbox, id);
                 return Err(ClientError::Timeout { timeout_ms: self.timeout_ms });
             }
-            if inbox.reading {
-                inbox = self.arrived.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
+            if now >= look_up {
+                // Not under the lock: whoever is asked may wait for a thread that wants the inbox.
+                drop(inbox);
+                let give_up = self.interrupted.is_some_and(|ask| ask());
+                inbox = relock(&self.inbox);
+                if give_up {
+                    abandon(&mut inbox, id);
+                    return Err(ClientError::Interrupted);
+                }
+                look_up = now + TICK;
                 continue;
             }
-            inbox.reading = true;
-            drop(inbox);
-            let frames = self.read_frames();
-            inbox = relock(&self.inbox);
-            inbox.reading = false;
-            match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
-                Ok(()) => {}
-                Err(cause) => self.lose(&mut inbox, cause),
-            }
-            self.arrived.notify_all();
+            inbox = if inbox.reading {
+                let nap = deadline.min(look_up).saturating_duration_since(now);
+                self.arrived.wait_timeout(inbox, nap).unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                self.read(inbox, RecvFlags::empty())
+            };
         }
+    }
+
+    /// Whether [`Session::wait`] for call `id` would return at once. Takes in what has arrived, and never blocks.
+    pub(crate) fn is_ready(&self, id: u64) -> bool {
+        if self.is_foreign() {
+            return true;
+        }
+        let mut inbox = relock(&self.inbox);
+        if !inbox.is_answered(id) && inbox.lost.is_none() && !inbox.reading {
+            inbox = self.read(inbox, RecvFlags::DONTWAIT);
+        }
+        inbox.is_answered(id) || inbox.lost.is_some()
     }
 
     /// Stops waiting for call `id`; what it leased is free once the daemon has answered.
     pub(crate) fn abandon(&self, id: u64) {
-        abandon(&mut relock(&self.inbox), id);
+        if !self.is_foreign() {
+            abandon(&mut relock(&self.inbox), id);
+        }
     }
 
-    fn lose(&self, inbox: &mut Inbox, cause: String) {
-        self.lost.store(true, Ordering::Release);
-        // The daemon may still be writing into leased memory: those leases are never used again. A new session has a
-        // pool of its own; the old pool lives until the last row that was received through it is dropped.
-        for (_, call) in inbox.calls.drain() {
-            if let Waiting::Open(Some(lease)) | Waiting::Abandoned { _lease: Some(lease) } = call {
-                std::mem::forget(lease);
-            }
+    /// Reads once for all, files what came and wakes who waits for it. Nobody else may be reading.
+    fn read<'a>(&'a self, mut inbox: MutexGuard<'a, Inbox>, flags: RecvFlags) -> MutexGuard<'a, Inbox> {
+        inbox.reading = true;
+        drop(inbox);
+        let frames = self.read_frames(flags).map_err(Cause::Broken);
+        let mut inbox = relock(&self.inbox);
+        inbox.reading = false;
+        match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
+            Ok(()) => self.arrived.notify_all(),
+            Err(cause) => self.lose(&mut inbox, cause),
         }
+        inbox
+    }
+
+    /// Ends the session: calls without an answer fail with `cause`.
+    fn lose(&self, inbox: &mut Inbox, cause: Cause) {
+        self.lost.store(true, Ordering::Release);
+        // The daemon may still be writing into the leases that go back here. Nobody will read them: a lost session
+        // sends no call, a new one has a pool of its own, and this pool goes with the last row received through it.
+        inbox.calls.retain(|_, call| matches!(call, Waiting::Answered(_)));
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        inbox.lost = Some(cause);
+        inbox.lost.get_or_insert(cause);
+        self.arrived.notify_all();
     }
 
     /// Reads once and answers the frames that are whole; none if nothing came within a tick.
-    fn read_frames(&self) -> Result<Vec<Frame>, String> {
-        let mut buffer = relock(&self.reader);
-        let mut bytes = [0; READ_BYTES];
-        match (&self.socket).read(&mut bytes) {
-            Ok(0) => return Err("rudderd closed it".to_owned()),
-            Ok(n) => buffer.extend(&bytes[..n]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+    fn read_frames(&self, flags: RecvFlags) -> Result<Vec<Frame>, String> {
+        let mut reader = relock(&self.reader);
+        let Reader { frames, arriving } = &mut *reader;
+        match rustix::net::recv(&self.socket, &mut arriving[..], flags) {
+            Ok((0, _)) => return Err("rudderd closed it".to_owned()),
+            Ok((count, _)) => frames.extend(&arriving[..count]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(error.to_string()),
         }
-        let mut frames = Vec::new();
-        while let Some(frame) = buffer.next_frame().map_err(|error| error.to_string())? {
-            frames.push(frame);
+        let mut whole = Vec::new();
+        while let Some(frame) = frames.next_frame().map_err(|error| error.to_string())? {
+            whole.push(frame);
         }
-        Ok(frames)
+        Ok(whole)
     }
 
-    fn write_all(&self, mut bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        if let Some(fd) = fd {
-            let fds = [fd];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-            let sent = rustix::net::sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-            bytes = &bytes[sent..];
+    /// Writes `bytes`, with `fd` beside the first of them. Each piece has the session's timeout to find room.
+    fn write_all(&self, mut bytes: &[u8], mut fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let timeout = Duration::from_millis(self.timeout_ms);
+        let mut deadline = Instant::now() + timeout;
+        while !bytes.is_empty() {
+            match send_some(&self.socket, bytes, fd) {
+                Ok(sent) => {
+                    bytes = &bytes[sent..];
+                    fd = None;
+                    deadline = Instant::now() + timeout;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if Instant::now() < deadline => self.wait_for_room()?,
+                Err(Errno::AGAIN) => {
+                    let message = format!("no room in the socket for {} ms", self.timeout_ms);
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        (&self.socket).write_all(bytes)
+        Ok(())
+    }
+
+    /// Waits a tick for room in the socket. Replies that come meanwhile are taken in: the daemon may have stopped to
+    /// read because nobody takes them.
+    fn wait_for_room(&self) -> io::Result<()> {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT | PollFlags::IN)];
+        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() })) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let events = fds[0].revents();
+        if events.contains(PollFlags::IN) && !events.contains(PollFlags::OUT) {
+            let inbox = relock(&self.inbox);
+            if inbox.reading {
+                drop(inbox);
+                std::thread::yield_now();
+            } else if inbox.lost.is_none() {
+                drop(self.read(inbox, RecvFlags::DONTWAIT));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Forked children may hold copies of the socket: say to the daemon that nobody calls any more.
+        if !self.is_foreign() {
+            let _ = self.socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+enum Refusal {
+    Io(io::Error),
+    Interrupted,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Refusal::Io(errno.into())
+    }
+}
+
+/// Connects to the socket at `path`. A daemon whose queue of connections is full is waited for, but not for ever.
+fn connect_within(path: &Path, options: &ConnectOptions) -> Result<UnixStream, Refusal> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+    let deadline = Instant::now() + Duration::from_millis(options.timeout_ms);
+    let address = SocketAddrUnix::new(path)?;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TICK))?;
+    loop {
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => return Ok(socket.into()),
+            Err(Errno::AGAIN) if Instant::now() >= deadline => {
+                let message = format!("it accepted no connection within {} ms", options.timeout_ms);
+                return Err(Refusal::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
+            }
+            Err(Errno::AGAIN | Errno::INTR) if options.interrupted.is_some_and(|ask| ask()) => {
+                return Err(Refusal::Interrupted);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends as much of `bytes` as there is room for, with `fd` beside it.
+fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let Some(fd) = fd else { return rustix::net::send(socket, bytes, flags) };
+    let fds = [fd];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)
+}
+
+impl Inbox {
+    fn is_answered(&self, id: u64) -> bool {
+        matches!(self.calls.get(&id), Some(Waiting::Answered(_)))
     }
 }
 
@@ -214,20 +381,14 @@ impl Sender<'_> {
         {
             let mut inbox = relock(&session.inbox);
             if let Some(cause) = &inbox.lost {
-                return Err(ClientError::Lost(cause.clone()));
+                return Err(cause.clone().into());
             }
             inbox.calls.insert(id, Waiting::Open(lease));
         }
-        let written = session.write_all(&head, fd).and_then(|()| (&session.socket).write_all(payload));
-        if let Err(error) = written {
-            let mut inbox = relock(&session.inbox);
-            // A daemon that refuses a connection says why before it closes: prefer its words to "broken pipe".
-            let cause = session.last_words().unwrap_or_else(|| error.to_string());
-            session.lose(&mut inbox, cause.clone());
-            session.arrived.notify_all();
-            return Err(ClientError::Lost(cause));
+        match session.write_all(&head, fd).and_then(|()| session.write_all(payload, None)) {
+            Ok(()) => Ok(id),
+            Err(error) => session.broke_off(id, &error),
         }
-        Ok(id)
     }
 
     /// Leases `bytes`, and tells the daemon of a new arena if one had to be made.
@@ -235,6 +396,14 @@ impl Sender<'_> {
         let session = self.session;
         let (lease, growth) = session.pool.lease(bytes).map_err(|error| ClientError::Memory(error.to_string()))?;
         let Some(growth) = growth else { return Ok(lease) };
+        let arena = growth.added.0;
+        // An arena that the daemon does not know must not serve later fetches.
+        self.announce(growth).inspect_err(|_| session.pool.discard(arena))?;
+        Ok(lease)
+    }
+
+    fn announce(&mut self, growth: Growth) -> Result<(), ClientError> {
+        let session = self.session;
         for arena in growth.dropped {
             let id = self.send(Request::DropArena { arena }, &[], None, None)?;
             session.wait(id)?;
@@ -243,18 +412,25 @@ impl Sender<'_> {
         let request = Request::AddArena { arena, bytes: mapping.bytes() as u64 };
         let id = self.send(request, &[], Some(mapping.fd()), None)?;
         session.wait(id)?;
-        Ok(lease)
+        Ok(())
     }
 }
 
 impl Session {
-    /// The message of a refusal that arrived but was not read, if nobody is reading.
-    fn last_words(&self) -> Option<String> {
-        let frames = self.read_frames().ok()?;
-        frames.iter().find_map(|frame| match codec::decode::<Answer>(&frame.message).ok()?.reply {
-            Reply::Failed { message, .. } => Some(message),
-            _ => None,
-        })
+    /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its words, which
+    /// may be the answer to this very call, go before "broken pipe".
+    fn broke_off(&self, id: u64, error: &io::Error) -> Result<u64, ClientError> {
+        let mut inbox = relock(&self.inbox);
+        let mut reads_left = if error.kind() == io::ErrorKind::TimedOut { 0 } else { LAST_READS_MAX };
+        while reads_left > 0 && inbox.lost.is_none() && !inbox.reading && !inbox.is_answered(id) {
+            inbox = self.read(inbox, RecvFlags::DONTWAIT);
+            reads_left -= 1;
+        }
+        self.lose(&mut inbox, Cause::Broken(error.to_string()));
+        match &inbox.lost {
+            Some(cause) if !inbox.is_answered(id) => Err(cause.clone().into()),
+            _ => Ok(id),
+        }
     }
 }
 
@@ -271,27 +447,27 @@ fn abandon(inbox: &mut Inbox, id: u64) {
 }
 
 /// Files a reply under its call.
-fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), String> {
-    let answer: Answer = codec::decode(&frame.message).map_err(|error| error.to_string())?;
-    match inbox.calls.remove(&answer.id) {
+fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Cause> {
+    let answer: Answer = codec::decode(&frame.message).map_err(|error| Cause::Broken(error.to_string()))?;
+    let id = answer.id;
+    match inbox.calls.remove(&id) {
         Some(Waiting::Open(lease)) => {
             let delivery = Delivery { reply: answer.reply, payload: frame.payload, lease };
-            inbox.calls.insert(answer.id, Waiting::Answered(delivery));
+            inbox.calls.insert(id, Waiting::Answered(delivery));
             Ok(())
         }
         Some(Waiting::Abandoned { .. }) => Ok(()),
-        Some(Waiting::Answered(_)) => Err(format!("call {} was answered twice", answer.id)),
+        Some(Waiting::Answered(_)) => Err(Cause::Broken(format!("call {id} was answered twice"))),
         None => match answer.reply {
-            Reply::Failed { message, .. } => Err(message),
-            _ => Err(format!("an answer to call {}, which was never made", answer.id)),
+            Reply::Failed { code, message, .. } => Err(Cause::Refused(code, message)),
+            _ => Err(Cause::Broken(format!("an answer to call {id}, which was never made"))),
         },
     }
 }
 
 fn refuse_failures(delivery: Delivery) -> Result<Delivery, ClientError> {
     match delivery.reply {
-        Reply::Failed { code: ErrorCode::Version, message, .. } => Err(ClientError::Protocol(message)),
-        Reply::Failed { code, message, .. } => Err(ClientError::Daemon { code, message }),
+        Reply::Failed { code, message, .. } => Err(ClientError::refused(code, message)),
         _ => Ok(delivery),
     }
 }

@@ -1,1 +1,248 @@
-//! node
+//! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
+//! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
+
+use crate::cache::{CacheSpec, PeriodicSettings, PolicySpec};
+use crate::config::{CacheConfig, Config, Invalid, Policy};
+use crate::dataset::{Dataset, DatasetError, Table, Verify};
+use crate::lifecycle::Service;
+use crate::peers::{Identity, PeerError, Peers};
+use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
+use prometheus::core::Collector;
+use serde_json::{Value, json};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+
+/// Most threads that one large fetch uses unless configured: beyond, memory is the limit.
+const GATHER_THREADS_AUTO_MAX: usize = 4;
+
+/// A node that serves.
+pub struct Node {
+    config: Config,
+    dataset: Arc<Dataset>,
+    engine: Arc<Engine>,
+    peers: Arc<Peers>,
+    local: LocalServer,
+    collectors: Collectors,
+    serving: AtomicBool,
+    started: Instant,
+    /// Taken down last; `Option` so that `drop` can do it without waiting.
+    runtimes: [Option<Runtime>; 2],
+}
+
+/// Handles made once, given out at each call.
+type Collectors = Box<dyn Fn() -> Vec<Box<dyn Collector>> + Send + Sync>;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A key does not fit the dataset.
+    #[error(transparent)]
+    Config(#[from] Invalid),
+    /// A key names a table that is not there.
+    #[error("cache.tables.{name}: the dataset has no such table; it has {known}")]
+    UnknownTable {
+        /// The name in the configuration.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The dataset cannot be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The way to the other nodes cannot be opened.
+    #[error(transparent)]
+    Peers(#[from] PeerError),
+    /// The fetch path cannot be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The local socket cannot be served.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// No threads.
+    #[error("the kernel gives no threads: {0}")]
+    Threads(#[from] io::Error),
+}
+
+impl Node {
+    /// Starts a node; blocks until it serves.
+    ///
+    /// # Errors
+    /// [`StartError`], which names the key, file, address or peer at fault.
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let started = Instant::now();
+        let dataset = Arc::new(open_dataset(&config)?);
+        config.validate_against(dataset.parts())?;
+        check_table_names(&config.cache, &dataset)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let network = runtime("rudder-net", cores)?;
+        let serving = runtime("rudder-serve", or_else(config.local.threads, cores))?;
+        let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+        let peers = {
+            let _inside = network.enter();
+            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&dataset))))?
+        };
+        let engine = Engine::new(EngineParts {
+            dataset: Arc::clone(&dataset),
+            peers: Arc::clone(&peers),
+            network: network.handle().clone(),
+            caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
+            gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
+        })?;
+        let status = status_text(&config, &dataset, &engine, &peers, started);
+        let local = {
+            let _inside = serving.enter();
+            LocalServer::start(Arc::clone(&engine), config.local.clone(), status)?
+        };
+        tracing::info!(
+            node = dataset.node(),
+            parts = dataset.parts(),
+            dataset = dataset.name(),
+            socket = %config.local.socket.display(),
+            "serving"
+        );
+        let collectors = collectors(&engine, &peers)?;
+        let runtimes = [Some(serving), Some(network)];
+        let serving = AtomicBool::new(true);
+        Ok(Self { config, dataset, engine, peers, local, collectors, serving, started, runtimes })
+    }
+}
+
+impl Service for Node {
+    fn status(&self) -> Value {
+        status(&self.config, &self.dataset, &self.engine, &self.peers, self.started)
+    }
+
+    fn ready(&self) -> bool {
+        self.serving.load(Ordering::Acquire)
+    }
+
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        (self.collectors)()
+    }
+
+    fn shutdown(&self, deadline: Duration) {
+        self.serving.store(false, Ordering::Release);
+        let end = Instant::now() + deadline;
+        if let [Some(serving), Some(network)] = &self.runtimes {
+            serving.block_on(self.local.shutdown(deadline));
+            network.block_on(self.peers.shutdown(end.saturating_duration_since(Instant::now())));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        for runtime in &mut self.runtimes {
+            if let Some(runtime) = runtime.take() {
+                runtime.shutdown_background();
+            }
+        }
+    }
+}
+
+fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
+    let verify = match config.dataset.verify {
+        crate::config::Verify::Full => Verify::Full,
+        crate::config::Verify::Shape => Verify::Shape,
+    };
+    let begin = Instant::now();
+    let dataset = Dataset::open(&config.dataset.path, config.node.index, verify, &|done, total| {
+        tracing::debug!(done, total, "checking the dataset");
+    })?;
+    tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
+    Ok(dataset)
+}
+
+fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), StartError> {
+    match config.tables.keys().find(|name| dataset.table(name).is_none()) {
+        None => Ok(()),
+        Some(name) => {
+            let known: Vec<String> = dataset.tables().iter().map(|table| format!("`{}`", table.name)).collect();
+            Err(StartError::UnknownTable { name: name.clone(), known: known.join(", ") })
+        }
+    }
+}
+
+fn runtime(name: &str, threads: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(threads).thread_name(name).enable_all().build()
+}
+
+fn or_else(configured: usize, automatic: usize) -> usize {
+    if configured == 0 { automatic } else { configured }
+}
+
+fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSpec {
+    let (capacity, policy) = config.for_table(&table.name);
+    let remote_rows = table.rows - table.book.owned(dataset.node());
+    CacheSpec {
+        table_rows: table.rows,
+        row_bytes: table.row_bytes,
+        capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
+        policy: match policy {
+            Policy::None => PolicySpec::None,
+            Policy::Periodic => PolicySpec::Periodic(PeriodicSettings { period: config.period, alpha: config.alpha }),
+            Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
+        },
+        seed: config.seed,
+    }
+}
+
+fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {
+    // Made once here so that a defect shows at the start; each later call makes handles over the same counters.
+    engine.collectors().map_err(EngineError::from)?;
+    let (engine, peers) = (Arc::clone(engine), Arc::clone(peers));
+    Ok(Box::new(move || {
+        let mut all = engine.collectors().unwrap_or_default();
+        all.extend(peers.collectors());
+        all
+    }))
+}
+
+fn status_text(
+    config: &Config,
+    dataset: &Arc<Dataset>,
+    engine: &Arc<Engine>,
+    peers: &Arc<Peers>,
+    started: Instant,
+) -> StatusText {
+    let (config, dataset, engine, peers) = (config.clone(), Arc::clone(dataset), Arc::clone(engine), Arc::clone(peers));
+    Arc::new(move || status(&config, &dataset, &engine, &peers, started).to_string())
+}
+
+fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
+    let serving = engine.status();
+    let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "node": dataset.node(),
+        "parts": dataset.parts(),
+        "dataset": dataset.name(),
+        "fingerprint": format!("{:016x}", dataset.fingerprint()),
+        "uptime_seconds": started.elapsed().as_secs_f64(),
+        "draining": engine.is_draining(),
+        "socket": config.local.socket,
+        "peers_address": peers.local_addr(),
+        "trainers_reporting": serving.trainers_reporting,
+        "scores": serving.scores,
+        "stall_seconds": serving.stall_seconds,
+        "memory": {
+            "resident_bytes": resident_bytes(),
+            "cache_bytes": sum(|table| table.cache_bytes),
+            "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
+            "network_buffer_bytes": peers.pooled_bytes(),
+        },
+        "tables": serving.tables,
+        "peers": peers.status(),
+        "peer_totals": peers.stats().totals,
+    })
+}
+
+/// Memory of this process that is in RAM, as the kernel counts it; pages of mapped shards included.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}

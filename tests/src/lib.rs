@@ -1,1 +1,158 @@
-//! What the cluster tests share.
+//! What the cluster tests share: a dataset whose rows tell whose they are, and nodes over it, each with its certificate,
+//! talking QUIC over loopback. Nodes run inside the test's process; tests that kill use real processes.
+
+use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
+use rudder_daemon::config::{Capacity, Config, Policy};
+use rudder_daemon::dataset::{BookSpec, DatasetWriter, Existing};
+use rudder_daemon::lifecycle::Service;
+use rudder_daemon::node::Node;
+use rudder_daemon::peers::{authority, install_tls_provider};
+use std::error::Error;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Any failure of a test's scaffolding.
+pub type Fault = Box<dyn Error + Send + Sync>;
+
+/// Elements of a row of table `feat`.
+pub const WIDTH: u32 = 37;
+
+/// Row `id` of table `feat`: every element says whose it is.
+#[must_use]
+pub fn row_of(id: u64) -> Vec<u8> {
+    (0..u64::from(WIDTH)).flat_map(|at| ((id * 1_000 + at) as f32).to_le_bytes()).collect()
+}
+
+/// Row `id` of table `label`.
+#[must_use]
+pub fn label_of(id: u64) -> i64 {
+    id as i64 * 7 - 3
+}
+
+/// Writes a dataset of `rows` vertices over `parts` even ranges: tables `feat` (f32 × [`WIDTH`]) and `label` (i64 × 1).
+///
+/// # Errors
+/// What the disk says.
+pub fn write_dataset(dir: &Path, rows: u64, parts: u16) -> Result<(), Fault> {
+    let starts: Vec<u64> = (0..=u64::from(parts)).map(|part| part * rows / u64::from(parts)).collect();
+    let mut writer = DatasetWriter::create(dir, "test", parts, Existing::Refuse)?;
+    writer.add_book("_N", BookSpec::Ranges(&starts))?;
+    let mut feat = writer.add_table("feat", "_N", DType::F32, WIDTH)?;
+    let mut label = writer.add_table("label", "_N", DType::I64, 1)?;
+    for (part, span) in (0u16..).zip(starts.windows(2)) {
+        for id in span[0]..span[1] {
+            feat.write_rows(part, &row_of(id))?;
+            label.write_rows(part, &label_of(id).to_le_bytes())?;
+        }
+    }
+    writer.close_table(feat)?;
+    writer.close_table(label)?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// Nodes over one dataset in a folder of their own.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    /// By index; `None` where a node was stopped.
+    pub nodes: Vec<Option<Node>>,
+    configs: Vec<Config>,
+}
+
+impl Cluster {
+    /// Starts `nodes` nodes over `rows` vertices; `adapt` changes each node's configuration first.
+    ///
+    /// # Errors
+    /// What a node says when it does not start.
+    pub fn start(nodes: u16, rows: u64, adapt: impl Fn(&mut Config)) -> Result<Self, Fault> {
+        let mut cluster = Self::prepare(nodes, rows, adapt)?;
+        for index in 0..usize::from(nodes) {
+            cluster.start_node(index)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Writes dataset, certificates and configurations, and starts nothing.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn prepare(nodes: u16, rows: u64, adapt: impl Fn(&mut Config)) -> Result<Self, Fault> {
+        install_tls_provider();
+        let dir = tempfile::tempdir()?;
+        write_dataset(&dir.path().join("data"), rows, nodes)?;
+        let certificates = dir.path().join("certificates");
+        authority::init(&certificates, "test", 1, false)?;
+        let sockets = (0..nodes).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+        let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let mut configs = Vec::new();
+        for node in 0..nodes {
+            authority::issue(&certificates, node, &certificates, 1, false)?;
+            let mut config = Config::default();
+            config.node.index = node;
+            config.node.drain_ms = 2_000;
+            config.dataset.path = dir.path().join("data");
+            config.local.socket = dir.path().join(format!("{node}.sock"));
+            config.cache.policy = Policy::Epoch;
+            config.cache.capacity = Capacity::Share(0.2);
+            config.peers.listen = addresses[usize::from(node)];
+            let others = (0..nodes).filter(|&other| other != node);
+            config.peers.addresses = others.map(|other| (other, addresses[usize::from(other)].to_string())).collect();
+            config.peers.authority = certificates.join("ca.pem");
+            config.peers.certificate = certificates.join(format!("node-{node}.pem"));
+            config.peers.key = certificates.join(format!("node-{node}.key"));
+            adapt(&mut config);
+            configs.push(config);
+        }
+        Ok(Self { dir, nodes: (0..nodes).map(|_| None).collect(), configs })
+    }
+
+    /// Starts a node that does not run.
+    ///
+    /// # Errors
+    /// What the node says.
+    pub fn start_node(&mut self, index: usize) -> Result<(), Fault> {
+        self.nodes[index] = Some(Node::start(self.configs[index].clone())?);
+        Ok(())
+    }
+
+    /// Drains and stops a node.
+    pub fn stop_node(&mut self, index: usize) {
+        if let Some(node) = self.nodes[index].take() {
+            node.shutdown(Duration::from_secs(2));
+        }
+    }
+
+    /// The folder of this cluster.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The configuration of a node.
+    pub fn config(&mut self, index: usize) -> &mut Config {
+        &mut self.configs[index]
+    }
+
+    /// The socket of a node.
+    #[must_use]
+    pub fn socket(&self, index: usize) -> PathBuf {
+        self.configs[index].local.socket.clone()
+    }
+
+    /// A client of a node.
+    ///
+    /// # Errors
+    /// What the client says.
+    pub fn client(&self, index: usize) -> Result<Client, ClientError> {
+        Client::connect(ConnectOptions::at(self.socket(index)))
+    }
+}
+
+/// Panics unless `rows` are the rows of table `feat` of `ids`, bit for bit.
+pub fn assert_rows(rows: &Rows, ids: &[u64]) {
+    assert_eq!(rows.len(), ids.len());
+    for (i, &id) in ids.iter().enumerate() {
+        assert_eq!(rows.row(i), row_of(id), "row {i}, id {id}");
+    }
+}

@@ -1,1 +1,24 @@
-//! py
+//! The module `rudder._native`: the Rust client as Python objects. It owns what must be native: waiting without the
+//! interpreter's lock, rows as memory that NumPy can adopt, ids read in place. What a user sees (arrays, tensors, options,
+//! error classes) is in the Python package around it. It must never hold the interpreter's lock while it waits, and never
+//! hand out memory whose lease has ended.
+
+mod client;
+mod errors;
+mod ids;
+mod rows;
+mod signals;
+
+/// The native half of the package `rudder`.
+#[pyo3::pymodule]
+mod _native {
+    #[pymodule_export]
+    use crate::client::{NativeClient, NativePending};
+    #[pymodule_export]
+    use crate::rows::NativeRows;
+
+    /// Version of the package and of the protocol's client.
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name is Python's")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

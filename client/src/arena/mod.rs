@@ -18,6 +18,8 @@ const FIRST_ARENA_BYTES: usize = 16 << 20;
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
     bytes_max: u64,
+    /// The process whose pool it is: a fork has a copy that nobody leases from, with a lock that may be held for ever.
+    pid: u32,
 }
 
 #[derive(Debug)]
@@ -111,7 +113,11 @@ impl Arena {
 
 impl Pool {
     pub(crate) fn new(bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(PoolState { arenas: Vec::new(), next_number: 0 }), bytes_max })
+        Arc::new(Self {
+            state: Mutex::new(PoolState { arenas: Vec::new(), next_number: 0 }),
+            bytes_max,
+            pid: std::process::id(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
@@ -155,6 +161,13 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Forgets an arena that the daemon did not take.
+    pub(crate) fn discard(&self, number: u32) {
+        self.lock().arenas.retain(|arena| arena.number != number);
+    }
+}
+
 impl Lease {
     /// The client's number for the arena.
     pub(crate) fn arena(&self) -> u32 {
@@ -187,6 +200,9 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.pool.pid != std::process::id() {
+            return;
+        }
         let mut state = self.pool.lock();
         if let Some(arena) = state.arenas.iter_mut().find(|arena| arena.number == self.number) {
             arena.give(self.offset, self.len);

@@ -149,6 +149,8 @@ pub enum ErrorCode {
     Version,
     /// A frame or message that cannot be understood or is over a limit.
     Protocol,
+    /// The user of the client's process may not connect.
+    Forbidden,
     /// No table of that number or name.
     UnknownTable,
     /// An id at or above the table's number of rows.

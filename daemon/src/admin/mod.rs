@@ -1,1 +1,30 @@
-//! admin
+//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`.
+//!
+//! It reads what the rest of the daemon shows through [`AdminState`] and the collectors registered in [`Metrics`]; it must
+//! never be able to slow the fetch path: it has its own limits on connections and waits, and takes no lock of its own while
+//! it asks. Every wait ends: the head of a request, the answer, a reader that does not read, the drain.
+
+mod error;
+mod metrics;
+mod process;
+mod routes;
+mod server;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use error::AdminError;
+pub use metrics::Metrics;
+pub use server::Admin;
+
+/// What the HTTP interface can ask of the daemon. Both calls may block for a short time: they run on blocking threads.
+pub trait AdminState: Send + Sync + 'static {
+    /// The answer of `/v1/status`.
+    fn status(&self) -> serde_json::Value;
+
+    /// Whether the daemon serves fetches now; or why not, in words an operator understands.
+    ///
+    /// # Errors
+    /// The reason, such as `starting: opening the dataset` or `draining`.
+    fn ready(&self) -> Result<(), String>;
+}

@@ -1,2 +1,163 @@
-//! rudderd
-fn main() {}
+//! `rudderd`, the daemon. This file is the order of its start, top to bottom in `main`; what each step does is in the library.
+
+use clap::Parser;
+use rudder_daemon::{
+    cli::error_chain,
+    config::{Config, ConfigError, Layers, LogConfig, LogFormat},
+    lifecycle,
+    node::Node,
+    peers,
+};
+use std::{error::Error, io, io::IsTerminal, path::PathBuf, process::ExitCode};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use tracing_subscriber::EnvFilter;
+
+/// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_CONFIGURATION: u8 = 64;
+
+/// Serves feature rows to the trainers of this node: its own part of the dataset, a cache of the others', and its peers.
+///
+/// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is in
+/// docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP is ignored.
+#[derive(Debug, Parser)]
+#[command(name = "rudderd", version)]
+struct Arguments {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Validate the configuration and exit: status 0 if it can be used, 64 if not
+    #[arg(long)]
+    check: bool,
+    /// Print the configuration that is in effect as TOML, and exit
+    #[arg(long, conflicts_with = "check")]
+    print_config: bool,
+    /// The partition this daemon owns (node.index)
+    #[arg(long, value_name = "N")]
+    node_index: Option<String>,
+    /// Folder of the dataset (dataset.path)
+    #[arg(long, value_name = "DIR")]
+    dataset: Option<String>,
+    /// Unix socket for the trainers (local.socket)
+    #[arg(long, value_name = "PATH")]
+    socket: Option<String>,
+    /// Address of the HTTP interface (admin.listen)
+    #[arg(long, value_name = "ADDR")]
+    admin_listen: Option<String>,
+    /// UDP address for the peers (peers.listen)
+    #[arg(long, value_name = "ADDR")]
+    peers_listen: Option<String>,
+    /// Rows, share or size of the cache (cache.capacity)
+    #[arg(long, value_name = "N|SHARE|SIZE")]
+    capacity: Option<String>,
+    /// Cache policy: none, periodic or epoch (cache.policy)
+    #[arg(long, value_name = "POLICY")]
+    policy: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or directives (log.level)
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match configuration(&arguments) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, EXIT_CONFIGURATION),
+    };
+    if arguments.check {
+        eprintln!("rudderd: the configuration can be used");
+        return ExitCode::SUCCESS;
+    }
+    if arguments.print_config {
+        return print(&config);
+    }
+    start_logging(&config.log);
+    // Before any TLS object is built: rustls asks the process for its provider, and panics where two could be meant.
+    peers::install_tls_provider();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node.index, "rudderd starts");
+    match lifecycle::run(config, signals, Node::start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+/// Defaults, file, environment, flags: each over the one before.
+fn configuration(arguments: &Arguments) -> Result<Config, ConfigError> {
+    let mut layers = Layers::new();
+    if let Some(path) = &arguments.config {
+        layers = layers.file(path)?;
+    }
+    // Not `vars()`, which panics on a variable of somebody else that is not UTF-8.
+    let ours =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.display().to_string())));
+    layers = layers.environment(ours)?;
+    let flags = [
+        ("--node-index", "node.index", &arguments.node_index),
+        ("--dataset", "dataset.path", &arguments.dataset),
+        ("--socket", "local.socket", &arguments.socket),
+        ("--admin-listen", "admin.listen", &arguments.admin_listen),
+        ("--peers-listen", "peers.listen", &arguments.peers_listen),
+        ("--capacity", "cache.capacity", &arguments.capacity),
+        ("--policy", "cache.policy", &arguments.policy),
+        ("--log-level", "log.level", &arguments.log_level),
+    ];
+    for (flag, key, value) in flags {
+        if let Some(value) = value {
+            layers = layers.flag(flag, key, value)?;
+        }
+    }
+    layers.finish()
+}
+
+#[allow(clippy::print_stdout)] // the purpose of --print-config
+fn print(config: &Config) -> ExitCode {
+    match config.effective_toml() {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, EXIT_CONFIGURATION),
+    }
+}
+
+/// Lines go to standard error. The level was validated with the configuration, so that a bad one cannot reach this place.
+fn start_logging(config: &LogConfig) {
+    let filter = EnvFilter::builder().parse_lossy(&config.level);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match config.format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+/// Turns SIGTERM and SIGINT into requests to stop. SIGHUP is caught so that a closing terminal does not kill the daemon; the
+/// configuration is read at the start only.
+fn signals() -> io::Result<mpsc::Receiver<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (requests, receiver) = mpsc::channel(4);
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                Some(()) = terminate.recv() => "SIGTERM",
+                Some(()) = interrupt.recv() => "SIGINT",
+                Some(()) = hangup.recv() => {
+                    tracing::info!("SIGHUP is ignored: restart the daemon to change its configuration");
+                    continue;
+                }
+                else => return,
+            };
+            tracing::info!(signal = name, "told to stop");
+            // A full channel already holds more requests than are ever read.
+            let _ = requests.try_send(());
+        }
+    });
+    Ok(receiver)
+}
+
+fn fail(error: &dyn Error, status: u8) -> ExitCode {
+    eprintln!("rudderd: {}", error_chain(error));
+    ExitCode::from(status)
+}

@@ -3,8 +3,11 @@
 //! It must never reach into a running daemon other than over its socket or its HTTP interface.
 
 pub mod bench;
+pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
+pub mod demo;
+pub mod import;
 pub mod status;
 
 use clap::{Parser, Subcommand};
@@ -97,10 +100,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Makes a dataset from arrays or from a graph
+    Import(import::ImportArgs),
     /// Runs a benchmark beside its yardstick
     Bench(bench::BenchArgs),
     /// Makes the cluster's certificate authority and the certificates of its nodes
     Certs(certs::CertsArgs),
+    /// Trains a real GNN on a real graph through real daemons, and compares cache policies
+    Demo(demo::DemoArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -108,8 +115,10 @@ enum Command {
 impl Command {
     fn run(&self) -> Result<(), CliError> {
         match self {
+            Command::Import(args) => import::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Certs(args) => certs::run(args),
+            Command::Demo(args) => demo::run(args),
             Command::Status(args) => status::run(args),
         }
     }

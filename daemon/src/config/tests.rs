@@ -102,7 +102,7 @@ fn a_key_of_another_section_is_pointed_at() {
 fn a_wrong_type_names_key_value_place_and_an_example() {
     let error = complaint("[local]\nthreads = \"many\"\n");
     assert!(error.starts_with("local.threads = \"many\" (rudderd.toml:6): invalid type"), "{error}");
-    assert!(error.ends_with("the default is `0`"), "{error}");
+    assert!(error.ends_with("write for example `0`"), "{error}");
     let error = complaint("[local.socket]\npath = \"/x\"\n");
     assert!(error.starts_with("local.socket = "), "{error}");
     let error = complaint("[cache]\npolicy = \"lru\"\n");

@@ -10,9 +10,6 @@ pub struct Location {
     pub row: u64,
 }
 
-/// Up to this many parts, ranges are searched by counting starts without a branch; above, by binary search.
-const LINEAR_PARTS_MAX: usize = 16;
-
 /// Maps ids, 0 to `rows() - 1`, one to one to (part, row).
 #[derive(Clone, Debug)]
 pub struct PartitionBook {
@@ -37,7 +34,7 @@ enum Index {
 }
 
 /// Why numbers are no partition book.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BookError {
     /// Starts go down, do not begin at 0, or there are fewer than two or more than 65,536.
     #[error("`starts` must be parts + 1 ascending numbers from 0")]
@@ -143,13 +140,9 @@ impl PartitionBook {
         if id >= self.rows() {
             return None;
         }
-        // The part is the number of ends that are not above the id; empty parts are stepped over by either search.
-        let ends = &self.starts[1..];
-        let part = if ends.len() <= LINEAR_PARTS_MAX {
-            ends.iter().map(|&end| usize::from(end <= id)).sum()
-        } else {
-            ends.partition_point(|&end| end <= id)
-        };
+        // The part is the number of ends that are not above the id; empty parts are stepped over. The standard library's
+        // search has no branch that could be mispredicted and was measured to beat counting from 2 to 16 parts.
+        let part = self.starts[1..].partition_point(|&end| end <= id);
         Some(Location { part: part as u16, row: id - self.starts[part] })
     }
 

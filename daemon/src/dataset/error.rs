@@ -76,6 +76,9 @@ pub enum DatasetError {
     /// The files of one import do not fit each other.
     #[error("{0}")]
     Input(String),
+    /// A line of a text file makes no sense.
+    #[error("{}:{line}: {what}", .path.display())]
+    Text { path: PathBuf, line: u64, what: String },
     /// A conversion between element types that is not offered.
     #[error("{}: elements {found:?} cannot be stored as {wanted} without losing their meaning: convert the array first", .path.display())]
     Conversion { path: PathBuf, found: NpyType, wanted: DType },

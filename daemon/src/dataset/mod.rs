@@ -6,6 +6,7 @@
 mod book;
 mod build;
 mod error;
+pub mod import;
 mod manifest;
 mod map;
 pub mod npy;

@@ -14,7 +14,7 @@ use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, Table
 use super::map::{Access, map};
 use super::npy::NpyType;
 use super::partition::CsrGraph;
-use super::shard::{Shard, open_npy};
+use super::shard::{Shard, open_listed_npy};
 use super::verify::verify_files;
 
 /// How much of a dataset is checked before it is served.
@@ -289,7 +289,7 @@ struct Column {
 impl Column {
     fn open(dir: &Path, file: &FileManifest, rows: u64, allowed: &[NpyType]) -> Result<Self, DatasetError> {
         let path = resolve(dir, file);
-        let (opened, header) = open_npy(&path)?;
+        let (opened, header) = open_listed_npy(&path)?;
         if !allowed.contains(&header.element) {
             let expected: Vec<String> = allowed.iter().map(|element| format!("{element:?}").to_lowercase()).collect();
             return Err(DatasetError::WrongDType { path, found: header.element, expected: expected.join(" or ") });

@@ -65,7 +65,7 @@ impl Shard {
     /// Opens the shard of `table` that `manifest` describes, checking header and length.
     pub(crate) fn open(dir: &Path, table: &TableManifest, manifest: &ShardManifest) -> Result<Self, DatasetError> {
         let path = resolve(dir, &manifest.file);
-        let (file, header) = open_npy(&path)?;
+        let (file, header) = open_listed_npy(&path)?;
         if !header.element.is_same_bytes(table.dtype) {
             return Err(wrong_dtype(&path, &header, table.dtype));
         }
@@ -93,10 +93,7 @@ fn wrong_dtype(path: &Path, header: &NpyHeader, expected: DType) -> DatasetError
 
 /// Opens a `.npy` file and checks that it is as long as its header promises, no shorter and no longer.
 pub(crate) fn open_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
-    let mut file = File::open(path).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => DatasetError::FileMissing { path: path.to_owned() },
-        _ => DatasetError::Io { path: path.to_owned(), action: "open", source },
-    })?;
+    let mut file = File::open(path).map_err(DatasetError::io(path, "open"))?;
     let header = NpyHeader::read(&mut file).map_err(DatasetError::npy(path))?;
     let expected = header.data_offset + header.data_bytes().map_err(DatasetError::npy(path))?;
     let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
@@ -107,4 +104,14 @@ pub(crate) fn open_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
         return Err(DatasetError::SizeMismatch { path: path.to_owned(), found, expected });
     }
     Ok((file, header))
+}
+
+/// [`open_npy`] of a file that the manifest names.
+pub(crate) fn open_listed_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
+    open_npy(path).map_err(|error| match error {
+        DatasetError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            DatasetError::FileMissing { path }
+        }
+        other => other,
+    })
 }

@@ -150,7 +150,7 @@ impl TableWriter {
     }
 
     fn count_rows(&self, rows: &[u8]) -> Result<u64, DatasetError> {
-        if self.row_bytes == 0 || rows.len() % self.row_bytes != 0 {
+        if self.row_bytes == 0 || !rows.len().is_multiple_of(self.row_bytes) {
             let what = format!("{} bytes are no whole rows of {} bytes", rows.len(), self.row_bytes);
             return Err(DatasetError::Rows { table: self.name.clone(), what });
         }

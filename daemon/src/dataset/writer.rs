@@ -300,7 +300,8 @@ fn check_name(what: &str, name: &str) -> Result<(), DatasetError> {
     Err(DatasetError::Input(format!("{what} `{name}`: use up to 128 letters, digits, `_`, `-`, `.` or `:`")))
 }
 
-fn check_target(dir: &Path, existing: Existing) -> Result<(), DatasetError> {
+/// Fails when `dir` may not become a dataset: to be asked before long work.
+pub(crate) fn check_target(dir: &Path, existing: Existing) -> Result<(), DatasetError> {
     let mut entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -2,6 +2,7 @@
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
 use super::{Clock, Ledger, Policy};
+use crate::cache::future::NEVER;
 use crate::cache::heat::{Heat, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
@@ -28,7 +29,6 @@ pub struct EpochPolicy {
     phase: Phase,
     shift: ShiftDetector,
     accesses_since_decay: u64,
-    shifts: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -90,22 +90,48 @@ impl EpochPolicy {
             phase: Phase { progress: 0.0, epochs: 0 },
             shift: ShiftDetector::default(),
             accesses_since_decay: 0,
-            shifts: 0,
         }
-    }
-
-    /// Times that the shift detector fired.
-    #[must_use]
-    pub fn shifts(&self) -> u64 {
-        self.shifts
     }
 
     fn score(&self, heat: Heat) -> f32 {
         if self.epoch.is_some() { heat.score(self.phase) } else { heat.frequency() }
     }
 
+    /// The coldest of a sample of slots, if it is colder than `id`.
+    fn victim_by_score(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+        let capacity = u32::try_from(ledger.slots.capacity()).ok().filter(|&capacity| capacity > 0)?;
+        let mut coldest = (self.score(ledger.index.heat(id)), None);
+        for _ in 0..self.sample {
+            let slot = ledger.random.u32(0..capacity);
+            let Some(resident) = ledger.slots.id(slot) else { continue };
+            let score = self.score(ledger.index.heat(resident));
+            if score < coldest.0 {
+                coldest = (score, Some(slot));
+            }
+        }
+        coldest.1
+    }
+
+    /// With a known future: the coldest resident that nobody has announced, else the one that is used last.
+    fn victim_by_future(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+        let mut coldest: Option<(f32, u32)> = None;
+        let Ledger { index, slots, future, next_use, random, .. } = ledger;
+        future.draw_idle(self.sample, slots, random, |slot| {
+            if let Some(resident) = slots.id(slot) {
+                let score = self.score(index.heat(resident));
+                if coldest.is_none_or(|(least, _)| score < least) {
+                    coldest = Some((score, slot));
+                }
+            }
+        });
+        if let Some((score, slot)) = coldest {
+            return (*next_use != NEVER || score < self.score(index.heat(id))).then_some(slot);
+        }
+        let (slot, step) = future.last_due()?;
+        (*next_use < step).then_some(slot)
+    }
+
     fn forget(&mut self, ledger: &mut Ledger<'_>) {
-        self.shifts += 1;
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
         self.shift = ShiftDetector { at: self.shift.at, ..ShiftDetector::default() };
     }
@@ -118,10 +144,6 @@ impl EpochPolicy {
 }
 
 impl Policy for EpochPolicy {
-    fn name(&self) -> &'static str {
-        "epoch"
-    }
-
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
         ledger.index.update_heat(id, ledger.touched, Heat::touched);
         if self.epoch.is_some() {
@@ -139,39 +161,26 @@ impl Policy for EpochPolicy {
     }
 
     fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
-        let capacity = u32::try_from(ledger.slots.capacity()).ok().filter(|&capacity| capacity > 0)?;
-        let mut coldest = (self.score(ledger.index.heat(id)), None);
-        for _ in 0..self.sample {
-            let slot = ledger.random.u32(0..capacity);
-            let Some(resident) = ledger.slots.id(slot) else { continue };
-            let score = self.score(ledger.index.heat(resident));
-            if score < coldest.0 {
-                coldest = (score, Some(slot));
-            }
-        }
-        coldest.1
+        if ledger.future.is_known() { self.victim_by_future(ledger, id) } else { self.victim_by_score(ledger, id) }
     }
 
-    fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) {
-        match self.epoch {
-            Some(running) if running == clock.epoch => {
-                let shifted = self.shift.advance(clock.progress);
-                if shifted {
-                    self.forget(ledger);
-                }
-            }
+    fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {
+        let shifted = match self.epoch {
+            Some(running) if running == clock.epoch => self.shift.advance(clock.progress),
             Some(_) => {
                 // Forward, or back to the start of another run: either way an epoch's accesses are complete.
                 let shifted = self.shift.end_epoch();
                 self.roll(ledger);
-                if shifted {
-                    self.forget(ledger);
-                }
+                shifted
             }
-            None => {}
+            None => false,
+        };
+        if shifted {
+            self.forget(ledger);
         }
         self.epoch = Some(clock.epoch);
         self.phase.progress = clock.progress.clamp(0.0, 1.0);
+        shifted
     }
 }
 

@@ -8,6 +8,7 @@ mod periodic;
 pub use epoch::EpochPolicy;
 pub use periodic::{PeriodicPolicy, PeriodicSettings};
 
+use super::future::Future;
 use super::index::{Index, Touched};
 use super::slots::Slots;
 use std::fmt::Debug;
@@ -30,15 +31,16 @@ pub struct Ledger<'a> {
     pub slots: &'a Slots,
     /// Which ids have heat.
     pub touched: &'a mut Touched,
+    /// What trainers have announced.
+    pub future: &'a mut Future,
+    /// The step at which the id in question is used next, as far as announced.
+    pub next_use: u32,
     /// The generator, seeded by configuration.
     pub random: &'a mut fastrand::Rng,
 }
 
 /// The interface of a replacement policy.
 pub trait Policy: Send + Debug {
-    /// Name in configuration and reports.
-    fn name(&self) -> &'static str;
-
     /// `id` was asked for; `slot` holds its row if it was a hit.
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>);
 
@@ -64,6 +66,8 @@ pub trait Policy: Send + Debug {
         Vec::new()
     }
 
-    /// The training moved on.
-    fn tick(&mut self, _ledger: &mut Ledger<'_>, _clock: Clock) {}
+    /// The training moved on. Answers whether what is accessed was found to have shifted, and history was forgotten.
+    fn tick(&mut self, _ledger: &mut Ledger<'_>, _clock: Clock) -> bool {
+        false
+    }
 }

@@ -30,6 +30,8 @@ pub struct PeriodicPolicy {
     candidates: HashMap<u32, f32>,
     /// Replacements decided and not yet done: id to slot (`None`: a free one).
     planned: HashMap<u32, Option<u32>>,
+    /// Whether the plan has not been told yet.
+    untold: bool,
     minibatch: u64,
 }
 
@@ -52,6 +54,7 @@ impl PeriodicPolicy {
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
             planned: HashMap::new(),
+            untold: false,
             minibatch: 0,
         }
     }
@@ -66,6 +69,7 @@ impl PeriodicPolicy {
     /// Pairs the stalest residents, and free slots before them, with the candidates missed most.
     fn plan(&mut self, ledger: &Ledger<'_>) {
         self.planned.clear();
+        self.untold = true;
         let free = ledger.slots.capacity() - ledger.slots.used();
         let mut stale: Vec<(f32, u32)> = ledger
             .slots
@@ -91,10 +95,6 @@ impl PeriodicPolicy {
 }
 
 impl Policy for PeriodicPolicy {
-    fn name(&self) -> &'static str {
-        "periodic"
-    }
-
     fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
         match slot {
             // A hit keeps the score: this minibatch's decay, which the end of it would bring, is taken back.
@@ -132,6 +132,9 @@ impl Policy for PeriodicPolicy {
     }
 
     fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
+        if !std::mem::take(&mut self.untold) {
+            return Vec::new();
+        }
         let mut ids: Vec<u32> = self.planned.keys().copied().collect();
         ids.sort_unstable();
         ids

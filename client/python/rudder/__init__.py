@@ -1,0 +1,13 @@
+"""Feature rows for distributed GNN training, fetched from the daemon of this node.
+
+>>> import rudder
+>>> client = rudder.connect()                    # doctest: +SKIP
+>>> x = client.fetch("feat", ids)                # doctest: +SKIP
+"""
+
+from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
+from ._native import __version__
+from .errors import *  # noqa: F403
+from .errors import __all__ as _errors
+
+__all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "__version__", "connect", *_errors]

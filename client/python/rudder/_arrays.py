@@ -1,0 +1,80 @@
+"""Ids on their way in and rows on their way out: NumPy or torch, without a copy where none is needed.
+
+torch is never imported here: a caller who holds a tensor has imported it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from . import _native
+
+_NATIVE_IDS = (np.dtype(np.uint64), np.dtype(np.int64))
+
+
+def as_ids(ids: Any) -> tuple[np.ndarray, bool]:
+    """Turn what a caller calls ids into what the native client reads in place.
+
+    Parameters
+    ----------
+    ids : array_like of int or torch.Tensor
+        One-dimensional.
+
+    Returns
+    -------
+    array : numpy.ndarray
+        Contiguous ``uint64`` or ``int64``; the caller's own memory if that was so already.
+    is_tensor : bool
+        Whether ``ids`` is a torch tensor.
+
+    Raises
+    ------
+    TypeError
+        If the ids are no integers.
+    ValueError
+        If there is not exactly one dimension.
+    """
+    torch = sys.modules.get("torch")
+    is_tensor = torch is not None and isinstance(ids, getattr(torch, "Tensor", ()))
+    if is_tensor:
+        if ids.is_floating_point() or ids.is_complex():
+            raise TypeError(f"ids must be integers, not {ids.dtype}")
+        ids = ids.detach().cpu().numpy()
+    array = np.asarray(ids)
+    if array.ndim != 1:
+        raise ValueError(f"ids must have one dimension, not {array.ndim} (their shape is {array.shape})")
+    if array.dtype.kind not in "iu":
+        if array.size > 0 or isinstance(ids, np.ndarray):
+            raise TypeError(f"ids must be integers, not {array.dtype}")
+        # An empty list has no type of its own.
+        array = array.astype(np.uint64)
+    if array.dtype not in _NATIVE_IDS or not array.dtype.isnative:
+        array = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64)
+    return np.require(array, requirements=("C", "A")), is_tensor
+
+
+def as_rows(rows: _native.Rows, as_tensor: bool) -> Any:
+    """Wrap rows in an array or a tensor over the very memory they were gathered into.
+
+    Parameters
+    ----------
+    rows : rudder._native.Rows
+        What the native client answered; the result keeps it alive.
+    as_tensor : bool
+        Whether the caller wants a tensor.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor
+        ``[n, width]``, writable.
+    """
+    array = np.asarray(rows)
+    if not as_tensor:
+        return array
+    torch = sys.modules["torch"]
+    if rows.dtype == "bf16":
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)

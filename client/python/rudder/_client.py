@@ -1,0 +1,313 @@
+"""The client: options, tables and fetches, as Python objects over the native client."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, Union, overload
+
+import numpy as np
+
+from . import _native
+from ._arrays import as_ids, as_rows
+
+if TYPE_CHECKING:
+    import torch  # type: ignore[import-not-found, unused-ignore]
+
+__all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "connect"]
+
+#: Shared memory that a client may take unless it is told otherwise, in bytes.
+ARENA_BYTES_MAX = 64 << 30
+
+_NUMPY_DTYPES = {
+    "f32": np.dtype("<f4"),
+    "f16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+    "f64": np.dtype("<f8"),
+    "i64": np.dtype("<i8"),
+    "u8": np.dtype("u1"),
+}
+
+_U32_MAX = (1 << 32) - 1
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """One feature table of the dataset.
+
+    Attributes
+    ----------
+    name : str
+        Name, unique in the dataset.
+    vertex_type : str
+        Vertex type whose ids index the table.
+    dtype : str
+        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"`` or ``"u8"``.
+    width : int
+        Elements per row.
+    rows : int
+        Rows of the whole table, over all nodes; ids are below this.
+    local_rows : int
+        Rows that this node owns.
+    """
+
+    name: str
+    vertex_type: str
+    dtype: str
+    width: int
+    rows: int
+    local_rows: int
+
+    @property
+    def numpy_dtype(self) -> np.dtype:
+        """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, which NumPy has not."""
+        return _NUMPY_DTYPES[self.dtype]
+
+
+class Pending:
+    """A fetch in flight, made by :meth:`Client.fetch_async`. Dropping it gives the rows up."""
+
+    __slots__ = ("_is_tensor", "_native")
+
+    def __init__(self, native: _native.Pending, is_tensor: bool) -> None:
+        self._native = native
+        self._is_tensor = is_tensor
+
+    def done(self) -> bool:
+        """Whether :meth:`wait` would return at once, with rows or an error. Never blocks.
+
+        Returns
+        -------
+        bool
+        """
+        return self._native.done()
+
+    def wait(self) -> Any:
+        """Wait for the rows.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            As :meth:`Client.fetch`.
+
+        Raises
+        ------
+        RudderError
+            As :meth:`Client.fetch`.
+        RuntimeError
+            If the rows were taken before.
+        """
+        return as_rows(self._native.wait(), self._is_tensor)
+
+
+class Client:
+    """A connection to the daemon of this node; :func:`connect` makes one.
+
+    Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
+    connects anew. A pickled client connects again where it is unpickled, with the same options. If the daemon was
+    restarted, the next call connects again; fetches that were in flight fail with :class:`ConnectionLostError`.
+
+    Parameters
+    ----------
+    socket, timeout_s, inline, arena_bytes_max, name
+        As :func:`connect`.
+    """
+
+    __slots__ = ("__weakref__", "_native", "_options", "_tables")
+
+    def __init__(
+        self,
+        socket: Path | None = None,
+        *,
+        timeout_s: float = 30.0,
+        inline: bool = False,
+        arena_bytes_max: int = ARENA_BYTES_MAX,
+        name: str | None = None,
+    ) -> None:
+        if not (math.isfinite(timeout_s) and timeout_s > 0):
+            raise ValueError(f"timeout_s is {timeout_s}: it must be a finite number of seconds above 0")
+        if arena_bytes_max <= 0:
+            raise ValueError(f"arena_bytes_max is {arena_bytes_max}: it must be above 0")
+        timeout_ms = max(1, round(timeout_s * 1000))
+        path = None if socket is None else os.fspath(socket)
+        self._options = {
+            "socket": path,
+            "timeout_s": timeout_s,
+            "inline": inline,
+            "arena_bytes_max": arena_bytes_max,
+            "name": name,
+        }
+        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name)
+        tables = (TableInfo(*fields) for fields in self._native.tables())
+        self._tables = {table.name: table for table in tables}
+
+    def __repr__(self) -> str:
+        socket = self._options["socket"] or os.environ.get("RUDDER_SOCKET") or "the standard socket"
+        return f"<rudder.Client of node {self.node} at {socket}>"
+
+    def __reduce__(self) -> tuple[Callable[..., Client], tuple[dict[str, Any]]]:
+        return _reconnect, (self._options,)
+
+    @property
+    def node(self) -> int:
+        """Number of the partition that this daemon owns."""
+        return self._native.node
+
+    def tables(self) -> dict[str, TableInfo]:
+        """The tables of the dataset.
+
+        Returns
+        -------
+        dict of str to TableInfo
+            By name, in the order of the dataset.
+        """
+        return dict(self._tables)
+
+    @overload
+    def fetch(self, table: str, ids: torch.Tensor) -> torch.Tensor: ...
+
+    @overload
+    def fetch(self, table: str, ids: np.ndarray | Sequence[int]) -> np.ndarray: ...
+
+    def fetch(self, table: str, ids: Any) -> Any:
+        """Fetch rows, local and remote mixed, in the order of the ids.
+
+        The result is the shared memory that the daemon gathered the rows into. It is the caller's alone, to read and to
+        write, and goes back for other fetches when the last array, view or tensor over it is gone.
+
+        Parameters
+        ----------
+        table : str
+            Name of the table.
+        ids : array_like of int or torch.Tensor
+            One-dimensional, any order, duplicates allowed. Contiguous ``uint64`` and ``int64`` are read in place.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            ``[len(ids), width]`` of :attr:`TableInfo.numpy_dtype`; a tensor on the CPU if ``ids`` is a tensor, and then
+            ``torch.bfloat16`` for a table of ``bf16``.
+
+        Raises
+        ------
+        UnknownTableError
+            If there is no such table.
+        IdOutOfRangeError
+            If an id is not below the table's number of rows.
+        PeerUnavailableError
+            If a peer that owns some of the rows is gone.
+        RudderError
+            For whatever else the daemon refuses or the connection suffers.
+        TypeError, ValueError
+            If the ids are no integers, negative, or not one-dimensional.
+        """
+        array, is_tensor = as_ids(ids)
+        return as_rows(self._native.fetch(table, array), is_tensor)
+
+    def fetch_async(self, table: str, ids: Any) -> Pending:
+        """Send a fetch and return at once; several may be in flight.
+
+        Parameters
+        ----------
+        table, ids
+            As :meth:`fetch`. The ids are read before this returns.
+
+        Returns
+        -------
+        Pending
+            Whose ``wait()`` gives the rows.
+
+        Raises
+        ------
+        RudderError, TypeError, ValueError
+            As :meth:`fetch`, for what fails before anything is sent.
+        """
+        array, is_tensor = as_ids(ids)
+        return Pending(self._native.fetch_async(table, array), is_tensor)
+
+    def progress(self, epoch: int, step: int, steps_per_epoch: int) -> None:
+        """Say where in the training this trainer is. The scores of the daemon's cache live on it.
+
+        Parameters
+        ----------
+        epoch : int
+            Epochs ended so far.
+        step : int
+            Steps of this epoch ended so far.
+        steps_per_epoch : int
+            Steps of an epoch, above 0.
+
+        Raises
+        ------
+        ValueError
+            If a number is negative, or too large to be one.
+        RudderError
+            What the connection suffers.
+        """
+        for what, value, least in (("epoch", epoch, 0), ("step", step, 0), ("steps_per_epoch", steps_per_epoch, 1)):
+            if not least <= value <= _U32_MAX:
+                raise ValueError(f"{what} is {value}: it must be from {least} to {_U32_MAX}")
+        self._native.progress(epoch, step, steps_per_epoch)
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon is doing, as its ``GET /v1/status`` says.
+
+        Returns
+        -------
+        dict
+        """
+        status: dict[str, Any] = json.loads(self._native.status())
+        return status
+
+
+def connect(
+    socket: Path | None = None,
+    *,
+    timeout_s: float = 30.0,
+    inline: bool = False,
+    arena_bytes_max: int = ARENA_BYTES_MAX,
+    name: str | None = None,
+) -> Client:
+    """Connect to the daemon of this node.
+
+    Parameters
+    ----------
+    socket : path-like, optional
+        Path of the daemon's socket; by default ``$RUDDER_SOCKET``, else ``/run/rudder/rudder.sock``.
+    timeout_s : float
+        Longest wait for an answer, in seconds.
+    inline : bool
+        Send ids and rows through the socket instead of shared memory: slower, for places where a memfd cannot be shared.
+    arena_bytes_max : int
+        Shared memory that this client may take, in bytes.
+    name : str, optional
+        A name for the daemon's log; by default the process number.
+
+    Returns
+    -------
+    Client
+
+    Raises
+    ------
+    ConnectError
+        If no daemon answers on the socket.
+    ProtocolError
+        If the daemon speaks another version.
+
+    Examples
+    --------
+    >>> client = rudder.connect()                        # doctest: +SKIP
+    >>> rows = client.fetch("feat", [3, 1, 4, 1, 5])     # doctest: +SKIP
+    >>> rows.shape                                       # doctest: +SKIP
+    (5, 128)
+    """
+    return Client(socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name)
+
+
+def _reconnect(options: Mapping[str, Any]) -> Client:
+    """Make the client that a pickled one stands for."""
+    return Client(**options)

@@ -1,0 +1,134 @@
+"""What can go wrong, as exceptions.
+
+Every error of this package is a :class:`RudderError`; each class is also the builtin exception that a caller would look
+for (``KeyError`` for an unknown table, ``IndexError`` for an id out of range, ...). ``code`` names the kind for programs.
+"""
+
+from __future__ import annotations
+
+import builtins
+
+__all__ = [
+    "ConnectError",
+    "ConnectionLostError",
+    "DrainingError",
+    "ForbiddenError",
+    "IdOutOfRangeError",
+    "InternalError",
+    "LimitError",
+    "PeerFailedError",
+    "PeerUnavailableError",
+    "ProtocolError",
+    "RudderError",
+    "ShapeError",
+    "SharedMemoryError",
+    "TablesChangedError",
+    "TimeoutError",
+    "UnknownTableError",
+]
+
+
+class RudderError(Exception):
+    """Base of every error of this package.
+
+    Attributes
+    ----------
+    code : str
+        The kind of error, the same for every error of a class.
+    """
+
+    code: str = "error"
+
+
+class ConnectError(RudderError, ConnectionError):
+    """No daemon answers on the socket."""
+
+    code = "connect"
+
+
+class ConnectionLostError(RudderError, ConnectionError):
+    """The connection broke during the call; the next call connects again."""
+
+    code = "lost"
+
+
+class TimeoutError(RudderError, builtins.TimeoutError):
+    """The daemon did not answer within the client's ``timeout_s``."""
+
+    code = "timeout"
+
+
+class ProtocolError(RudderError):
+    """Client and daemon do not understand each other, for instance because their versions differ."""
+
+    code = "protocol"
+
+
+class ForbiddenError(RudderError, PermissionError):
+    """The user of this process may not connect to the daemon (``local.allowed_uids``)."""
+
+    code = "forbidden"
+
+
+class UnknownTableError(RudderError, KeyError):
+    """The dataset has no table of that name."""
+
+    code = "unknown_table"
+
+    def __str__(self) -> str:
+        # KeyError would show the message in quotes.
+        return Exception.__str__(self)
+
+
+class IdOutOfRangeError(RudderError, IndexError):
+    """An id is not below the table's number of rows."""
+
+    code = "id_out_of_range"
+
+
+class ShapeError(RudderError, ValueError):
+    """The table's rows have another element type or width than the client believed."""
+
+    code = "shape"
+
+
+class SharedMemoryError(RudderError, MemoryError):
+    """Shared memory could not be had, or the daemon cannot use it."""
+
+    code = "memory"
+
+
+class LimitError(RudderError):
+    """A limit of the daemon's configuration was reached; the message names it."""
+
+    code = "limit"
+
+
+class PeerUnavailableError(RudderError):
+    """A peer that owns some of the rows cannot be reached, or did not answer in time."""
+
+    code = "peer_unavailable"
+
+
+class PeerFailedError(RudderError):
+    """A peer answered with an error, or with bytes that fail their checksum."""
+
+    code = "peer_failed"
+
+
+class DrainingError(RudderError):
+    """The daemon is shutting down and takes no new work."""
+
+    code = "draining"
+
+
+class TablesChangedError(RudderError):
+    """The daemon was restarted with other tables: connect anew to see them."""
+
+    code = "tables_changed"
+
+
+class InternalError(RudderError):
+    """A defect of the daemon; its log says more."""
+
+    code = "internal"

@@ -1,0 +1,101 @@
+//! The client and its fetches in flight as Python objects: every call that may wait gives up the interpreter's lock.
+
+use crate::errors::to_python;
+use crate::ids::Ids;
+use crate::rows::NativeRows;
+use crate::signals;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use rudder_client::{Client, ConnectOptions, Pending};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A connection to the daemon of this node.
+#[pyclass(frozen, name = "Client", module = "rudder._native")]
+pub(crate) struct NativeClient {
+    client: Client,
+}
+
+/// A fetch in flight.
+#[pyclass(frozen, name = "Pending", module = "rudder._native")]
+pub(crate) struct NativePending {
+    fetch: Mutex<Option<Pending>>,
+}
+
+/// Name, vertex type, element type, width, rows, rows of this node.
+type Table = (String, String, &'static str, u32, u64, u64);
+
+#[pymethods]
+impl NativeClient {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        socket: Option<PathBuf>,
+        timeout_ms: u64,
+        inline: bool,
+        arena_bytes_max: u64,
+        name: Option<String>,
+    ) -> PyResult<Self> {
+        let interrupted = Some(signals::interrupted as fn() -> bool);
+        let options = ConnectOptions { socket, timeout_ms, inline, arena_bytes_max, name, interrupted };
+        let client = py.detach(|| Client::connect(options)).map_err(|error| to_python(py, error))?;
+        Ok(Self { client })
+    }
+
+    #[getter]
+    fn node(&self) -> u16 {
+        self.client.node()
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let row = |table: &rudder_client::TableInfo| {
+            let (name, vertex_type) = (table.name.clone(), table.vertex_type.clone());
+            (name, vertex_type, table.dtype.name(), table.width, table.rows, table.local_rows)
+        };
+        self.client.tables().iter().map(row).collect()
+    }
+
+    fn fetch(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>) -> PyResult<NativeRows> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let rows = py.detach(|| self.client.fetch(table, ids)).map_err(|error| to_python(py, error))?;
+        Ok(NativeRows::new(rows))
+    }
+
+    fn fetch_async(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>) -> PyResult<NativePending> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let fetch = py.detach(|| self.client.fetch_async(table, ids)).map_err(|error| to_python(py, error))?;
+        Ok(NativePending { fetch: Mutex::new(Some(fetch)) })
+    }
+
+    fn progress(&self, py: Python<'_>, epoch: u32, step: u32, steps_per_epoch: u32) -> PyResult<()> {
+        py.detach(|| self.client.progress(epoch, step, steps_per_epoch)).map_err(|error| to_python(py, error))
+    }
+
+    fn status(&self, py: Python<'_>) -> PyResult<String> {
+        py.detach(|| self.client.status()).map_err(|error| to_python(py, error))
+    }
+}
+
+impl NativePending {
+    /// Held for moments only, never while the interpreter's lock is waited for.
+    fn lock(&self) -> MutexGuard<'_, Option<Pending>> {
+        self.fetch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[pymethods]
+impl NativePending {
+    fn wait(&self, py: Python<'_>) -> PyResult<NativeRows> {
+        let taken =
+            || PyRuntimeError::new_err("the rows of this fetch were taken: keep what the first wait() answered");
+        let fetch = self.lock().take().ok_or_else(taken)?;
+        let rows = py.detach(|| fetch.wait()).map_err(|error| to_python(py, error))?;
+        Ok(NativeRows::new(rows))
+    }
+
+    fn done(&self) -> bool {
+        self.lock().as_ref().is_none_or(Pending::is_ready)
+    }
+}

@@ -1,0 +1,47 @@
+//! Errors of the client as exceptions of `rudder.errors`, which is where the classes are defined.
+
+use crate::signals;
+use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::prelude::*;
+use pyo3::types::PyType;
+use rudder_client::{ClientError, ErrorCode};
+
+/// The exception that says `error`.
+#[allow(clippy::needless_pass_by_value, reason = "the error ends here; callers hand it over in `map_err`")]
+pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
+    if matches!(error, ClientError::Interrupted) {
+        return signals::raised().unwrap_or_else(|| PyKeyboardInterrupt::new_err(()));
+    }
+    let class = py.import("rudder.errors").and_then(|module| module.getattr(class_name(&error)));
+    match class.and_then(|class| Ok(class.cast_into::<PyType>()?)) {
+        Ok(class) => PyErr::from_type(class, error.to_string()),
+        Err(missing) => missing,
+    }
+}
+
+fn class_name(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Connect { .. } => "ConnectError",
+        ClientError::Lost(_) => "ConnectionLostError",
+        ClientError::Timeout { .. } => "TimeoutError",
+        ClientError::UnknownTable { .. } => "UnknownTableError",
+        ClientError::Memory(_) => "SharedMemoryError",
+        ClientError::Shape { .. } => "ShapeError",
+        ClientError::TablesChanged => "TablesChangedError",
+        ClientError::Protocol(_) => "ProtocolError",
+        ClientError::Daemon { code, .. } => match code {
+            ErrorCode::Version | ErrorCode::Protocol => "ProtocolError",
+            ErrorCode::Forbidden => "ForbiddenError",
+            ErrorCode::UnknownTable => "UnknownTableError",
+            ErrorCode::IdOutOfRange => "IdOutOfRangeError",
+            ErrorCode::Shape => "ShapeError",
+            ErrorCode::Arena => "SharedMemoryError",
+            ErrorCode::Limit => "LimitError",
+            ErrorCode::PeerUnavailable => "PeerUnavailableError",
+            ErrorCode::PeerFailed => "PeerFailedError",
+            ErrorCode::Draining => "DrainingError",
+            ErrorCode::Internal => "InternalError",
+        },
+        _ => "RudderError",
+    }
+}

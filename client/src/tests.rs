@@ -1,0 +1,361 @@
+//! The client against a daemon of a few lines that each test scripts: what the real one never does, or not on demand.
+
+use crate::arena::Mapping;
+use crate::wire::frame::{self, FrameBuffer, FrameLimits};
+use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Place, Reply, Request, codec};
+use crate::{Client, ClientError, ConnectOptions, DType, RowSources, TableInfo};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+use std::collections::{HashMap, VecDeque};
+use std::io::{IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+const WIDTH: u32 = 4;
+
+/// One connection as the daemon sees it.
+struct Line {
+    stream: UnixStream,
+    buffer: FrameBuffer,
+    fds: VecDeque<OwnedFd>,
+    arenas: HashMap<u32, Mapping>,
+}
+
+impl Line {
+    fn call(&mut self) -> Option<(Call, Vec<u8>)> {
+        loop {
+            if let Some(frame) = self.buffer.next_frame().unwrap() {
+                return Some((codec::decode(&frame.message).unwrap(), frame.payload));
+            }
+            let mut bytes = vec![0; 64 << 10];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+            let into = &mut [IoSliceMut::new(&mut bytes)];
+            let count = rustix::net::recvmsg(&self.stream, into, &mut ancillary, RecvFlags::empty()).ok()?.bytes;
+            for message in ancillary.drain() {
+                if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    self.fds.extend(fds);
+                }
+            }
+            if count == 0 {
+                return None;
+            }
+            self.buffer.extend(&bytes[..count]);
+        }
+    }
+
+    fn answer(&mut self, id: u64, reply: Reply, payload: &[u8]) {
+        let head = frame::encode_head(&Answer { id, reply }, payload.len()).unwrap();
+        // The client may be gone: some tests want that.
+        let _ = self.stream.write_all(&head).and_then(|()| self.stream.write_all(payload));
+    }
+
+    fn fail(&mut self, id: u64, code: ErrorCode, message: &str) {
+        self.answer(id, Reply::Failed { code, message: message.to_owned(), closing: false }, &[]);
+    }
+
+    /// Does what a daemon does: row `i` is `WIDTH` times the id, as `u64`.
+    fn serve(&mut self, call: &Call, payload: &[u8]) {
+        match &call.request {
+            Request::Hello { .. } => {
+                let tables = vec![TableInfo {
+                    id: 0,
+                    name: "feat".into(),
+                    vertex_type: "v".into(),
+                    dtype: DType::I64,
+                    width: WIDTH,
+                    rows: 1 << 40,
+                    local_rows: 1,
+                }];
+                self.answer(call.id, Reply::Welcome { version: PROTOCOL_VERSION, node: 3, tables }, &[]);
+            }
+            Request::AddArena { arena, bytes } => {
+                let mapping = Mapping::adopt(self.fds.pop_front().unwrap(), *bytes).unwrap();
+                assert!(self.arenas.insert(*arena, mapping).is_none());
+                self.answer(call.id, Reply::Done, &[]);
+            }
+            Request::DropArena { arena } => {
+                assert!(self.arenas.remove(arena).is_some());
+                self.answer(call.id, Reply::Done, &[]);
+            }
+            Request::Fetch { count, ids, rows, .. } => self.fetch(call.id, *count as usize, *ids, *rows, payload),
+            Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
+            Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
+        }
+    }
+
+    fn fetch(&mut self, id: u64, count: usize, ids: Place, rows: Place, payload: &[u8]) {
+        let mut wanted = Vec::new();
+        match ids {
+            Place::Inline => wanted.extend(payload.chunks(8).map(|id| u64::from_le_bytes(id.try_into().unwrap()))),
+            Place::Arena { arena, offset } => match self.arenas.get(&arena) {
+                Some(mapping) => mapping.read_ids(offset as usize, count, &mut wanted),
+                None => return self.fail(id, ErrorCode::Arena, "unknown arena"),
+            },
+        }
+        let bytes: Vec<u8> = wanted.iter().flat_map(|id| [*id; WIDTH as usize]).flat_map(u64::to_le_bytes).collect();
+        let sources = RowSources { local: count as u64, ..RowSources::default() };
+        match rows {
+            Place::Inline => self.answer(id, Reply::Rows(sources), &bytes),
+            Place::Arena { arena, offset } => {
+                self.arenas[&arena].write(offset as usize, &bytes);
+                self.answer(id, Reply::Rows(sources), &[]);
+            }
+        }
+    }
+
+    /// Serves until the client goes.
+    fn serve_all(&mut self) {
+        while let Some((call, payload)) = self.call() {
+            self.serve(&call, &payload);
+        }
+    }
+
+    /// Serves up to the first fetch, and answers that.
+    fn until_fetch(&mut self) -> (Call, Vec<u8>) {
+        loop {
+            let (call, payload) = self.call().unwrap();
+            if matches!(call.request, Request::Fetch { .. }) {
+                return (call, payload);
+            }
+            self.serve(&call, &payload);
+        }
+    }
+}
+
+fn socket_path() -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!("rudder-client-{}-{}.sock", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    std::env::temp_dir().join(name)
+}
+
+/// A listening socket, gone with this value.
+struct Daemon(ConnectOptions);
+
+impl Daemon {
+    fn options(&self) -> ConnectOptions {
+        self.0.clone()
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.options()).unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0.socket_path());
+    }
+}
+
+/// A daemon that serves each connection by `script`, one after the other.
+fn daemon(script: impl Fn(&mut Line, u32) + Send + 'static) -> Daemon {
+    let path = socket_path();
+    let listener = UnixListener::bind(&path).unwrap();
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let limits = FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, payload_bytes_max: 1 << 30 };
+            let buffer = FrameBuffer::new(limits);
+            let mut line = Line { stream: stream.unwrap(), buffer, fds: VecDeque::new(), arenas: HashMap::new() };
+            script(&mut line, number as u32);
+        }
+    });
+    Daemon(ConnectOptions { timeout_ms: 5_000, ..ConnectOptions::at(path) })
+}
+
+fn check(rows: &crate::Rows, ids: &[u64]) {
+    let expected: Vec<u64> = ids.iter().flat_map(|id| [*id; WIDTH as usize]).collect();
+    assert_eq!(rows.as_slice::<u64>().unwrap(), expected);
+}
+
+#[test]
+fn rows_arrive_in_the_lease_and_a_dropped_lease_is_used_again() {
+    let daemon = daemon(|line, _| line.serve_all());
+    let client = daemon.connect();
+    let first = client.fetch("feat", &[3, 1, 3]).unwrap();
+    check(&first, &[3, 1, 3]);
+    let second = client.fetch("feat", &[9]).unwrap();
+    check(&first, &[3, 1, 3]);
+    check(&second, &[9]);
+    let at = first.bytes().as_ptr();
+    drop(first);
+    assert_eq!(client.fetch("feat", &[7, 8, 9]).unwrap().bytes().as_ptr(), at);
+    assert_eq!(client.fetch("feat", &[]).unwrap().len(), 0);
+    check(&client.fetch("feat", &vec![5; 1 << 20]).unwrap(), &vec![5; 1 << 20]);
+}
+
+#[test]
+fn an_arena_that_the_daemon_refused_serves_no_later_fetch() {
+    let daemon = daemon(|line, _| {
+        let mut refusals = 1;
+        while let Some((call, payload)) = line.call() {
+            if matches!(call.request, Request::AddArena { .. }) && refusals > 0 {
+                refusals -= 1;
+                line.fds.clear();
+                line.fail(call.id, ErrorCode::Limit, "arenas_max");
+            } else {
+                line.serve(&call, &payload);
+            }
+        }
+    });
+    let client = daemon.connect();
+    assert_eq!(client.fetch("feat", &[1]).unwrap_err().code(), Some(ErrorCode::Limit));
+    check(&client.fetch("feat", &[1]).unwrap(), &[1]);
+}
+
+#[test]
+fn a_late_answer_is_a_timeout_and_only_then_gives_its_memory_back() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let daemon = daemon(move |line, _| {
+        let (late, payload) = line.until_fetch();
+        wait.lock().unwrap().recv().unwrap();
+        line.serve(&late, &payload);
+        line.serve_all();
+    });
+    let client = Client::connect(ConnectOptions { timeout_ms: 300, ..daemon.options() }).unwrap();
+    let start = Instant::now();
+    assert!(matches!(client.fetch("feat", &[1]), Err(ClientError::Timeout { timeout_ms: 300 })));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let next = client.fetch_async("feat", &[2]).unwrap();
+    assert!(!next.is_ready());
+    go.send(()).unwrap();
+    let next = next.wait().unwrap();
+    check(&next, &[2]);
+    let third = client.fetch("feat", &[3]).unwrap();
+    assert!(third.bytes().as_ptr() < next.bytes().as_ptr(), "the late fetch's run was not given back");
+}
+
+#[test]
+fn a_wait_can_be_interrupted_and_the_client_goes_on() {
+    static STOP: AtomicU32 = AtomicU32::new(0);
+    let daemon = daemon(|line, _| {
+        line.until_fetch();
+        line.serve_all();
+    });
+    let interrupted: fn() -> bool = || STOP.fetch_add(1, Ordering::Relaxed) == 1;
+    let client = Client::connect(ConnectOptions { interrupted: Some(interrupted), ..daemon.options() }).unwrap();
+    let start = Instant::now();
+    assert!(matches!(client.fetch("feat", &[1]), Err(ClientError::Interrupted)));
+    assert!(start.elapsed() < Duration::from_secs(2));
+    check(&client.fetch("feat", &[2]).unwrap(), &[2]);
+}
+
+#[test]
+fn a_daemon_that_accepts_nobody_is_not_waited_for_without_end() {
+    let daemon = Daemon(ConnectOptions { timeout_ms: 300, ..ConnectOptions::at(socket_path()) });
+    let path = daemon.0.socket_path();
+    let address = rustix::net::SocketAddrUnix::new(&path).unwrap();
+    let socket = rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let _queued = UnixStream::connect(&path).unwrap();
+    let start = Instant::now();
+    let error = Client::connect(daemon.options()).unwrap_err();
+    assert!(matches!(error, ClientError::Connect { .. }), "{error}");
+    assert!(error.to_string().contains("within 300 ms"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[test]
+fn a_daemon_that_goes_fails_what_is_unanswered_keeps_what_is_and_is_found_again() {
+    let daemon = daemon(|line, number| {
+        if number == 0 {
+            let (first, payload) = line.until_fetch();
+            line.until_fetch();
+            line.serve(&first, &payload);
+            line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        } else {
+            line.serve_all();
+        }
+    });
+    let client = daemon.connect();
+    let answered = client.fetch_async("feat", &[4]).unwrap();
+    let unanswered = client.fetch_async("feat", &[5]).unwrap();
+    assert!(matches!(unanswered.wait(), Err(ClientError::Lost(_))));
+    assert!(answered.is_ready());
+    let rows = answered.wait().unwrap();
+    check(&client.fetch("feat", &[6]).unwrap(), &[6]);
+    drop(client);
+    check(&rows, &[4]);
+}
+
+#[test]
+fn a_daemon_that_was_restarted_between_two_calls_goes_unnoticed() {
+    let (gone, restarted) = mpsc::channel();
+    let daemon = daemon(move |line, number| {
+        if number == 0 {
+            let (hello, payload) = line.call().unwrap();
+            line.serve(&hello, &payload);
+            line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+            gone.send(()).unwrap();
+        } else {
+            line.serve_all();
+        }
+    });
+    let client = daemon.connect();
+    restarted.recv().unwrap();
+    check(&client.fetch("feat", &[6]).unwrap(), &[6]);
+}
+
+#[test]
+fn a_lost_session_leaves_no_memory_behind() {
+    let daemon = daemon(|line, _| {
+        line.until_fetch();
+        line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    let client = daemon.connect();
+    let pending = client.fetch_async("feat", &[4]).unwrap();
+    let pool = std::sync::Arc::downgrade(&pending.session_pool());
+    assert!(matches!(pending.wait(), Err(ClientError::Lost(_))));
+    drop(client);
+    assert!(pool.upgrade().is_none(), "the arenas of the lost session are still mapped");
+}
+
+#[test]
+fn the_words_of_a_daemon_that_closes_reach_the_caller() {
+    let daemon = daemon(|line, _| {
+        let closing = Reply::Failed { code: ErrorCode::Limit, message: "connections_max is 1".into(), closing: true };
+        line.answer(0, closing, &[]);
+        line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+    });
+    for _ in 0..20 {
+        let error = Client::connect(daemon.options()).unwrap_err();
+        assert_eq!((error.code(), error.to_string().as_str()), (Some(ErrorCode::Limit), "connections_max is 1"));
+    }
+}
+
+#[test]
+fn a_daemon_that_writes_before_it_reads_on_does_not_stall_an_inline_client() {
+    let daemon = daemon(|line, _| line.serve_all());
+    let client = Client::connect(ConnectOptions { inline: true, ..daemon.options() }).unwrap();
+    let ids: Vec<u64> = (0..300_000).collect();
+    let start = Instant::now();
+    let pending: Vec<_> = (0..4).map(|_| client.fetch_async("feat", &ids).unwrap()).collect();
+    for fetch in pending {
+        check(&fetch.wait().unwrap(), &ids);
+    }
+    assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn threads_share_one_connection() {
+    let daemon = daemon(|line, _| line.serve_all());
+    let client = daemon.connect();
+    thread::scope(|scope| {
+        for thread in 0..8u64 {
+            let client = &client;
+            scope.spawn(move || {
+                for i in 0..200 {
+                    let ids: Vec<u64> = (0..thread * 50 + 1).map(|k| k * 1000 + i).collect();
+                    check(&client.fetch("feat", &ids).unwrap(), &ids);
+                }
+            });
+        }
+    });
+}

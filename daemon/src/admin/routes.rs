@@ -1,0 +1,95 @@
+//! The paths and their answers. It must never change anything: every path is read-only.
+
+use super::{AdminState, Metrics, token::Token};
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use std::{sync::Arc, time::Duration};
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) state: Arc<dyn AdminState>,
+    pub(super) metrics: Metrics,
+    pub(super) token: Option<Arc<Token>>,
+    pub(super) request_timeout: Duration,
+}
+
+/// All paths. Health and readiness are open to every prober; the rest asks for the token where one is set.
+pub(super) fn router(shared: Shared) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+        .merge(guarded)
+        .fallback(unknown)
+        .layer(middleware::from_fn_with_state(shared.clone(), limit_time))
+        .with_state(shared)
+}
+
+async fn metrics(State(shared): State<Shared>) -> Response {
+    match blocking(move || shared.metrics.render()).await {
+        Some(Ok(text)) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
+        Some(Err(error)) => broken(&error.to_string()),
+        None => broken("a collector panicked"),
+    }
+}
+
+async fn status(State(shared): State<Shared>) -> Response {
+    match blocking(move || shared.state.status()).await {
+        Some(status) => Json(status).into_response(),
+        None => broken("the status panicked"),
+    }
+}
+
+async fn ready(State(shared): State<Shared>) -> Response {
+    match blocking(move || shared.state.ready()).await {
+        Some(Ok(())) => "ready\n".into_response(),
+        Some(Err(reason)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+        None => broken("the readiness check panicked"),
+    }
+}
+
+async fn unknown(uri: Uri) -> Response {
+    let text = format!("no such path: {}; there are /metrics, /healthz, /readyz and /v1/status\n", uri.path());
+    (StatusCode::NOT_FOUND, text).into_response()
+}
+
+/// Runs `ask`, which may wait for a lock, away from the threads that serve connections; nothing if it panicked.
+async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(ask).await.ok()
+}
+
+fn broken(reason: &str) -> Response {
+    tracing::error!(reason, "an admin request failed");
+    (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n")).into_response()
+}
+
+async fn demand_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match &shared.token {
+        Some(token) if !token.admits(request.headers()) => {
+            let text = "this path demands `Authorization: Bearer TOKEN` with the token of admin.token_file\n";
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response()
+        }
+        _ => next.run(request).await,
+    }
+}
+
+async fn limit_time(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(shared.request_timeout, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let text =
+                format!("no answer within {} ms (admin.request_timeout_ms)\n", shared.request_timeout.as_millis());
+            (StatusCode::GATEWAY_TIMEOUT, text).into_response()
+        }
+    }
+}

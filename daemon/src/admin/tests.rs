@@ -1,0 +1,183 @@
+//! The interface over real sockets, with a state made for the test.
+
+use super::{Admin, AdminError, AdminState, Metrics};
+use crate::config::AdminConfig;
+use serde_json::json;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
+
+/// A daemon whose readiness and slowness the test decides.
+#[derive(Default)]
+struct Pretend {
+    not_ready: Mutex<Option<String>>,
+    status_delay: Duration,
+}
+
+impl AdminState for Pretend {
+    fn status(&self) -> serde_json::Value {
+        std::thread::sleep(self.status_delay);
+        json!({"node": 3})
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.not_ready.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+fn loopback() -> AdminConfig {
+    AdminConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..Default::default() }
+}
+
+fn start(config: &AdminConfig, state: Pretend) -> (Runtime, Admin) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let metrics = Metrics::new().unwrap();
+    let admin = runtime.block_on(Admin::start(config, Arc::new(state), metrics)).unwrap();
+    (runtime, admin)
+}
+
+/// The whole answer, head and body, to one request over a connection of its own.
+fn ask(address: SocketAddr, path: &str, header: &str) -> String {
+    let mut stream = connect(address);
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{header}\r\n").unwrap();
+    rest(&mut stream)
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    // Far above every limit under test: a hang fails instead of blocking the suite.
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    stream
+}
+
+fn rest(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn metrics_are_prometheus_text() {
+    let (_runtime, admin) = start(&loopback(), Pretend::default());
+    let answer = ask(admin.local_addr(), "/metrics", "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
+    assert!(answer.contains(concat!("rudder_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1")), "{answer}");
+    assert!(answer.contains("\nprocess_resident_memory_bytes "), "{answer}");
+}
+
+#[test]
+fn collectors_join_while_the_interface_answers() {
+    let metrics = Metrics::new().unwrap();
+    let counter = prometheus::IntCounter::new("rudder_test_total", "For this test").unwrap();
+    metrics.clone().register([Box::new(counter.clone()) as Box<dyn prometheus::core::Collector>]).unwrap();
+    counter.inc_by(7);
+    assert!(metrics.render().unwrap().contains("\nrudder_test_total 7\n"));
+    let twice = metrics.register([Box::new(counter) as Box<dyn prometheus::core::Collector>]);
+    assert!(matches!(twice, Err(AdminError::Metric(_))));
+}
+
+#[test]
+fn health_readiness_and_status_answer() {
+    let (_runtime, admin) = start(&loopback(), Pretend::default());
+    let address = admin.local_addr();
+    assert!(ask(address, "/healthz", "").starts_with("HTTP/1.1 200"));
+    assert!(ask(address, "/readyz", "").starts_with("HTTP/1.1 200"));
+    let status = ask(address, "/v1/status", "");
+    assert!(status.contains("application/json") && status.ends_with("{\"node\":3}"), "{status}");
+    let unknown = ask(address, "/statuz", "");
+    assert!(unknown.starts_with("HTTP/1.1 404") && unknown.contains("/v1/status"), "{unknown}");
+}
+
+#[test]
+fn not_ready_is_503_with_the_reason_while_health_stays() {
+    let state = Pretend { not_ready: Mutex::new(Some(String::from("draining"))), ..Default::default() };
+    let (_runtime, admin) = start(&loopback(), state);
+    let answer = ask(admin.local_addr(), "/readyz", "");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: draining\n"), "{answer}");
+    assert!(ask(admin.local_addr(), "/healthz", "").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn the_token_guards_metrics_and_status_but_not_probes() {
+    let folder = tempfile::tempdir().unwrap();
+    let token_file = folder.path().join("token");
+    std::fs::write(&token_file, "s3cret\n").unwrap();
+    let config = AdminConfig { token_file: Some(token_file), ..loopback() };
+    let (_runtime, admin) = start(&config, Pretend::default());
+    for path in ["/metrics", "/v1/status"] {
+        let refused = ask(admin.local_addr(), path, "Authorization: Bearer guess\r\n");
+        assert!(refused.starts_with("HTTP/1.1 401") && refused.contains("admin.token_file"), "{refused}");
+        assert!(!refused.contains("s3cret"));
+        assert!(ask(admin.local_addr(), path, "").starts_with("HTTP/1.1 401"));
+        assert!(ask(admin.local_addr(), path, "Authorization: Bearer s3cret\r\n").starts_with("HTTP/1.1 200"));
+    }
+    assert!(ask(admin.local_addr(), "/healthz", "").starts_with("HTTP/1.1 200"));
+    assert!(ask(admin.local_addr(), "/readyz", "").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_taken_port_names_address_and_key() {
+    let (runtime, admin) = start(&loopback(), Pretend::default());
+    let config = AdminConfig { listen: admin.local_addr(), ..loopback() };
+    let again = runtime.block_on(Admin::start(&config, Arc::new(Pretend::default()), Metrics::new().unwrap()));
+    let error = again.unwrap_err().to_string();
+    assert!(error.contains(&admin.local_addr().to_string()) && error.contains("admin.listen"), "{error}");
+}
+
+#[test]
+fn a_head_that_never_ends_is_cut() {
+    let config = AdminConfig { header_timeout_ms: 200, ..loopback() };
+    let (_runtime, admin) = start(&config, Pretend::default());
+    let begun = Instant::now();
+    for head in ["", "GET /metrics HTTP/1.1\r\nHost:"] {
+        let mut stream = connect(admin.local_addr());
+        write!(stream, "{head}").unwrap();
+        let answer = rest(&mut stream);
+        assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(begun.elapsed() >= Duration::from_millis(200), "it was cut at once");
+}
+
+#[test]
+fn a_slow_answer_becomes_a_time_out() {
+    let config = AdminConfig { request_timeout_ms: 100, ..loopback() };
+    let (_runtime, admin) = start(&config, Pretend { status_delay: Duration::from_secs(2), ..Default::default() });
+    let answer = ask(admin.local_addr(), "/v1/status", "");
+    assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("admin.request_timeout_ms"), "{answer}");
+}
+
+#[test]
+fn connections_over_the_limit_wait_their_turn() {
+    let config = AdminConfig { connections_max: 1, header_timeout_ms: 300, ..loopback() };
+    let (_runtime, admin) = start(&config, Pretend::default());
+    let _silent = connect(admin.local_addr());
+    std::thread::sleep(Duration::from_millis(50));
+    let begun = Instant::now();
+    let answer = ask(admin.local_addr(), "/healthz", "");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(begun.elapsed() >= Duration::from_millis(150), "the silent connection did not count");
+}
+
+#[test]
+fn shutdown_lets_an_answer_end_and_cuts_at_the_deadline() {
+    for (deadline_ms, answered) in [(10_000, true), (50, false)] {
+        let state = Pretend { status_delay: Duration::from_millis(500), ..Default::default() };
+        let (runtime, admin) = start(&loopback(), state);
+        let address = admin.local_addr();
+        let mut stream = connect(address);
+        write!(stream, "GET /v1/status HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        let begun = Instant::now();
+        runtime.block_on(admin.shutdown(Duration::from_millis(deadline_ms)));
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!(answer.starts_with(b"HTTP/1.1 200"), answered);
+        assert!(TcpStream::connect(address).is_err(), "it still accepts");
+    }
+}

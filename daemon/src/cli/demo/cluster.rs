@@ -1,0 +1,329 @@
+//! Owns the daemons of one run: their configuration files, their start, the wait until they are ready, their counters and
+//! their end. Must never talk to them but as any operator can: TOML, signals, HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::error::DemoError;
+use super::link::{self, Port};
+use super::role::{DaemonRole, Role};
+use super::stage::Stage;
+use crate::config::Config;
+use crate::peers::authority;
+
+/// Certificates live for a day: they are thrown away with the run folder.
+const CERTIFICATE_DAYS: u32 = 1;
+/// Name of the cluster in them.
+const CLUSTER_NAME: &str = "demo";
+/// Base of the longest wait for a daemon to be ready; reading and checking its shards comes on top.
+const READY_BASE: Duration = Duration::from_secs(30);
+/// Slowest disk that is waited for.
+const READ_BYTES_PER_S: u64 = 50 << 20;
+/// How often readiness is asked for.
+const READY_POLL: Duration = Duration::from_millis(10);
+/// Longest wait for one HTTP answer.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time a daemon gets to drain when its run is over, and the time after which it is killed.
+const DRAIN: Duration = Duration::from_secs(5);
+const KILL: Duration = Duration::from_secs(15);
+/// Longest path of a Unix socket: `sun_path` less its ending zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Ports inside a namespace of its own.
+const NAMESPACE_PORTS: [u16; 2] = [7400, 7401];
+/// Prefix of the daemons' names on the stage.
+const NAME: &str = "rudderd of node ";
+
+/// What all runs share.
+pub(in crate::cli) struct Site {
+    pub(in crate::cli) program: PathBuf,
+    pub(in crate::cli) dataset: PathBuf,
+    pub(in crate::cli) dataset_bytes: u64,
+    pub(in crate::cli) certificates: PathBuf,
+    pub(in crate::cli) nodes: u16,
+    /// One per node with `--link`, none without.
+    pub(in crate::cli) ports: Vec<Port>,
+}
+
+/// The `rudderd` beside this program.
+///
+/// # Errors
+/// [`DemoError::NoDaemon`], which says how to build it.
+pub(in crate::cli) fn find_daemon() -> Result<PathBuf, DemoError> {
+    let own = std::env::current_exe().map_err(DemoError::prepare("find this program's file"))?;
+    let path = own.with_file_name("rudderd");
+    if path.is_file() { Ok(path) } else { Err(DemoError::NoDaemon { path }) }
+}
+
+/// Makes an authority and a certificate for each node in `folder`.
+///
+/// # Errors
+/// The files cannot be written.
+pub(in crate::cli) fn certify(folder: &Path, nodes: u16) -> Result<(), DemoError> {
+    let failed = || DemoError::prepare("make the certificates");
+    std::fs::create_dir_all(folder).map_err(DemoError::file("create", folder))?;
+    authority::init(folder, CLUSTER_NAME, CERTIFICATE_DAYS, false).map_err(failed())?;
+    (0..nodes).try_for_each(|node| {
+        authority::issue(folder, node, folder, CERTIFICATE_DAYS, false).map(|_| ()).map_err(failed())
+    })
+}
+
+/// Fails if a socket called `name` in `folder` would have too long a path.
+pub(super) fn check_socket_path(path: &Path) -> Result<(), DemoError> {
+    if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(DemoError::SocketPath { path: path.to_owned(), limit: SOCKET_PATH_BYTES_MAX });
+    }
+    Ok(())
+}
+
+/// One running daemon.
+pub(in crate::cli) struct Daemon {
+    name: String,
+    /// Its socket for trainers.
+    pub(in crate::cli) socket: PathBuf,
+    admin: SocketAddr,
+    namespace: Option<PathBuf>,
+}
+
+/// Counters of a daemon's feature table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counters {
+    pub(super) capacity_rows: u64,
+    /// Rows of other nodes that were answered without asking a peer.
+    pub(super) hit_rows: u64,
+    /// Rows for which a trainer waited on a peer.
+    pub(super) missed_rows: u64,
+    /// Rows that peers sent, for any reason.
+    pub(super) network_rows: u64,
+    /// Bytes of rows that peers sent.
+    pub(super) network_bytes: u64,
+}
+
+/// The daemons of one run.
+pub(in crate::cli) struct Cluster<'a> {
+    stage: &'a Stage,
+    pub(in crate::cli) daemons: Vec<Daemon>,
+}
+
+impl<'a> Cluster<'a> {
+    /// Starts a daemon per node with its files in `folder`, its configuration changed by `adapt`, and waits until all are
+    /// ready.
+    ///
+    /// # Errors
+    /// A daemon does not start, ends, or is not ready in time.
+    pub(in crate::cli) fn start(
+        stage: &'a Stage,
+        site: &Site,
+        folder: &Path,
+        adapt: &dyn Fn(&mut Config),
+    ) -> Result<Self, DemoError> {
+        let addresses = addresses(site)?;
+        let mut daemons = Vec::new();
+        for node in 0..site.nodes {
+            let (peer, admin) = addresses[usize::from(node)];
+            let place = folder.join(format!("node{node}"));
+            std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
+            let daemon = Daemon {
+                name: format!("{NAME}{node}"),
+                socket: place.join("rudder.sock"),
+                admin,
+                namespace: site.ports.get(usize::from(node)).map(|port| port.namespace.clone()),
+            };
+            let mut config = Config::default();
+            config.node.index = node;
+            config.node.drain_ms = DRAIN.as_millis() as u64;
+            config.dataset.path.clone_from(&site.dataset);
+            config.local.socket.clone_from(&daemon.socket);
+            config.peers.listen = peer;
+            config.peers.addresses = (0..).zip(&addresses).map(|(node, (peer, _))| (node, peer.to_string())).collect();
+            config.peers.addresses.remove(&node);
+            config.peers.authority = site.certificates.join("ca.pem");
+            config.peers.certificate = site.certificates.join(format!("node-{node}.pem"));
+            config.peers.key = site.certificates.join(format!("node-{node}.key"));
+            config.admin.listen = admin;
+            adapt(&mut config);
+            daemon.spawn(stage, site, &place, &config)?;
+            daemons.push(daemon);
+        }
+        let cluster = Self { stage, daemons };
+        cluster.wait_until_ready(READY_BASE + Duration::from_secs(site.dataset_bytes / READ_BYTES_PER_S))?;
+        Ok(cluster)
+    }
+
+    fn wait_until_ready(&self, limit: Duration) -> Result<(), DemoError> {
+        let begun = Instant::now();
+        for daemon in &self.daemons {
+            loop {
+                self.stage.check()?;
+                let reason = match daemon.get("/readyz") {
+                    Ok((200, _)) => break,
+                    Ok((_, said)) => said.trim().to_owned(),
+                    Err(reason) => reason,
+                };
+                if begun.elapsed() > limit {
+                    return Err(DemoError::NotReady {
+                        name: daemon.name.clone(),
+                        waited_s: limit.as_secs(),
+                        reason,
+                        log: self.stage.log_tail(&daemon.name),
+                    });
+                }
+                std::thread::sleep(READY_POLL);
+            }
+        }
+        Ok(())
+    }
+
+    /// The counters of all daemons together.
+    ///
+    /// # Errors
+    /// A daemon does not answer, or its status lacks a field.
+    pub(super) fn counters(&self) -> Result<Counters, DemoError> {
+        let mut sum = Counters::default();
+        for daemon in &self.daemons {
+            let one = daemon.counters()?;
+            sum.capacity_rows += one.capacity_rows;
+            sum.hit_rows += one.hit_rows;
+            sum.missed_rows += one.missed_rows;
+            sum.network_rows += one.network_rows;
+            sum.network_bytes += one.network_bytes;
+        }
+        Ok(sum)
+    }
+
+    /// Ends the daemons as an operator would, by SIGTERM.
+    ///
+    /// # Errors
+    /// One had to be killed, or ended with a failure.
+    pub(in crate::cli) fn stop(self) -> Result<(), DemoError> {
+        self.stage.end(NAME, true, KILL)
+    }
+}
+
+impl Daemon {
+    fn spawn(&self, stage: &Stage, site: &Site, place: &Path, config: &Config) -> Result<(), DemoError> {
+        check_socket_path(&self.socket)?;
+        let file = place.join("rudderd.toml");
+        let text = config.effective_toml().map_err(DemoError::prepare("write a configuration"))?;
+        std::fs::write(&file, text).map_err(DemoError::file("write", &file))?;
+        let role = DaemonRole { program: site.program.clone(), config: file, namespace: self.namespace.clone() };
+        let mut command = Role::Daemon(role).command(&place.join("role.json"))?;
+        // The configuration file says everything; what the environment says is for other daemons.
+        for (key, _) in std::env::vars_os() {
+            if key.to_string_lossy().starts_with("RUDDER_") {
+                command.env_remove(key);
+            }
+        }
+        stage.spawn(&self.name, &mut command, &place.join("rudderd.log"))
+    }
+
+    fn counters(&self) -> Result<Counters, DemoError> {
+        let fault = |reason: String| DemoError::Status { name: self.name.clone(), reason };
+        let (code, text) = self.get("/v1/status").map_err(fault)?;
+        if code != 200 {
+            return Err(fault(format!("/v1/status answered {code}: {}", text.trim())));
+        }
+        let status: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        counters_of(&status).map_err(fault)
+    }
+
+    /// `GET path` on the daemon's HTTP interface: status code and body.
+    fn get(&self, path: &str) -> Result<(u16, String), String> {
+        let url = format!("http://{}{path}", self.admin);
+        let ask = || {
+            let config = ureq::Agent::config_builder().timeout_global(Some(HTTP_TIMEOUT)).http_status_as_error(false);
+            let agent: ureq::Agent = config.build().into();
+            let mut response = agent.get(&url).call().map_err(|error| format!("{url}: {error}"))?;
+            let text = response.body_mut().read_to_string().map_err(|error| format!("{url}: {error}"))?;
+            Ok((response.status().as_u16(), text))
+        };
+        let Some(namespace) = &self.namespace else { return ask() };
+        // A thread of its own moves into the namespace, whose loopback the daemon listens on, and ends there.
+        let inside = || link::enter(namespace).map_err(|error| error.to_string()).and_then(|()| ask());
+        std::thread::scope(|scope| scope.spawn(inside).join())
+            .unwrap_or_else(|_| Err("the question panicked".to_owned()))
+    }
+}
+
+/// Reads the counters of the feature table out of `/v1/status`.
+fn counters_of(status: &Value) -> Result<Counters, String> {
+    let number = |value: &Value, path: &str| {
+        value.pointer(path).and_then(Value::as_u64).ok_or_else(|| format!("its status has no number {path}"))
+    };
+    let tables = status.get("tables").and_then(Value::as_array).ok_or("its status has no tables")?;
+    let is_ours = |table: &&Value| table.get("name").and_then(Value::as_str) == Some(super::prepare::TABLE);
+    let table = tables.iter().find(is_ours).ok_or("its status does not know the feature table")?;
+    let peers = status.get("peers").and_then(Value::as_array).ok_or("its status has no peers")?;
+    let mut network_bytes = 0;
+    for peer in peers {
+        network_bytes += number(peer, "/bytes_received")?;
+    }
+    Ok(Counters {
+        capacity_rows: number(table, "/capacity_rows")?,
+        hit_rows: number(table, "/fetched/cache")?,
+        missed_rows: number(table, "/fetched/peer")?,
+        network_rows: number(table, "/network/demand_rows")? + number(table, "/network/prefetch_rows")?,
+        network_bytes,
+    })
+}
+
+/// Addresses of each node: for its peers (UDP) and for HTTP.
+fn addresses(site: &Site) -> Result<Vec<(SocketAddr, SocketAddr)>, DemoError> {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    if !site.ports.is_empty() {
+        let [peer, admin] = NAMESPACE_PORTS;
+        return Ok(site.ports.iter().map(|port| (SocketAddr::from((port.address, peer)), loopback(admin))).collect());
+    }
+    // Free ports, all held until all are found. Another process may take one before the daemon does; it then says so.
+    let free = || -> std::io::Result<_> { Ok((UdpSocket::bind(loopback(0))?, TcpListener::bind(loopback(0))?)) };
+    let held: std::io::Result<Vec<_>> = (0..site.nodes).map(|_| free()).collect();
+    let held = held.map_err(DemoError::prepare("find free ports"))?;
+    let pairs: std::io::Result<Vec<_>> =
+        held.iter().map(|(udp, tcp)| Ok((udp.local_addr()?, tcp.local_addr()?))).collect();
+    pairs.map_err(DemoError::prepare("find free ports"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_path_beyond_the_kernels_limit_is_refused() {
+        assert!(check_socket_path(Path::new("/tmp/x.sock")).is_ok());
+        let error = check_socket_path(Path::new(&"x".repeat(108))).unwrap_err().to_string();
+        assert!(error.contains("TMPDIR"), "{error}");
+    }
+
+    #[test]
+    fn nodes_get_ports_of_their_own() {
+        let site = Site {
+            program: PathBuf::new(),
+            dataset: PathBuf::new(),
+            dataset_bytes: 0,
+            certificates: PathBuf::new(),
+            nodes: 8,
+            ports: Vec::new(),
+        };
+        let found = addresses(&site).unwrap();
+        let mut ports: Vec<u16> = found.iter().map(|(peer, _)| peer.port()).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 8);
+    }
+
+    #[test]
+    fn a_status_without_a_counter_names_what_is_missing() {
+        let mut status = serde_json::json!({
+            "tables": [{"name": "feat", "capacity_rows": 7, "fetched": {"local": 1, "cache": 2, "peer": 3},
+                        "network": {"demand_rows": 3, "prefetch_rows": 4, "bytes": 9}}],
+            "peers": [{"bytes_received": 10}, {"bytes_received": 20}],
+        });
+        let counters = counters_of(&status).unwrap();
+        assert_eq!((counters.hit_rows, counters.missed_rows, counters.network_rows), (2, 3, 7));
+        assert_eq!((counters.capacity_rows, counters.network_bytes), (7, 30));
+        status["tables"][0]["network"]["prefetch_rows"].take();
+        assert_eq!(counters_of(&status).unwrap_err(), "its status has no number /network/prefetch_rows");
+    }
+}

@@ -1,0 +1,295 @@
+//! Owns one run: trainers are started, kept in step, their gradients averaged, their reports gathered. Must never add
+//! gradients in any order but that of the ranks: the sum of floats depends on it, and every policy has to train the same model.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::ProgressBar;
+
+use super::cluster::{Cluster, Counters, Site, check_socket_path};
+use super::control::{Channel, Evaluation, Message, TrainerReport};
+use super::error::DemoError;
+use super::prepare::Prepared;
+use super::report::RunReport;
+use super::role::Role;
+use super::stage::Stage;
+use super::trainer::{PREFIX, TrainerRole};
+use crate::config::{Capacity, Policy};
+
+/// How often the listener is looked at while trainers start.
+const ACCEPT_POLL: Duration = Duration::from_millis(2);
+/// Longest wait for the trainers to connect.
+const CONNECT_MAX: Duration = Duration::from_secs(60);
+/// Longest wait for a trainer to end after its last message.
+const END_MAX: Duration = Duration::from_secs(10);
+/// Learning rate of Adam.
+const LEARNING_RATE: f32 = 0.01;
+/// Prefix of the trainers' names on the stage.
+const NAME: &str = "trainer ";
+
+/// What every run does alike.
+#[derive(Clone, Copy)]
+pub(super) struct Plan {
+    /// Trainers of each node.
+    pub(super) trainers: u32,
+    pub(super) epochs: u32,
+    pub(super) batch: usize,
+    pub(super) dim: u32,
+    pub(super) capacity: Capacity,
+    pub(super) seed: u64,
+}
+
+impl Plan {
+    /// Steps of an epoch: as many as the trainer with most seeds needs.
+    pub(super) fn steps_per_epoch(&self, prepared: &Prepared) -> u32 {
+        let most = prepared.train_counts.iter().copied().max().unwrap_or(0).div_ceil(self.trainers as usize);
+        most.div_ceil(self.batch).max(1) as u32
+    }
+}
+
+/// What a run did, and the hash of the model it ended with.
+pub(super) struct Outcome {
+    pub(super) report: RunReport,
+    pub(super) model: u64,
+}
+
+/// Trains once under `policy`, with daemons of its own.
+///
+/// # Errors
+/// A process fails or says something unexpected.
+pub(super) fn run(
+    stage: &Stage,
+    site: &Site,
+    prepared: &Prepared,
+    plan: Plan,
+    policy: Policy,
+    folder: &Path,
+    bar: &ProgressBar,
+) -> Result<Outcome, DemoError> {
+    bar.set_message(format!("{policy}: starting {} daemons", site.nodes));
+    let cluster = Cluster::start(stage, site, folder, &|config| {
+        config.cache.policy = policy;
+        config.cache.capacity = plan.capacity;
+    })?;
+    bar.set_message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));
+    let roles = roles(&cluster, prepared, plan, folder);
+    let check = || stage.check();
+    let mut channels = launch(stage, &roles, folder, &check)?;
+
+    let before = cluster.counters()?;
+    let epoch_seconds = train(&mut channels, &roles[0], policy, bar)?;
+    let trained = gather(&mut channels, |message| match message {
+        Message::Trained(report) => Some(report),
+        _ => None,
+    })?;
+    let counters = cluster.counters()?;
+    bar.set_message(format!("{policy}: measuring the accuracy"));
+    channels.iter_mut().try_for_each(|channel| channel.send(&Message::Evaluate))?;
+    let evaluated = gather(&mut channels, |message| match message {
+        Message::Evaluated(evaluation) => Some(evaluation),
+        _ => None,
+    })?;
+    drop(channels);
+    stage.end(NAME, false, END_MAX)?;
+    cluster.stop()?;
+    summarise(policy, &before, &counters, &trained, &evaluated, epoch_seconds)
+}
+
+/// One role per trainer, by rank.
+fn roles(cluster: &Cluster<'_>, prepared: &Prepared, plan: Plan, folder: &Path) -> Vec<TrainerRole> {
+    let steps_per_epoch = plan.steps_per_epoch(prepared);
+    let mut roles = Vec::new();
+    for (daemon, range) in cluster.daemons.iter().zip(prepared.starts.windows(2)) {
+        for place in 0..plan.trainers {
+            roles.push(TrainerRole {
+                rank: roles.len() as u32,
+                place,
+                places: plan.trainers,
+                vertices: [range[0], range[1]],
+                files: prepared.files.clone(),
+                daemon: daemon.socket.clone(),
+                control: folder.join("control.sock"),
+                dim: plan.dim as usize,
+                classes: prepared.classes,
+                epochs: plan.epochs,
+                steps_per_epoch,
+                batch: plan.batch,
+                learning_rate: LEARNING_RATE,
+                seed: plan.seed,
+            });
+        }
+    }
+    roles
+}
+
+/// Starts the trainers and waits until each has said that it is ready. Channels come back by rank.
+fn launch<'a>(
+    stage: &Stage,
+    roles: &[TrainerRole],
+    folder: &Path,
+    check: &'a dyn Fn() -> Result<(), DemoError>,
+) -> Result<Vec<Channel<'a>>, DemoError> {
+    let path = &roles[0].control;
+    check_socket_path(path)?;
+    let listener = UnixListener::bind(path).map_err(DemoError::file("listen on", path))?;
+    listener.set_nonblocking(true).map_err(DemoError::file("listen on", path))?;
+    for role in roles {
+        let file = |ending: &str| folder.join(format!("trainer{}.{ending}", role.rank));
+        let mut command = Role::Trainer(role.clone()).command(&file("json"))?;
+        stage.spawn(&format!("{NAME}{}", role.rank), &mut command, &file("log"))?;
+    }
+    let deadline = Instant::now() + CONNECT_MAX;
+    let mut channels: Vec<Option<Channel<'_>>> = roles.iter().map(|_| None).collect();
+    let mut connected = 0;
+    while connected < roles.len() {
+        check()?;
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let mut channel = Channel::new(stream, "a trainer".to_owned(), check)?;
+                let message = channel.receive()?;
+                let Message::Ready { rank } = message else { return Err(channel.unexpected(&message)) };
+                channel.rename(format!("{NAME}{rank}"));
+                match channels.get_mut(rank as usize) {
+                    Some(place @ None) => *place = Some(channel),
+                    _ => return Err(channel.unexpected(&message)),
+                }
+                connected += 1;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                if Instant::now() > deadline {
+                    let reason = format!("{connected} of {} connected within {CONNECT_MAX:?}", roles.len());
+                    return Err(DemoError::Control { who: "the trainers".to_owned(), reason });
+                }
+                std::thread::sleep(ACCEPT_POLL);
+            }
+            Err(error) => return Err(DemoError::file("accept on", path)(error)),
+        }
+    }
+    Ok(channels.into_iter().flatten().collect())
+}
+
+/// Keeps the trainers in step until all epochs have ended; answers the wall time of each.
+fn train(
+    channels: &mut [Channel<'_>],
+    role: &TrainerRole,
+    policy: Policy,
+    bar: &ProgressBar,
+) -> Result<Vec<f64>, DemoError> {
+    let mut sum = vec![0.0_f32; PREFIX + role.shape().len()];
+    let mut one = sum.clone();
+    bar.set_length(u64::from(role.epochs) * u64::from(role.steps_per_epoch));
+    channels.iter_mut().try_for_each(|channel| channel.send(&Message::Start))?;
+    let mut epoch_seconds = Vec::new();
+    for epoch in 0..role.epochs {
+        let begun = Instant::now();
+        for _ in 0..role.steps_per_epoch {
+            sum.fill(0.0);
+            for channel in &mut *channels {
+                channel.receive_floats(&mut one)?;
+                sum.iter_mut().zip(&one).for_each(|(sum, x)| *sum += x);
+            }
+            let seeds = sum[0].max(1.0);
+            sum[PREFIX..].iter_mut().for_each(|slope| *slope /= seeds);
+            channels.iter_mut().try_for_each(|channel| channel.send_floats(&sum))?;
+            bar.inc(1);
+            bar.set_message(format!(
+                "{policy}: epoch {} of {}, loss {:.3}, {:.0} % right",
+                epoch + 1,
+                role.epochs,
+                sum[1] / seeds,
+                100.0 * sum[2] / seeds
+            ));
+        }
+        epoch_seconds.push(begun.elapsed().as_secs_f64());
+    }
+    Ok(epoch_seconds)
+}
+
+/// One message of the wanted kind from each.
+fn gather<T>(channels: &mut [Channel<'_>], wanted: impl Fn(Message) -> Option<T>) -> Result<Vec<T>, DemoError> {
+    let mut all = Vec::with_capacity(channels.len());
+    for channel in channels {
+        let message = channel.receive()?;
+        all.push(wanted(message.clone()).ok_or_else(|| channel.unexpected(&message))?);
+    }
+    Ok(all)
+}
+
+fn summarise(
+    policy: Policy,
+    before: &Counters,
+    after: &Counters,
+    trained: &[TrainerReport],
+    evaluated: &[Evaluation],
+    epoch_seconds: Vec<f64>,
+) -> Result<Outcome, DemoError> {
+    let (hits, misses) = (after.hit_rows - before.hit_rows, after.missed_rows - before.missed_rows);
+    let remote_rows = hits + misses;
+    let asked: u64 = trained.iter().map(|report| report.remote_rows).sum();
+    if asked != remote_rows {
+        let reason = format!("they counted {remote_rows} remote rows, their trainers asked for {asked}");
+        return Err(DemoError::Status { name: format!("the daemons (policy {policy})"), reason });
+    }
+    let Some(model) = evaluated.first().map(|evaluation| evaluation.model) else {
+        return Err(DemoError::Control { who: "the trainers".to_owned(), reason: "there are none".to_owned() });
+    };
+    if evaluated.iter().any(|evaluation| evaluation.model != model) {
+        let reason = "they ended with different models".to_owned();
+        return Err(DemoError::Control { who: format!("the trainers (policy {policy})"), reason });
+    }
+    let vertices: u64 = evaluated.iter().map(|evaluation| evaluation.vertices).sum();
+    let correct: u64 = evaluated.iter().map(|evaluation| evaluation.correct).sum();
+    let report = RunReport {
+        policy: policy.name().to_owned(),
+        lookahead: 0,
+        capacity_rows: after.capacity_rows,
+        hit_rate: if remote_rows == 0 { 1.0 } else { hits as f64 / remote_rows as f64 },
+        remote_rows,
+        network_rows: after.network_rows - before.network_rows,
+        network_bytes: after.network_bytes - before.network_bytes,
+        stall_seconds: trained.iter().map(|report| report.stall_seconds).sum::<f64>() / trained.len().max(1) as f64,
+        epoch_seconds,
+        accuracy: correct as f64 / vertices.max(1) as f64,
+        rows_checked: evaluated.iter().map(|evaluation| evaluation.rows_checked).sum(),
+        wrong_rows: evaluated.iter().map(|evaluation| evaluation.wrong_rows).sum(),
+    };
+    Ok(Outcome { report, model })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(hit_rows: u64, missed_rows: u64) -> Counters {
+        Counters { capacity_rows: 5, hit_rows, missed_rows, network_rows: missed_rows + 3, network_bytes: 1_000 }
+    }
+
+    fn trained(remote_rows: u64) -> Vec<TrainerReport> {
+        vec![TrainerReport { stall_seconds: 1.0, remote_rows }, TrainerReport { stall_seconds: 3.0, remote_rows: 0 }]
+    }
+
+    fn evaluated(model: u64) -> Evaluation {
+        Evaluation { vertices: 10, correct: 4, model, rows_checked: 100, wrong_rows: 1 }
+    }
+
+    #[test]
+    fn a_summary_adds_and_divides() {
+        let tests = [evaluated(7), evaluated(7)];
+        let outcome =
+            summarise(Policy::Epoch, &counters(0, 10), &counters(30, 20), &trained(40), &tests, vec![1.0]).unwrap();
+        let report = outcome.report;
+        assert_eq!((report.remote_rows, report.hit_rate, report.network_rows), (40, 0.75, 10));
+        assert_eq!((report.stall_seconds, report.accuracy), (2.0, 0.4));
+        assert_eq!((report.rows_checked, report.wrong_rows, outcome.model), (200, 2, 7));
+    }
+
+    #[test]
+    fn counts_or_models_that_do_not_agree_are_errors() {
+        let (before, after) = (counters(0, 0), counters(30, 10));
+        let wrong = summarise(Policy::Epoch, &before, &after, &trained(41), &[evaluated(7)], vec![]);
+        assert!(wrong.err().unwrap().to_string().contains("trainers asked for 41"));
+        let wrong = summarise(Policy::Epoch, &before, &after, &trained(40), &[evaluated(7), evaluated(8)], vec![]);
+        assert!(wrong.err().unwrap().to_string().contains("different models"));
+    }
+}

@@ -1,0 +1,259 @@
+//! `rudder demo`: the main job on one machine. Real daemons in processes of their own, a real graph, a real GNN; the same
+//! seeds under each cache policy, every received row checked, and a comparison at the end. Owns the arguments and the order
+//! of things; it must never measure a policy on anything that another policy did not get alike.
+
+pub(super) mod cluster;
+mod control;
+mod debian;
+mod drive;
+mod error;
+mod features;
+mod gemm;
+mod graph;
+mod link;
+mod mapped;
+mod powerlaw;
+mod prepare;
+mod report;
+mod rng;
+mod role;
+mod sage;
+mod sampler;
+pub(super) mod stage;
+mod trainer;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use self::cluster::Site;
+use self::drive::{Outcome, Plan};
+use self::error::DemoError;
+use self::graph::GraphChoice;
+use self::link::LinkSpeed;
+use self::prepare::{Prepared, Recipe};
+use self::report::{DemoReport, Footnotes};
+use self::stage::Stage;
+use super::CliError;
+use crate::config::{Capacity, Policy};
+
+/// Most trainer processes of one demo.
+const PROCESSES_MAX: u32 = 256;
+
+/// Arguments of `rudder demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// The graph: `debian` (package dependencies, 63,436 vertices) or `powerlaw:VERTICES` (generated)
+    #[arg(long, value_name = "GRAPH", default_value = "debian")]
+    graph: GraphChoice,
+    /// Nodes: one rudderd and one partition each
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=64))]
+    nodes: u16,
+    /// Trainer processes per node
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    trainers: u32,
+    /// Epochs per policy
+    #[arg(long, value_name = "E", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    epochs: u32,
+    /// Floats per feature row
+    #[arg(long, value_name = "D", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    dim: u32,
+    /// Cache of each node: a number of rows, a share of the rows of other nodes, or a size such as 64MiB
+    #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.15))]
+    capacity: Capacity,
+    /// Policies to compare, in this order
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_delimiter = ',',
+        default_values_t = [Policy::None, Policy::Periodic, Policy::Epoch]
+    )]
+    policy: Vec<Policy>,
+    /// Seeds per minibatch of a trainer
+    #[arg(long, value_name = "SEEDS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Seed of everything that is drawn
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+    /// Join the daemons by links of this speed (1gbit or 100mbit), in network namespaces; needs root
+    #[arg(long, value_name = "SPEED")]
+    link: Option<LinkSpeed>,
+    /// Keep the run folder (dataset, configurations, logs) and say where it is
+    #[arg(long)]
+    keep: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// What a child process of the demo is to do
+    #[arg(long, value_name = "FILE", hide = true, exclusive = true)]
+    role: Option<PathBuf>,
+}
+
+impl DemoArgs {
+    /// What no single argument can know; `Err` is for people.
+    fn check(&self) -> Result<(), String> {
+        let processes = u32::from(self.nodes) * self.trainers;
+        if processes > PROCESSES_MAX {
+            return Err(format!(
+                "{} nodes with {} trainers each are {processes} processes, and at most {PROCESSES_MAX} are started: \
+                 lower --nodes or --trainers",
+                self.nodes, self.trainers
+            ));
+        }
+        let repeated = self.policy.iter().enumerate().find(|(place, policy)| self.policy[..*place].contains(policy));
+        match repeated {
+            Some((_, policy)) => Err(format!("--policy names {policy} twice: name each policy once")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs the demo, or plays the part of one of its children.
+///
+/// # Errors
+/// Whatever went wrong, with the culprit; also if a received row was wrong.
+pub fn run(args: &DemoArgs) -> Result<(), CliError> {
+    if let Some(file) = &args.role {
+        return Ok(role::play(file)?);
+    }
+    if let Err(problem) = args.check() {
+        clap::Error::raw(ErrorKind::ValueValidation, format!("{problem}\n")).exit();
+    }
+    let program = cluster::find_daemon()?;
+    let (stage, folder) = Stage::set(args.keep)?;
+    let bar = spinner();
+    let recipe = Recipe { graph: args.graph, nodes: args.nodes, dim: args.dim, seed: args.seed };
+    let prepared = prepare::prepare(&folder, recipe, &bar)?;
+    bar.finish_and_clear();
+    let site = site(&stage, &folder, program, &prepared, args)?;
+    let plan = Plan {
+        trainers: args.trainers,
+        epochs: args.epochs,
+        batch: args.batch as usize,
+        dim: args.dim,
+        capacity: args.capacity,
+        seed: args.seed,
+    };
+    let mut outcomes = Vec::new();
+    for &policy in &args.policy {
+        let place = folder.join(policy.name());
+        std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
+        let bar = steps_bar();
+        outcomes.push(drive::run(&stage, &site, &prepared, plan, policy, &place, &bar)?);
+        bar.finish_and_clear();
+    }
+    drop(stage);
+    Ok(publish(args, prepared, outcomes)?)
+}
+
+/// Certificates and, with `--link`, the links.
+fn site(
+    stage: &Stage,
+    folder: &Path,
+    program: PathBuf,
+    prepared: &Prepared,
+    args: &DemoArgs,
+) -> Result<Site, DemoError> {
+    let certificates = folder.join("certs");
+    cluster::certify(&certificates, args.nodes)?;
+    let ports = match args.link {
+        Some(speed) => link::connect(stage, args.nodes, speed)?,
+        None => Vec::new(),
+    };
+    Ok(Site {
+        program,
+        dataset: prepared.dataset.clone(),
+        dataset_bytes: prepared.report.vertices * u64::from(args.dim) * 4,
+        certificates,
+        nodes: args.nodes,
+        ports,
+    })
+}
+
+fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Result<(), DemoError> {
+    let same_model = outcomes.windows(2).all(|pair| pair[0].model == pair[1].model);
+    let report = DemoReport {
+        graph: prepared.report,
+        dim: args.dim,
+        epochs: args.epochs,
+        trainers: args.trainers,
+        runs: outcomes.into_iter().map(|outcome| outcome.report).collect(),
+    };
+    if args.json {
+        report::print_json(&report).map_err(DemoError::prepare("print the report"))?;
+    } else {
+        let notes = Footnotes {
+            graph: args.graph.to_string(),
+            link: args.link.map_or("over loopback", LinkSpeed::description),
+            largest_class_share: prepared.largest_class_share,
+            same_model,
+        };
+        report::print_table(&report, &notes);
+    }
+    let sum = |count: fn(&report::RunReport) -> u64| report.runs.iter().map(count).sum();
+    let (wrong, checked) = (sum(|run| run.wrong_rows), sum(|run| run.rows_checked));
+    if wrong > 0 {
+        return Err(DemoError::WrongRows { wrong, checked });
+    }
+    if same_model { Ok(()) } else { Err(DemoError::Models) }
+}
+
+/// For work of unknown length; shown on a terminal only.
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// For training; shown on a terminal only.
+fn steps_bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<DemoArgs, String> {
+        let wrapper = Wrapper::try_parse_from(std::iter::once(&"demo").chain(words)).map_err(|e| e.to_string())?;
+        wrapper.demo.check().map(|()| wrapper.demo)
+    }
+
+    #[test]
+    fn policies_may_be_repeated_or_in_a_list() {
+        assert_eq!(parse(&[]).unwrap().policy, [Policy::None, Policy::Periodic, Policy::Epoch]);
+        assert_eq!(parse(&["--policy", "epoch,none"]).unwrap().policy, [Policy::Epoch, Policy::None]);
+        assert_eq!(parse(&["--policy", "epoch", "--policy", "none"]).unwrap().policy, [Policy::Epoch, Policy::None]);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_by_name() {
+        for (words, says) in [
+            (&["--nodes", "1"][..], "2..=64"),
+            (&["--nodes", "64", "--trainers", "64"], "4096 processes"),
+            (&["--policy", "epoch,epoch"], "epoch twice"),
+            (&["--policy", "lru"], "lru"),
+            (&["--capacity", "1.5"], "1.5"),
+            (&["--graph", "powerlaw:7"], "`7` is no number of vertices"),
+            (&["--link", "10gbit"], "10gbit"),
+            (&["--epochs", "0"], "1..=10000"),
+            (&["--dim", "0"], "1..=32768"),
+        ] {
+            let error = parse(words).unwrap_err();
+            assert!(error.contains(says), "{words:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Owns what the demo says at its end: the JSON of `--json`, whose names are stable, and the table for people. Must never
+//! show a number that was not measured in this run.
+#![allow(clippy::print_stdout)]
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use serde::{Deserialize, Serialize};
+
+/// The graph that was trained on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct GraphReport {
+    pub(super) vertices: u64,
+    /// Undirected edges.
+    pub(super) edges: u64,
+    pub(super) partitions: u16,
+    /// Undirected edges whose ends lie on different nodes.
+    pub(super) edge_cut: u64,
+}
+
+/// What one policy did. Counts and rows are summed over all nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct RunReport {
+    pub(super) policy: String,
+    /// Minibatches announced ahead; none are.
+    pub(super) lookahead: u32,
+    pub(super) capacity_rows: u64,
+    /// Share of the remote rows that were served without waiting for the network.
+    pub(super) hit_rate: f64,
+    /// Rows of other nodes that trainers asked for, while training.
+    pub(super) remote_rows: u64,
+    /// Rows that crossed the network for any reason, while training.
+    pub(super) network_rows: u64,
+    /// Bytes of these rows, as the receiving daemons counted them.
+    pub(super) network_bytes: u64,
+    /// Seconds inside `fetch`, mean over the trainers.
+    pub(super) stall_seconds: f64,
+    /// Wall time of each epoch.
+    pub(super) epoch_seconds: Vec<f64>,
+    /// Share of the test vertices that the trained model classifies correctly.
+    pub(super) accuracy: f64,
+    /// Received rows that were compared with their true content; the test's are among them.
+    pub(super) rows_checked: u64,
+    pub(super) wrong_rows: u64,
+}
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct DemoReport {
+    pub(super) graph: GraphReport,
+    pub(super) dim: u32,
+    pub(super) epochs: u32,
+    /// Trainers of each node.
+    pub(super) trainers: u32,
+    pub(super) runs: Vec<RunReport>,
+}
+
+/// What people want to know beside the report.
+pub(super) struct Footnotes {
+    pub(super) graph: String,
+    pub(super) link: &'static str,
+    pub(super) largest_class_share: f64,
+    /// Whether every policy ended with the same parameters, bit for bit.
+    pub(super) same_model: bool,
+}
+
+/// Prints the report as JSON, on one line.
+///
+/// # Errors
+/// Never in practice: the report holds nothing that JSON cannot say.
+pub(super) fn print_json(report: &DemoReport) -> Result<(), serde_json::Error> {
+    println!("{}", serde_json::to_string(report)?);
+    Ok(())
+}
+
+/// Prints the report for people.
+pub(super) fn print_table(report: &DemoReport, notes: &Footnotes) {
+    let graph = &report.graph;
+    println!(
+        "{}: {} vertices, {} edges over {} nodes ({} edges cut), {} floats per row; {} trainer{} per node, {}",
+        notes.graph,
+        grouped(graph.vertices),
+        grouped(graph.edges),
+        graph.partitions,
+        grouped(graph.edge_cut),
+        report.dim,
+        report.trainers,
+        if report.trainers == 1 { "" } else { "s" },
+        notes.link,
+    );
+    println!("{}", table(&report.runs));
+    println!("Stall: seconds a trainer waited inside fetch (mean over trainers). Epoch: median of {}.", report.epochs);
+    println!("A constant guess would be right in {:.1} % of the cases.", 100.0 * notes.largest_class_share);
+    if notes.same_model && report.runs.len() > 1 {
+        println!("All policies trained the same model, bit for bit.");
+    }
+    for line in comparisons(&report.runs) {
+        println!("{line}");
+    }
+}
+
+fn table(runs: &[RunReport]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "policy",
+        "cache rows",
+        "hit rate",
+        "remote rows",
+        "network rows",
+        "network MB",
+        "stall s",
+        "epoch s",
+        "accuracy",
+        "rows checked",
+        "wrong",
+    ]);
+    for run in runs {
+        table.add_row([
+            run.policy.clone(),
+            grouped(run.capacity_rows),
+            format!("{:.1} %", 100.0 * run.hit_rate),
+            grouped(run.remote_rows),
+            grouped(run.network_rows),
+            format!("{:.1}", run.network_bytes as f64 / 1e6),
+            format!("{:.2}", run.stall_seconds),
+            format!("{:.3}", median(&run.epoch_seconds)),
+            format!("{:.1} %", 100.0 * run.accuracy),
+            grouped(run.rows_checked),
+            grouped(run.wrong_rows),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// The last policy against each of the others, in a sentence each.
+fn comparisons(runs: &[RunReport]) -> Vec<String> {
+    let Some((last, others)) = runs.split_last() else { return Vec::new() };
+    others.iter().map(|other| comparison(last, other)).collect()
+}
+
+fn comparison(run: &RunReport, other: &RunReport) -> String {
+    format!(
+        "{} moved {} rows over the network than {}; its trainers waited {} time for rows.",
+        run.policy,
+        relative(run.network_rows as f64, other.network_rows as f64, "fewer", "more"),
+        other.policy,
+        relative(run.stall_seconds, other.stall_seconds, "less", "more"),
+    )
+}
+
+/// `37 % fewer`, and the like.
+fn relative(value: f64, base: f64, less: &str, more: &str) -> String {
+    if base <= 0.0 {
+        return if value > 0.0 { format!("(from none) {more}") } else { format!("0 % {less}") };
+    }
+    let change = 100.0 * (value / base - 1.0);
+    format!("{:.0} % {}", change.abs(), if change > 0.0 { more } else { less })
+}
+
+pub(super) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        len if len % 2 == 1 => sorted[len / 2],
+        len => f64::midpoint(sorted[len / 2 - 1], sorted[len / 2]),
+    }
+}
+
+/// With commas by thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(policy: &str, network_rows: u64, stall_seconds: f64) -> RunReport {
+        RunReport {
+            policy: policy.into(),
+            lookahead: 0,
+            capacity_rows: 9_515,
+            hit_rate: 0.437,
+            remote_rows: 1_000_000,
+            network_rows,
+            network_bytes: 512_000_000,
+            stall_seconds,
+            epoch_seconds: vec![3.0, 1.0, 2.0],
+            accuracy: 0.5,
+            rows_checked: 2_000_000,
+            wrong_rows: 0,
+        }
+    }
+
+    #[test]
+    fn json_has_the_stable_names() {
+        let report = DemoReport {
+            graph: GraphReport { vertices: 1, edges: 2, partitions: 2, edge_cut: 1 },
+            dim: 4,
+            epochs: 3,
+            trainers: 1,
+            runs: vec![run("none", 1, 1.0)],
+        };
+        let value = serde_json::to_value(&report).unwrap();
+        let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        assert_eq!(keys(&value), "dim epochs graph runs trainers");
+        assert_eq!(keys(&value["graph"]), "edge_cut edges partitions vertices");
+        assert_eq!(
+            keys(&value["runs"][0]),
+            "accuracy capacity_rows epoch_seconds hit_rate lookahead network_bytes network_rows policy remote_rows \
+             rows_checked stall_seconds wrong_rows"
+        );
+    }
+
+    #[test]
+    fn the_last_policy_is_compared_with_the_others() {
+        let lines = comparisons(&[run("none", 1_000, 2.0), run("periodic", 400, 0.5), run("epoch", 500, 1.0)]);
+        assert_eq!(
+            lines,
+            [
+                "epoch moved 50 % fewer rows over the network than none; its trainers waited 50 % less time for rows.",
+                "epoch moved 25 % more rows over the network than periodic; its trainers waited 100 % more time for rows.",
+            ]
+        );
+        assert!(comparisons(&[run("epoch", 1, 1.0)]).is_empty());
+    }
+
+    #[test]
+    fn the_table_shows_the_median_epoch_and_groups_digits() {
+        let text = table(&[run("epoch", 12_345_678, 1.0)]).to_string();
+        assert!(text.contains("12,345,678") && text.contains("2.000") && text.contains("43.7 %"), "{text}");
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+}

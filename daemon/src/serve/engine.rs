@@ -1,0 +1,344 @@
+//! The fetch path of a node: gathers what is here, asks peers for the rest, and, after the trainer has its rows, settles
+//! accounts with the cache. It owns the tables' caches and the rows under way. It must never make a trainer wait for
+//! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
+
+use super::error::RequestError;
+use super::flights::{Claim, Flights};
+use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::progress::Board;
+use super::stats::TableStats;
+use crate::cache::{CacheError, CacheSpec, TableCache};
+use crate::dataset::{Dataset, Table};
+use crate::peers::{Class, Peers};
+use hashbrown::HashMap;
+use rudder_client::RowSources;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Rows gathered between two looks at other work of the same thread.
+const TURN_ROWS: usize = 8192;
+
+/// Fewest rows that are worth a second thread.
+const SPLIT_ROWS_MIN: usize = 16_384;
+
+/// What the engine of a node is made of.
+#[derive(Debug)]
+pub struct EngineParts {
+    /// Tables and books.
+    pub dataset: Arc<Dataset>,
+    /// The way to the other nodes.
+    pub peers: Arc<Peers>,
+    /// The runtime that drives requests to peers.
+    pub network: Handle,
+    /// One per table of the dataset, in their order.
+    pub caches: Vec<CacheSpec>,
+    /// Threads that one large fetch may use.
+    pub gather_threads: usize,
+}
+
+/// Why an engine cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A cache cannot be made.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A metric cannot be made.
+    #[error("a metric cannot be made: {0}")]
+    Metric(#[from] prometheus::Error),
+}
+
+/// Serves fetches of the trainers of a node.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) dataset: Arc<Dataset>,
+    peers: Arc<Peers>,
+    network: Handle,
+    gather_threads: usize,
+    pub(super) tables: Vec<TableState>,
+    board: Mutex<Board>,
+    pub(super) started: Instant,
+    pub(super) stall_ns: AtomicU64,
+    pub(super) fetch_seconds: prometheus::Histogram,
+    draining: AtomicBool,
+}
+
+/// What belongs to one table.
+#[derive(Debug)]
+pub(super) struct TableState {
+    pub(super) cache: TableCache,
+    pub(super) stats: TableStats,
+    flights: Flights,
+}
+
+/// One fetch, checked against the limits; its rows go to `out`.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Number of the table.
+    pub(super) table: usize,
+    /// The ids, read once.
+    pub(super) ids: Vec<u64>,
+    /// Where the rows go.
+    pub(super) out: Out,
+}
+
+/// A fetch that was answered, with what is still owed to the cache.
+#[derive(Debug)]
+pub(super) struct Answered {
+    /// Where the rows came from.
+    pub(super) sources: RowSources,
+    debt: Debt,
+}
+
+/// Accesses to account for and rows to offer, once the trainer has been answered.
+#[derive(Debug)]
+struct Debt {
+    hits: Vec<u32>,
+    missed: Vec<u32>,
+    claim: Claim,
+}
+
+impl Engine {
+    /// Makes the caches.
+    ///
+    /// # Errors
+    /// [`EngineError`] when a table cannot be cached as configured.
+    pub fn new(parts: EngineParts) -> Result<Arc<Self>, EngineError> {
+        let state = |spec: CacheSpec| {
+            Ok(TableState { cache: TableCache::new(spec)?, stats: TableStats::default(), flights: Flights::default() })
+        };
+        Ok(Arc::new(Self {
+            tables: parts.caches.into_iter().map(state).collect::<Result<_, CacheError>>()?,
+            dataset: parts.dataset,
+            peers: parts.peers,
+            network: parts.network,
+            gather_threads: parts.gather_threads.max(1),
+            board: Mutex::default(),
+            started: Instant::now(),
+            stall_ns: AtomicU64::new(0),
+            fetch_seconds: super::metrics::fetch_seconds()?,
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// Refuses fetches from now on; those under way end.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    #[must_use]
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// A trainer told where it is.
+    pub(super) fn progress(&self, connection: u64, epoch: u32, step: u32, steps_per_epoch: u32) {
+        let clock = {
+            let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.report(connection, epoch, step, steps_per_epoch)
+        };
+        self.tables.iter().for_each(|table| table.cache.tick(clock));
+    }
+
+    /// A trainer is gone.
+    pub(super) fn forget_trainer(&self, connection: u64) {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).remove(connection);
+    }
+
+    /// Trainers that report their progress.
+    pub(super) fn trainers_reporting(&self) -> usize {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).trainers()
+    }
+
+    /// Brings all rows of `job` to their place.
+    pub(super) async fn fetch(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
+        let started = Instant::now();
+        let answered = self.bring(job).await;
+        let stats = &self.tables[job.table].stats;
+        match &answered {
+            Ok(Answered { sources, .. }) => {
+                stats.count(sources.local, sources.cache, sources.peer, self.started);
+                self.fetch_seconds.observe(started.elapsed().as_secs_f64());
+            }
+            Err(_) => {
+                stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        answered
+    }
+
+    async fn bring(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
+        let found = self.gather_here(job).await?;
+        let Found { local, hits, misses } = found;
+        let sources = RowSources { local, cache: hits.len() as u64, peer: misses.len() as u64 };
+        if misses.is_empty() {
+            return Ok(Answered { sources, debt: Debt { hits, missed: Vec::new(), claim: Claim::default() } });
+        }
+        let waited = Instant::now();
+        let (missed, seats) = unique(&misses);
+        let claim = self.order(job.table, &missed, Class::Demand);
+        let landed = self.land(job, &misses, &seats, &claim).await;
+        self.stall_ns.fetch_add(waited.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        if let Err(error) = landed {
+            self.tables[job.table].flights.retire(&claim);
+            return Err(error);
+        }
+        let missed = missed.into_iter().map(|(id, _)| id).collect();
+        Ok(Answered { sources, debt: Debt { hits, missed, claim } })
+    }
+
+    /// Copies what the shard and the cache hold; large fetches are split over threads.
+    async fn gather_here(self: &Arc<Self>, job: &Arc<Job>) -> Result<Found, RequestError> {
+        let rows = job.ids.len();
+        let threads = self.gather_threads.min(rows / SPLIT_ROWS_MIN).max(1);
+        let share = rows.div_ceil(threads).max(1);
+        let mut others = Vec::new();
+        for first in (share..rows).step_by(share) {
+            let (engine, job) = (Arc::clone(self), Arc::clone(job));
+            others.push(tokio::spawn(async move { engine.gather_run(&job, first, share).await }));
+        }
+        let mut found = self.gather_run(job, 0, share).await;
+        for other in others {
+            let part = other.await.map_err(|_| RequestError::Internal("a gather ended early"))?;
+            found = merge(found, part);
+        }
+        found.map_err(|refused| self.out_of_range(job.table, refused))
+    }
+
+    async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
+        let (table, cache) = (&self.dataset.tables()[job.table], &self.tables[job.table].cache);
+        let mut found = Found::default();
+        let end = (first + rows).min(job.ids.len());
+        let mut at = first;
+        while at < end {
+            let turn_end = (at + TURN_ROWS).min(end);
+            gather(table, self.dataset.node(), cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
+            at = turn_end;
+            if at < end {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(found)
+    }
+
+    fn out_of_range(&self, table: usize, refused: OutOfRange) -> RequestError {
+        let Table { name, rows, .. } = &self.dataset.tables()[table];
+        RequestError::IdOutOfRange { table: name.clone(), id: refused.id, at: refused.at, last: rows.saturating_sub(1) }
+    }
+
+    /// Claims `rows` (id and owner) and asks the peers for those that nobody has asked for.
+    fn order(self: &Arc<Self>, table: usize, rows: &[(u32, u16)], class: Class) -> Claim {
+        let claim = self.tables[table].flights.claim(rows.iter().copied());
+        for order in &claim.orders {
+            let (engine, flight) = (Arc::clone(self), Arc::clone(&claim.flights[order.flight]));
+            let (part, ids) = (order.part, order.ids.clone());
+            // A task of its own: if the trainer that asked is killed, others may still wait for these rows.
+            self.network.spawn(async move {
+                let row_bytes = engine.dataset.tables()[table].row_bytes;
+                let landing = engine.peers.fetch(part, table as u16, row_bytes, &ids, class).await;
+                if landing.is_ok() {
+                    let stats = &engine.tables[table].stats;
+                    let counter = match class {
+                        Class::Demand => &stats.demand_rows,
+                        Class::Bulk => &stats.prefetch_rows,
+                    };
+                    counter.fetch_add(ids.len() as u64, Ordering::Relaxed);
+                }
+                flight.land(landing.map_err(Arc::new));
+            });
+        }
+        claim
+    }
+
+    /// Waits for all flights of `claim` and copies the rows to their places.
+    async fn land(&self, job: &Job, misses: &[Miss], seats: &[u32], claim: &Claim) -> Result<(), RequestError> {
+        let table = &self.dataset.tables()[job.table];
+        for (at, flight) in claim.flights.iter().enumerate() {
+            if let Err(cause) = flight.landing().await {
+                let rows = claim.seats.iter().filter(|seat| seat.flight as usize == at).count();
+                return Err(RequestError::Peer { table: table.name.clone(), rows, cause: Arc::clone(cause) });
+            }
+        }
+        for (miss, &seat) in misses.iter().zip(seats) {
+            let row = claim.row(seat as usize).ok_or(RequestError::Internal("a row that landed is not there"))?;
+            job.out.write(miss.at as usize * table.row_bytes, row);
+        }
+        Ok(())
+    }
+
+    /// Accounts for a fetch that was answered, offers its rows to the cache, and starts what the policy wants besides.
+    pub(super) fn settle(self: &Arc<Self>, table: usize, answered: Answered) {
+        let Debt { hits, missed, claim } = answered.debt;
+        let state = &self.tables[table];
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), None);
+        state.flights.retire(&claim);
+        if !wanted.is_empty() {
+            self.bring_in(table, &wanted);
+        }
+    }
+
+    /// Fetches rows that the policy wants and nobody waits for.
+    fn bring_in(self: &Arc<Self>, table: usize, wanted: &[u32]) {
+        let state = &self.tables[table];
+        let book = &self.dataset.tables()[table].book;
+        let owned = |&id: &u32| book.locate(u64::from(id)).map(|location| (id, location.part));
+        let rows: Vec<(u32, u16)> =
+            wanted.iter().filter(|&&id| !state.flights.contains(id)).filter_map(owned).collect();
+        let engine = Arc::clone(self);
+        self.network.spawn(async move {
+            let claim = engine.order(table, &rows, Class::Bulk);
+            for flight in &claim.flights {
+                if let Err(error) = flight.landing().await {
+                    tracing::warn!(%error, rows = rows.len(), "rows that the policy wants could not be brought in");
+                }
+            }
+            let state = &engine.tables[table];
+            let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
+            let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
+            state.cache.fill(&ids, |i| claim.row(landed[i]).unwrap_or_default());
+            state.flights.retire(&claim);
+        });
+    }
+
+    /// The collectors of the fetch path and the cache.
+    ///
+    /// # Errors
+    /// When a metric cannot be made.
+    pub fn collectors(self: &Arc<Self>) -> prometheus::Result<Vec<Box<dyn prometheus::core::Collector>>> {
+        super::metrics::collectors(self)
+    }
+
+    /// Time that trainers have waited for peers, all of them together.
+    #[must_use]
+    pub fn stalled(&self) -> Duration {
+        Duration::from_nanos(self.stall_ns.load(Ordering::Relaxed))
+    }
+}
+
+fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> Result<Found, OutOfRange> {
+    match (found, part) {
+        (Ok(mut found), Ok(part)) => {
+            found.merge(part);
+            Ok(found)
+        }
+        (Err(refused), _) | (_, Err(refused)) => Err(refused),
+    }
+}
+
+/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
+/// among them.
+fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
+    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
+    let mut rows = Vec::with_capacity(misses.len());
+    let seats = misses
+        .iter()
+        .map(|miss| {
+            *places.entry(miss.id).or_insert_with(|| {
+                rows.push((miss.id, miss.part));
+                (rows.len() - 1) as u32
+            })
+        })
+        .collect();
+    (rows, seats)
+}

@@ -1,0 +1,83 @@
+//! What a request of a trainer can fail with, and the words and the code that the trainer gets.
+
+use crate::peers::PeerError;
+use rudder_client::{DType, ErrorCode, arena::AdoptError};
+use std::sync::Arc;
+
+/// Why a request was refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error(
+        "this daemon speaks version {ours} of the local protocol, the client version {theirs}: install the same version on both sides"
+    )]
+    Version { ours: u16, theirs: u16 },
+    #[error("user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids")]
+    Forbidden { uid: u32 },
+    #[error("{0}")]
+    Protocol(String),
+    #[error("no table with number {number}: the dataset has {tables}")]
+    UnknownTable { number: u16, tables: usize },
+    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
+    IdOutOfRange { table: String, id: u64, at: usize, last: u64 },
+    #[error("table `{table}` has rows of {dtype} × {width}; the request expects {asked_dtype} × {asked_width}")]
+    Shape { table: String, dtype: DType, width: u32, asked_dtype: DType, asked_width: u32 },
+    #[error("{0}")]
+    Arena(Arc<AdoptError>),
+    #[error("{0}")]
+    Place(String),
+    #[error("{what} is over the limit {key} = {limit} of this daemon")]
+    Limit { what: String, key: &'static str, limit: u64 },
+    #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
+    Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    #[error("this daemon is draining: it is about to stop and takes no new fetches")]
+    Draining,
+    #[error("a defect of the daemon, see its log: {0}")]
+    Internal(&'static str),
+}
+
+impl RequestError {
+    /// The code for programs.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Version { .. } => ErrorCode::Version,
+            Self::Forbidden { .. } => ErrorCode::Forbidden,
+            Self::Protocol(_) => ErrorCode::Protocol,
+            Self::UnknownTable { .. } => ErrorCode::UnknownTable,
+            Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
+            Self::Shape { .. } => ErrorCode::Shape,
+            Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
+            Self::Limit { .. } => ErrorCode::Limit,
+            Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
+            Self::Peer { .. } => ErrorCode::PeerFailed,
+            Self::Draining => ErrorCode::Draining,
+            Self::Internal(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+/// Why the local socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Another process listens there.
+    #[error("local.socket {path}: another process is listening there; stop it, or give this daemon another path")]
+    InUse {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// Something that is no socket lies there.
+    #[error("local.socket {path}: there is a file that is no socket; remove it, or give another path")]
+    NotASocket {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("local.socket {path}: {doing}: {cause}")]
+    Io {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+}

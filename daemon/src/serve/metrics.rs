@@ -1,0 +1,137 @@
+//! The fetch path and the cache as Prometheus sees them. It owns handles that it fills from the engine's counters when it
+//! is scraped, and must never be on the fetch path.
+
+use super::engine::{Engine, TableState};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Seconds; from a row on the way to the cache to a fetch that waits for a slow peer.
+const FETCH_SECONDS: [f64; 14] =
+    [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.5, 2.5, 10.0];
+
+/// The histogram of fetches, which the engine observes itself.
+pub(super) fn fetch_seconds() -> prometheus::Result<Histogram> {
+    let help = "Time from a fetch's arrival until its rows are in place.";
+    Histogram::with_opts(HistogramOpts::new("rudder_fetch_seconds", help).buckets(FETCH_SECONDS.to_vec()))
+}
+
+/// The collectors of an engine.
+pub(super) fn collectors(engine: &Arc<Engine>) -> prometheus::Result<Vec<Box<dyn Collector>>> {
+    let handles = Handles::new()?;
+    let snapshot = Snapshot { engine: Arc::clone(engine), handles, scrape: Mutex::new(()) };
+    Ok(vec![Box::new(engine.fetch_seconds.clone()), Box::new(snapshot)])
+}
+
+struct Handles {
+    fetched: IntCounterVec,
+    failed: IntCounterVec,
+    network: IntCounterVec,
+    fills: IntCounterVec,
+    refused: IntCounterVec,
+    evicted: IntCounterVec,
+    shifts: IntCounterVec,
+    stall: Counter,
+    hit_ratio: GaugeVec,
+    rows: IntGaugeVec,
+    capacity: IntGaugeVec,
+    bytes: IntGaugeVec,
+    trainers: IntGauge,
+}
+
+struct Snapshot {
+    engine: Arc<Engine>,
+    handles: Handles,
+    /// Scrapes come one at a time: counters are set by reset and increment.
+    scrape: Mutex<()>,
+}
+
+impl Handles {
+    fn new() -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["table"]);
+        Ok(Self {
+            fetched: counter("rudder_fetch_rows_total", "Rows answered to trainers.", &["table", "source"])?,
+            failed: counter("rudder_failed_fetches_total", "Fetches that ended in an error.", &["table"])?,
+            network: counter("rudder_network_rows_total", "Rows that peers sent.", &["table", "reason"])?,
+            fills: counter("rudder_fill_rows_total", "Rows that took a slot of the cache.", &["table", "reason"])?,
+            refused: counter("rudder_refused_rows_total", "Rows in hand that were not worth a slot.", &["table"])?,
+            evicted: counter("rudder_evicted_rows_total", "Rows that lost their slot.", &["table", "reason"])?,
+            shifts: counter("rudder_shifts_total", "Times that the accesses were found shifted.", &["table"])?,
+            stall: Counter::new("rudder_stall_seconds_total", "Time that trainers waited for rows of peers.")?,
+            hit_ratio: GaugeVec::new(
+                Opts::new("rudder_hit_ratio", "Share of remote rows of the last minute that were cached."),
+                &["table"],
+            )?,
+            rows: gauge("rudder_cache_rows", "Rows in the cache.")?,
+            capacity: gauge("rudder_cache_capacity_rows", "Rows that the cache may hold.")?,
+            bytes: gauge("rudder_cache_bytes", "Bytes of rows in the cache.")?,
+            trainers: IntGauge::new("rudder_trainers_reporting", "Trainers that report their progress.")?,
+        })
+    }
+
+    fn all(&self) -> [&dyn Collector; 13] {
+        [
+            &self.fetched,
+            &self.failed,
+            &self.network,
+            &self.fills,
+            &self.refused,
+            &self.evicted,
+            &self.shifts,
+            &self.stall,
+            &self.hit_ratio,
+            &self.rows,
+            &self.capacity,
+            &self.bytes,
+            &self.trainers,
+        ]
+    }
+
+    fn take(&self, name: &str, table: &TableState, engine: &Engine) {
+        let set = |counters: &IntCounterVec, labels: &[&str], value: &AtomicU64| {
+            let counter = counters.with_label_values(labels);
+            counter.reset();
+            counter.inc_by(value.load(Ordering::Relaxed));
+        };
+        let (stats, cache) = (&table.stats, table.cache.stats());
+        set(&self.fetched, &[name, "local"], &stats.local_rows);
+        set(&self.fetched, &[name, "cache"], &stats.cache_rows);
+        set(&self.fetched, &[name, "peer"], &stats.peer_rows);
+        set(&self.failed, &[name], &stats.failed_fetches);
+        set(&self.network, &[name, "demand"], &stats.demand_rows);
+        set(&self.network, &[name, "prefetch"], &stats.prefetch_rows);
+        set(&self.fills, &[name, "demand"], &cache.demand_fills);
+        set(&self.fills, &[name, "prefetch"], &cache.prefetch_fills);
+        set(&self.refused, &[name], &cache.refused_rows);
+        set(&self.evicted, &[name, "replaced"], &cache.evicted_rows);
+        set(&self.shifts, &[name], &cache.shifts);
+        if let Some(ratio) = stats.hit_ratio(engine.started) {
+            self.hit_ratio.with_label_values(&[name]).set(ratio);
+        }
+        let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
+        gauge(&self.rows, table.cache.used_rows());
+        gauge(&self.capacity, table.cache.spec().capacity_rows as u64);
+        gauge(&self.bytes, table.cache.row_bytes_held());
+    }
+}
+
+impl Collector for Snapshot {
+    fn desc(&self) -> Vec<&Desc> {
+        self.handles.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let _one = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = &self.handles;
+        for (table, state) in self.engine.dataset.tables().iter().zip(&self.engine.tables) {
+            handles.take(&table.name, state, &self.engine);
+        }
+        handles.stall.reset();
+        handles.stall.inc_by(self.engine.stalled().as_secs_f64());
+        handles.trainers.set(self.engine.trainers_reporting() as i64);
+        handles.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading from a trainer's socket: bytes and the descriptors that come with them. It owns the frame buffer, and must
+//! never keep more descriptors than a client may still need.
+
+use super::error::RequestError;
+use crate::config::LocalConfig;
+use rudder_client::wire::frame::{Frame, FrameBuffer, FrameLimits};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
+use std::collections::VecDeque;
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+/// Bytes one read takes.
+const READ_BYTES: usize = 64 << 10;
+
+/// Descriptors one message may carry.
+const FDS_PER_MESSAGE: usize = 4;
+
+/// Descriptors that may wait for the message that names them.
+const FDS_WAITING_MAX: usize = 8;
+
+/// The reading half of a connection.
+pub(super) struct Receiver {
+    stream: Arc<UnixStream>,
+    frames: FrameBuffer,
+    bytes: Vec<u8>,
+}
+
+impl Receiver {
+    pub(super) fn new(stream: Arc<UnixStream>, config: &LocalConfig) -> Self {
+        let limits = FrameLimits {
+            message_bytes_max: config.frame_bytes_max,
+            payload_bytes_max: config.ids_max.saturating_mul(8).min(config.inline_bytes_max),
+        };
+        Self { stream, frames: FrameBuffer::new(limits), bytes: vec![0; READ_BYTES] }
+    }
+
+    /// Waits for bytes; false when the client has closed. Safe to cancel.
+    pub(super) async fn receive(&mut self, fds: &mut VecDeque<OwnedFd>) -> Result<bool, RequestError> {
+        loop {
+            let broken = |error: io::Error| RequestError::Protocol(format!("the connection broke: {error}"));
+            self.stream.readable().await.map_err(broken)?;
+            let (stream, bytes) = (&*self.stream, &mut self.bytes);
+            match stream.try_io(Interest::READABLE, || receive_once(stream, bytes, fds)) {
+                Ok(0) => {
+                    return if self.frames.pending_bytes() == 0 {
+                        Ok(false)
+                    } else {
+                        Err(RequestError::Protocol("the connection ended in the middle of a frame".to_owned()))
+                    };
+                }
+                Ok(read) => {
+                    if fds.len() > FDS_WAITING_MAX {
+                        return Err(RequestError::Protocol("descriptors came that no message names".to_owned()));
+                    }
+                    self.frames.extend(&self.bytes[..read]);
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(broken(error)),
+            }
+        }
+    }
+
+    /// The next whole frame, if there is one.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, RequestError> {
+        self.frames.next_frame().map_err(|error| RequestError::Protocol(error.to_string()))
+    }
+}
+
+fn receive_once(stream: &UnixStream, bytes: &mut [u8], fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_PER_MESSAGE))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let message = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    for item in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = item {
+            fds.extend(received);
+        }
+    }
+    if message.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other(format!("more than {FDS_PER_MESSAGE} descriptors in one message")));
+    }
+    Ok(message.bytes)
+}

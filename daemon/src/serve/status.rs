@@ -1,0 +1,125 @@
+//! What the fetch path says of itself on `/v1/status` and to clients. Field names are an interface: see
+//! `docs/operations.md`.
+
+use super::engine::Engine;
+use serde::Serialize;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// The state of one table's serving.
+#[derive(Debug, Clone, Serialize)]
+pub struct TableStatus {
+    /// Name.
+    pub name: String,
+    /// Element type.
+    pub dtype: &'static str,
+    /// Elements per row.
+    pub width: u32,
+    /// Rows over all nodes.
+    pub rows: u64,
+    /// Rows that this node owns.
+    pub local_rows: u64,
+    /// Policy of the cache.
+    pub policy: &'static str,
+    /// Rows the cache may hold.
+    pub capacity_rows: usize,
+    /// Rows it holds.
+    pub cached_rows: u64,
+    /// Their bytes.
+    pub cache_bytes: u64,
+    /// Bytes of index and slots.
+    pub bookkeeping_bytes: u64,
+    /// Share of remote rows of the last minute that were cached.
+    pub hit_ratio: Option<f64>,
+    /// Rows answered to trainers, by where they came from.
+    pub fetched: FetchedRows,
+    /// Rows that peers sent to this node.
+    pub network: NetworkRows,
+    /// Rows that lost their slot.
+    pub evicted_rows: u64,
+    /// Times that the accesses were found shifted and history was forgotten.
+    pub shifts: u64,
+    /// Fetches that failed.
+    pub failed_fetches: u64,
+}
+
+/// Rows answered to trainers since the start; duplicates count each time.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct FetchedRows {
+    /// From this node's shard.
+    pub local: u64,
+    /// From the cache.
+    pub cache: u64,
+    /// From a peer, while a trainer waited.
+    pub peer: u64,
+}
+
+/// Rows that crossed the network to this node since the start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct NetworkRows {
+    /// Because a trainer waited for them.
+    pub demand_rows: u64,
+    /// Because the policy wanted them.
+    pub prefetch_rows: u64,
+    /// Bytes of both, without headers.
+    pub bytes: u64,
+}
+
+/// The state of the fetch path.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineStatus {
+    /// Per table.
+    pub tables: Vec<TableStatus>,
+    /// Time that trainers waited for peers, all together.
+    pub stall_seconds: f64,
+    /// Trainers that report their progress; while 0, EPOCH scores fall back to decayed frequency.
+    pub trainers_reporting: usize,
+    /// What the scores of policy `epoch` are made of now: `progress` or `frequency`.
+    pub scores: &'static str,
+}
+
+impl Engine {
+    /// A snapshot of the counters.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let trainers_reporting = self.trainers_reporting();
+        EngineStatus {
+            tables: (0..self.tables.len()).map(|at| self.table_status(at)).collect(),
+            stall_seconds: self.stalled().as_secs_f64(),
+            trainers_reporting,
+            scores: if trainers_reporting > 0 { "progress" } else { "frequency" },
+        }
+    }
+
+    fn table_status(&self, at: usize) -> TableStatus {
+        let (table, state) = (&self.dataset.tables()[at], &self.tables[at]);
+        let (stats, cache) = (&state.stats, &state.cache);
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (demand_rows, prefetch_rows) = (read(&stats.demand_rows), read(&stats.prefetch_rows));
+        TableStatus {
+            name: table.name.clone(),
+            dtype: table.dtype.name(),
+            width: table.width,
+            rows: table.rows,
+            local_rows: table.shard.rows(),
+            policy: cache.spec().policy.name(),
+            capacity_rows: cache.spec().capacity_rows,
+            cached_rows: cache.used_rows(),
+            cache_bytes: cache.row_bytes_held(),
+            bookkeeping_bytes: cache.bookkeeping_bytes(),
+            hit_ratio: stats.hit_ratio(self.started),
+            fetched: FetchedRows {
+                local: read(&stats.local_rows),
+                cache: read(&stats.cache_rows),
+                peer: read(&stats.peer_rows),
+            },
+            network: NetworkRows {
+                demand_rows,
+                prefetch_rows,
+                bytes: (demand_rows + prefetch_rows) * table.row_bytes as u64,
+            },
+            evicted_rows: read(&cache.stats().evicted_rows),
+            shifts: read(&cache.stats().shifts),
+            failed_fetches: read(&stats.failed_fetches),
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The rules of the house that no lint knows, checked over the sources. A failure names the file.
+
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A file that passes this is asking to be two.
+const LINES_MAX: usize = 500;
+
+/// The only files that may switch the lint `unsafe_code` off.
+const UNSAFE_FILES: [&str; 6] = [
+    "client/src/arena/mapping.rs",
+    "daemon/src/cache/prefetch.rs",
+    "daemon/src/cache/slab.rs",
+    "daemon/src/cli/demo/gemm.rs",
+    "daemon/src/cli/demo/mapped.rs",
+    "daemon/src/dataset/map.rs",
+];
+
+/// The modules of the daemon and those each may name, outside tests. Dependencies point one way.
+const LAYERS: [(&str, &[&str]); 9] = [
+    ("config", &[]),
+    ("dataset", &[]),
+    ("cache", &[]),
+    ("peers", &["config"]),
+    ("serve", &["config", "dataset", "cache", "peers"]),
+    ("admin", &["config"]),
+    ("lifecycle", &["config", "admin"]),
+    ("node", &["config", "dataset", "cache", "peers", "serve", "lifecycle"]),
+    ("cli", &["config", "dataset", "cache", "peers", "serve", "admin", "lifecycle", "node"]),
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// All Rust files with their paths from the root of the repository, and their text.
+fn sources() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for folder in ["client", "daemon", "tests"] {
+        collect(&root().join(folder), &mut found);
+    }
+    assert!(found.len() > 20, "only {} files found", found.len());
+    found
+}
+
+fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
+    let entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for path in entries {
+        if path.is_dir() {
+            if path.file_name().is_some_and(|name| name != "target") {
+                collect(&path, found);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+            found.push((name, fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// Fails with every name that `wrong` says something about.
+fn none_is_wrong(wrong: impl Fn(&str, &str) -> Option<String>) {
+    let complaints: Vec<String> =
+        sources().iter().filter_map(|(name, text)| wrong(name, text).map(|what| format!("{name}: {what}"))).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_owns() {
+    none_is_wrong(|_, text| (!text.starts_with("//! ")).then(|| String::from("does not open with a `//!` paragraph")));
+}
+
+#[test]
+fn no_file_is_two() {
+    none_is_wrong(|_, text| {
+        let lines = text.lines().count();
+        (lines >= LINES_MAX).then(|| format!("{lines} lines; split it below {LINES_MAX}"))
+    });
+}
+
+#[test]
+fn unsafe_code_stays_in_its_modules() {
+    // Put together here, so that this file does not name itself.
+    let allowance = concat!("allow(", "unsafe_code)");
+    none_is_wrong(|name, text| {
+        (text.contains(allowance) && !UNSAFE_FILES.contains(&name))
+            .then(|| String::from("unsafe code outside the named modules (UNSAFE_FILES in tests/tests/house.rs)"))
+    });
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    none_is_wrong(|name, text| {
+        let module = name.strip_prefix("daemon/src/")?.split(['/', '.']).next()?;
+        let (_, allowed) = LAYERS.iter().find(|(layer, _)| *layer == module)?;
+        let named = modules_named(without_tests(name, text));
+        LAYERS
+            .iter()
+            .map(|(layer, _)| *layer)
+            .filter(|layer| *layer != module && !allowed.contains(layer))
+            .find(|layer| named.iter().any(|name| name == layer))
+            .map(|layer| format!("names crate::{layer}, which `{module}` must not know"))
+    });
+}
+
+/// The code of a file without its tests.
+fn without_tests<'a>(name: &str, text: &'a str) -> &'a str {
+    let is_test_file = name.ends_with("tests.rs") || name.contains("/tests/");
+    if is_test_file { "" } else { text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default() }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    none_is_wrong(|name, text| {
+        let literals = without_tests(name, text).split('"').skip(1).step_by(2);
+        let is_metric = |text: &&str| {
+            let known = ["rudder_", "process_"].iter().any(|prefix| text.starts_with(prefix));
+            let crates = ["rudder_client", "rudder_daemon"].iter().any(|name| text.starts_with(name));
+            name.starts_with("daemon/src/")
+                && known
+                && !crates
+                && text.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+        };
+        let absent: Vec<&str> =
+            literals.filter(is_metric).filter(|metric| !page.contains(&format!("`{metric}`"))).collect();
+        (!absent.is_empty()).then(|| format!("not in docs/metrics.md: {}", absent.join(", ")))
+    });
+}
+
+/// The modules of its own crate that `code` names: `crate::name`, and each name in `crate::{name::Item, name}`. Comments do
+/// not count.
+fn modules_named(code: &str) -> Vec<String> {
+    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let text = lines.join(" ");
+    let word =
+        |text: &str| text.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut named = Vec::new();
+    for after in text.split("crate::").skip(1) {
+        let Some(group) = after.strip_prefix('{') else {
+            named.push(word(after));
+            continue;
+        };
+        let mut depth = 1;
+        let mut start = 0;
+        for (at, c) in group.char_indices() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 || (depth == 1 && c == ',') {
+                named.push(word(&group[start..at]));
+                start = at + 1;
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+    }
+    named
+}
+
+#[test]
+fn names_in_groups_are_seen() {
+    let code = "use crate::{admin::{A, B}, config};\n// crate::cli\nlet x = crate::node::start();";
+    assert_eq!(modules_named(code), ["admin", "config", "node"]);
+}
