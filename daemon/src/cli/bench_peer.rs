@@ -25,6 +25,8 @@ const GB: f64 = 1e9;
 const GIB: f64 = (1u64 << 30) as f64;
 /// Kernel clock ticks per second in /proc: fixed by the kernel's interface to user space.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Longest wait for the second process to answer at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `rudder bench peer`.
 #[derive(Debug, Clone, clap::Args)]
