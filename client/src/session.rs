@@ -60,7 +60,30 @@ struct Reader {
 struct Inbox {
     calls: HashMap<u64, Waiting>,
     reading: bool,
-    lost: Option<String>,
+    lost: Option<Loss>,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone)]
+struct Loss {
+    cause: String,
+    /// The daemon's code, if it closed with words of its own.
+    code: Option<ErrorCode>,
+}
+
+impl Loss {
+    fn error(&self) -> ClientError {
+        match self.code {
+            Some(code) => ClientError::Daemon { code, message: self.cause.clone() },
+            None => ClientError::Lost(self.cause.clone()),
+        }
+    }
+}
+
+impl From<String> for Loss {
+    fn from(cause: String) -> Self {
+        Self { cause, code: None }
+    }
 }
 
 /// A call in flight, with the lease that its reply fills.
@@ -152,8 +175,8 @@ impl Session {
             {
                 return refuse_failures(delivery);
             }
-            if let Some(cause) = &inbox.lost {
-                return Err(ClientError::Lost(cause.clone()));
+            if let Some(loss) = &inbox.lost {
+                return Err(loss.error());
             }
             let now = Instant::now();
             if now >= deadline {
@@ -207,21 +230,22 @@ impl Session {
         let frames = self.read_frames(flags);
         let mut inbox = relock(&self.inbox);
         inbox.reading = false;
-        match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
+        let delivered = frames.map_err(Loss::from);
+        match delivered.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
             Ok(()) => self.arrived.notify_all(),
-            Err(cause) => self.lose(&mut inbox, cause),
+            Err(loss) => self.lose(&mut inbox, loss),
         }
         inbox
     }
 
-    /// Ends the session: calls without an answer fail with `cause`.
-    fn lose(&self, inbox: &mut Inbox, cause: String) {
+    /// Ends the session: calls without an answer fail with `loss`.
+    fn lose(&self, inbox: &mut Inbox, loss: Loss) {
         self.lost.store(true, Ordering::Release);
         // The daemon may still be writing into the leases that go back here. Nobody will read them: a lost session
         // sends no call, a new one has a pool of its own, and this pool goes with the last row received through it.
         inbox.calls.retain(|_, call| matches!(call, Waiting::Answered(_)));
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        inbox.lost.get_or_insert(cause);
+        inbox.lost.get_or_insert(loss);
         self.arrived.notify_all();
     }
 
@@ -363,8 +387,8 @@ impl Sender<'_> {
         let session = self.session;
         {
             let mut inbox = relock(&session.inbox);
-            if let Some(cause) = &inbox.lost {
-                return Err(ClientError::Lost(cause.clone()));
+            if let Some(loss) = &inbox.lost {
+                return Err(loss.error());
             }
             inbox.calls.insert(id, Waiting::Open(lease));
         }
@@ -409,9 +433,9 @@ impl Session {
             inbox = self.read(inbox, RecvFlags::DONTWAIT);
             reads_left -= 1;
         }
-        self.lose(&mut inbox, error.to_string());
+        self.lose(&mut inbox, error.to_string().into());
         match &inbox.lost {
-            Some(cause) if !inbox.is_answered(id) => Err(ClientError::Lost(cause.clone())),
+            Some(loss) if !inbox.is_answered(id) => Err(loss.error()),
             _ => Ok(id),
         }
     }
@@ -430,7 +454,7 @@ fn abandon(inbox: &mut Inbox, id: u64) {
 }
 
 /// Files a reply under its call.
-fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), String> {
+fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Loss> {
     let answer: Answer = codec::decode(&frame.message).map_err(|error| error.to_string())?;
     match inbox.calls.remove(&answer.id) {
         Some(Waiting::Open(lease)) => {
@@ -439,10 +463,10 @@ fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), String> {
             Ok(())
         }
         Some(Waiting::Abandoned { .. }) => Ok(()),
-        Some(Waiting::Answered(_)) => Err(format!("call {} was answered twice", answer.id)),
+        Some(Waiting::Answered(_)) => Err(format!("call {} was answered twice", answer.id).into()),
         None => match answer.reply {
-            Reply::Failed { message, .. } => Err(message),
-            _ => Err(format!("an answer to call {}, which was never made", answer.id)),
+            Reply::Failed { code, message, .. } => Err(Loss { cause: message, code: Some(code) }),
+            _ => Err(format!("an answer to call {}, which was never made", answer.id).into()),
         },
     }
 }

@@ -326,7 +326,8 @@ fn the_words_of_a_daemon_that_closes_reach_the_caller() {
     });
     for _ in 0..20 {
         let error = Client::connect(daemon.options()).unwrap_err();
-        assert!(error.to_string().contains("connections_max is 1"), "{error}");
+        assert_eq!(error.code(), Some(ErrorCode::Limit), "{error}");
+        assert_eq!(error.to_string(), "connections_max is 1");
     }
 }
 

@@ -33,6 +33,10 @@ impl Flight {
         self.landed.get()
     }
 
+    fn has_failed(&self) -> bool {
+        matches!(self.landed(), Some(Err(_)))
+    }
+
     /// Gives the answer to all who wait.
     pub(super) fn land(&self, landing: Landing) {
         let _ = self.landed.set(landing);
@@ -83,14 +87,14 @@ impl Flights {
     }
 
     /// Claims rows, given as id and owner, each id once: joins flights that are under way and opens one per owner for
-    /// the rest.
+    /// the rest. A flight that failed is not joined: the peer may be back, and who asks now has a right to a try.
     pub(super) fn claim(&self, rows: impl Iterator<Item = (u32, u16)>) -> Claim {
         let mut claim = Claim::default();
         let mut seats = self.lock();
         for (id, part) in rows {
             let seat = match seats.get(&id) {
-                Some((flight, row)) => Seat { flight: claim.join(flight), row: *row },
-                None => {
+                Some((flight, row)) if !flight.has_failed() => Seat { flight: claim.join(flight), row: *row },
+                _ => {
                     let (flight, row) = claim.order(part, u64::from(id));
                     seats.insert(id, (Arc::clone(&claim.flights[flight as usize]), row));
                     Seat { flight, row }
@@ -109,8 +113,14 @@ impl Flights {
     /// Forgets the rows that `claim` ordered: they are in the cache now, or not worth it, or failed.
     pub(super) fn retire(&self, claim: &Claim) {
         let mut seats = self.lock();
-        for id in claim.orders.iter().flat_map(|order| &order.ids) {
-            seats.remove(&(*id as u32));
+        for order in &claim.orders {
+            let own = &claim.flights[order.flight];
+            for id in order.ids.iter().map(|id| *id as u32) {
+                // A row that failed may be on its way again, ordered by another.
+                if seats.get(&id).is_some_and(|(flight, _)| Arc::ptr_eq(flight, own)) {
+                    seats.remove(&id);
+                }
+            }
         }
     }
 }
@@ -162,5 +172,18 @@ mod tests {
         assert_eq!(second.seats[0].row, 1);
         flights.retire(&first);
         assert!(!flights.contains(3) && flights.contains(4));
+    }
+
+    #[test]
+    fn a_failed_flight_is_not_joined_and_its_retirement_leaves_the_next_one_alone() {
+        let flights = Flights::default();
+        let first = flights.claim([(1, 7), (2, 7)].into_iter());
+        first.flights[0].land(Err(Arc::new(PeerError::ShuttingDown { peer: 7, rows: 2 })));
+        let second = flights.claim([(2, 7)].into_iter());
+        assert_eq!(second.orders[0].ids, [2]);
+        flights.retire(&first);
+        assert!(!flights.contains(1) && flights.contains(2));
+        flights.retire(&second);
+        assert!(!flights.contains(2));
     }
 }
