@@ -190,4 +190,16 @@ mod tests {
         flights.retire(&first);
         assert_eq!(flights.absent(vec![3, 4]), [3]);
     }
+    #[test]
+    fn a_failed_flight_is_not_joined_and_its_retirement_leaves_the_next_one_alone() {
+        let flights = Flights::default();
+        let first = flights.claim([(1, 7), (2, 7)].into_iter());
+        first.flights[0].land(Err(Arc::new(PeerError::ShuttingDown { peer: 7, rows: 2 })));
+        let second = flights.claim([(2, 7)].into_iter());
+        assert_eq!(second.orders[0].ids, [2]);
+        flights.retire(&first);
+        assert_eq!(flights.absent(vec![1, 2]), [1]);
+        flights.retire(&second);
+        assert_eq!(flights.absent(vec![2]), [2]);
+    }
 }

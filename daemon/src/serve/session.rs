@@ -6,7 +6,7 @@ use super::Shared;
 use super::engine::Job;
 use super::error::RequestError;
 use super::gather::Out;
-use super::receive::Receiver;
+use super::receive::{Receiver, SAME_VERSION};
 use super::replies::Replies;
 use crate::dataset::Table;
 use hashbrown::HashMap;
@@ -112,7 +112,8 @@ impl Session {
     }
 
     fn decode(frame: Frame) -> Result<(Call, Vec<u8>), RequestError> {
-        let call = codec::decode(&frame.message).map_err(|error| RequestError::Protocol(error.to_string()))?;
+        let call = codec::decode(&frame.message)
+            .map_err(|error| RequestError::Protocol(format!("{error}; {SAME_VERSION}")))?;
         Ok((call, frame.payload))
     }
 
@@ -287,8 +288,9 @@ impl Session {
         }
         if !mapping.holds(offset, bytes as u64) {
             let size = mapping.bytes();
-            let text =
-                format!("arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}");
+            let text = format!(
+                "arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}: register a larger one"
+            );
             return Err(RequestError::Place(text));
         }
         Ok(mapping)
@@ -296,7 +298,7 @@ impl Session {
 }
 
 fn unknown_arena(arena: u32) -> RequestError {
-    RequestError::Place(format!("arena {arena} is not registered"))
+    RequestError::Place(format!("arena {arena} is not registered: send AddArena with its memfd first"))
 }
 
 /// Fetches, answers, and then settles with the cache; holds its place among the requests in flight until all is done.
