@@ -85,6 +85,7 @@ impl Line {
             }
             Request::Fetch { count, ids, rows, .. } => self.fetch(call.id, *count as usize, *ids, *rows, payload),
             Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
+            Request::Announce { .. } => self.answer(call.id, Reply::Announced { horizon: 3 }, &[]),
             Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
         }
     }
