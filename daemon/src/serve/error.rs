@@ -27,6 +27,9 @@ pub(super) enum RequestError {
     Arena(Arc<AdoptError>),
     #[error("{0}")]
     Place(String),
+    /// Well-formed, but at odds with itself: the connection goes on.
+    #[error("{0}")]
+    Senseless(String),
     #[error(
         "{what} is over the limit {key} = {limit} of this daemon: stay below it, or raise it in the daemon's configuration"
     )]
@@ -45,7 +48,7 @@ impl RequestError {
         match self {
             Self::Version { .. } => ErrorCode::Version,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
-            Self::Protocol(_) => ErrorCode::Protocol,
+            Self::Protocol(_) | Self::Senseless(_) => ErrorCode::Protocol,
             Self::UnknownTable { .. } => ErrorCode::UnknownTable,
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
             Self::Shape { .. } => ErrorCode::Shape,
