@@ -224,6 +224,9 @@ fn sigterm_ends_at_the_deadline_whatever_is_in_flight() {
     first.signal(Signal::TERM).unwrap();
     let error = pending.wait().map(|_| ()).unwrap_err();
     eprintln!("{error}");
+    // The answer and the end of the process race.
+    let is_told = error.code() == Some(ErrorCode::Draining) && error.to_string().contains("500 rows");
+    assert!(is_told || matches!(error, ClientError::Lost(_)), "{error}");
     assert!(first.ended().unwrap().success(), "{}", first.log());
     // The deadline, the grace of two seconds after it, and what a loaded machine adds.
     assert!(begin.elapsed() < Duration::from_secs(1 + 2) + SLACK, "{:?}", begin.elapsed());

@@ -54,6 +54,7 @@ impl RequestError {
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } => ErrorCode::Limit,
+            Self::Peer { cause, .. } if matches!(**cause, PeerError::ShuttingDown { .. }) => ErrorCode::Draining,
             Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
             Self::Peer { .. } => ErrorCode::PeerFailed,
             Self::Draining => ErrorCode::Draining,
