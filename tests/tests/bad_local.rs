@@ -204,7 +204,7 @@ fn more_connections_than_connections_max() {
     let cluster = Cluster::start(2, 100, |config| config.local.connections_max = 2).unwrap();
     let first = cluster.client(0).unwrap();
     let second = cluster.client(0).unwrap();
-    let error = cluster.client(0).unwrap_err();
+    let error = cluster.client(0).map(|_| ()).unwrap_err();
     eprintln!("{error}");
     assert_eq!(error.code(), Some(ErrorCode::Limit), "{error}");
     assert!(error.to_string().contains("local.connections_max = 2"), "{error}");
