@@ -6,6 +6,7 @@
 mod answer;
 mod ask;
 pub mod authority;
+mod batch;
 mod buffers;
 mod error;
 mod link;
