@@ -10,4 +10,5 @@ pub mod dataset;
 pub mod lifecycle;
 pub mod node;
 pub mod peers;
+pub mod replay;
 pub mod serve;

@@ -17,5 +17,5 @@ mod table_cache;
 #[cfg(test)]
 mod tests;
 
-pub use policy::{Clock, PeriodicSettings};
-pub use table_cache::{CacheError, CacheSpec, CacheStats, PolicySpec, Reader, TABLE_ROWS_MAX, TableCache};
+pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
+pub use table_cache::{CacheError, CacheSpec, CacheStats, Reader, TABLE_ROWS_MAX, TableCache};
