@@ -60,7 +60,7 @@ impl ConnectOptions {
 pub struct Client {
     options: ConnectOptions,
     node: u16,
-    tables: Arc<[TableInfo]>,
+    pub(crate) tables: Arc<[TableInfo]>,
     current: Slot,
 }
 
@@ -206,7 +206,7 @@ impl Client {
         }
     }
 
-    fn table_index(&self, name: &str) -> Result<usize, ClientError> {
+    pub(crate) fn table_index(&self, name: &str) -> Result<usize, ClientError> {
         self.tables.iter().position(|table| table.name == name).ok_or_else(|| {
             let known: Vec<String> = self.tables.iter().map(|table| format!("`{}`", table.name)).collect();
             ClientError::UnknownTable { name: name.to_owned(), known: known.join(", ") }
@@ -228,7 +228,10 @@ impl Client {
 
     /// Calls on the session. If that was lost unnoticed, for instance because the daemon was restarted since the last
     /// call, calls once more on a new one: every call may be made twice.
-    fn on_session<T>(&self, call: impl Fn(&Arc<Session>) -> Result<T, ClientError>) -> Result<T, ClientError> {
+    pub(crate) fn on_session<T>(
+        &self,
+        call: impl Fn(&Arc<Session>) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
         match call(&self.session()?) {
             Err(ClientError::Lost(_)) => call(&self.session()?),
             outcome => outcome,
@@ -287,7 +290,7 @@ fn open(options: &ConnectOptions) -> Result<(Arc<Session>, u16, Vec<TableInfo>),
     }
 }
 
-fn unexpected(reply: &Reply) -> ClientError {
+pub(crate) fn unexpected(reply: &Reply) -> ClientError {
     ClientError::Protocol(format!("an answer of the wrong kind: {reply:?}"))
 }
 

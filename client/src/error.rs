@@ -69,6 +69,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// The error of a call that the daemon refused.
+    pub(crate) fn refused(code: ErrorCode, message: String) -> Self {
+        match code {
+            ErrorCode::Version => ClientError::Protocol(message),
+            _ => ClientError::Daemon { code, message },
+        }
+    }
+
     /// The daemon's code, where the error is the daemon's.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {

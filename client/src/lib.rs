@@ -16,6 +16,7 @@ pub mod arena;
 mod client;
 mod dtype;
 mod error;
+mod loader;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -24,4 +25,5 @@ pub mod wire;
 pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
 pub use error::ClientError;
+pub use loader::{Horizon, Loader};
 pub use wire::{ErrorCode, RowSources, TableInfo};

@@ -60,7 +60,24 @@ struct Reader {
 struct Inbox {
     calls: HashMap<u64, Waiting>,
     reading: bool,
-    lost: Option<String>,
+    lost: Option<Cause>,
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone)]
+enum Cause {
+    Broken(String),
+    /// The daemon closed it, and said why.
+    Refused(ErrorCode, String),
+}
+
+impl From<Cause> for ClientError {
+    fn from(cause: Cause) -> Self {
+        match cause {
+            Cause::Broken(message) => ClientError::Lost(message),
+            Cause::Refused(code, message) => ClientError::refused(code, message),
+        }
+    }
 }
 
 /// A call in flight, with the lease that its reply fills.
@@ -153,7 +170,7 @@ impl Session {
                 return refuse_failures(delivery);
             }
             if let Some(cause) = &inbox.lost {
-                return Err(ClientError::Lost(cause.clone()));
+                return Err(cause.clone().into());
             }
             let now = Instant::now();
             if now >= deadline {
@@ -204,7 +221,7 @@ impl Session {
     fn read<'a>(&'a self, mut inbox: MutexGuard<'a, Inbox>, flags: RecvFlags) -> MutexGuard<'a, Inbox> {
         inbox.reading = true;
         drop(inbox);
-        let frames = self.read_frames(flags);
+        let frames = self.read_frames(flags).map_err(Cause::Broken);
         let mut inbox = relock(&self.inbox);
         inbox.reading = false;
         match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
@@ -215,7 +232,7 @@ impl Session {
     }
 
     /// Ends the session: calls without an answer fail with `cause`.
-    fn lose(&self, inbox: &mut Inbox, cause: String) {
+    fn lose(&self, inbox: &mut Inbox, cause: Cause) {
         self.lost.store(true, Ordering::Release);
         // The daemon may still be writing into the leases that go back here. Nobody will read them: a lost session
         // sends no call, a new one has a pool of its own, and this pool goes with the last row received through it.
@@ -364,7 +381,7 @@ impl Sender<'_> {
         {
             let mut inbox = relock(&session.inbox);
             if let Some(cause) = &inbox.lost {
-                return Err(ClientError::Lost(cause.clone()));
+                return Err(cause.clone().into());
             }
             inbox.calls.insert(id, Waiting::Open(lease));
         }
@@ -409,9 +426,9 @@ impl Session {
             inbox = self.read(inbox, RecvFlags::DONTWAIT);
             reads_left -= 1;
         }
-        self.lose(&mut inbox, error.to_string());
+        self.lose(&mut inbox, Cause::Broken(error.to_string()));
         match &inbox.lost {
-            Some(cause) if !inbox.is_answered(id) => Err(ClientError::Lost(cause.clone())),
+            Some(cause) if !inbox.is_answered(id) => Err(cause.clone().into()),
             _ => Ok(id),
         }
     }
@@ -430,27 +447,27 @@ fn abandon(inbox: &mut Inbox, id: u64) {
 }
 
 /// Files a reply under its call.
-fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), String> {
-    let answer: Answer = codec::decode(&frame.message).map_err(|error| error.to_string())?;
-    match inbox.calls.remove(&answer.id) {
+fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Cause> {
+    let answer: Answer = codec::decode(&frame.message).map_err(|error| Cause::Broken(error.to_string()))?;
+    let id = answer.id;
+    match inbox.calls.remove(&id) {
         Some(Waiting::Open(lease)) => {
             let delivery = Delivery { reply: answer.reply, payload: frame.payload, lease };
-            inbox.calls.insert(answer.id, Waiting::Answered(delivery));
+            inbox.calls.insert(id, Waiting::Answered(delivery));
             Ok(())
         }
         Some(Waiting::Abandoned { .. }) => Ok(()),
-        Some(Waiting::Answered(_)) => Err(format!("call {} was answered twice", answer.id)),
+        Some(Waiting::Answered(_)) => Err(Cause::Broken(format!("call {id} was answered twice"))),
         None => match answer.reply {
-            Reply::Failed { message, .. } => Err(message),
-            _ => Err(format!("an answer to call {}, which was never made", answer.id)),
+            Reply::Failed { code, message, .. } => Err(Cause::Refused(code, message)),
+            _ => Err(Cause::Broken(format!("an answer to call {id}, which was never made"))),
         },
     }
 }
 
 fn refuse_failures(delivery: Delivery) -> Result<Delivery, ClientError> {
     match delivery.reply {
-        Reply::Failed { code: ErrorCode::Version, message, .. } => Err(ClientError::Protocol(message)),
-        Reply::Failed { code, message, .. } => Err(ClientError::Daemon { code, message }),
+        Reply::Failed { code, message, .. } => Err(ClientError::refused(code, message)),
         _ => Ok(delivery),
     }
 }

@@ -1,6 +1,9 @@
 //! What the cluster tests share: a dataset whose rows tell whose they are, and nodes over it, each with its certificate,
 //! talking QUIC over loopback. Nodes run inside the test's process; tests that kill use real processes.
 
+pub mod process;
+pub mod raw;
+
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Capacity, Config, Policy};
 use rudder_daemon::dataset::{BookSpec, DatasetWriter, Existing};
@@ -8,9 +11,10 @@ use rudder_daemon::lifecycle::Service;
 use rudder_daemon::node::Node;
 use rudder_daemon::peers::{authority, install_tls_provider};
 use std::error::Error;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
 
 /// Any failure of a test's scaffolding.
 pub type Fault = Box<dyn Error + Send + Sync>;
@@ -52,6 +56,32 @@ pub fn write_dataset(dir: &Path, rows: u64, parts: u16) -> Result<(), Fault> {
     Ok(())
 }
 
+/// An address for each node that stays free while the node is down: loopback is a whole /8, and each test program takes
+/// hosts of its own in it, outside the range from which the kernel gives ports.
+fn own_addresses(nodes: u16) -> Result<Vec<SocketAddr>, Fault> {
+    static NEXT_PORT: AtomicU16 = AtomicU16::new(20_000);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
+    let host = |node: u16| Ipv4Addr::new(127, 1 + high % 250, low, 1 + (node % 250) as u8);
+    let addresses: Vec<SocketAddr> = (0..nodes).map(|node| SocketAddr::from((host(node), port))).collect();
+    addresses.iter().try_for_each(|address| UdpSocket::bind(address).map(drop))?;
+    Ok(addresses)
+}
+
+/// Asks until `done` says so, at most for `limit`; whether it did.
+pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let begin = Instant::now();
+    loop {
+        if done() {
+            return true;
+        }
+        if begin.elapsed() > limit {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Nodes over one dataset in a folder of their own.
 pub struct Cluster {
     dir: tempfile::TempDir,
@@ -83,8 +113,7 @@ impl Cluster {
         write_dataset(&dir.path().join("data"), rows, nodes)?;
         let certificates = dir.path().join("certificates");
         authority::init(&certificates, "test", 1, false)?;
-        let sockets = (0..nodes).map(|_| UdpSocket::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        let addresses = sockets.iter().map(UdpSocket::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let addresses = own_addresses(nodes)?;
         let mut configs = Vec::new();
         for node in 0..nodes {
             authority::issue(&certificates, node, &certificates, 1, false)?;
@@ -95,6 +124,8 @@ impl Cluster {
             config.local.socket = dir.path().join(format!("{node}.sock"));
             config.cache.policy = Policy::Epoch;
             config.cache.capacity = Capacity::Share(0.2);
+            // Any free port: tests that need another say so.
+            config.admin.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             config.peers.listen = addresses[usize::from(node)];
             let others = (0..nodes).filter(|&other| other != node);
             config.peers.addresses = others.map(|other| (other, addresses[usize::from(other)].to_string())).collect();

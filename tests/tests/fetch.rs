@@ -1,4 +1,5 @@
 //! Fetches over real nodes: every row is the owner's row, in the order asked for.
+#![allow(clippy::unwrap_used)]
 
 use rudder_client::{Client, ConnectOptions, DType, ErrorCode};
 use rudder_tests::{Cluster, assert_rows, label_of};

@@ -1,5 +1,7 @@
 //! The rules of the house that no lint knows, checked over the sources. A failure names the file.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
 use std::{
     fs,
     path::{Path, PathBuf},

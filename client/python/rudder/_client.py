@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence, Union, overload
+from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
 
@@ -21,7 +22,7 @@ __all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "connect"]
 #: Shared memory that a client may take unless it is told otherwise, in bytes.
 ARENA_BYTES_MAX = 64 << 30
 
-_NUMPY_DTYPES = {
+_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype("<f4"),
     "f16": np.dtype("<f2"),
     "bf16": np.dtype("<u2"),
@@ -63,7 +64,7 @@ class TableInfo:
     local_rows: int
 
     @property
-    def numpy_dtype(self) -> np.dtype:
+    def numpy_dtype(self) -> np.dtype[Any]:
         """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, which NumPy has not."""
         return _NUMPY_DTYPES[self.dtype]
 

@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -152,6 +153,14 @@ class Daemon:
         """Send a signal to the process."""
         assert self.process is not None
         self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stop every thread of the process, until ``signal(SIGCONT)``."""
+        self.signal(signal.SIGSTOP)
+        assert self.process is not None
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        while any((task / "stat").read_text().rsplit(")", 1)[1].split()[0] != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)
 
     def kill(self) -> None:
         """End the process at once."""

@@ -122,7 +122,7 @@ def test_somebody_else_listens(folder: Path, words: bytes) -> None:
 
 def test_a_daemon_that_hangs_is_a_timeout(own_daemons: list[Daemon], source: Source) -> None:
     client = own_daemons[0].connect(timeout_s=0.5)
-    own_daemons[0].signal(signal.SIGSTOP)
+    own_daemons[0].freeze()
     start = time.monotonic()
     with pytest.raises(rudder.TimeoutError, match="500 ms") as caught:
         client.fetch("f32", [1])
@@ -134,7 +134,7 @@ def test_a_daemon_that_hangs_is_a_timeout(own_daemons: list[Daemon], source: Sou
 
 def test_ctrl_c_ends_a_wait(own_daemons: list[Daemon], source: Source) -> None:
     client = own_daemons[0].connect(timeout_s=30)
-    own_daemons[0].signal(signal.SIGSTOP)
+    own_daemons[0].freeze()
     # The timer's thread runs at all only because the wait gave up the interpreter's lock.
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
@@ -170,7 +170,7 @@ def test_a_peer_that_is_gone_and_comes_back(own_daemons: list[Daemon], source: S
 def test_a_daemon_that_is_killed_and_comes_back(own_daemons: list[Daemon], source: Source) -> None:
     client = own_daemons[0].connect()
     kept = client.fetch("f32", np.arange(100))
-    own_daemons[0].signal(signal.SIGSTOP)
+    own_daemons[0].freeze()
     pending = client.fetch_async("f32", [1])
     own_daemons[0].kill()
     with pytest.raises(rudder.ConnectionLostError, match="lost"):

@@ -41,7 +41,8 @@ def test_a_lease_ends_with_the_last_view(client: rudder.Client, source: Source) 
     ids = np.arange(1000)
     rows = client.fetch("f32", ids)
     address = rows.ctypes.data
-    assert sys.getrefcount(rows.base) == 2  # the array's reference, and the argument's
+    references = sys.getrefcount(rows.base)
+    assert references == 2  # the array's, and the argument's
 
     view = rows[10:]
     del rows

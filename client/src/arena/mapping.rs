@@ -33,7 +33,7 @@ pub enum AdoptError {
     #[error("the arena's memfd is not sealed against shrinking: add F_SEAL_SHRINK before sending it")]
     Unsealed,
     /// The file is smaller than the client says.
-    #[error("the arena's memfd holds {actual} bytes, {claimed} were announced")]
+    #[error("the arena's memfd holds {actual} bytes, {claimed} were announced: set its size before sending it")]
     TooSmall {
         /// Bytes announced.
         claimed: u64,

@@ -89,6 +89,17 @@ pub enum Request {
         /// Where the rows shall go: `count` rows, in the order of the ids.
         rows: Place,
     },
+    /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will.
+    Announce {
+        /// [`TableInfo::id`].
+        table: u16,
+        /// The trainer's own number for the step, growing by one per step.
+        step: u64,
+        /// Number of ids.
+        count: u64,
+        /// Where the ids lie: `count` little-endian `u64`.
+        ids: Place,
+    },
     /// Says where in the training this trainer is. Scores of the cache live on it.
     Progress {
         /// Epochs ended so far.
@@ -118,6 +129,11 @@ pub enum Reply {
     Done,
     /// The rows are where they were asked to be; for [`Place::Inline`] behind this message.
     Rows(RowSources),
+    /// To [`Request::Announce`]: batches that the trainer should announce ahead.
+    Announced {
+        /// Batches.
+        horizon: u32,
+    },
     /// To [`Request::Status`]: JSON.
     Status(String),
     /// The request failed. Nothing else is lost: the connection goes on unless `closing`.
@@ -138,7 +154,9 @@ pub struct RowSources {
     pub local: u64,
     /// Rows found in the cache.
     pub cache: u64,
-    /// Rows a peer had to be asked for; duplicates of one id count each time.
+    /// Rows that were announced and had been brought in ahead.
+    pub staged: u64,
+    /// Rows a peer had to be waited for; duplicates of one id count each time.
     pub peer: u64,
 }
 

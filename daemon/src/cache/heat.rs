@@ -42,7 +42,8 @@ const REGULARITY_START: f32 = 0.33;
 
 impl Phase {
     /// The start of the training.
-    pub const START: Phase = Phase { progress: 0.0, span: 0.0, weight: PRIOR_EPOCHS, unit: 1.0, regularity: REGULARITY_START };
+    pub const START: Phase =
+        Phase { progress: 0.0, span: 0.0, weight: PRIOR_EPOCHS, unit: 1.0, regularity: REGULARITY_START };
 }
 
 impl Heat {
@@ -199,7 +200,8 @@ mod tests {
         let phase = Phase { progress: x as f32, span: x as f32, weight: 5.0, unit: 1.0, regularity: q as f32 };
         for (cur, (found, runs)) in (0..).zip(after) {
             let heat = Heat { past: seeds as f32 * q as f32, cur };
-            let (simulated, formula) = (f64::from(found) / f64::from(runs.max(1)), heat.to_come(phase, heat.rate(phase)));
+            let (simulated, formula) =
+                (f64::from(found) / f64::from(runs.max(1)), heat.to_come(phase, heat.rate(phase)));
             assert!((simulated - f64::from(formula)).abs() < 0.03, "after {cur}: {simulated} against {formula}");
         }
     }

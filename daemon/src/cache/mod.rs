@@ -5,6 +5,7 @@
 //! **It must never** do I/O, read a clock or draw randomness of its own: the daemon and a replay drive the same code and
 //! get the same decisions. It depends on no other module of the daemon.
 
+pub mod future;
 pub mod heat;
 pub mod index;
 pub mod policy;
@@ -17,5 +18,6 @@ mod table_cache;
 #[cfg(test)]
 mod tests;
 
+pub use future::BatchKey;
 pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
 pub use table_cache::{CacheError, CacheSpec, CacheStats, Reader, TABLE_ROWS_MAX, TableCache};

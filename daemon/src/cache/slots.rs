@@ -6,18 +6,19 @@ const FREE: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct Slots {
     ids: Vec<u32>,
-    free: Vec<u32>,
+    /// Slots from here on were never used.
+    fresh: u32,
 }
 
 impl Slots {
     /// Bytes of bookkeeping per slot, beside the word in the index that the id has anyway.
-    pub const BYTES_PER_SLOT: usize = 2 * size_of::<u32>();
+    pub const BYTES_PER_SLOT: usize = size_of::<u32>();
 
     /// `capacity` free slots.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let last = u32::try_from(capacity).unwrap_or(FREE);
-        Self { ids: vec![FREE; last as usize], free: (0..last).rev().collect() }
+        Self { ids: vec![FREE; last as usize], fresh: 0 }
     }
 
     /// Number of slots.
@@ -29,7 +30,7 @@ impl Slots {
     /// Number of slots that hold a row.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.ids.len() - self.free.len()
+        self.fresh as usize
     }
 
     /// The id in `slot`.
@@ -42,13 +43,14 @@ impl Slots {
     /// Whether a slot is free.
     #[must_use]
     pub fn any_free(&self) -> bool {
-        !self.free.is_empty()
+        (self.fresh as usize) < self.ids.len()
     }
 
     /// Gives a free slot to `id`.
     pub fn occupy_free(&mut self, id: u32) -> Option<u32> {
-        let slot = self.free.pop()?;
-        self.ids[slot as usize] = id;
+        let slot = self.fresh;
+        *self.ids.get_mut(slot as usize)? = id;
+        self.fresh += 1;
         Some(slot)
     }
 

@@ -4,6 +4,7 @@
 //!
 //! It does no I/O and knows no clock: the daemon and a replay drive the same code.
 
+use super::future::{BatchKey, Future, NEVER};
 use super::index::{Index, Touched};
 use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
 use super::readers::{Inside, Readers};
@@ -84,6 +85,7 @@ pub struct TableCache {
 struct Writer {
     slots: Slots,
     touched: Touched,
+    future: Future,
     random: fastrand::Rng,
     policy: Option<Box<dyn Policy>>,
 }
@@ -106,8 +108,16 @@ struct Placement {
 
 impl Writer {
     fn parts<'a>(&'a mut self, index: &'a Index) -> Option<(&'a mut Box<dyn Policy>, Ledger<'a>)> {
-        let Self { slots, touched, random, policy } = self;
-        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, random }))
+        let Self { slots, touched, future, random, policy } = self;
+        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: NEVER, random }))
+    }
+}
+
+impl Writer {
+    fn note_next_use(&mut self, slot: u32, step: u32) {
+        if self.future.is_covering() {
+            self.future.set_next_use(slot, step);
+        }
     }
 }
 
@@ -135,6 +145,7 @@ impl TableCache {
             writer: Mutex::new(Writer {
                 slots: Slots::new(capacity),
                 touched: Touched::new(ids),
+                future: Future::default(),
                 random: fastrand::Rng::with_seed(spec.seed),
                 policy,
             }),
@@ -193,10 +204,18 @@ impl TableCache {
     /// Accounts for a minibatch that was answered, and offers the rows that had to be fetched: `row(i)` is the row of
     /// `missed[i]`. Answers the ids that the policy wants brought in besides, which [`TableCache::fill`] takes.
     ///
-    /// Ids are remote ids of this table; each of `missed` appears once.
-    pub fn settle<'r>(&self, hit: &[u32], missed: &[u32], row: impl Fn(usize) -> &'r [u8]) -> Vec<u32> {
+    /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
+    /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
+    pub fn settle<'r>(
+        &self,
+        hit: &[u32],
+        missed: &[u32],
+        row: impl Fn(usize) -> &'r [u8],
+        consumed: Option<BatchKey>,
+    ) -> Vec<u32> {
         let mut guard = self.lock();
         let writer = &mut *guard;
+        let next_uses = consumed.map(|key| self.consume(writer, key, missed)).unwrap_or_default();
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         for &id in hit {
             let slot = ledger.index.slot(id);
@@ -206,7 +225,7 @@ impl TableCache {
             policy.touch(&mut ledger, id, None);
         }
         policy.end_minibatch(&mut ledger);
-        self.place(writer, missed, row, &self.stats.demand_fills);
+        self.place(writer, (missed, &next_uses), row, &self.stats.demand_fills);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
@@ -215,7 +234,41 @@ impl TableCache {
 
     /// Offers rows that nobody asked for: `row(i)` is the row of `ids[i]`. Answers how many took a slot.
     pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> &'r [u8]) -> usize {
-        self.place(&mut self.lock(), ids, row, &self.stats.prefetch_fills)
+        self.place(&mut self.lock(), (ids, &[]), row, &self.stats.prefetch_fills)
+    }
+
+    /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
+    pub fn announce(&self, step: u32, ids: Vec<u32>) -> BatchKey {
+        let mut writer = self.lock();
+        writer.future.cover(self.spec.capacity_rows);
+        writer.future.announce(step, ids, |id| self.index.slot(id))
+    }
+
+    /// An announced batch will not be used.
+    pub fn give_up(&self, key: BatchKey) {
+        self.consume(&mut self.lock(), key, &[]);
+    }
+
+    /// The ids of an announced batch that are not cached.
+    #[must_use]
+    pub fn absent(&self, key: BatchKey) -> Vec<u32> {
+        let writer = self.lock();
+        writer.future.ids(key).iter().copied().filter(|&id| self.index.slot(id).is_none()).collect()
+    }
+
+    /// Takes an announced batch away, tells residents their next use, and answers that of each of `missed`.
+    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<u32> {
+        let (ids, next) = writer.future.consume(key);
+        let mut of_missed = Vec::with_capacity(missed.len());
+        for (&id, &step) in ids.iter().zip(&next) {
+            if missed.get(of_missed.len()) == Some(&id) {
+                of_missed.push(step);
+            }
+            if let Some(slot) = self.index.slot(id) {
+                writer.future.set_next_use(slot, step);
+            }
+        }
+        of_missed
     }
 
     /// Tells the policy where the training is.
@@ -247,14 +300,21 @@ impl TableCache {
         self.index.slot(id).is_some()
     }
 
-    fn place<'r>(&self, writer: &mut Writer, ids: &[u32], row: impl Fn(usize) -> &'r [u8], fills: &AtomicU64) -> usize {
+    fn place<'r>(
+        &self,
+        writer: &mut Writer,
+        (ids, next_uses): (&[u32], &[u32]),
+        row: impl Fn(usize) -> &'r [u8],
+        fills: &AtomicU64,
+    ) -> usize {
         let mut placements: Vec<Placement> = Vec::new();
         let mut evicted = 0;
         for (at, &id) in ids.iter().enumerate() {
             if self.index.slot(id).is_some() {
                 continue;
             }
-            if let Some((slot, replaced)) = self.find_place(writer, id) {
+            let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
+            if let Some((slot, replaced)) = self.find_place(writer, id, next_use) {
                 evicted += u64::from(replaced);
                 placements.push(Placement { slot, id, at });
             }
@@ -278,20 +338,23 @@ impl TableCache {
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32) -> Option<(u32, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
+        ledger.next_use = next_use;
         if any_free {
             if !policy.takes_free_slot(&mut ledger, id) {
                 return None;
             }
             let slot = writer.slots.occupy_free(id)?;
+            writer.note_next_use(slot, next_use);
             let (policy, mut ledger) = writer.parts(&self.index)?;
             policy.inserted(&mut ledger, id, slot);
             return Some((slot, false));
         }
         let slot = policy.victim(&mut ledger, id)?;
         let leaver = writer.slots.replace(slot, id);
+        writer.note_next_use(slot, next_use);
         let (policy, mut ledger) = writer.parts(&self.index)?;
         // A newcomer of the same call may be the leaver: it was never published, so it does not count as evicted.
         let mut evicted = false;

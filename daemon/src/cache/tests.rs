@@ -34,7 +34,7 @@ fn serve(cache: &TableCache, ids: &[u32]) -> usize {
         }
     }
     let rows: Vec<_> = missed.iter().map(|&id| row_of(id)).collect();
-    let wanted = cache.settle(&hit, &missed, |i| &rows[i]);
+    let wanted = cache.settle(&hit, &missed, |i| &rows[i], None);
     let rows: Vec<_> = wanted.iter().map(|&id| row_of(id)).collect();
     cache.fill(&wanted, |i| &rows[i]);
     hit.len()

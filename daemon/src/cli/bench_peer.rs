@@ -25,6 +25,8 @@ const GB: f64 = 1e9;
 const GIB: f64 = (1u64 << 30) as f64;
 /// Kernel clock ticks per second in /proc: fixed by the kernel's interface to user space.
 const TICKS_PER_SECOND: f64 = 100.0;
+/// Longest wait for the second process to answer at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Arguments of `rudder bench peer`.
 #[derive(Debug, Clone, clap::Args)]
@@ -126,8 +128,9 @@ async fn measure(
     config.addresses = BTreeMap::from([(SERVING_NODE, serving.ready.quic.clone())]);
     let nothing = Arc::new(Matrix::new(0, args.row_bytes()));
     let peers = Peers::start(&config, identity(ASKING_NODE), nothing)?;
-    let mut yardstick =
-        Yardstick::connect(&config, &serving.ready.tcp, args.rows_per_request as usize * args.row_bytes()).await?;
+    let buffer_bytes = args.rows_per_request as usize * args.row_bytes();
+    let connect = Yardstick::connect(&config, &serving.ready.tcp, buffer_bytes);
+    let mut yardstick = tokio::time::timeout(CONNECT_TIMEOUT, connect).await??;
     check_rows(args, &peers).await?;
     // Both sides once, unmeasured: congestion windows open, buffers are mapped.
     fetch_all(args, &peers, args.bytes / 4).await?;

@@ -17,7 +17,7 @@ pub struct Invalid {
 
 /// A value of the wrong type or form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} = {value} ({origin}): {problem}; the default is `{example}`")]
+#[error("{key} = {value} ({origin}): {problem}{example}")]
 pub struct WrongType {
     /// The key with its section.
     pub key: String,
@@ -27,7 +27,7 @@ pub struct WrongType {
     pub origin: Origin,
     /// What is wrong with it.
     pub problem: String,
-    /// The default, as an example of the form.
+    /// An example of the form as a clause of the message, where there is one.
     pub example: String,
 }
 

@@ -186,8 +186,18 @@ fn wrong_type(path: &[&str], value: &Value, origin: Origin, error: &toml::de::Er
         value: value.to_string(),
         origin,
         problem: error.message().trim().to_owned(),
-        example: default_of(path).unwrap_or_else(|| String::from("not set")),
+        example: example_of(path),
     }))
+}
+
+/// A value of the right form: the default, or for a key without one what its absence would suggest.
+fn example_of(path: &[&str]) -> String {
+    let key = path.join(".");
+    let required = REQUIRED.iter().find_map(|missing| match missing {
+        ConfigError::Missing { key: required, example, .. } if *required == key => Some(String::from(*example)),
+        _ => None,
+    });
+    required.or_else(|| default_of(path)).map_or_else(String::new, |example| format!("; write for example `{example}`"))
 }
 
 /// How a variable or flag may be read: as TOML where it is TOML, else as plain text.

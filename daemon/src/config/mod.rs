@@ -13,6 +13,7 @@ mod error;
 mod layers;
 mod local;
 mod log;
+mod lookahead;
 mod node;
 pub mod peers;
 mod shape;
@@ -28,6 +29,7 @@ pub use error::{ConfigError, Invalid, WrongType};
 pub use layers::{Layers, Origin};
 pub use local::LocalConfig;
 pub use log::{LogConfig, LogFormat};
+pub use lookahead::LookaheadConfig;
 pub use node::NodeConfig;
 pub use peers::{InvalidPeersKey, PeersConfig};
 pub use values::{Capacity, byte_size, octal_mode};
@@ -46,6 +48,8 @@ pub struct Config {
     pub local: LocalConfig,
     /// The cache of remote rows.
     pub cache: CacheConfig,
+    /// How announced batches are prepared.
+    pub lookahead: LookaheadConfig,
     /// The other daemons: their addresses, certificates, time-outs and limits.
     pub peers: PeersConfig,
     /// The HTTP server for operators and Prometheus.

@@ -42,7 +42,9 @@ pub struct PeersConfig {
     pub connect_timeout_ms: u64,
     /// Longest wait for one fetch, whatever happens inside it.
     pub request_timeout_ms: u64,
-    /// A connection on which nothing arrives for this long is dead.
+    /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial again.
+    /// Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new process does
+    /// not know the old connection and cannot say that it is gone.
     pub idle_timeout_ms: u64,
     /// Interval of keep-alive packets; below `idle_timeout_ms`.
     pub keep_alive_ms: u64,
@@ -88,8 +90,8 @@ impl Default for PeersConfig {
             socket_buffer_bytes: 4 << 20,
             connect_timeout_ms: 3_000,
             request_timeout_ms: 10_000,
-            idle_timeout_ms: 30_000,
-            keep_alive_ms: 5_000,
+            idle_timeout_ms: 6_000,
+            keep_alive_ms: 2_000,
             reconnect_backoff_ms_min: 50,
             reconnect_backoff_ms_max: 2_000,
             request_rows_max: 65_536,

@@ -123,6 +123,7 @@ mod tests {
             let mut expected: Vec<(u32, u32)> = graph.iter_edges().collect();
             relabelling.edges(&mut expected);
             let expected: BTreeSet<_> = expected.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect();
+            for vertex in 0..20 { prop_assert!(renamed.neighbours(vertex).is_sorted()); }
             prop_assert_eq!(renamed.iter_edges().collect::<BTreeSet<_>>(), expected);
         }
     }

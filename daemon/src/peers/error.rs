@@ -85,7 +85,9 @@ pub enum PeerError {
         problem: String,
     },
     /// The UDP address cannot be used.
-    #[error("cannot listen on UDP {address} (peers.listen): {cause}")]
+    #[error(
+        "cannot listen on UDP {address} (peers.listen): {cause}; is another rudderd running there? Stop it, or choose another address"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -127,7 +127,25 @@ impl Link {
 
     /// Round trip time of an open connection.
     pub(crate) fn rtt(&self) -> Option<Duration> {
-        self.slots.iter().find_map(|slot| Some(slot.try_lock().ok()?.as_ref()?.rtt()))
+        self.open_connections().next().map(|connection| connection.rtt())
+    }
+
+    /// Datagrams that arrived so far on the open connections.
+    pub(crate) fn heard(&self) -> u64 {
+        self.open_connections().map(|connection| connection.stats().udp_rx.datagrams).sum()
+    }
+
+    /// Closes every connection. For a peer that did not even acknowledge a request: waiting for the idle time-out would
+    /// cost each further caller its own request time-out.
+    pub(crate) fn give_up(&self) {
+        for connection in self.open_connections() {
+            tracing::warn!(peer = self.peer, address = %self.address, "peer is silent, closing its connection");
+            connection.close(code::TOO_SLOW, b"silent");
+        }
+    }
+
+    fn open_connections(&self) -> impl Iterator<Item = Connection> {
+        self.slots.iter().filter_map(|slot| slot.try_lock().ok()?.clone())
     }
 
     fn lock_backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {

@@ -237,6 +237,7 @@ impl Peers {
         let (Some(bytes), Ok(wire_row_bytes)) = (bytes, u32::try_from(row_bytes)) else {
             return Err(PeerError::TooLarge { rows, row_bytes });
         };
+        let heard = link.heard();
         let mut buffer = shared.receive_pool.take(bytes);
         let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class };
         let rows_max = shared.config.request_rows_max;
@@ -246,6 +247,9 @@ impl Peers {
             Ok(Ok(())) => Ok(RowBatch::new(buffer, row_bytes, rows)),
             Ok(Err(failure)) => Err(explain(link, table, rows, failure)),
             Err(_) => {
+                if link.heard() == heard {
+                    link.give_up();
+                }
                 let timeout_ms = shared.config.request_timeout_ms;
                 Err(PeerError::Timeout { peer: part, address: link.address.clone(), rows, timeout_ms })
             }

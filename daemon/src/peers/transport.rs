@@ -56,6 +56,10 @@ impl Transport {
 
 fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> {
     let mut transport = TransportConfig::default();
+    // The sender's buffer is one for all streams: bulk, which fills at most a stream window for each of its places, must
+    // leave room that demand can write to.
+    let bulk_bytes = u64::from(config.stream_window_bytes).saturating_mul(config.bulk_requests_max as u64);
+    let send_window_bytes = bulk_bytes.saturating_add(u64::from(config.connection_window_bytes));
     let idle = IdleTimeout::try_from(Duration::from_millis(config.idle_timeout_ms))
         .map_err(|error| PeerError::Start(format!("peers.idle_timeout_ms: {error}")))?;
     transport
@@ -67,7 +71,9 @@ fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> 
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(config.stream_window_bytes))
         .receive_window(VarInt::from_u32(config.connection_window_bytes))
-        .send_window(u64::from(config.connection_window_bytes));
+        .send_window(send_window_bytes)
+        // Answers of one class go out one after the other, so that the first is in hand soonest.
+        .send_fairness(false);
     if config.mtu > MTU_DISCOVERED_MAX {
         // Both, always: with the default min_mtu a burst of losses reads as a black hole and the MTU falls to 1200.
         transport.initial_mtu(config.mtu).min_mtu(config.mtu).mtu_discovery_config(None);

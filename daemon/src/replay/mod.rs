@@ -9,7 +9,7 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
-pub use drive::{ReplaySpec, Replayed, replay};
+pub use drive::{ReplayError, ReplaySpec, Replayed, replay};
 pub use opt::optimum;
 pub use trace::{FORMAT_VERSION, Trace, TraceError, TraceMeta};
 

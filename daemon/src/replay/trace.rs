@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub const FORMAT_VERSION: u64 = 1;
 
 /// Most ids of a trace, so that positions fit 32 bits.
-pub const REQUESTS_MAX: u64 = u32::MAX as u64 - 1;
+const REQUESTS_MAX: u64 = u32::MAX as u64 - 1;
 
 /// Longest `meta.json` that is read.
 const META_BYTES_MAX: u64 = 1 << 20;
@@ -224,7 +224,10 @@ impl Trace {
         for m in 0..self.minibatches() {
             for &id in self.minibatch(m) {
                 let Some(last) = seen_in.get_mut(id as usize) else {
-                    return contradiction(place, format!("id {id} of minibatch {m} is not below the universe {universe}"));
+                    return contradiction(
+                        place,
+                        format!("id {id} of minibatch {m} is not below the universe {universe}"),
+                    );
                 };
                 if std::mem::replace(last, m as u32 + 1) == m as u32 + 1 {
                     return contradiction(place, format!("id {id} is twice in minibatch {m}"));
@@ -271,7 +274,10 @@ fn read_integers(path: &Path, width: u64, most: u64) -> Result<Vec<u64>, TraceEr
     }
     let data = header.data_bytes().map_err(|source| TraceError::Npy { path: path.to_owned(), source })?;
     if length != header.data_offset + data {
-        return contradiction(path, format!("{length} bytes, where its shape {} needs {}", header.shape, header.data_offset + data));
+        return contradiction(
+            path,
+            format!("{length} bytes, where its shape {} needs {}", header.shape, header.data_offset + data),
+        );
     }
     let mut bytes = Vec::with_capacity(data as usize);
     reader.read_to_end(&mut bytes).map_err(|source| io_error(path, "read", source))?;
@@ -286,7 +292,9 @@ fn read_integers(path: &Path, width: u64, most: u64) -> Result<Vec<u64>, TraceEr
     let integers: Vec<u64> = bytes.chunks_exact(size).map(integer).collect();
     let limit = if signed { most.min(i64::MAX as u64) } else { most };
     match integers.iter().position(|&integer| integer > limit) {
-        Some(at) if signed && integers[at] > i64::MAX as u64 => contradiction(path, format!("element {at} is negative")),
+        Some(at) if signed && integers[at] > i64::MAX as u64 => {
+            contradiction(path, format!("element {at} is negative"))
+        }
         Some(at) => contradiction(path, format!("element {at} is {}, above {most}", integers[at])),
         None => Ok(integers),
     }

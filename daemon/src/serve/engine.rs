@@ -2,14 +2,16 @@
 //! accounts with the cache. It owns the tables' caches and the rows under way. It must never make a trainer wait for
 //! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
 
+use super::ahead::Ahead;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather};
 use super::progress::Board;
 use super::stats::TableStats;
-use crate::cache::{CacheError, CacheSpec, TableCache};
+use crate::cache::{BatchKey, CacheError, CacheSpec, TableCache};
 use crate::dataset::{Dataset, Table};
-use crate::peers::{Class, Peers};
+use crate::lookahead;
+use crate::peers::{Class, PeerError, Peers};
 use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,6 +38,8 @@ pub struct EngineParts {
     pub caches: Vec<CacheSpec>,
     /// Threads that one large fetch may use.
     pub gather_threads: usize,
+    /// What bounds lookahead.
+    pub lookahead: lookahead::Settings,
 }
 
 /// Why an engine cannot be made.
@@ -69,12 +73,15 @@ pub struct Engine {
 pub(super) struct TableState {
     pub(super) cache: TableCache,
     pub(super) stats: TableStats,
-    flights: Flights,
+    pub(super) flights: Flights,
+    pub(super) ahead: Ahead,
 }
 
 /// One fetch, checked against the limits; its rows go to `out`.
 #[derive(Debug)]
 pub(super) struct Job {
+    /// Who asks.
+    pub(super) connection: u64,
     /// Number of the table.
     pub(super) table: usize,
     /// The ids, read once.
@@ -97,6 +104,26 @@ struct Debt {
     hits: Vec<u32>,
     missed: Vec<u32>,
     claim: Claim,
+    consumed: Option<BatchKey>,
+}
+
+/// A flight that did not bring its rows.
+struct Failed {
+    /// Whether the waiting fetch itself had made the request.
+    own: bool,
+    rows: usize,
+    cause: Arc<PeerError>,
+}
+
+/// Why rows are asked of a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A trainer waits.
+    Demand,
+    /// The policy wants them.
+    Policy,
+    /// A trainer has announced them.
+    Lookahead,
 }
 
 impl Engine {
@@ -106,7 +133,12 @@ impl Engine {
     /// [`EngineError`] when a table cannot be cached as configured.
     pub fn new(parts: EngineParts) -> Result<Arc<Self>, EngineError> {
         let state = |spec: CacheSpec| {
-            Ok(TableState { cache: TableCache::new(spec)?, stats: TableStats::default(), flights: Flights::default() })
+            Ok(TableState {
+                cache: TableCache::new(spec)?,
+                stats: TableStats::default(),
+                flights: Flights::default(),
+                ahead: Ahead::new(parts.lookahead),
+            })
         };
         Ok(Arc::new(Self {
             tables: parts.caches.into_iter().map(state).collect::<Result<_, CacheError>>()?,
@@ -120,6 +152,13 @@ impl Engine {
             fetch_seconds: super::metrics::fetch_seconds()?,
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// Tells the cache of a table what is known before anything was asked for: pairs of id and weight.
+    pub fn set_prior(&self, table: usize, weights: &[(u32, f32)]) {
+        if let Some(state) = self.tables.get(table) {
+            state.cache.set_prior(weights);
+        }
     }
 
     /// Refuses fetches from now on; those under way end.
@@ -144,6 +183,7 @@ impl Engine {
     /// A trainer is gone.
     pub(super) fn forget_trainer(&self, connection: u64) {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).remove(connection);
+        self.forget_announcements(connection);
     }
 
     /// Trainers that report their progress.
@@ -154,11 +194,15 @@ impl Engine {
     /// Brings all rows of `job` to their place.
     pub(super) async fn fetch(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
         let started = Instant::now();
-        let answered = self.bring(job).await;
+        let consumed = self.consume(job);
+        let answered = self.bring(job, consumed).await;
+        if let (Err(_), Some(batch)) = (&answered, consumed) {
+            self.give_up(job.table, batch);
+        }
         let stats = &self.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources.local, sources.cache, sources.peer, self.started);
+                stats.count(sources, self.started);
                 self.fetch_seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
@@ -168,24 +212,15 @@ impl Engine {
         answered
     }
 
-    async fn bring(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
-        let found = self.gather_here(job).await?;
-        let Found { local, hits, misses } = found;
-        let sources = RowSources { local, cache: hits.len() as u64, peer: misses.len() as u64 };
-        if misses.is_empty() {
-            return Ok(Answered { sources, debt: Debt { hits, missed: Vec::new(), claim: Claim::default() } });
-        }
-        let waited = Instant::now();
+    async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
+        let Found { local, hits, misses } = self.gather_here(job).await?;
+        let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
         let (missed, seats) = unique(&misses);
-        let claim = self.order(job.table, &missed, Class::Demand);
-        let landed = self.land(job, &misses, &seats, &claim).await;
-        self.stall_ns.fetch_add(waited.elapsed().as_nanos() as u64, Ordering::Relaxed);
-        if let Err(error) = landed {
-            self.tables[job.table].flights.retire(&claim);
-            return Err(error);
-        }
+        let claim = self.land(job, &misses, (&missed, &seats)).await?;
+        sources.staged = seats.iter().filter(|&&seat| claim.was_ready(seat as usize)).count() as u64;
+        sources.peer = misses.len() as u64 - sources.staged;
         let missed = missed.into_iter().map(|(id, _)| id).collect();
-        Ok(Answered { sources, debt: Debt { hits, missed, claim } })
+        Ok(Answered { sources, debt: Debt { hits, missed, claim, consumed } })
     }
 
     /// Copies what the shard and the cache hold; large fetches are split over threads.
@@ -228,7 +263,7 @@ impl Engine {
     }
 
     /// Claims `rows` (id and owner) and asks the peers for those that nobody has asked for.
-    fn order(self: &Arc<Self>, table: usize, rows: &[(u32, u16)], class: Class) -> Claim {
+    pub(super) fn order(self: &Arc<Self>, table: usize, rows: &[(u32, u16)], reason: Reason) -> Claim {
         let claim = self.tables[table].flights.claim(rows.iter().copied());
         for order in &claim.orders {
             let (engine, flight) = (Arc::clone(self), Arc::clone(&claim.flights[order.flight]));
@@ -236,14 +271,10 @@ impl Engine {
             // A task of its own: if the trainer that asked is killed, others may still wait for these rows.
             self.network.spawn(async move {
                 let row_bytes = engine.dataset.tables()[table].row_bytes;
+                let class = if reason == Reason::Demand { Class::Demand } else { Class::Bulk };
                 let landing = engine.peers.fetch(part, table as u16, row_bytes, &ids, class).await;
                 if landing.is_ok() {
-                    let stats = &engine.tables[table].stats;
-                    let counter = match class {
-                        Class::Demand => &stats.demand_rows,
-                        Class::Bulk => &stats.prefetch_rows,
-                    };
-                    counter.fetch_add(ids.len() as u64, Ordering::Relaxed);
+                    engine.tables[table].stats.crossed(reason).fetch_add(ids.len() as u64, Ordering::Relaxed);
                 }
                 flight.land(landing.map_err(Arc::new));
             });
@@ -251,43 +282,80 @@ impl Engine {
         claim
     }
 
-    /// Waits for all flights of `claim` and copies the rows to their places.
-    async fn land(&self, job: &Job, misses: &[Miss], seats: &[u32], claim: &Claim) -> Result<(), RequestError> {
+    /// Waits for the missing rows, asking for those that are not on their way, and copies them to their places.
+    async fn land(
+        self: &Arc<Self>,
+        job: &Job,
+        misses: &[Miss],
+        (missed, seats): (&[(u32, u16)], &[u32]),
+    ) -> Result<Claim, RequestError> {
         let table = &self.dataset.tables()[job.table];
-        for (at, flight) in claim.flights.iter().enumerate() {
-            if let Err(cause) = flight.landing().await {
-                let rows = claim.seats.iter().filter(|seat| seat.flight as usize == at).count();
-                return Err(RequestError::Peer { table: table.name.clone(), rows, cause: Arc::clone(cause) });
+        let mut claim = self.order(job.table, missed, Reason::Demand);
+        if let Err(failed) = self.wait(&claim).await {
+            self.tables[job.table].flights.retire(&claim);
+            // A request that others had made may fail for reasons of theirs (their time was up, say): ask once more.
+            let retry = if failed.own {
+                Err(failed)
+            } else {
+                claim = self.order(job.table, missed, Reason::Demand);
+                self.wait(&claim).await
+            };
+            if let Err(Failed { rows, cause, .. }) = retry {
+                self.tables[job.table].flights.retire(&claim);
+                return Err(RequestError::Peer { table: table.name.clone(), rows, cause });
             }
         }
         for (miss, &seat) in misses.iter().zip(seats) {
             let row = claim.row(seat as usize).ok_or(RequestError::Internal("a row that landed is not there"))?;
             job.out.write(miss.at as usize * table.row_bytes, row);
         }
-        Ok(())
+        Ok(claim)
     }
 
-    /// Accounts for a fetch that was answered, offers its rows to the cache, and starts what the policy wants besides.
+    /// Waits for all flights of `claim`; the time counts as stall.
+    async fn wait(&self, claim: &Claim) -> Result<(), Failed> {
+        let begin = Instant::now();
+        let mut outcome = Ok(());
+        for (at, flight) in claim.flights.iter().enumerate() {
+            if let Err(cause) = flight.landing().await {
+                let rows = claim.seats.iter().filter(|seat| seat.flight as usize == at).count();
+                outcome = Err(Failed { own: claim.is_own(at), rows, cause: Arc::clone(cause) });
+                break;
+            }
+        }
+        if !claim.flights.is_empty() {
+            self.stall_ns.fetch_add(begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    /// Accounts for a fetch that was answered, offers its rows to the cache, and starts what is wanted next.
     pub(super) fn settle(self: &Arc<Self>, table: usize, answered: Answered) {
-        let Debt { hits, missed, claim } = answered.debt;
+        let Debt { hits, missed, claim, consumed } = answered.debt;
         let state = &self.tables[table];
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default());
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), consumed);
         state.flights.retire(&claim);
+        if let Some(batch) = consumed {
+            self.unstage(table, batch);
+            self.order_ahead(table);
+        }
         if !wanted.is_empty() {
-            self.bring_in(table, &wanted);
+            self.bring_in(table, wanted);
         }
     }
 
-    /// Fetches rows that the policy wants and nobody waits for.
-    fn bring_in(self: &Arc<Self>, table: usize, wanted: &[u32]) {
-        let state = &self.tables[table];
+    /// Each id with its owner.
+    pub(super) fn with_owners(&self, table: usize, ids: &[u32]) -> Vec<(u32, u16)> {
         let book = &self.dataset.tables()[table].book;
-        let owned = |&id: &u32| book.locate(u64::from(id)).map(|location| (id, location.part));
-        let rows: Vec<(u32, u16)> =
-            wanted.iter().filter(|&&id| !state.flights.contains(id)).filter_map(owned).collect();
+        ids.iter().filter_map(|&id| book.locate(u64::from(id)).map(|location| (id, location.part))).collect()
+    }
+
+    /// Fetches rows that the policy wants and nobody waits for.
+    fn bring_in(self: &Arc<Self>, table: usize, wanted: Vec<u32>) {
+        let rows = self.with_owners(table, &self.tables[table].flights.absent(wanted));
         let engine = Arc::clone(self);
         self.network.spawn(async move {
-            let claim = engine.order(table, &rows, Class::Bulk);
+            let claim = engine.order(table, &rows, Reason::Policy);
             for flight in &claim.flights {
                 if let Err(error) = flight.landing().await {
                     tracing::warn!(%error, rows = rows.len(), "rows that the policy wants could not be brought in");

@@ -1,5 +1,6 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::lookahead::AnnounceError;
 use crate::peers::PeerError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use std::sync::Arc;
@@ -15,7 +16,9 @@ pub(super) enum RequestError {
     Forbidden { uid: u32 },
     #[error("{0}")]
     Protocol(String),
-    #[error("no table with number {number}: the dataset has {tables}")]
+    #[error(
+        "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect anew to see them"
+    )]
     UnknownTable { number: u16, tables: usize },
     #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
     IdOutOfRange { table: String, id: u64, at: usize, last: u64 },
@@ -25,11 +28,15 @@ pub(super) enum RequestError {
     Arena(Arc<AdoptError>),
     #[error("{0}")]
     Place(String),
-    #[error("{what} is over the limit {key} = {limit} of this daemon")]
+    #[error(
+        "{what} is over the limit {key} = {limit} of this daemon: stay below it, or raise it in the daemon's configuration"
+    )]
     Limit { what: String, key: &'static str, limit: u64 },
+    #[error("announcement refused: {0} (lookahead.rows_max)")]
+    Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
-    #[error("this daemon is draining: it is about to stop and takes no new fetches")]
+    #[error("this daemon is draining: it is about to stop and takes no new fetches; fetch again when it is back")]
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
     Internal(&'static str),
@@ -46,7 +53,7 @@ impl RequestError {
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
-            Self::Limit { .. } => ErrorCode::Limit,
+            Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
             Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
             Self::Peer { .. } => ErrorCode::PeerFailed,
             Self::Draining => ErrorCode::Draining,

@@ -33,6 +33,10 @@ impl Flight {
         self.landed.get()
     }
 
+    fn failed(&self) -> bool {
+        matches!(self.landed.get(), Some(Err(_)))
+    }
+
     /// Gives the answer to all who wait.
     pub(super) fn land(&self, landing: Landing) {
         let _ = self.landed.set(landing);
@@ -69,6 +73,8 @@ pub(super) struct Claim {
     pub(super) seats: Vec<Seat>,
     /// Requests to make: the ids that nobody had asked for.
     pub(super) orders: Vec<Order>,
+    /// For each flight, whether its rows were there already when they were claimed.
+    ready: Vec<bool>,
 }
 
 /// The rows of one table that are on their way.
@@ -88,7 +94,7 @@ impl Flights {
         let mut claim = Claim::default();
         let mut seats = self.lock();
         for (id, part) in rows {
-            let seat = match seats.get(&id) {
+            let seat = match seats.get(&id).filter(|(flight, _)| !flight.failed()) {
                 Some((flight, row)) => Seat { flight: claim.join(flight), row: *row },
                 None => {
                     let (flight, row) = claim.order(part, u64::from(id));
@@ -101,16 +107,24 @@ impl Flights {
         claim
     }
 
-    /// Whether `id` is on its way.
-    pub(super) fn contains(&self, id: u32) -> bool {
-        self.lock().contains_key(&id)
+    /// Those of `ids` that are not on their way, nor here and waiting for their use.
+    pub(super) fn absent(&self, mut ids: Vec<u32>) -> Vec<u32> {
+        let seats = self.lock();
+        ids.retain(|id| seats.get(id).is_none_or(|(flight, _)| flight.failed()));
+        ids
     }
 
     /// Forgets the rows that `claim` ordered: they are in the cache now, or not worth it, or failed.
     pub(super) fn retire(&self, claim: &Claim) {
         let mut seats = self.lock();
-        for id in claim.orders.iter().flat_map(|order| &order.ids) {
-            seats.remove(&(*id as u32));
+        for order in &claim.orders {
+            let flight = &claim.flights[order.flight];
+            for id in order.ids.iter().map(|&id| id as u32) {
+                // Rows of a failed flight may have been ordered anew by another.
+                if seats.get(&id).is_some_and(|(holder, _)| Arc::ptr_eq(holder, flight)) {
+                    seats.remove(&id);
+                }
+            }
         }
     }
 }
@@ -120,6 +134,7 @@ impl Claim {
         let known = self.flights.iter().position(|other| Arc::ptr_eq(other, flight));
         known.unwrap_or_else(|| {
             self.flights.push(Arc::clone(flight));
+            self.ready.push(flight.landed().is_some());
             self.flights.len() - 1
         }) as u32
     }
@@ -127,12 +142,23 @@ impl Claim {
     fn order(&mut self, part: u16, id: u64) -> (u32, u32) {
         let at = self.orders.iter().position(|order| order.part == part).unwrap_or_else(|| {
             self.flights.push(Arc::default());
+            self.ready.push(false);
             self.orders.push(Order { part, flight: self.flights.len() - 1, ids: Vec::new() });
             self.orders.len() - 1
         });
         let order = &mut self.orders[at];
         order.ids.push(id);
         (order.flight as u32, (order.ids.len() - 1) as u32)
+    }
+
+    /// Whether the row of the `i`-th claimed id was there when it was claimed.
+    pub(super) fn was_ready(&self, i: usize) -> bool {
+        self.ready[self.seats[i].flight as usize]
+    }
+
+    /// Whether flight `at` was ordered by this claim.
+    pub(super) fn is_own(&self, at: usize) -> bool {
+        self.orders.iter().any(|order| order.flight == at)
     }
 
     /// The row of the `i`-th claimed id, once its flight has landed well.
@@ -161,6 +187,19 @@ mod tests {
         assert!(Arc::ptr_eq(&second.flights[second.seats[0].flight as usize], &first.flights[0]));
         assert_eq!(second.seats[0].row, 1);
         flights.retire(&first);
-        assert!(!flights.contains(3) && flights.contains(4));
+        flights.retire(&first);
+        assert_eq!(flights.absent(vec![3, 4]), [3]);
+    }
+    #[test]
+    fn a_failed_flight_is_not_joined_and_its_retirement_leaves_the_next_one_alone() {
+        let flights = Flights::default();
+        let first = flights.claim([(1, 7), (2, 7)].into_iter());
+        first.flights[0].land(Err(Arc::new(PeerError::ShuttingDown { peer: 7, rows: 2 })));
+        let second = flights.claim([(2, 7)].into_iter());
+        assert_eq!(second.orders[0].ids, [2]);
+        flights.retire(&first);
+        assert_eq!(flights.absent(vec![1, 2]), [1]);
+        flights.retire(&second);
+        assert_eq!(flights.absent(vec![2]), [2]);
     }
 }

@@ -33,6 +33,8 @@ struct Handles {
     refused: IntCounterVec,
     evicted: IntCounterVec,
     shifts: IntCounterVec,
+    announced: IntCounterVec,
+    waiting: IntGaugeVec,
     stall: Counter,
     hit_ratio: GaugeVec,
     rows: IntGaugeVec,
@@ -60,6 +62,12 @@ impl Handles {
             refused: counter("rudder_refused_rows_total", "Rows in hand that were not worth a slot.", &["table"])?,
             evicted: counter("rudder_evicted_rows_total", "Rows that lost their slot.", &["table", "reason"])?,
             shifts: counter("rudder_shifts_total", "Times that the accesses were found shifted.", &["table"])?,
+            announced: counter(
+                "rudder_announced_batches_total",
+                "Announced batches that were fetched, or expired because they never were.",
+                &["table", "outcome"],
+            )?,
+            waiting: gauge("rudder_announced_rows", "Announced rows that wait for their use.")?,
             stall: Counter::new("rudder_stall_seconds_total", "Time that trainers waited for rows of peers.")?,
             hit_ratio: GaugeVec::new(
                 Opts::new("rudder_hit_ratio", "Share of remote rows of the last minute that were cached."),
@@ -72,7 +80,7 @@ impl Handles {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 13] {
+    fn all(&self) -> [&dyn Collector; 15] {
         [
             &self.fetched,
             &self.failed,
@@ -81,6 +89,8 @@ impl Handles {
             &self.refused,
             &self.evicted,
             &self.shifts,
+            &self.announced,
+            &self.waiting,
             &self.stall,
             &self.hit_ratio,
             &self.rows,
@@ -99,19 +109,28 @@ impl Handles {
         let (stats, cache) = (&table.stats, table.cache.stats());
         set(&self.fetched, &[name, "local"], &stats.local_rows);
         set(&self.fetched, &[name, "cache"], &stats.cache_rows);
+        set(&self.fetched, &[name, "staged"], &stats.staged_rows);
         set(&self.fetched, &[name, "peer"], &stats.peer_rows);
         set(&self.failed, &[name], &stats.failed_fetches);
         set(&self.network, &[name, "demand"], &stats.demand_rows);
         set(&self.network, &[name, "prefetch"], &stats.prefetch_rows);
+        set(&self.network, &[name, "lookahead"], &stats.lookahead_rows);
         set(&self.fills, &[name, "demand"], &cache.demand_fills);
         set(&self.fills, &[name, "prefetch"], &cache.prefetch_fills);
         set(&self.refused, &[name], &cache.refused_rows);
         set(&self.evicted, &[name, "replaced"], &cache.evicted_rows);
+        let ahead = table.ahead.status(table.cache.spec().capacity_rows);
+        for (outcome, count) in [("used", ahead.counts.used), ("expired", ahead.counts.expired)] {
+            let counter = self.announced.with_label_values(&[name, outcome]);
+            counter.reset();
+            counter.inc_by(count);
+        }
         set(&self.shifts, &[name], &cache.shifts);
         if let Some(ratio) = stats.hit_ratio(engine.started) {
             self.hit_ratio.with_label_values(&[name]).set(ratio);
         }
         let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
+        gauge(&self.waiting, ahead.waiting_rows as u64);
         gauge(&self.rows, table.cache.used_rows());
         gauge(&self.capacity, table.cache.spec().capacity_rows as u64);
         gauge(&self.bytes, table.cache.row_bytes_held());

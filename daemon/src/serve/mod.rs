@@ -5,6 +5,7 @@
 //! **It must never** wait without a limit, do bookkeeping while a trainer waits, or answer a fetch of which one row is
 //! not the owner's.
 
+mod ahead;
 mod engine;
 mod error;
 mod flights;
@@ -23,7 +24,7 @@ pub use engine::{Engine, EngineError, EngineParts};
 pub use error::ServeError;
 pub use gather::gather_in_process;
 pub use source::ShardSource;
-pub use status::{EngineStatus, FetchedRows, NetworkRows, TableStatus};
+pub use status::{EngineStatus, FetchedRows, LookaheadStatus, NetworkRows, TableStatus};
 
 use crate::config::LocalConfig;
 use error::RequestError;

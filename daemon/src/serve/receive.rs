@@ -3,7 +3,7 @@
 
 use super::error::RequestError;
 use crate::config::LocalConfig;
-use rudder_client::wire::frame::{Frame, FrameBuffer, FrameLimits};
+use rudder_client::wire::frame::{Frame, FrameBuffer, FrameError, FrameLimits};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::collections::VecDeque;
 use std::io::{self, IoSliceMut};
@@ -12,6 +12,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+
+/// What to do about bytes that make no sense.
+pub(super) const SAME_VERSION: &str = "is this a client of the same version as this daemon?";
 
 /// Bytes one read takes.
 const READ_BYTES: usize = 64 << 10;
@@ -49,7 +52,10 @@ impl Receiver {
                     return if self.frames.pending_bytes() == 0 {
                         Ok(false)
                     } else {
-                        Err(RequestError::Protocol("the connection ended in the middle of a frame".to_owned()))
+                        let came = self.frames.pending_bytes();
+                        Err(RequestError::Protocol(format!(
+                            "the connection ended in the middle of a frame, after {came} bytes"
+                        )))
                     };
                 }
                 Ok(read) => {
@@ -68,7 +74,16 @@ impl Receiver {
 
     /// The next whole frame, if there is one.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, RequestError> {
-        self.frames.next_frame().map_err(|error| RequestError::Protocol(error.to_string()))
+        self.frames.next_frame().map_err(|error| match error {
+            FrameError::MessageTooLong { .. } => {
+                RequestError::Protocol(format!("{error} (local.frame_bytes_max); {SAME_VERSION}"))
+            }
+            FrameError::PayloadTooLong { .. } => {
+                let keys = "the lower of local.inline_bytes_max and 8 bytes for each of local.ids_max";
+                RequestError::Protocol(format!("{error} ({keys}); send fewer ids at once, or raise them"))
+            }
+            FrameError::Empty => RequestError::Protocol(format!("{error}; {SAME_VERSION}")),
+        })
     }
 }
 

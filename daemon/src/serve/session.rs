@@ -6,8 +6,9 @@ use super::Shared;
 use super::engine::Job;
 use super::error::RequestError;
 use super::gather::Out;
-use super::receive::Receiver;
+use super::receive::{Receiver, SAME_VERSION};
 use super::replies::Replies;
+use crate::dataset::Table;
 use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use rudder_client::wire::frame::Frame;
@@ -111,7 +112,8 @@ impl Session {
     }
 
     fn decode(frame: Frame) -> Result<(Call, Vec<u8>), RequestError> {
-        let call = codec::decode(&frame.message).map_err(|error| RequestError::Protocol(error.to_string()))?;
+        let call = codec::decode(&frame.message)
+            .map_err(|error| RequestError::Protocol(format!("{error}; {SAME_VERSION}")))?;
         Ok((call, frame.payload))
     }
 
@@ -132,6 +134,12 @@ impl Session {
             Request::Progress { epoch, step, steps_per_epoch } => {
                 self.shared.engine.progress(self.connection, epoch, step, steps_per_epoch);
                 Reply::Done
+            }
+            Request::Announce { table, step, count, ids } => {
+                let (table, count) = (self.table(table)?, self.count(count)?);
+                let ids = self.read_ids(ids, count, &payload)?;
+                let horizon = self.shared.engine.announce(self.connection, usize::from(table.id), step, &ids)?;
+                Reply::Announced { horizon }
             }
             Request::Status => Reply::Status((self.shared.status)()),
             Request::Fetch { table, dtype, width, count, ids, rows } => {
@@ -203,10 +211,7 @@ impl Session {
 
     /// Holds a fetch against the table and the limits, and finds its places.
     fn check(&self, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
-        let (config, tables) = (&self.shared.config, self.shared.engine.dataset.tables());
-        let number = call.table;
-        let table =
-            tables.get(usize::from(number)).ok_or(RequestError::UnknownTable { number, tables: tables.len() })?;
+        let table = self.table(call.table)?;
         if (table.dtype, table.width) != (call.dtype, call.width) {
             return Err(RequestError::Shape {
                 table: table.name.clone(),
@@ -216,14 +221,25 @@ impl Session {
                 asked_width: call.width,
             });
         }
-        let count = usize::try_from(call.count).ok().filter(|&count| count <= config.ids_max.min(u32::MAX as usize));
-        let count = count.ok_or_else(|| {
-            let what = format!("a fetch of {} ids", call.count);
-            RequestError::Limit { what, key: "local.ids_max", limit: config.ids_max as u64 }
-        })?;
+        let count = self.count(call.count)?;
         let ids = self.read_ids(call.ids, count, payload)?;
         let out = self.place_rows(call.rows, count, table.row_bytes)?;
-        Ok(Job { table: usize::from(number), ids, out })
+        Ok(Job { connection: self.connection, table: usize::from(table.id), ids, out })
+    }
+
+    fn table(&self, number: u16) -> Result<&Table, RequestError> {
+        let tables = self.shared.engine.dataset.tables();
+        tables.get(usize::from(number)).ok_or(RequestError::UnknownTable { number, tables: tables.len() })
+    }
+
+    /// A number of ids, held against the limit.
+    fn count(&self, count: u64) -> Result<usize, RequestError> {
+        let limit = self.shared.config.ids_max.min(u32::MAX as usize);
+        usize::try_from(count).ok().filter(|&count| count <= limit).ok_or_else(|| RequestError::Limit {
+            what: format!("a fetch of {count} ids"),
+            key: "local.ids_max",
+            limit: limit as u64,
+        })
     }
 
     fn read_ids(&self, place: Place, count: usize, payload: &[u8]) -> Result<Vec<u64>, RequestError> {
@@ -272,8 +288,9 @@ impl Session {
         }
         if !mapping.holds(offset, bytes as u64) {
             let size = mapping.bytes();
-            let text =
-                format!("arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}");
+            let text = format!(
+                "arena {arena} is too small: {bytes} bytes of {what} at offset {offset}, it holds {size}: register a larger one"
+            );
             return Err(RequestError::Place(text));
         }
         Ok(mapping)
@@ -281,7 +298,7 @@ impl Session {
 }
 
 fn unknown_arena(arena: u32) -> RequestError {
-    RequestError::Place(format!("arena {arena} is not registered"))
+    RequestError::Place(format!("arena {arena} is not registered: send AddArena with its memfd first"))
 }
 
 /// Fetches, answers, and then settles with the cache; holds its place among the requests in flight until all is done.

@@ -1,6 +1,8 @@
 //! Counters of what was served, per table: exact totals for status and metrics, and a window for the hit ratio that
 //! people look at. It owns numbers only.
 
+use super::engine::Reason;
+use rudder_client::RowSources;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,12 +18,16 @@ pub(super) struct TableStats {
     pub(super) local_rows: AtomicU64,
     /// Rows answered from the cache.
     pub(super) cache_rows: AtomicU64,
-    /// Rows for which a peer had to be asked, duplicates and shared requests included.
+    /// Rows that had been brought in for the batch before it was fetched.
+    pub(super) staged_rows: AtomicU64,
+    /// Rows for which a peer had to be waited for, duplicates and shared requests included.
     pub(super) peer_rows: AtomicU64,
     /// Rows that crossed the network because a trainer waited for them.
     pub(super) demand_rows: AtomicU64,
     /// Rows that crossed the network because the policy wanted them.
     pub(super) prefetch_rows: AtomicU64,
+    /// Rows that crossed the network because a trainer had announced them.
+    pub(super) lookahead_rows: AtomicU64,
     /// Fetches that failed.
     pub(super) failed_fetches: AtomicU64,
     window: Mutex<Window>,
@@ -49,17 +55,29 @@ fn piece_of(since_start: Duration) -> u64 {
 }
 
 impl TableStats {
+    /// The counter of rows that crossed the network for `reason`.
+    pub(super) fn crossed(&self, reason: Reason) -> &AtomicU64 {
+        match reason {
+            Reason::Demand => &self.demand_rows,
+            Reason::Policy => &self.prefetch_rows,
+            Reason::Lookahead => &self.lookahead_rows,
+        }
+    }
+
     /// Counts one answered fetch.
-    pub(super) fn count(&self, local: u64, cache: u64, peer: u64, started: Instant) {
+    pub(super) fn count(&self, sources: &RowSources, started: Instant) {
+        let RowSources { local, cache, staged, peer } = *sources;
         self.local_rows.fetch_add(local, Ordering::Relaxed);
         self.cache_rows.fetch_add(cache, Ordering::Relaxed);
+        self.staged_rows.fetch_add(staged, Ordering::Relaxed);
         self.peer_rows.fetch_add(peer, Ordering::Relaxed);
-        if cache + peer > 0 {
+        let remote = cache + staged + peer;
+        if remote > 0 {
             let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
             window.slide(piece_of(started.elapsed()));
             let at = (window.piece % PIECES as u64) as usize;
             window.pieces[at].0 += cache;
-            window.pieces[at].1 += cache + peer;
+            window.pieces[at].1 += remote;
         }
     }
 

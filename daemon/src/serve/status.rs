@@ -34,6 +34,8 @@ pub struct TableStatus {
     pub fetched: FetchedRows,
     /// Rows that peers sent to this node.
     pub network: NetworkRows,
+    /// What became of announced batches.
+    pub lookahead: LookaheadStatus,
     /// Rows that lost their slot.
     pub evicted_rows: u64,
     /// Times that the accesses were found shifted and history was forgotten.
@@ -49,6 +51,8 @@ pub struct FetchedRows {
     pub local: u64,
     /// From the cache.
     pub cache: u64,
+    /// Brought in before its announced batch was fetched.
+    pub staged: u64,
     /// From a peer, while a trainer waited.
     pub peer: u64,
 }
@@ -60,8 +64,27 @@ pub struct NetworkRows {
     pub demand_rows: u64,
     /// Because the policy wanted them.
     pub prefetch_rows: u64,
-    /// Bytes of both, without headers.
+    /// Because a trainer had announced them.
+    pub lookahead_rows: u64,
+    /// Bytes of all of them, without headers.
     pub bytes: u64,
+}
+
+/// Announcements since the start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct LookaheadStatus {
+    /// Batches announced.
+    pub announced_batches: u64,
+    /// Of them, batches that were fetched.
+    pub used_batches: u64,
+    /// Of them, batches that never were.
+    pub expired_batches: u64,
+    /// Rows not brought in ahead because the budget was spent.
+    pub over_budget_rows: u64,
+    /// Announced rows that wait now.
+    pub waiting_rows: usize,
+    /// Batches that trainers are asked to announce ahead now.
+    pub horizon: u32,
 }
 
 /// The state of the fetch path.
@@ -95,6 +118,8 @@ impl Engine {
         let (stats, cache) = (&state.stats, &state.cache);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (demand_rows, prefetch_rows) = (read(&stats.demand_rows), read(&stats.prefetch_rows));
+        let lookahead_rows = read(&stats.lookahead_rows);
+        let ahead = state.ahead.status(cache.spec().capacity_rows);
         TableStatus {
             name: table.name.clone(),
             dtype: table.dtype.name(),
@@ -110,12 +135,22 @@ impl Engine {
             fetched: FetchedRows {
                 local: read(&stats.local_rows),
                 cache: read(&stats.cache_rows),
+                staged: read(&stats.staged_rows),
                 peer: read(&stats.peer_rows),
             },
             network: NetworkRows {
                 demand_rows,
                 prefetch_rows,
-                bytes: (demand_rows + prefetch_rows) * table.row_bytes as u64,
+                lookahead_rows,
+                bytes: (demand_rows + prefetch_rows + lookahead_rows) * table.row_bytes as u64,
+            },
+            lookahead: LookaheadStatus {
+                announced_batches: ahead.counts.announced,
+                used_batches: ahead.counts.used,
+                expired_batches: ahead.counts.expired,
+                over_budget_rows: ahead.counts.over_budget_rows,
+                waiting_rows: ahead.waiting_rows,
+                horizon: ahead.horizon,
             },
             evicted_rows: read(&cache.stats().evicted_rows),
             shifts: read(&cache.stats().shifts),

@@ -2,6 +2,7 @@
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
 use super::{Clock, Ledger, Policy};
+use crate::cache::future::NEVER;
 use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
@@ -144,6 +145,40 @@ impl EpochPolicy {
         if self.epoch.is_some() { heat.score(self.phase) } else { heat.frequency() }
     }
 
+    /// The coldest of a sample of slots, if it is colder than `id`.
+    fn victim_by_score(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+        let capacity = u32::try_from(ledger.slots.capacity()).ok().filter(|&capacity| capacity > 0)?;
+        let mut coldest = (self.score(ledger.index.heat(id)), None);
+        for _ in 0..self.sample {
+            let slot = ledger.random.u32(0..capacity);
+            let Some(resident) = ledger.slots.id(slot) else { continue };
+            let score = self.score(ledger.index.heat(resident));
+            if score < coldest.0 {
+                coldest = (score, Some(slot));
+            }
+        }
+        coldest.1
+    }
+
+    /// With a known future: the coldest resident that nobody has announced, else the one that is used last.
+    fn victim_by_future(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+        let mut coldest: Option<(f32, u32)> = None;
+        let Ledger { index, slots, future, next_use, random, .. } = ledger;
+        future.draw_idle(self.sample, slots, random, |slot| {
+            if let Some(resident) = slots.id(slot) {
+                let score = self.score(index.heat(resident));
+                if coldest.is_none_or(|(least, _)| score < least) {
+                    coldest = Some((score, slot));
+                }
+            }
+        });
+        if let Some((score, slot)) = coldest {
+            return (*next_use != NEVER || score < self.score(index.heat(id))).then_some(slot);
+        }
+        let (slot, step) = future.last_due()?;
+        (*next_use < step).then_some(slot)
+    }
+
     /// What was learned becomes a faint prior, and counting begins anew.
     fn forget(&mut self, ledger: &mut Ledger<'_>) {
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
@@ -209,17 +244,7 @@ impl Policy for EpochPolicy {
     }
 
     fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
-        let capacity = u32::try_from(ledger.slots.capacity()).ok().filter(|&capacity| capacity > 0)?;
-        let mut coldest = (self.score(ledger.index.heat(id)), None);
-        for _ in 0..self.sample {
-            let slot = ledger.random.u32(0..capacity);
-            let Some(resident) = ledger.slots.id(slot) else { continue };
-            let score = self.score(ledger.index.heat(resident));
-            if score < coldest.0 {
-                coldest = (score, Some(slot));
-            }
-        }
-        coldest.1
+        if ledger.future.is_known() { self.victim_by_future(ledger, id) } else { self.victim_by_score(ledger, id) }
     }
 
     fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {

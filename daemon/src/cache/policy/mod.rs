@@ -26,6 +26,7 @@ pub use sieve::SievePolicy;
 pub use spec::PolicySpec;
 pub use tinylfu::TinyLfuPolicy;
 
+use super::future::Future;
 use super::index::{Index, Touched};
 use super::slots::Slots;
 use std::fmt::Debug;
@@ -48,6 +49,10 @@ pub struct Ledger<'a> {
     pub slots: &'a Slots,
     /// Which ids have heat.
     pub touched: &'a mut Touched,
+    /// What trainers have announced.
+    pub future: &'a mut Future,
+    /// The step at which the id in question is used next, as far as announced.
+    pub next_use: u32,
     /// The generator, seeded by configuration.
     pub random: &'a mut fastrand::Rng,
 }

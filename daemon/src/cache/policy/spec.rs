@@ -56,6 +56,12 @@ impl PolicySpec {
         matches!(self, PolicySpec::Static)
     }
 
+    /// Whether a prior is of any use to the policy.
+    #[must_use]
+    pub fn uses_prior(&self) -> bool {
+        matches!(self, PolicySpec::Static | PolicySpec::Epoch { .. })
+    }
+
     /// The policy for `capacity` slots; nothing for a cache that holds nothing.
     pub(in crate::cache) fn build(self, capacity: usize) -> Option<Box<dyn Policy>> {
         Some(match self {

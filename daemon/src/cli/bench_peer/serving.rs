@@ -7,8 +7,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use super::{BenchPeerArgs, SERVING_NODE, identity, runtime, yardstick};
+use crate::cache::prefetch;
 use crate::cli::CliError;
 use crate::peers::{Peers, RowSource, SourceError};
+
+/// Rows asked of memory ahead of the one being copied, as a node's own gather does.
+const PREFETCH_ROWS: usize = 8;
 
 /// Where the second process answers; its first line of output.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -95,7 +99,11 @@ impl RowSource for Matrix {
     }
 
     fn copy_rows(&self, _table: u16, ids: &[u64], out: &mut [u8]) -> Result<(), SourceError> {
-        for (id, row) in ids.iter().zip(out.chunks_exact_mut(self.row_bytes)) {
+        for (at, (id, row)) in ids.iter().zip(out.chunks_exact_mut(self.row_bytes)).enumerate() {
+            if let Some(ahead) = ids.get(at + PREFETCH_ROWS) {
+                let begin = *ahead as usize * self.row_bytes;
+                prefetch::row(self.bytes.get(begin..begin + self.row_bytes).unwrap_or(&[]));
+            }
             let begin = *id as usize * self.row_bytes;
             let rows = (self.bytes.len() / self.row_bytes) as u64;
             let source = self.bytes.get(begin..begin + self.row_bytes);

@@ -14,6 +14,8 @@ use super::error::DemoError;
 const PAYLOAD_BYTES_MAX: u32 = 64 << 20;
 /// How long one read blocks before the caller's check runs.
 const TICK: Duration = Duration::from_millis(200);
+/// Time between the end of a process's connections and its exit status.
+const SETTLE: Duration = Duration::from_millis(50);
 /// Silence after which the other side counts as stuck.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 
@@ -122,7 +124,7 @@ impl<'a> Channel<'a> {
         let mut text = vec![0; len];
         self.read(&mut text)?;
         match serde_json::from_slice(&text) {
-            Ok(Message::Failed { error }) => Err(self.fault(error)),
+            Ok(Message::Failed { error }) => Err(self.failure(error)),
             Ok(message) => Ok(message),
             Err(error) => Err(self.fault(format!("sent what is no message: {error}"))),
         }
@@ -138,7 +140,7 @@ impl<'a> Channel<'a> {
             let mut text = vec![0; len];
             self.read(&mut text)?;
             return Err(match serde_json::from_slice(&text) {
-                Ok(Message::Failed { error }) => self.fault(error),
+                Ok(Message::Failed { error }) => self.failure(error),
                 _ => self.fault("sent a message where floats were due".to_owned()),
             });
         }
@@ -155,6 +157,15 @@ impl<'a> Channel<'a> {
 
     fn fault(&self, reason: String) -> DemoError {
         DemoError::Control { who: self.peer.clone(), reason }
+    }
+
+    /// The other side failed. If that is because another process died, its end says more.
+    fn failure(&self, error: String) -> DemoError {
+        std::thread::sleep(SETTLE);
+        match (self.check)() {
+            Err(DemoError::Child { name, status, log }) if name != self.peer => DemoError::Child { name, status, log },
+            _ => self.fault(error),
+        }
     }
 
     fn write(&mut self, kind: u8, payload: &[u8]) -> Result<(), DemoError> {
@@ -182,7 +193,7 @@ impl<'a> Channel<'a> {
             match self.stream.read(buffer) {
                 Ok(0) => {
                     // It closes its end a moment before its exit status can be had.
-                    std::thread::sleep(TICK / 4);
+                    std::thread::sleep(SETTLE);
                     return Err((self.check)().err().unwrap_or_else(|| self.fault("closed the connection".to_owned())));
                 }
                 Ok(count) => {

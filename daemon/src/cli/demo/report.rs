@@ -142,7 +142,7 @@ fn comparisons(runs: &[RunReport]) -> Vec<String> {
 
 fn comparison(run: &RunReport, other: &RunReport) -> String {
     format!(
-        "{} moved {} rows over the network than {}; its trainers waited {} long.",
+        "{} moved {} rows over the network than {}; its trainers waited {} time for rows.",
         run.policy,
         relative(run.network_rows as f64, other.network_rows as f64, "fewer", "more"),
         other.policy,
@@ -229,8 +229,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "epoch moved 50 % fewer rows over the network than none; its trainers waited 50 % less long.",
-                "epoch moved 25 % more rows over the network than periodic; its trainers waited 100 % more long.",
+                "epoch moved 50 % fewer rows over the network than none; its trainers waited 50 % less time for rows.",
+                "epoch moved 25 % more rows over the network than periodic; its trainers waited 100 % more time for rows.",
             ]
         );
         assert!(comparisons(&[run("epoch", 1, 1.0)]).is_empty());

@@ -275,3 +275,42 @@ async fn a_full_peer_says_busy() {
     assert!(matches!(error, PeerError::Remote { error: RemoteError::Busy { limit: 1, .. }, .. }), "{error}");
     check(&slow.await.unwrap().unwrap(), &[1]);
 }
+
+/// As by SIGSTOP: the peer's sockets stay, nobody reads them.
+#[tokio::test]
+async fn a_peer_that_falls_silent_costs_one_time_out() {
+    let dir = authority();
+    let path = dir.path().to_owned();
+    let (address, addresses) = std::sync::mpsc::channel();
+    let (freeze, frozen) = std::sync::mpsc::channel::<()>();
+    let node = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (_server, own) = server(&path, 1);
+            address.send(own).unwrap();
+            while frozen.try_recv().is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // Blocks the node's only thread until the test ends.
+            let _ = frozen.recv();
+        });
+    });
+    let peers = client(dir.path(), &addresses.recv().unwrap(), |config| {
+        config.request_timeout_ms = 400;
+        config.connect_timeout_ms = 200;
+        config.reconnect_backoff_ms_min = 2_000;
+    });
+    check(&fetch(&peers, &[1]).await.unwrap(), &[1]);
+    freeze.send(()).unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let error = fetch(&peers, &[1, 5]).await.unwrap_err();
+    assert!(matches!(error, PeerError::Timeout { rows: 2, .. }), "{error}");
+    // The silent connection is closed, so that the next fetch finds the peer away, and the ones after that at once.
+    assert!(matches!(fetch(&peers, &[1]).await, Err(PeerError::Unreachable { .. })));
+    let begin = Instant::now();
+    assert!(matches!(fetch(&peers, &[1]).await, Err(PeerError::Unreachable { .. })));
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+    assert_eq!(peers.status()[0].connections, 0);
+    drop(freeze);
+    node.join().unwrap();
+}

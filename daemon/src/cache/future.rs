@@ -1,0 +1,236 @@
+//! The known future of a table: minibatches that trainers have announced, and from them the next use of every resident.
+//! It owns steps and ids only, and never fetches anything. Within the announced horizon it makes the choice of victims
+//! Belady's: keep what is used next, let go what is used last.
+//!
+//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it; links
+//! between the entries of batches say, for each use of an id, when the next one is.
+
+use super::slots::Slots;
+use hashbrown::HashMap;
+use std::collections::BTreeMap;
+
+/// "No announced use."
+pub const NEVER: u32 = u32::MAX;
+
+/// An announced batch, by the order of announcements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BatchKey(u64);
+
+/// One use of an id: which batch, which entry of it.
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    batch: BatchKey,
+    entry: u32,
+    step: u32,
+}
+
+#[derive(Debug)]
+struct Batch {
+    ids: Vec<u32>,
+    /// For each id, the step of its next announced use after this batch.
+    next: Vec<u32>,
+}
+
+/// Announced batches and the next uses of residents.
+#[derive(Debug, Default)]
+pub struct Future {
+    batches: BTreeMap<BatchKey, Batch>,
+    keys: u64,
+    /// The last announced use of each id of a batch that waits.
+    latest: HashMap<u32, Use>,
+    /// Per slot, the step of its resident's next announced use.
+    next_use: Vec<u32>,
+    /// Slots by next use; an entry counts only while `next_use` agrees.
+    due: BTreeMap<u32, Vec<u32>>,
+    /// Slots without an announced use; an entry counts only while `next_use` agrees and the slot is held.
+    idle: Vec<u32>,
+    entries: usize,
+}
+
+impl Future {
+    /// Whether any announced batch waits.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
+    /// Whether next uses of slots are kept: from the first announcement on.
+    #[must_use]
+    pub fn is_covering(&self) -> bool {
+        !self.next_use.is_empty()
+    }
+
+    /// Announced uses that wait.
+    #[must_use]
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// The ids of a batch that waits.
+    #[must_use]
+    pub fn ids(&self, key: BatchKey) -> &[u32] {
+        self.batches.get(&key).map_or(&[], |batch| &batch.ids)
+    }
+
+    /// Takes an announcement: `ids`, each once, will be used at `step`. `slot` tells where an id is cached.
+    pub fn announce(&mut self, step: u32, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
+        self.keys += 1;
+        let key = BatchKey(self.keys);
+        let mut next = vec![NEVER; ids.len()];
+        for (entry, &id) in (0u32..).zip(&ids) {
+            let here = Use { batch: key, entry, step };
+            match self.latest.get(&id).copied() {
+                // The other trainer is ahead: its use comes after this one.
+                Some(later) if later.step > step => next[entry as usize] = later.step,
+                Some(earlier) => {
+                    if let Some(batch) = self.batches.get_mut(&earlier.batch) {
+                        batch.next[earlier.entry as usize] = step;
+                    }
+                    self.latest.insert(id, here);
+                }
+                None => {
+                    self.latest.insert(id, here);
+                }
+            }
+            if let Some(slot) = slot(id)
+                && self.next_use(slot) > step
+            {
+                self.set_next_use(slot, step);
+            }
+        }
+        self.entries += ids.len();
+        self.batches.insert(key, Batch { ids, next });
+        key
+    }
+
+    /// Removes a batch, used or given up, and answers its ids and the step at which each is used next.
+    pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<u32>) {
+        let Some(batch) = self.batches.remove(&key) else { return Default::default() };
+        self.entries -= batch.ids.len();
+        for &id in &batch.ids {
+            if self.latest.get(&id).is_some_and(|last| last.batch == key) {
+                self.latest.remove(&id);
+            }
+        }
+        (batch.ids, batch.next)
+    }
+
+    /// The step of the next announced use of the resident of `slot`, or [`NEVER`].
+    #[inline]
+    #[must_use]
+    pub fn next_use(&self, slot: u32) -> u32 {
+        self.next_use.get(slot as usize).copied().unwrap_or(NEVER)
+    }
+
+    /// Keeps next uses for `slots` slots from now on.
+    pub fn cover(&mut self, slots: usize) {
+        let covered = self.next_use.len();
+        if slots > covered {
+            self.next_use.resize(slots, NEVER);
+            self.idle.extend(covered as u32..slots as u32);
+        }
+    }
+
+    /// Sets the next announced use of the resident of `slot`.
+    pub fn set_next_use(&mut self, slot: u32, step: u32) {
+        let at = slot as usize;
+        self.cover(at + 1);
+        if self.next_use[at] == step {
+            return;
+        }
+        self.next_use[at] = step;
+        if step == NEVER {
+            self.idle.push(slot);
+            if self.idle.len() > 2 * self.next_use.len() + 64 {
+                self.tidy_idle();
+            }
+        } else {
+            self.due.entry(step).or_default().push(slot);
+        }
+    }
+
+    fn tidy_idle(&mut self) {
+        let next_use = &self.next_use;
+        self.idle.retain(|&slot| next_use[slot as usize] == NEVER);
+        self.idle.sort_unstable();
+        self.idle.dedup();
+    }
+
+    /// Up to `sample` slots whose residents have no announced use, drawn at random.
+    pub fn draw_idle(&mut self, sample: usize, slots: &Slots, random: &mut fastrand::Rng, mut take: impl FnMut(u32)) {
+        let mut drawn = 0;
+        while drawn < sample && !self.idle.is_empty() {
+            let at = random.usize(0..self.idle.len());
+            let slot = self.idle[at];
+            if self.next_use(slot) == NEVER && slots.id(slot).is_some() {
+                take(slot);
+                drawn += 1;
+            } else {
+                self.idle.swap_remove(at);
+            }
+        }
+    }
+
+    /// The slot whose resident is used last of all that have an announced use, and when.
+    pub fn last_due(&mut self) -> Option<(u32, u32)> {
+        while let Some(mut entry) = self.due.last_entry() {
+            let step = *entry.key();
+            let slots = entry.get_mut();
+            while let Some(&slot) = slots.last() {
+                if self.next_use.get(slot as usize) == Some(&step) {
+                    return Some((slot, step));
+                }
+                slots.pop();
+            }
+            entry.remove();
+        }
+        None
+    }
+
+    /// Bytes per slot that this takes while batches are announced: the next use, and a place among due or idle slots.
+    pub const BYTES_PER_SLOT: usize = 2 * size_of::<u32>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_use_knows_the_next() {
+        let mut future = Future::default();
+        let cached = |id: u32| (id == 7).then_some(0);
+        let first = future.announce(10, vec![7, 8], cached);
+        let second = future.announce(11, vec![8, 9], cached);
+        future.announce(13, vec![7], cached);
+        assert_eq!(future.next_use(0), 10);
+        assert_eq!(future.consume(first), (vec![7, 8], vec![13, 11]));
+        assert_eq!(future.consume(second), (vec![8, 9], vec![NEVER, NEVER]));
+        assert_eq!(future.entries(), 1);
+    }
+
+    #[test]
+    fn a_trainer_that_lags_is_linked_to_one_that_leads() {
+        let mut future = Future::default();
+        future.announce(20, vec![5], |_| None);
+        let lagging = future.announce(18, vec![5], |_| None);
+        assert_eq!(future.consume(lagging).1, [20]);
+    }
+
+    #[test]
+    fn the_last_due_and_the_idle_are_found_whatever_changed_meanwhile() {
+        let mut future = Future::default();
+        let mut slots = Slots::new(3);
+        (0..3).for_each(|id| assert!(slots.occupy_free(id).is_some()));
+        future.set_next_use(0, 5);
+        future.set_next_use(1, 9);
+        future.cover(3);
+        assert_eq!(future.last_due(), Some((1, 9)));
+        future.set_next_use(1, 4);
+        assert_eq!(future.last_due(), Some((0, 5)));
+        let mut idle = Vec::new();
+        future.draw_idle(1, &slots, &mut fastrand::Rng::with_seed(1), |slot| idle.push(slot));
+        assert_eq!(idle, [2]);
+        future.set_next_use(0, NEVER);
+        assert_eq!(future.last_due(), Some((1, 4)));
+    }
+}

@@ -1,0 +1,119 @@
+//! Tests of announcements, budget and expiry, against a cache without rows.
+
+use super::*;
+use crate::cache::{CacheSpec, PolicySpec};
+
+const SETTINGS: Settings =
+    Settings { depth: 2, horizon: 0, horizon_max: 64, budget: 1.0, rows_max: 1000, expire_ms: 1000 };
+
+fn cache() -> TableCache {
+    let policy = PolicySpec::Epoch { sample: 16 };
+    TableCache::new(CacheSpec { table_rows: 1000, row_bytes: 0, capacity_rows: 10, policy, seed: 1 }).unwrap()
+}
+
+fn all(ids: Vec<u32>) -> Vec<u32> {
+    ids
+}
+
+#[test]
+fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(SETTINGS);
+    for step in 0..4u32 {
+        ahead.announce(&cache, 1, (u64::from(step), u64::from(step) + 100, vec![step, step + 1]), 0).unwrap();
+    }
+    let orders: Vec<Vec<u32>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
+    assert_eq!(orders, [vec![0, 1], vec![2]], "two batches, each row once");
+    assert!(ahead.plan(&cache, |_| Vec::new()).is_empty());
+    let (used, dropped) = ahead.consume(&cache, 1, 100, 0);
+    assert!(used.is_some() && dropped.is_empty());
+    let next = ahead.plan(&cache, |ids| ids.into_iter().filter(|&id| id > 2).collect());
+    assert_eq!(next.iter().flat_map(|order| order.ids.clone()).collect::<Vec<_>>(), [3]);
+    assert_eq!(ahead.consume(&cache, 1, 999, 0), (None, vec![]), "an unannounced fetch harms nothing");
+    let (used, dropped) = ahead.consume(&cache, 1, 103, 0);
+    assert!(used.is_some());
+    assert_eq!(dropped.len(), 2, "two were skipped");
+    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 2, over_budget_rows: 0 });
+    assert_eq!(ahead.waiting_rows(), 0);
+}
+
+#[test]
+fn the_budget_holds_back_and_refills() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { budget: 0.5, ..SETTINGS });
+    for step in 0..6u32 {
+        ahead
+            .announce(&cache, 1, (u64::from(step), u64::from(step), (step * 10..step * 10 + 10).collect()), 0)
+            .unwrap();
+    }
+    let ordered = |orders: &[Order]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
+    assert_eq!(ordered(&ahead.plan(&cache, all)), 10, "the start is worth two half batches");
+    assert_eq!(ordered(&ahead.plan(&cache, all)), 0);
+    ahead.consume(&cache, 1, 0, 0);
+    assert_eq!(ordered(&ahead.plan(&cache, all)), 5);
+}
+
+#[test]
+fn what_does_not_come_true_expires() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(SETTINGS);
+    ahead.announce(&cache, 1, (0, 7, vec![1, 2]), 0).unwrap();
+    ahead.announce(&cache, 1, (1, 8, vec![3]), 900).unwrap();
+    assert_eq!(ahead.consume(&cache, 1, 99, 1500).1.len(), 1, "older than the limit");
+    ahead.announce(&cache, 1, (0, 9, vec![4]), 1500).unwrap();
+    assert_eq!(ahead.counts().expired, 2, "a trainer that begins anew has dropped its old plans");
+    assert_eq!(ahead.leave(&cache, 1).len(), 1);
+    assert_eq!((ahead.waiting_rows(), ahead.counts().expired), (0, 3));
+    assert!(ahead.announce(&cache, 2, (0, 1, vec![0; 1001]), 0).is_err());
+}
+
+#[test]
+fn the_horizon_follows_capacity_and_batches() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(SETTINGS);
+    assert_eq!(ahead.announce(&cache, 1, (0, 1, (0..5).collect()), 0), Ok(8));
+    assert_eq!(ahead.announce(&cache, 2, (0, 1, (0..5).collect()), 0), Ok(4), "two trainers share the cache");
+    let mut fixed = Lookahead::new(Settings { horizon: 16, ..SETTINGS });
+    assert_eq!(fixed.announce(&cache, 1, (0, 1, vec![1]), 0), Ok(16));
+}
+
+/// With the future known to the end, what stays cached is Belady's choice: hits are those of the optimum.
+#[test]
+fn a_known_future_gives_the_optimum() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { horizon_max: 10_000, rows_max: 1 << 20, ..SETTINGS });
+    let mut random = fastrand::Rng::with_seed(3);
+    let batches: Vec<Vec<u32>> = (0..400)
+        .map(|_| {
+            let mut ids: Vec<u32> = (0..6).map(|_| random.u32(0..8) * random.u32(0..8)).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        })
+        .collect();
+    for (step, ids) in (0u64..).zip(&batches) {
+        ahead.announce(&cache, 1, (step, step, ids.clone()), 0).unwrap();
+    }
+    let mut hits = 0;
+    for (step, ids) in (0u64..).zip(&batches) {
+        let (batch, _) = ahead.consume(&cache, 1, step, 0);
+        let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+        hits += hit.len();
+        cache.settle(&hit, &missed, |_| &[], batch);
+    }
+    assert_eq!(hits, optimum(&batches, 10));
+}
+
+/// Belady with bypass: after each batch, keep of the cached and the fetched those used next.
+fn optimum(batches: &[Vec<u32>], capacity: usize) -> usize {
+    let next_use = |id: u32, after: usize| batches.iter().skip(after + 1).position(|batch| batch.contains(&id));
+    let mut cached: Vec<u32> = Vec::new();
+    let mut hits = 0;
+    for (at, ids) in batches.iter().enumerate() {
+        hits += ids.iter().filter(|id| cached.contains(id)).count();
+        cached.extend(ids.iter().filter(|id| !cached.contains(id)).copied().collect::<Vec<_>>());
+        cached.sort_by_key(|&id| next_use(id, at).unwrap_or(usize::MAX));
+        cached.truncate(capacity);
+    }
+    hits
+}

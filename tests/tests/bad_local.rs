@@ -1,0 +1,259 @@
+//! Bad input on the local socket: the one who sent it is told what was wrong, and everybody else gets right rows.
+#![allow(clippy::unwrap_used)]
+
+use rudder_client::wire::{Answer, Place, Reply, Request, codec};
+use rudder_client::{Client, ClientError, ConnectOptions, DType, ErrorCode};
+use rudder_tests::raw::{RawClient, Refusal};
+use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
+use rustix::fs::{MemfdFlags, SealFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+/// Ids of both nodes of a cluster of 100 rows.
+const IDS: [u64; 4] = [99, 0, 50, 3];
+
+fn fetch_call(table: u16, count: u64, ids: Place, rows: Place) -> Request {
+    Request::Fetch { table, dtype: DType::F32, width: WIDTH, count, ids, rows }
+}
+
+fn raw_ids(ids: &[u64]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
+/// Panics unless this very connection still serves right rows.
+fn assert_still_serves(raw: &mut RawClient) {
+    raw.call(77, fetch_call(0, 4, Place::Inline, Place::Inline), &raw_ids(&IDS), None).unwrap();
+    let (Answer { id, reply }, rows) = raw.answer().unwrap();
+    assert!(id == 77 && matches!(reply, Reply::Rows(_)), "{reply:?}");
+    assert_eq!(rows, IDS.iter().flat_map(|&id| row_of(id)).collect::<Vec<u8>>());
+}
+
+fn assert_refused(refusal: &Refusal, code: ErrorCode, closing: bool, words: &[&str]) {
+    eprintln!("{:?}: {}", refusal.code, refusal.message);
+    assert_eq!((refusal.code, refusal.closing), (code, closing), "{}", refusal.message);
+    for words in words {
+        assert!(refusal.message.contains(words), "{}\nshould say: {words}", refusal.message);
+    }
+}
+
+fn memfd(bytes: u64, seals: SealFlags) -> OwnedFd {
+    let fd = rustix::fs::memfd_create("rudder-test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&fd, bytes).unwrap();
+    rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+    fd
+}
+
+/// A frame of a message that the test writes itself.
+fn frame(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u32).to_le_bytes(), &[0; 4], message].concat()
+}
+
+#[test]
+fn frames_that_are_oversized_truncated_or_garbage() {
+    let cluster = Cluster::start(2, 100, |_| ()).unwrap();
+    let bystander = cluster.client(0).unwrap();
+    let status = codec::encode(&rudder_client::wire::Call { id: 5, request: Request::Status }).unwrap();
+    let trailing = frame(&[&status[..], b"x"].concat());
+    let oversized_payload = [&(status.len() as u32).to_le_bytes()[..], &[0xff; 4], &status].concat();
+    let truncated_payload = [&(status.len() as u32).to_le_bytes()[..], &[16, 0, 0, 0], &status, &[0; 8]].concat();
+    let cases: [(&str, &[u8], &[&str]); 8] = [
+        ("oversized", &[0xff; 8], &["message of 4294967295 bytes; the limit is 4194304 (local.frame_bytes_max)"]),
+        ("oversized payload", &oversized_payload, &["payload of 4294967295 bytes", "local.ids_max", "fewer ids"]),
+        ("empty", &[0; 8], &["message of 0 bytes", "same version"]),
+        ("garbage", &frame(b"\xff\xff\xffgarbage"), &["not a message of this protocol", "same version"]),
+        ("another protocol", b"GET / HTTP/1.1\r\n\r\n", &["local.frame_bytes_max", "same version"]),
+        ("trailing", &trailing, &["1 bytes follow the end", "same version"]),
+        ("truncated", &status[..3], &["ended in the middle of a frame, after 3 bytes"]),
+        ("truncated payload", &truncated_payload, &["ended in the middle of a frame"]),
+    ];
+    for greeted in [false, true] {
+        for (name, bytes, words) in &cases {
+            let mut raw = match greeted {
+                false => RawClient::connect(&cluster.socket(0)).unwrap(),
+                true => RawClient::greeted(&cluster.socket(0)).unwrap(),
+            };
+            raw.send(bytes).unwrap();
+            raw.finish().unwrap();
+            eprint!("{name}: ");
+            assert_refused(&raw.refusal().unwrap(), ErrorCode::Protocol, true, words);
+            assert!(raw.is_hung_up(), "{name}");
+            assert_rows(&bystander.fetch("feat", &IDS).unwrap(), &IDS);
+        }
+    }
+}
+
+#[test]
+fn calls_that_break_the_order_or_the_version() {
+    let cluster = Cluster::start(2, 100, |_| ()).unwrap();
+    let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
+    raw.call(3, Request::Status, &[], None).unwrap();
+    let refusal = raw.refusal().unwrap();
+    assert_eq!(refusal.id, 3);
+    assert_refused(&refusal, ErrorCode::Protocol, true, &["first message", "Hello"]);
+    assert!(raw.is_hung_up());
+
+    let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
+    raw.call(1, Request::Hello { version: 9, name: "new".to_owned() }, &[], None).unwrap();
+    let words = ["version 1 of the local protocol, the client version 9", "install the same version"];
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
+    assert!(raw.is_hung_up());
+    assert_rows(&cluster.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
+}
+
+#[test]
+fn requests_that_name_what_is_not_there_leave_the_connection_as_it_was() {
+    let cluster = Cluster::start(2, 100, |_| ()).unwrap();
+    let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
+    let refused = |raw: &mut RawClient, request: Request, payload: &[u8], code, words: &[&str]| {
+        raw.call(9, request, payload, None).unwrap();
+        let refusal = raw.refusal().unwrap();
+        assert_eq!(refusal.id, 9);
+        assert_refused(&refusal, code, false, words);
+        assert_still_serves(raw);
+    };
+    let inline = |table| fetch_call(table, 4, Place::Inline, Place::Inline);
+    let unknown = ["no table with number 7", "2 tables"];
+    refused(&mut raw, inline(7), &raw_ids(&IDS), ErrorCode::UnknownTable, &unknown);
+    let shape = ["table `label` has rows of i64 × 1; the request expects f32 × 37"];
+    refused(&mut raw, inline(1), &raw_ids(&IDS), ErrorCode::Shape, &shape);
+    let ids = ["4 ids are announced, 24 bytes"];
+    refused(&mut raw, inline(0), &raw_ids(&IDS[..3]), ErrorCode::Arena, &ids);
+    let nowhere = Place::Arena { arena: 4, offset: 0 };
+    let arena = ["arena 4 is not registered", "AddArena"];
+    refused(&mut raw, fetch_call(0, 4, Place::Inline, nowhere), &raw_ids(&IDS), ErrorCode::Arena, &arena);
+    refused(&mut raw, Request::DropArena { arena: 4 }, &[], ErrorCode::Arena, &arena);
+    let steps = Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 };
+    refused(&mut raw, steps, &[], ErrorCode::Arena, &["0 steps per epoch"]);
+}
+
+#[test]
+fn arenas_that_are_unsealed_too_small_or_no_memory() {
+    let cluster = Cluster::start(2, 100, |_| ()).unwrap();
+    let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
+    let bystander = cluster.client(0).unwrap();
+    let sealed = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    let (reading, _writing) = rustix::pipe::pipe().unwrap();
+    let cases: [(OwnedFd, u64, &str); 4] = [
+        (memfd(4096, SealFlags::GROW), 4096, "not sealed against shrinking: add F_SEAL_SHRINK"),
+        (memfd(4096, sealed), 8192, "holds 4096 bytes, 8192 were announced: set its size"),
+        (memfd(4096, sealed), 0, "an arena of 0 bytes cannot be mapped"),
+        (reading, 4096, "cannot be mapped (is it a memfd?)"),
+    ];
+    for (fd, bytes, words) in &cases {
+        raw.call(2, Request::AddArena { arena: 1, bytes: *bytes }, &[], Some(fd.as_fd())).unwrap();
+        assert_refused(&raw.refusal().unwrap(), ErrorCode::Arena, false, &[words]);
+        assert_still_serves(&mut raw);
+    }
+    let small = memfd(4096, sealed);
+    raw.call(2, Request::AddArena { arena: 1, bytes: 4096 }, &[], Some(small.as_fd())).unwrap();
+    assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
+    let at = |offset| Place::Arena { arena: 1, offset };
+    for (count, ids, rows, words) in [
+        (100, at(0), at(1024), "arena 1 is too small: 14800 bytes of rows at offset 1024, it holds 4096"),
+        (1000, at(0), Place::Inline, "arena 1 is too small: 8000 bytes of ids at offset 0"),
+        (1, at(0), at(u64::MAX - 63), "arena 1 is too small"),
+        (1, at(8), at(1024), "offset 8 of ids is no multiple of 64"),
+    ] {
+        raw.call(3, fetch_call(0, count, ids, rows), &[], None).unwrap();
+        assert_refused(&raw.refusal().unwrap(), ErrorCode::Arena, false, &[words]);
+        assert_still_serves(&mut raw);
+    }
+    raw.call(4, Request::AddArena { arena: 1, bytes: 4096 }, &[], Some(small.as_fd())).unwrap();
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Arena, false, &["arena 1 is registered already"]);
+    assert_still_serves(&mut raw);
+    raw.call(5, Request::AddArena { arena: 2, bytes: 4096 }, &[], None).unwrap();
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Protocol, true, &["without a descriptor"]);
+    assert!(raw.is_hung_up());
+    assert_rows(&bystander.fetch("feat", &IDS).unwrap(), &IDS);
+}
+
+#[test]
+fn arenas_beyond_the_limits() {
+    let limits = |config: &mut rudder_daemon::config::Config| {
+        config.local.arenas_max = 2;
+        config.local.arena_bytes_max = 3 * 4096;
+    };
+    let cluster = Cluster::start(2, 100, limits).unwrap();
+    let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
+    let add = |raw: &mut RawClient, arena, bytes| {
+        let fd = memfd(bytes, SealFlags::SHRINK);
+        raw.call(1, Request::AddArena { arena, bytes }, &[], Some(fd.as_fd())).unwrap();
+    };
+    add(&mut raw, 0, 4096);
+    assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
+    add(&mut raw, 1, 3 * 4096);
+    let words = ["an arena of 12288 bytes beside 4096 in others", "local.arena_bytes_max = 12288", "raise it"];
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Limit, false, &words);
+    add(&mut raw, 1, 4096);
+    assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
+    add(&mut raw, 2, 4096);
+    let words = ["arena 2 beside 2 others", "local.arenas_max = 2", "raise it"];
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Limit, false, &words);
+    assert_still_serves(&mut raw);
+    raw.call(1, Request::DropArena { arena: 0 }, &[], None).unwrap();
+    assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
+    add(&mut raw, 2, 4096);
+    assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
+    assert_rows(&cluster.client(1).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
+}
+
+#[test]
+fn more_connections_than_connections_max() {
+    let cluster = Cluster::start(2, 100, |config| config.local.connections_max = 2).unwrap();
+    let first = cluster.client(0).unwrap();
+    let second = cluster.client(0).unwrap();
+    let error = cluster.client(0).unwrap_err();
+    eprintln!("{error}");
+    assert_eq!(error.code(), Some(ErrorCode::Limit), "{error}");
+    assert!(error.to_string().contains("local.connections_max = 2"), "{error}");
+    assert_rows(&first.fetch("feat", &IDS).unwrap(), &IDS);
+    assert_rows(&second.fetch("feat", &IDS).unwrap(), &IDS);
+    drop(first);
+    let mut third = Err(ClientError::Interrupted);
+    assert!(wait_until(Duration::from_secs(30), || {
+        third = cluster.client(0);
+        third.is_ok()
+    }));
+    assert_rows(&third.unwrap().fetch("feat", &IDS).unwrap(), &IDS);
+}
+
+#[test]
+fn a_strangers_user_id() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can be another user");
+        return;
+    }
+    let stranger = 65_533;
+    let as_stranger = |cluster: &Cluster| {
+        let socket = cluster.socket(0);
+        // User ids are a thread's on Linux; the thread ends with this one.
+        let attempt = move || {
+            let uid = rustix::process::Uid::from_raw(stranger);
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            let client = Client::connect(ConnectOptions::at(socket))?;
+            client.fetch("feat", &IDS).map(|rows| assert_rows(&rows, &IDS))
+        };
+        std::thread::spawn(attempt).join().unwrap()
+    };
+    let open = |mode, allowed: &[u32]| {
+        let adapt = |config: &mut rudder_daemon::config::Config| {
+            config.local.mode = mode;
+            config.local.allowed_uids = allowed.to_vec();
+        };
+        let cluster = Cluster::start(2, 100, adapt).unwrap();
+        std::fs::set_permissions(cluster.dir(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        cluster
+    };
+    let guarded = open(0o660, &[]);
+    let error = as_stranger(&guarded).unwrap_err();
+    assert!(error.to_string().contains("Permission denied"), "{error}");
+    let refusing = open(0o666, &[]);
+    let error = as_stranger(&refusing).unwrap_err();
+    eprintln!("{error}");
+    assert_eq!(error.code(), Some(ErrorCode::Forbidden), "{error}");
+    assert!(error.to_string().contains("user 65533 may not connect"), "{error}");
+    assert!(error.to_string().contains("local.allowed_uids"), "{error}");
+    assert_rows(&refusing.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
+    as_stranger(&open(0o666, &[stranger])).unwrap();
+}
