@@ -1,6 +1,7 @@
 //! The parts of `rudderd` and of `rudder`, bottom first: [`config`], [`dataset`] and [`cache`] know nobody; [`peers`]
-//! stands on the dataset, [`lookahead`] on the cache; [`serve`] puts them together for the trainers of a node; [`admin`] shows all of it to
-//! operators; [`cli`] holds the subcommands. Dependencies point up this list only (see `docs/architecture.md`).
+//! stands on the dataset, [`lookahead`] on the cache, and [`replay`] drives the two along a recorded trace; [`serve`]
+//! puts them together for the trainers of a node; [`admin`] shows all of it to operators; [`cli`] holds the
+//! subcommands. Dependencies point up this list only (see `docs/architecture.md`).
 
 pub mod admin;
 pub mod cache;
@@ -11,4 +12,5 @@ pub mod lifecycle;
 pub mod lookahead;
 pub mod node;
 pub mod peers;
+pub mod replay;
 pub mod serve;

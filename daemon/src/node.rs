@@ -1,7 +1,7 @@
 //! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
-use crate::cache::{CacheSpec, PeriodicSettings, PolicySpec};
+use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
 use crate::config::{CacheConfig, Config, Invalid, LookaheadConfig, Policy};
 use crate::dataset::{Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
@@ -50,6 +50,15 @@ pub enum StartError {
         /// The names there are.
         known: String,
     },
+    /// The policy `static` has nothing to choose by.
+    #[error(
+        "cache.policy = \"static\": nothing tells which rows of table `{table}` are asked for most; it needs cache.degrees = \
+         true and a dataset that holds its graph (`rudder import edges`)"
+    )]
+    NoDegrees {
+        /// The table.
+        table: String,
+    },
     /// The dataset cannot be used.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
@@ -90,9 +99,10 @@ impl Node {
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
-            lookahead: lookahead_settings(&config),
+            lookahead: lookahead_settings(&config.lookahead),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
+        set_priors(&config.cache, &dataset, &engine)?;
         let status = status_text(&config, &dataset, &engine, &peers, started);
         let local = {
             let _inside = serving.enter();
@@ -183,17 +193,47 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         table_rows: table.rows,
         row_bytes: table.row_bytes,
         capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
-        policy: match policy {
-            Policy::None => PolicySpec::None,
-            Policy::Periodic => PolicySpec::Periodic(PeriodicSettings { period: config.period, alpha: config.alpha }),
-            Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
-        },
+        policy: policy_spec(config, policy),
         seed: config.seed,
     }
 }
 
-fn lookahead_settings(config: &Config) -> Settings {
-    let LookaheadConfig { depth, horizon, horizon_max, budget, rows_max, expire_ms } = config.lookahead;
+/// The policy with the settings of `config`.
+pub(crate) fn policy_spec(config: &CacheConfig, policy: Policy) -> PolicySpec {
+    let score = |trigger| PolicySpec::Score(ScoreSettings { trigger, alpha: config.alpha });
+    match policy {
+        Policy::None => PolicySpec::None,
+        Policy::Static => PolicySpec::Static,
+        Policy::Periodic => score(Trigger::Period(config.period)),
+        Policy::Rudder => score(Trigger::Window(config.period)),
+        Policy::Lru => PolicySpec::Lru,
+        Policy::Lfu => PolicySpec::Lfu,
+        Policy::TinyLfu => PolicySpec::TinyLfu,
+        Policy::S3Fifo => PolicySpec::S3Fifo,
+        Policy::Sieve => PolicySpec::Sieve,
+        Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
+    }
+}
+
+/// Tells the caches the edges from this partition to each remote vertex, where the dataset holds its graph.
+fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Result<(), StartError> {
+    for (at, table) in dataset.tables().iter().enumerate() {
+        let policy = policy_spec(config, config.for_table(&table.name).1);
+        if !policy.uses_prior() {
+            continue;
+        }
+        let degrees = if config.degrees { dataset.remote_degrees(table)? } else { None };
+        match degrees {
+            Some(degrees) => engine.set_prior(at, &degrees),
+            None if policy.needs_prior() => return Err(StartError::NoDegrees { table: table.name.clone() }),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn lookahead_settings(config: &LookaheadConfig) -> Settings {
+    let LookaheadConfig { depth, horizon, horizon_max, budget, rows_max, expire_ms } = *config;
     Settings { depth, horizon, horizon_max, budget, rows_max, expire_ms }
 }
 

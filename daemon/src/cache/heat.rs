@@ -3,7 +3,8 @@
 //!
 //! The score (`shared` design, section 3, "EPOCH score") rests on one fact of minibatch training: every seed is visited
 //! once per epoch, so a vertex that was just used is often the *least* likely to come next. From the mean number of
-//! accesses in epochs past and the accesses of this epoch so far it estimates the distance to the next access.
+//! accesses in epochs past, the accesses of this epoch so far, and how regular accesses were found to be, it estimates the
+//! distance to the next access.
 
 /// Heat of one id, packed into 32 bits: mean accesses per epoch, and accesses of the running epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -14,17 +15,36 @@ pub struct Heat {
     pub cur: u16,
 }
 
-/// The position in the training at which a score is taken.
+/// The position in the training at which a score is taken, in epochs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Phase {
     /// Share of the epoch that is over, 0 to 1.
     pub progress: f32,
-    /// Epochs that `past` is the mean of; 0 in the first.
-    pub epochs: u32,
+    /// How long `cur` has been counting: `progress`, unless counting began within the epoch.
+    pub span: f32,
+    /// How many epochs of evidence `past` stands for; [`PRIOR_EPOCHS`] before the first has ended.
+    pub weight: f32,
+    /// Accesses per epoch that one unit of `past` stands for: 1 except for a prior that is in other units.
+    pub unit: f32,
+    /// How far the accesses of an id are the same in every epoch, 0 (a Poisson process) to 1 (one fixed number per epoch).
+    pub regularity: f32,
 }
 
-/// Epochs that a prior weighs in the first epoch, before there is a past.
-const PRIOR_EPOCHS: f32 = 0.25;
+/// Epochs of evidence that a prior stands for. Without a prior it says how fast an id that was never seen is believed to be
+/// cold.
+pub const PRIOR_EPOCHS: f32 = 0.25;
+
+/// Fewest accesses per epoch of an id whose spread means anything.
+const DISPERSION_MEAN_MIN: f64 = 0.5;
+
+/// Regularity that is assumed until two epochs can be compared.
+const REGULARITY_START: f32 = 0.33;
+
+impl Phase {
+    /// The start of the training.
+    pub const START: Phase =
+        Phase { progress: 0.0, span: 0.0, weight: PRIOR_EPOCHS, unit: 1.0, regularity: REGULARITY_START };
+}
 
 impl Heat {
     /// Unpacks. The mean is a float without sign: 8 bits of exponent, 8 of mantissa (0.2% apart, up to 3e38).
@@ -49,26 +69,57 @@ impl Heat {
         Self { cur: self.cur.saturating_add(1), ..self }
     }
 
-    /// After the end of an epoch, the `epochs`-th (from 0): the running epoch joins the mean.
+    /// Accesses per epoch, from all that is known: the posterior mean of a Poisson rate whose prior is a gamma distribution
+    /// with `past` as its mean and `weight` epochs of evidence.
+    #[inline]
     #[must_use]
-    pub fn rolled(self, epochs: u32) -> Self {
-        let n = epochs as f32;
-        Self { past: (self.past * n + f32::from(self.cur)) / (n + 1.0), cur: 0 }
+    pub fn rate(self, phase: Phase) -> f32 {
+        let Phase { span, weight, unit, .. } = phase;
+        (self.past * unit * weight + f32::from(self.cur)) / (weight + span).max(f32::MIN_POSITIVE)
+    }
+
+    /// After the end of an epoch: the running epoch joins the mean.
+    #[must_use]
+    pub fn rolled(self, phase: Phase) -> Self {
+        Self { past: self.rate(phase), cur: 0 }
+    }
+
+    /// Accesses that are still to come in the running epoch.
+    ///
+    /// Say that `m` seeds lead to the id, that each is visited once per epoch, at a time drawn evenly, and that sampling finds
+    /// the id from a visited seed with probability `q`. Then `m = mean / q` (`mean` per epoch); of those, `visited` were
+    /// visited so far, whose expectation given `cur` finds is `cur + (m - cur)·x(1-q) / (1-xq)`. What is to come is
+    /// `q (m - visited) = (mean - q·cur)(1-x) / (1-xq)`: for `q = 0` (many seeds, rare finds) it does not depend on `cur`,
+    /// for `q = 1` each access so far is one less to come. `q` is the regularity.
+    #[inline]
+    fn to_come(self, phase: Phase, rate: f32) -> f32 {
+        // Before the first epoch has ended there is no mean but the rate so far.
+        let mean = if phase.weight < 1.0 { rate } else { self.past * phase.unit };
+        let (q, left) = (phase.regularity, 1.0 - phase.progress);
+        let unused = (mean * (phase.span + left) - q * f32::from(self.cur)).max(0.0);
+        unused * left / (1.0 - q * phase.span).max(1e-3)
     }
 
     /// EPOCH score: the inverse of the expected distance, in epochs, to the next access. Higher is hotter.
     #[inline]
     #[must_use]
     pub fn score(self, phase: Phase) -> f32 {
-        let x = phase.progress;
-        let left = 1.0 - x;
-        let cur = f32::from(self.cur);
-        // In the first epoch the rate seen so far, tempered by the prior, stands for the past that is not there yet.
-        let past = if phase.epochs == 0 { (self.past * PRIOR_EPOCHS + cur) / (PRIOR_EPOCHS + x) } else { self.past };
-        let rem = ((past - cur).max(0.0) + 2.0 * past * left) / 3.0;
-        let none_left = (-rem).exp();
-        let distance = (1.0 - none_left) * left / (rem + 1.0) + none_left * (left + 1.0 / (past + 0.5));
+        let left = 1.0 - phase.progress;
+        let rate = self.rate(phase);
+        let to_come = self.to_come(phase, rate);
+        let none_left = (-to_come).exp();
+        let distance = (1.0 - none_left) * left / (to_come + 1.0) + none_left * (left + 1.0 / (rate + 0.5));
         1.0 / distance.max(1e-9)
+    }
+
+    /// How far the running epoch was from the mean, squared, in units of what a Poisson process would show: 1 on average for
+    /// accesses at random, 0 for the same number every epoch. `None` for ids too cold to tell.
+    #[must_use]
+    pub fn dispersion(self, phase: Phase) -> Option<f64> {
+        let (mean, weight) = (f64::from(self.past), f64::from(phase.weight));
+        // The mean is itself an estimate from so many epochs: its own spread adds to what is seen.
+        let expected = mean * (1.0 + 1.0 / weight);
+        (mean >= DISPERSION_MEAN_MIN && phase.weight >= 1.0).then(|| (f64::from(self.cur) - mean).powi(2) / expected)
     }
 
     /// The score where nobody reports progress: accesses, halved at every roll.
@@ -90,7 +141,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LATER: Phase = Phase { progress: 0.5, epochs: 3 };
+    const LATER: Phase = Phase { progress: 0.5, span: 0.5, weight: 3.0, unit: 1.0, regularity: 0.5 };
 
     proptest! {
         #[test]
@@ -101,8 +152,8 @@ mod tests {
         }
 
         #[test]
-        fn scores_are_finite_and_positive(past in 0.0f32..1e6, cur: u16, progress in 0.0f32..=1.0, epochs in 0u32..9) {
-            let score = Heat { past, cur }.score(Phase { progress, epochs });
+        fn scores_are_finite_and_positive(past in 0.0f32..1e6, cur: u16, progress in 0.0f32..=1.0, weight in 0.0f32..9.0, regularity in 0.0f32..=1.0) {
+            let score = Heat { past, cur }.score(Phase { progress, span: progress, weight, unit: 1.0, regularity });
             prop_assert!(score.is_finite() && score > 0.0);
         }
 
@@ -122,9 +173,44 @@ mod tests {
     }
 
     #[test]
-    fn the_mean_is_over_the_epochs_that_ended() {
-        let heat = Heat { past: 0.0, cur: 4 }.rolled(0);
-        assert_eq!(heat, Heat { past: 4.0, cur: 0 });
-        assert_eq!(Heat { cur: 1, ..heat }.rolled(1), Heat { past: 2.5, cur: 0 });
+    fn the_mean_is_over_the_epochs_that_ended_and_the_prior() {
+        let first = Phase { progress: 1.0, span: 1.0, weight: 1.0, ..Phase::START };
+        let heat = Heat { past: 2.0, cur: 4 }.rolled(first);
+        assert_eq!(heat, Heat { past: 3.0, cur: 0 });
+        assert_eq!(Heat { cur: 6, ..heat }.rolled(Phase { weight: 2.0, ..first }), Heat { past: 4.0, cur: 0 });
+        let scaled = Phase { unit: 0.5, ..first };
+        assert_eq!(Heat { past: 2.0, cur: 4 }.rolled(scaled), Heat { past: 2.5, cur: 0 });
+    }
+
+    /// The formula of [`Heat::to_come`] against a simulation of the process it is derived from.
+    #[test]
+    fn what_is_to_come_is_what_a_simulation_of_seeds_finds() {
+        let (seeds, q, x) = (4, 0.6, 0.5);
+        let mut random = fastrand::Rng::with_seed(3);
+        let mut after = [(0u32, 0u32); 5];
+        for _ in 0..200_000 {
+            let (mut before_x, mut after_x) = (0, 0);
+            for _ in 0..seeds {
+                let (time, found) = (random.f64(), random.f64() < q);
+                *(if time < x { &mut before_x } else { &mut after_x }) += u32::from(found);
+            }
+            after[before_x as usize].0 += after_x;
+            after[before_x as usize].1 += 1;
+        }
+        let phase = Phase { progress: x as f32, span: x as f32, weight: 5.0, unit: 1.0, regularity: q as f32 };
+        for (cur, (found, runs)) in (0..).zip(after) {
+            let heat = Heat { past: seeds as f32 * q as f32, cur };
+            let (simulated, formula) =
+                (f64::from(found) / f64::from(runs.max(1)), heat.to_come(phase, heat.rate(phase)));
+            assert!((simulated - f64::from(formula)).abs() < 0.03, "after {cur}: {simulated} against {formula}");
+        }
+    }
+
+    #[test]
+    fn dispersion_tells_chance_from_clockwork() {
+        let phase = Phase { weight: 4.0, ..LATER };
+        assert_eq!(Heat { past: 3.0, cur: 3 }.dispersion(phase), Some(0.0));
+        assert_eq!(Heat { past: 0.1, cur: 3 }.dispersion(phase), None);
+        assert_eq!(Heat { past: 4.0, cur: 9 }.dispersion(phase), Some(5.0));
     }
 }

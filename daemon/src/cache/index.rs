@@ -80,7 +80,7 @@ impl Index {
     }
 
     /// Changes the heat of every id that was ever touched. Writer only.
-    pub fn sweep(&self, touched: &mut Touched, change: impl Fn(Heat) -> Heat) {
+    pub fn sweep(&self, touched: &mut Touched, mut change: impl FnMut(Heat) -> Heat) {
         for block in 0..touched.blocks.len() {
             if !touched.blocks[block] {
                 continue;
@@ -129,7 +129,7 @@ mod tests {
         index.set_slot(9_999, None);
         assert_eq!((index.slot(9_999), index.heat(9_999).cur), (None, 2));
         assert_eq!(index.slot(10_000), None);
-        index.sweep(&mut touched, |heat| heat.rolled(0));
+        index.sweep(&mut touched, |heat| Heat { past: f32::from(heat.cur), cur: 0 });
         assert_eq!(index.heat(9_999), Heat { past: 2.0, cur: 0 });
         assert_eq!(touched.ids(), BLOCK_IDS);
     }

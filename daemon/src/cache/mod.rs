@@ -19,5 +19,5 @@ mod table_cache;
 mod tests;
 
 pub use future::BatchKey;
-pub use policy::{Clock, PeriodicSettings};
-pub use table_cache::{CacheError, CacheSpec, CacheStats, PolicySpec, Reader, TABLE_ROWS_MAX, TableCache};
+pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
+pub use table_cache::{CacheError, CacheSpec, CacheStats, Reader, TABLE_ROWS_MAX, TableCache};

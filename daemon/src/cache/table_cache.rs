@@ -6,7 +6,7 @@
 
 use super::future::{BatchKey, Future, NEVER};
 use super::index::{Index, Touched};
-use super::policy::{Clock, EpochPolicy, Ledger, PeriodicPolicy, PeriodicSettings, Policy};
+use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slots;
@@ -16,32 +16,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most rows a cached table may have: ids are held in 32 bits, and one value is kept for "none".
 pub const TABLE_ROWS_MAX: u64 = u32::MAX as u64 - 1;
-
-/// Which policy, with its settings.
-#[derive(Debug, Clone, Copy)]
-pub enum PolicySpec {
-    /// Caches nothing: every remote row is fetched on demand.
-    None,
-    /// The paper's scores on a fixed period.
-    Periodic(PeriodicSettings),
-    /// EPOCH scores, victims looked for among `sample` slots.
-    Epoch {
-        /// Slots looked at for one victim.
-        sample: usize,
-    },
-}
-
-impl PolicySpec {
-    /// The name in configuration and reports.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            PolicySpec::None => "none",
-            PolicySpec::Periodic(_) => "periodic",
-            PolicySpec::Epoch { .. } => "epoch",
-        }
-    }
-}
 
 /// What a cache is made of.
 #[derive(Debug, Clone, Copy)]
@@ -162,12 +136,7 @@ impl TableCache {
             _ => (spec.capacity_rows.min(ids), ids),
         };
         let memory = |cause| CacheError::Memory { rows: capacity, row_bytes: spec.row_bytes, cause };
-        let policy: Option<Box<dyn Policy>> = match spec.policy {
-            _ if capacity == 0 => None,
-            PolicySpec::None => None,
-            PolicySpec::Periodic(settings) => Some(Box::new(PeriodicPolicy::new(settings, capacity))),
-            PolicySpec::Epoch { sample } => Some(Box::new(EpochPolicy::new(sample))),
-        };
+        let policy = (capacity > 0).then(|| spec.policy.build(capacity)).flatten();
         Ok(Self {
             spec: CacheSpec { capacity_rows: capacity, ..spec },
             slab: Slab::new(capacity, spec.row_bytes).map_err(memory)?,
@@ -311,6 +280,20 @@ impl TableCache {
         }
     }
 
+    /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id at most
+    /// once. To be called before the cache serves.
+    pub fn set_prior(&self, weights: &[(u32, f32)]) {
+        let mut writer = self.lock();
+        if let Some((policy, mut ledger)) = writer.parts(&self.index) {
+            policy.prior(&mut ledger, weights);
+        }
+    }
+
+    /// Hands the decision of a controller to the policy. Answers whether the policy acts on decisions.
+    pub fn decide(&self, decision: Decision) -> bool {
+        self.lock().policy.as_mut().is_some_and(|policy| policy.decide(decision))
+    }
+
     /// Whether `id` is cached now.
     #[must_use]
     pub fn contains(&self, id: u32) -> bool {
@@ -331,7 +314,7 @@ impl TableCache {
                 continue;
             }
             let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
-            if let Some((slot, replaced)) = self.decide(writer, id, next_use) {
+            if let Some((slot, replaced)) = self.find_place(writer, id, next_use) {
                 evicted += u64::from(replaced);
                 placements.push(Placement { slot, id, at });
             }
@@ -354,8 +337,8 @@ impl TableCache {
         filled
     }
 
-    /// A slot for `id`, taken from its resident if need be; `None` if it is not worth one.
-    fn decide(&self, writer: &mut Writer, id: u32, next_use: u32) -> Option<(u32, bool)> {
+    /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32) -> Option<(u32, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;
@@ -373,12 +356,15 @@ impl TableCache {
         let leaver = writer.slots.replace(slot, id);
         writer.note_next_use(slot, next_use);
         let (policy, mut ledger) = writer.parts(&self.index)?;
+        // A newcomer of the same call may be the leaver: it was never published, so it does not count as evicted.
+        let mut evicted = false;
         if let Some(leaver) = leaver {
+            evicted = self.index.slot(leaver).is_some();
             self.index.set_slot(leaver, None);
             policy.removed(&mut ledger, leaver, slot);
         }
         policy.inserted(&mut ledger, id, slot);
-        Some((slot, true))
+        Some((slot, evicted))
     }
 }
 

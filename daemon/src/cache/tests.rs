@@ -70,8 +70,8 @@ fn a_newcomer_must_beat_its_victim() {
 
 #[test]
 fn the_periodic_policy_replaces_on_its_period_only() {
-    let settings = PeriodicSettings { period: 4, alpha: 0.05 };
-    let cache = cache(1000, 2, PolicySpec::Periodic(settings));
+    let settings = ScoreSettings { trigger: Trigger::Period(4), alpha: 0.05 };
+    let cache = cache(1000, 2, PolicySpec::Score(settings));
     serve(&cache, &[1, 2]);
     serve(&cache, &[1, 2]);
     serve(&cache, &[1, 3]);

@@ -8,6 +8,7 @@ pub mod bench_peer;
 pub mod certs;
 pub mod demo;
 pub mod import;
+pub mod replay;
 pub mod status;
 
 use clap::{Parser, Subcommand};
@@ -108,6 +109,8 @@ enum Command {
     Certs(certs::CertsArgs),
     /// Trains a real GNN on a real graph through real daemons, and compares cache policies
     Demo(demo::DemoArgs),
+    /// Replays a recorded trace against cache policies and the optimum
+    Replay(replay::ReplayArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -119,6 +122,7 @@ impl Command {
             Command::Bench(args) => bench::run(args),
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args),
+            Command::Replay(args) => replay::run(args),
             Command::Status(args) => status::run(args),
         }
     }

@@ -10,8 +10,22 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 pub enum Policy {
     /// No cache: every remote row is fetched from its owner, as DistDGL does.
     None,
+    /// The rows with most edges from this partition, for good.
+    Static,
     /// The score policy of the Rudder paper, replacing on a fixed period of minibatches: static prefetching.
     Periodic,
+    /// The score policy of the Rudder paper, replacing by decision at the end of each window of minibatches.
+    Rudder,
+    /// Least recently used.
+    Lru,
+    /// Least frequently used.
+    Lfu,
+    /// TinyLFU admission over LRU.
+    TinyLfu,
+    /// Small, main and ghost queue.
+    S3Fifo,
+    /// One queue, one bit, one hand.
+    Sieve,
     /// EPOCH scores with guarded admission.
     #[default]
     Epoch,
@@ -19,13 +33,31 @@ pub enum Policy {
 
 impl Policy {
     /// All policies, in the order the documentation names them.
-    pub const ALL: [Policy; 3] = [Policy::None, Policy::Periodic, Policy::Epoch];
+    pub const ALL: [Policy; 10] = [
+        Policy::None,
+        Policy::Static,
+        Policy::Periodic,
+        Policy::Rudder,
+        Policy::Lru,
+        Policy::Lfu,
+        Policy::TinyLfu,
+        Policy::S3Fifo,
+        Policy::Sieve,
+        Policy::Epoch,
+    ];
 
     /// The name used in configuration, flags and reports.
     pub fn name(self) -> &'static str {
         match self {
             Policy::None => "none",
+            Policy::Static => "static",
             Policy::Periodic => "periodic",
+            Policy::Rudder => "rudder",
+            Policy::Lru => "lru",
+            Policy::Lfu => "lfu",
+            Policy::TinyLfu => "tinylfu",
+            Policy::S3Fifo => "s3fifo",
+            Policy::Sieve => "sieve",
             Policy::Epoch => "epoch",
         }
     }
@@ -44,7 +76,7 @@ impl FromStr for Policy {
         Self::ALL
             .into_iter()
             .find(|policy| policy.name() == text)
-            .ok_or_else(|| format!("unknown policy `{text}`: expected none, periodic or epoch"))
+            .ok_or_else(|| format!("unknown policy `{text}`: expected one of {}", Self::ALL.map(Self::name).join(", ")))
     }
 }
 
@@ -66,12 +98,15 @@ pub struct CacheConfig {
     pub capacity: Capacity,
     /// Who is kept.
     pub policy: Policy,
-    /// Minibatches between two replacements (policy `periodic`).
+    /// Minibatches between two replacements (policy `periodic`) or two decisions (policy `rudder`).
     pub period: u32,
-    /// Score threshold below which a resident row is replaced (policy `periodic`).
+    /// Share of its score that a resident row loses in a minibatch that does not ask for it (policies `periodic` and `rudder`).
     pub alpha: f64,
     /// Slots looked at to choose a victim (policy `epoch`).
     pub sample: usize,
+    /// Whether the edges from this partition to each remote vertex, where the dataset holds its graph, are read at the start
+    /// to tell what will be asked for (policies `epoch` and `static`).
+    pub degrees: bool,
     /// Seed of every random choice of the cache.
     pub seed: u64,
     /// Exceptions by table name. Last, because TOML wants tables after plain keys.
@@ -97,6 +132,7 @@ impl Default for CacheConfig {
             period: 10,
             alpha: 0.05,
             sample: 16,
+            degrees: true,
             seed: 1,
             tables: BTreeMap::new(),
         }

@@ -42,6 +42,16 @@ fn flags_win_over_environment_over_file_over_defaults() {
 }
 
 #[test]
+fn every_policy_is_known_by_one_name() {
+    for policy in Policy::ALL {
+        assert_eq!(policy.name().parse(), Ok(policy));
+        assert_eq!(serde_json::to_value(policy).unwrap(), policy.name());
+    }
+    let error = "fifo".parse::<Policy>().unwrap_err();
+    assert!(error.contains("`fifo`") && error.contains("s3fifo, sieve, epoch"), "{error}");
+}
+
+#[test]
 fn environment_reads_every_kind_of_value() {
     let config = Layers::new()
         .environment(pairs(&[
@@ -105,8 +115,8 @@ fn a_wrong_type_names_key_value_place_and_an_example() {
     assert!(error.ends_with("write for example `0`"), "{error}");
     let error = complaint("[local.socket]\npath = \"/x\"\n");
     assert!(error.starts_with("local.socket = "), "{error}");
-    let error = complaint("[cache]\npolicy = \"lru\"\n");
-    assert!(error.contains("expected one of `none`, `periodic`, `epoch`"), "{error}");
+    let error = complaint("[cache]\npolicy = \"fifo\"\n");
+    assert!(error.contains("expected one of `none`, `static`, `periodic`, `rudder`, `lru`,"), "{error}");
     let error = complaint("[peers]\nmtu = 70000\n");
     assert!(error.starts_with("peers.mtu = 70000"), "{error}");
     let error = Layers::new().flag("--node-index", "node.index", "first").unwrap_err().to_string();

@@ -6,6 +6,7 @@
 mod book;
 mod build;
 mod error;
+mod halo;
 pub mod import;
 mod manifest;
 mod map;

@@ -121,6 +121,11 @@ impl Dataset {
         Ok(dataset)
     }
 
+    /// The folder it lies in.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Name of the dataset.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -297,6 +297,13 @@ fn a_graph_dataset_keeps_every_edge_and_row() {
         .iter_edges()
         .filter(|&(a, b)| feat.book.locate(u64::from(a)).unwrap().part != feat.book.locate(u64::from(b)).unwrap().part);
     assert_eq!(crossing.count() as u64, summary.edge_cut);
+    let part_of = |vertex: u32| feat.book.locate(u64::from(vertex)).unwrap().part;
+    let degrees = dataset.remote_degrees(feat).unwrap().unwrap();
+    let expected = (0..100).filter(|&vertex| part_of(vertex) != 0).filter_map(|vertex| {
+        let edges = renamed.neighbours(vertex).iter().filter(|&&other| part_of(other) == 0).count();
+        (edges > 0).then_some((vertex, edges as f32))
+    });
+    assert_eq!(degrees, expected.collect::<Vec<_>>(), "edges from part 0, by the remote end");
     for id in 0..100 {
         let at = feat.book.locate(id).unwrap();
         let shard = dataset.open_shard(feat, at.part).unwrap();

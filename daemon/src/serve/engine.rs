@@ -154,6 +154,13 @@ impl Engine {
         }))
     }
 
+    /// Tells the cache of a table what is known before anything was asked for: pairs of id and weight.
+    pub fn set_prior(&self, table: usize, weights: &[(u32, f32)]) {
+        if let Some(state) = self.tables.get(table) {
+            state.cache.set_prior(weights);
+        }
+    }
+
     /// Refuses fetches from now on; those under way end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);

@@ -3,7 +3,7 @@
 
 use super::{Clock, Ledger, Policy};
 use crate::cache::future::NEVER;
-use crate::cache::heat::{Heat, Phase};
+use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
 const PHASES: usize = 8;
@@ -17,6 +17,15 @@ const FORGET_SCALE: f32 = 0.03;
 /// Fewest accesses on either side of a comparison: below it a hit rate is noise.
 const SHIFT_ACCESSES_MIN: u64 = 1000;
 
+/// How many standard errors a fall of the hit rate must exceed to be more than the difference between minibatches.
+const SHIFT_ERRORS: f64 = 4.0;
+
+/// Fewest ids from which the regularity of accesses is estimated.
+const REGULARITY_IDS_MIN: u32 = 100;
+
+/// Highest regularity: beyond it, one access more than foreseen would rule out any other.
+const REGULARITY_MAX: f64 = 0.95;
+
 /// Without progress reports, heat is halved each time this many accesses per slot were seen.
 const DECAY_ACCESSES_PER_SLOT: u64 = 8;
 
@@ -24,6 +33,10 @@ const DECAY_ACCESSES_PER_SLOT: u64 = 8;
 #[derive(Debug)]
 pub struct EpochPolicy {
     sample: usize,
+    /// Sum of the weights of the prior; 0 without one or once it is used up.
+    prior_sum: f64,
+    /// Accesses in the running epoch.
+    accesses: u64,
     /// The running epoch, once progress was reported.
     epoch: Option<u32>,
     phase: Phase,
@@ -35,6 +48,16 @@ pub struct EpochPolicy {
 struct Part {
     hits: u64,
     accesses: u64,
+    minibatches: u32,
+    /// Sum and sum of squares of the hit rates of its minibatches.
+    rates: f64,
+    squares: f64,
+}
+
+impl Part {
+    fn rate(self) -> f64 {
+        self.hits as f64 / self.accesses.max(1) as f64
+    }
 }
 
 /// Compares the hit rate of each part of an epoch with the same part one epoch before.
@@ -43,13 +66,27 @@ struct ShiftDetector {
     before: [Part; PHASES],
     running: [Part; PHASES],
     at: usize,
+    /// Hits and accesses of the running minibatch.
+    minibatch: (u64, u64),
 }
 
 impl ShiftDetector {
     fn count(&mut self, hit: bool) {
-        let part = &mut self.running[self.at];
-        part.accesses += 1;
-        part.hits += u64::from(hit);
+        self.minibatch.0 += u64::from(hit);
+        self.minibatch.1 += 1;
+    }
+
+    fn end_minibatch(&mut self) {
+        let (hits, accesses) = std::mem::take(&mut self.minibatch);
+        if accesses > 0 {
+            let rate = hits as f64 / accesses as f64;
+            let part = &mut self.running[self.at];
+            part.hits += hits;
+            part.accesses += accesses;
+            part.minibatches += 1;
+            part.rates += rate;
+            part.squares += rate * rate;
+        }
     }
 
     /// Moves to the part of `progress`; answers whether the part that ended had shifted.
@@ -68,8 +105,17 @@ impl ShiftDetector {
         if before.accesses < SHIFT_ACCESSES_MIN || now.accesses < SHIFT_ACCESSES_MIN {
             return false;
         }
-        let rate = |part: Part| part.hits as f64 / part.accesses as f64;
-        rate(now) < SHIFT_RATIO * rate(before)
+        let fall = before.rate() - now.rate();
+        now.rate() < SHIFT_RATIO * before.rate() && fall > SHIFT_ERRORS * self.standard_error(before, now)
+    }
+
+    /// Of the difference between two parts, from how much minibatches differed within the epoch before.
+    fn standard_error(&self, before: Part, now: Part) -> f64 {
+        let sum = |field: fn(&Part) -> f64| self.before.iter().map(field).sum::<f64>();
+        let minibatches = sum(|part| f64::from(part.minibatches));
+        let mean = sum(|part| part.rates) / minibatches;
+        let variance = (sum(|part| part.squares) / minibatches - mean * mean).max(0.0);
+        (variance * (1.0 / f64::from(before.minibatches) + 1.0 / f64::from(now.minibatches))).sqrt()
     }
 
     fn end_epoch(&mut self) -> bool {
@@ -86,8 +132,10 @@ impl EpochPolicy {
     pub fn new(sample: usize) -> Self {
         Self {
             sample: sample.max(1),
+            prior_sum: 0.0,
+            accesses: 0,
             epoch: None,
-            phase: Phase { progress: 0.0, epochs: 0 },
+            phase: Phase::START,
             shift: ShiftDetector::default(),
             accesses_since_decay: 0,
         }
@@ -131,15 +179,41 @@ impl EpochPolicy {
         (*next_use < step).then_some(slot)
     }
 
+    /// What was learned becomes a faint prior, and counting begins anew.
     fn forget(&mut self, ledger: &mut Ledger<'_>) {
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
+        self.phase = Phase { span: 0.0, weight: PRIOR_EPOCHS, ..self.phase };
         self.shift = ShiftDetector { at: self.shift.at, ..ShiftDetector::default() };
     }
 
     fn roll(&mut self, ledger: &mut Ledger<'_>) {
-        let ended = self.phase.epochs;
-        ledger.index.sweep(ledger.touched, |heat| heat.rolled(ended));
-        self.phase = Phase { progress: 0.0, epochs: ended + 1 };
+        // The epoch has ended, however far the last report before it was.
+        let phase = Phase { span: self.phase.span + (1.0 - self.phase.progress), ..self.phase };
+        let (mut dispersion, mut ids) = (0.0, 0u32);
+        ledger.index.sweep(ledger.touched, |heat| {
+            if let Some(of_id) = heat.dispersion(phase) {
+                dispersion += of_id;
+                ids += 1;
+            }
+            heat.rolled(phase)
+        });
+        if ids >= REGULARITY_IDS_MIN {
+            self.phase.regularity = (1.0 - dispersion / f64::from(ids)).clamp(0.0, REGULARITY_MAX) as f32;
+        }
+        self.phase = Phase { weight: phase.weight + phase.span, regularity: self.phase.regularity, ..Phase::START };
+        self.prior_sum = 0.0;
+        self.accesses = 0;
+    }
+
+    /// Moves to `progress` of the running epoch.
+    fn advance(&mut self, progress: f32) {
+        let progress = progress.clamp(0.0, 1.0);
+        self.phase.span += (progress - self.phase.progress).max(0.0);
+        self.phase.progress = progress;
+        if self.prior_sum > 0.0 && self.phase.span > 0.0 {
+            // Accesses per epoch as they look so far, over the weights that stand for them.
+            self.phase.unit = (self.accesses as f64 / f64::from(self.phase.span) / self.prior_sum) as f32;
+        }
     }
 }
 
@@ -150,9 +224,18 @@ impl Policy for EpochPolicy {
             self.shift.count(slot.is_some());
         }
         self.accesses_since_decay += 1;
+        self.accesses += 1;
+    }
+
+    fn prior(&mut self, ledger: &mut Ledger<'_>, weights: &[(u32, f32)]) {
+        for &(id, weight) in weights {
+            ledger.index.update_heat(id, ledger.touched, |heat| Heat { past: weight, ..heat });
+            self.prior_sum += f64::from(weight);
+        }
     }
 
     fn end_minibatch(&mut self, ledger: &mut Ledger<'_>) {
+        self.shift.end_minibatch();
         let window = DECAY_ACCESSES_PER_SLOT * (ledger.slots.capacity() as u64).max(1);
         if self.epoch.is_none() && self.accesses_since_decay >= window {
             self.accesses_since_decay = 0;
@@ -178,8 +261,12 @@ impl Policy for EpochPolicy {
         if shifted {
             self.forget(ledger);
         }
+        if self.epoch.is_none() {
+            // Counting begins here, wherever in its epoch the training is.
+            self.phase = Phase { progress: clock.progress.clamp(0.0, 1.0), ..self.phase };
+        }
+        self.advance(clock.progress);
         self.epoch = Some(clock.epoch);
-        self.phase.progress = clock.progress.clamp(0.0, 1.0);
         shifted
     }
 }
@@ -188,21 +275,38 @@ impl Policy for EpochPolicy {
 mod tests {
     use super::*;
 
-    fn fill(detector: &mut ShiftDetector, hits: u64) {
-        (0..2000).for_each(|i| detector.count(i < hits));
+    /// Twenty minibatches of 100 accesses, of which `hits` are hits on average, and half of them `spread` more.
+    fn fill(detector: &mut ShiftDetector, hits: u64, spread: u64) {
+        for minibatch in 0..20 {
+            let hits = if minibatch % 2 == 0 { hits + spread } else { hits - spread };
+            (0..100).for_each(|i| detector.count(i < hits));
+            detector.end_minibatch();
+        }
+    }
+
+    fn after_an_epoch(hits: u64, spread: u64) -> ShiftDetector {
+        let mut detector = ShiftDetector::default();
+        for part in 0..PHASES {
+            assert!(!detector.advance(part as f32 / PHASES as f32));
+            fill(&mut detector, hits, spread);
+        }
+        assert!(!detector.end_epoch());
+        detector
     }
 
     #[test]
     fn a_fall_of_the_hit_rate_is_seen_at_the_end_of_its_part() {
-        let mut detector = ShiftDetector::default();
-        for part in 0..PHASES {
-            assert!(!detector.advance(part as f32 / PHASES as f32));
-            fill(&mut detector, 1000);
-        }
-        assert!(!detector.end_epoch());
-        fill(&mut detector, 900);
+        let mut detector = after_an_epoch(50, 5);
+        fill(&mut detector, 45, 5);
         assert!(!detector.advance(0.13), "a tenth less is noise");
-        fill(&mut detector, 700);
+        fill(&mut detector, 35, 5);
         assert!(detector.advance(0.26), "three tenths less is a shift");
+    }
+
+    #[test]
+    fn a_fall_no_larger_than_minibatches_differ_by_is_no_shift() {
+        let mut detector = after_an_epoch(50, 45);
+        fill(&mut detector, 35, 30);
+        assert!(!detector.advance(0.13), "minibatches differ by more than that");
     }
 }

@@ -3,10 +3,28 @@
 //! daemon and a replay decide alike. All calls come under the table's writer lock.
 
 mod epoch;
-mod periodic;
+mod fixed;
+mod lfu;
+mod list;
+mod lru;
+mod rudder;
+mod s3fifo;
+mod sieve;
+mod spec;
+mod tinylfu;
+
+#[cfg(test)]
+mod tests;
 
 pub use epoch::EpochPolicy;
-pub use periodic::{PeriodicPolicy, PeriodicSettings};
+pub use fixed::StaticPolicy;
+pub use lfu::LfuPolicy;
+pub use lru::LruPolicy;
+pub use rudder::{Decision, ScorePolicy, ScoreSettings, Trigger};
+pub use s3fifo::S3FifoPolicy;
+pub use sieve::SievePolicy;
+pub use spec::PolicySpec;
+pub use tinylfu::TinyLfuPolicy;
 
 use super::future::Future;
 use super::index::{Index, Touched};
@@ -64,6 +82,14 @@ pub trait Policy: Send + Debug {
     /// Absent ids that the policy wants brought in although nobody asked; each is named once.
     fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
         Vec::new()
+    }
+
+    /// What is known of the ids before anything was accessed: pairs of id and weight, higher is hotter, each id once.
+    fn prior(&mut self, _ledger: &mut Ledger<'_>, _weights: &[(u32, f32)]) {}
+
+    /// A controller decided. Answers whether this policy acts on decisions.
+    fn decide(&mut self, _decision: Decision) -> bool {
+        false
     }
 
     /// The training moved on. Answers whether what is accessed was found to have shifted, and history was forgotten.

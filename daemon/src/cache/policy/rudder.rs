@@ -1,6 +1,9 @@
-//! The paper's score policy on a fixed period, which is static prefetching as its predecessor MassiveGNN does it
-//! (`facts/paper.md`: scores of buffer and candidates, replacement of what is stale by what was missed most). It owns
-//! the two kinds of scores.
+//! The score policy of the Rudder paper (arXiv 2602.23556) and of its predecessor MassiveGNN (CLUSTER 2024): scores of
+//! residents and candidates, replacement of what is stale by what was missed most. It owns the two kinds of scores.
+//!
+//! One thing tells the two apart, the [`Trigger`]: MassiveGNN replaces on a fixed period (policy `periodic`, static
+//! prefetching); Rudder asks at the end of each window for a decision (policy `rudder`). Who decides calls
+//! [`Policy::decide`]; until somebody does, every window replaces.
 //!
 //! Where the reference code fetches a row twice that is both missed and brought in, this one uses the row in hand; and
 //! it keeps scores of every remote id, not of the one-hop halo only. Its weaknesses are kept, since it is here to be
@@ -9,19 +12,39 @@
 use super::{Ledger, Policy};
 use hashbrown::HashMap;
 
-/// Settings of [`PeriodicPolicy`].
+/// When [`ScorePolicy`] replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trigger {
+    /// Each time this many minibatches have ended. A resident is stale when its score has decayed by one minibatch.
+    Period(u32),
+    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when its
+    /// score has decayed by so many minibatches.
+    Window(u32),
+}
+
+/// What a controller says about the windows to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Replace what is stale at the end of each window.
+    Replace,
+    /// Keep the residents.
+    Hold,
+}
+
+/// Settings of [`ScorePolicy`].
 #[derive(Debug, Clone, Copy)]
-pub struct PeriodicSettings {
-    /// Minibatches between two replacements.
-    pub period: u32,
+pub struct ScoreSettings {
+    /// When it replaces.
+    pub trigger: Trigger,
     /// Share of its score that a resident loses in a minibatch that does not hit it; the paper's α.
     pub alpha: f64,
 }
 
-/// The paper's score policy, replacing every `period` minibatches.
+/// The paper's score policy.
 #[derive(Debug)]
-pub struct PeriodicPolicy {
-    settings: PeriodicSettings,
+pub struct ScorePolicy {
+    settings: ScoreSettings,
+    decision: Decision,
     /// Score below which a resident is stale.
     stale_below: f32,
     /// Per slot: its score, and the minibatch that hit it last.
@@ -42,14 +65,19 @@ struct Resident {
     until: u64,
 }
 
-impl PeriodicPolicy {
+impl ScorePolicy {
     /// The policy for `capacity` slots.
     #[must_use]
-    pub fn new(settings: PeriodicSettings, capacity: usize) -> Self {
-        // The reference code rounds its threshold (1-α)^Δ to three decimals, with Δ = 1.
-        let stale_below = (((1.0 - settings.alpha) * 1000.0).round() / 1000.0) as f32;
+    pub fn new(settings: ScoreSettings, capacity: usize) -> Self {
+        // The reference code rounds its threshold (1-α)^Δ to three decimals; on a fixed period Δ is 1.
+        let delta = match settings.trigger {
+            Trigger::Period(_) => 1,
+            Trigger::Window(minibatches) => i32::try_from(minibatches).unwrap_or(i32::MAX),
+        };
+        let stale_below = (((1.0 - settings.alpha).powi(delta) * 1000.0).round() / 1000.0) as f32;
         Self {
             settings,
+            decision: Decision::Replace,
             stale_below,
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
@@ -94,7 +122,7 @@ impl PeriodicPolicy {
     }
 }
 
-impl Policy for PeriodicPolicy {
+impl Policy for ScorePolicy {
     fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
         match slot {
             // A hit keeps the score: this minibatch's decay, which the end of it would bring, is taken back.
@@ -108,9 +136,18 @@ impl Policy for PeriodicPolicy {
 
     fn end_minibatch(&mut self, ledger: &mut Ledger<'_>) {
         self.minibatch += 1;
-        if self.minibatch.is_multiple_of(u64::from(self.settings.period.max(1))) {
+        let (Trigger::Period(span) | Trigger::Window(span)) = self.settings.trigger;
+        if self.minibatch.is_multiple_of(u64::from(span.max(1))) && self.decision == Decision::Replace {
             self.plan(ledger);
         }
+    }
+
+    fn decide(&mut self, decision: Decision) -> bool {
+        let listens = matches!(self.settings.trigger, Trigger::Window(_));
+        if listens {
+            self.decision = decision;
+        }
+        listens
     }
 
     fn takes_free_slot(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> bool {

@@ -1,0 +1,58 @@
+//! Static prefetching: the ids of highest prior weight stay in the cache for good. The weight is what is known before
+//! training, such as the edges from this partition to the id (the policy "degree" of PaGraph: Lin, Li, Miao, Liu and Xu,
+//! SoCC 2020) or its frequency in a presampled trace (GNNLab: Yang, Tang, Song, Wang, Yin, Chen, Ding and Zhou, EuroSys
+//! 2022). No parameters.
+//!
+//! The chosen rows are brought in at the start, a bounded number per minibatch, and taken where they come by earlier. Slots
+//! that no id of the prior claims go to whoever comes first. Nothing is ever replaced.
+
+use super::{Ledger, Policy};
+use hashbrown::HashSet;
+
+/// Most rows asked for at the end of one minibatch.
+const WANTED_ROWS_MAX: usize = 65_536;
+
+/// Static prefetching.
+#[derive(Debug, Default)]
+pub struct StaticPolicy {
+    /// Chosen and not yet resident.
+    awaited: HashSet<u32>,
+    /// Chosen and not yet asked for, the hottest last.
+    unasked: Vec<u32>,
+}
+
+impl Policy for StaticPolicy {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: Option<u32>) {}
+
+    fn prior(&mut self, ledger: &mut Ledger<'_>, weights: &[(u32, f32)]) {
+        let mut hottest = weights.to_vec();
+        hottest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        hottest.truncate(ledger.slots.capacity());
+        self.unasked = hottest.iter().rev().map(|&(id, _)| id).collect();
+        self.awaited = self.unasked.iter().copied().collect();
+    }
+
+    fn takes_free_slot(&mut self, ledger: &mut Ledger<'_>, id: u32) -> bool {
+        let free = ledger.slots.capacity() - ledger.slots.used();
+        self.awaited.contains(&id) || free > self.awaited.len()
+    }
+
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+        None
+    }
+
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: u32) {
+        self.awaited.remove(&id);
+    }
+
+    fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
+        let mut wanted = Vec::new();
+        while wanted.len() < WANTED_ROWS_MAX {
+            let Some(id) = self.unasked.pop() else { break };
+            if self.awaited.contains(&id) {
+                wanted.push(id);
+            }
+        }
+        wanted
+    }
+}

@@ -1,0 +1,112 @@
+//! Doubly linked lists of slots, for policies that keep residents in an order. It owns the links and nothing else; the
+//! memory of a list grows with the highest slot it ever held.
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    newer: u32,
+    older: u32,
+    held: bool,
+}
+
+/// Slots from the newest to the oldest.
+#[derive(Debug)]
+pub(super) struct SlotList {
+    links: Vec<Link>,
+    newest: u32,
+    oldest: u32,
+    len: usize,
+}
+
+impl Default for SlotList {
+    fn default() -> Self {
+        Self { links: Vec::new(), newest: NONE, oldest: NONE, len: 0 }
+    }
+}
+
+fn known(slot: u32) -> Option<u32> {
+    (slot != NONE).then_some(slot)
+}
+
+impl SlotList {
+    /// Slots in the list.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether `slot` is in the list.
+    pub(super) fn holds(&self, slot: u32) -> bool {
+        self.links.get(slot as usize).is_some_and(|link| link.held)
+    }
+
+    /// The slot that has been in the list longest.
+    pub(super) fn oldest(&self) -> Option<u32> {
+        known(self.oldest)
+    }
+
+    /// The slot that came next after `slot`.
+    pub(super) fn newer(&self, slot: u32) -> Option<u32> {
+        self.links.get(slot as usize).filter(|link| link.held).and_then(|link| known(link.newer))
+    }
+
+    /// Puts `slot` in as the newest; moves it if it was in the list.
+    pub(super) fn push(&mut self, slot: u32) {
+        self.remove(slot);
+        if self.links.len() <= slot as usize {
+            self.links.resize(slot as usize + 1, Link { newer: NONE, older: NONE, held: false });
+        }
+        self.links[slot as usize] = Link { newer: NONE, older: self.newest, held: true };
+        match known(self.newest) {
+            Some(before) => self.links[before as usize].newer = slot,
+            None => self.oldest = slot,
+        }
+        self.newest = slot;
+        self.len += 1;
+    }
+
+    /// Takes `slot` out, if it is in.
+    pub(super) fn remove(&mut self, slot: u32) {
+        if !self.holds(slot) {
+            return;
+        }
+        let Link { newer, older, .. } = self.links[slot as usize];
+        match known(newer) {
+            Some(newer) => self.links[newer as usize].older = older,
+            None => self.newest = older,
+        }
+        match known(older) {
+            Some(older) => self.links[older as usize].newer = newer,
+            None => self.oldest = newer,
+        }
+        self.links[slot as usize].held = false;
+        self.len -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    proptest! {
+        #[test]
+        fn a_list_is_a_queue_that_forgets_from_the_middle(steps in prop::collection::vec((any::<bool>(), 0u32..12), 0..200)) {
+            let (mut list, mut model) = (SlotList::default(), VecDeque::new());
+            for (push, slot) in steps {
+                model.retain(|&other| other != slot);
+                if push {
+                    model.push_back(slot);
+                    list.push(slot);
+                } else {
+                    list.remove(slot);
+                }
+                prop_assert_eq!(list.len(), model.len());
+                let walk: Vec<u32> = std::iter::successors(list.oldest(), |&slot| list.newer(slot)).collect();
+                prop_assert_eq!(&walk, &model.iter().copied().collect::<Vec<_>>());
+                prop_assert_eq!(list.holds(slot), model.contains(&slot));
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023): a small queue
+//! that most newcomers leave soon, a main queue for those that were asked for again, and a ghost queue of ids that left
+//! the small one. Parameters as in the paper and its authors' libCacheSim: the small queue is a tenth of the capacity, a
+//! row moves to the main queue after more than one hit, hits count up to 3, the ghost queue is as long as the main one.
+
+use super::list::SlotList;
+use super::{Ledger, Policy};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// The small queue's share of the capacity is one in so many.
+const SMALL_ONE_IN: usize = 10;
+
+/// Hits in the small queue from which a row belongs in the main one.
+const PROMOTE_HITS: u8 = 2;
+
+/// Hits that are remembered.
+const HITS_MAX: u8 = 3;
+
+/// S3-FIFO replacement.
+#[derive(Debug, Default)]
+pub struct S3FifoPolicy {
+    small: SlotList,
+    main: SlotList,
+    /// Hits by slot.
+    hits: Vec<u8>,
+    ghosts: Ghosts,
+}
+
+/// Ids that left the small queue, oldest first; an entry whose number is not that of the map was taken out.
+#[derive(Debug, Default)]
+struct Ghosts {
+    queue: VecDeque<(u32, u64)>,
+    numbers: HashMap<u32, u64>,
+    next: u64,
+}
+
+impl Ghosts {
+    fn add(&mut self, id: u32, length_max: usize) {
+        self.next += 1;
+        self.numbers.insert(id, self.next);
+        self.queue.push_back((id, self.next));
+        while self.numbers.len() > length_max || self.queue.len() > 2 * length_max.max(1) {
+            let Some((oldest, number)) = self.queue.pop_front() else { break };
+            if self.numbers.get(&oldest) == Some(&number) {
+                self.numbers.remove(&oldest);
+            }
+        }
+    }
+
+    fn take(&mut self, id: u32) -> bool {
+        self.numbers.remove(&id).is_some()
+    }
+}
+
+impl S3FifoPolicy {
+    /// The oldest of the small queue that no hits carry into the main one.
+    fn leaver_of_small(&mut self) -> Option<u32> {
+        while let Some(oldest) = self.small.oldest() {
+            if self.hits[oldest as usize] < PROMOTE_HITS {
+                return Some(oldest);
+            }
+            self.hits[oldest as usize] = 0;
+            self.small.remove(oldest);
+            self.main.push(oldest);
+        }
+        None
+    }
+
+    /// The oldest of the main queue that has no hits; those before it go round once more for one hit each.
+    fn leaver_of_main(&mut self) -> Option<u32> {
+        loop {
+            let oldest = self.main.oldest()?;
+            let Some(fewer) = self.hits[oldest as usize].checked_sub(1) else { return Some(oldest) };
+            self.hits[oldest as usize] = fewer;
+            self.main.push(oldest);
+        }
+    }
+}
+
+fn main_rows(capacity: usize) -> usize {
+    capacity - capacity / SMALL_ONE_IN
+}
+
+impl Policy for S3FifoPolicy {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<u32>) {
+        if let Some(hits) = slot.and_then(|slot| self.hits.get_mut(slot as usize)) {
+            *hits = (*hits + 1).min(HITS_MAX);
+        }
+    }
+
+    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+        if self.main.len() > main_rows(ledger.slots.capacity()) {
+            return self.leaver_of_main();
+        }
+        self.leaver_of_small().or_else(|| self.leaver_of_main())
+    }
+
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+        if self.hits.len() <= slot as usize {
+            self.hits.resize(slot as usize + 1, 0);
+        }
+        self.hits[slot as usize] = 0;
+        if self.ghosts.take(id) { self.main.push(slot) } else { self.small.push(slot) }
+    }
+
+    fn removed(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+        if self.small.holds(slot) {
+            self.ghosts.add(id, main_rows(ledger.slots.capacity()));
+        }
+        self.small.remove(slot);
+        self.main.remove(slot);
+    }
+}

@@ -1,0 +1,320 @@
+//! `rudder replay`: how cache policies would have done on a recorded trace, beside the optimum. Owns the arguments, the
+//! order of the runs and what is printed; the replay itself is [`crate::replay`]'s.
+
+#![allow(clippy::print_stdout)]
+
+mod plot;
+mod report;
+
+use super::CliError;
+use crate::cache::PolicySpec;
+use crate::config::{CacheConfig, LookaheadConfig, Policy};
+use crate::node::{lookahead_settings, policy_spec};
+use crate::replay::{ReplaySpec, Trace, optimum, replay};
+use clap::error::ErrorKind;
+use indicatif::{ProgressBar, ProgressStyle};
+use report::{Optimum, Outcome};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Points of a curve over time for traces of less than [`EPOCHS_MIN`] epochs.
+const POINTS: usize = 32;
+
+/// Epochs from which a curve over time has one point per epoch.
+const EPOCHS_MIN: usize = 4;
+
+/// Arguments of `rudder replay`.
+#[derive(Debug, clap::Args)]
+pub struct ReplayArgs {
+    /// Folder of the trace (meta.json, offsets.npy, ids.npy and optionally degree.npy)
+    #[arg(value_name = "TRACE")]
+    trace: PathBuf,
+    /// Cache sizes: a share of the distinct ids of the trace (below 1), or a number of rows
+    #[arg(long, value_name = "CAPACITY", value_delimiter = ',', default_values_t = [TraceCapacity::Share(0.15)])]
+    capacity: Vec<TraceCapacity>,
+    /// Policies, or `all`
+    #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = [Choice::All])]
+    policy: Vec<Choice>,
+    /// Minibatches known ahead; 0 for none
+    #[arg(long, value_name = "MINIBATCHES", value_delimiter = ',', default_values_t = [0])]
+    lookahead: Vec<usize>,
+    /// What `static` and `epoch` are told before the first minibatch: `degree` (degree.npy of the trace), `presample` (how often
+    /// each id occurs in the first epoch) or `none`
+    #[arg(long, value_name = "PRIOR", default_value = "degree", value_parser = ["degree", "presample", "none"])]
+    prior: String,
+    /// Minibatches staged before they are asked for, with a lookahead
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = LookaheadConfig::default().depth)]
+    depth: u32,
+    /// Rows staged per minibatch at most, as a share of a mean minibatch
+    #[arg(long, value_name = "SHARE", default_value_t = LookaheadConfig::default().budget)]
+    budget: f64,
+    /// Minibatches between two replacements of `periodic`, and two decisions of `rudder`
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = CacheConfig::default().period,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    period: u32,
+    /// Seed of the policies' randomness
+    #[arg(long, value_name = "SEED", default_value_t = CacheConfig::default().seed)]
+    seed: u64,
+    /// Write hit rates over capacity and over time to this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print the result as JSON: one object, with several capacities a list of one for each
+    #[arg(long)]
+    json: bool,
+}
+
+/// Size of a replayed cache.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum TraceCapacity {
+    Share(f64),
+    Rows(usize),
+}
+
+impl TraceCapacity {
+    fn rows(self, distinct: u64) -> usize {
+        match self {
+            TraceCapacity::Share(share) => (share * distinct as f64).round() as usize,
+            TraceCapacity::Rows(rows) => rows,
+        }
+    }
+}
+
+impl FromStr for TraceCapacity {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text.parse::<usize>(), text.parse::<f64>()) {
+            (Ok(rows), _) if rows > 0 => Ok(Self::Rows(rows)),
+            (Err(_), Ok(share)) if share > 0.0 && share < 1.0 => Ok(Self::Share(share)),
+            _ => Err(format!(
+                "`{text}` is no capacity: write a share above 0 and below 1 (0.15) or a number of rows (4900)"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for TraceCapacity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            TraceCapacity::Share(share) => write!(f, "{share}"),
+            TraceCapacity::Rows(rows) => write!(f, "{rows}"),
+        }
+    }
+}
+
+/// One policy, or all there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Choice {
+    All,
+    One(Policy),
+}
+
+impl FromStr for Choice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" { Ok(Self::All) } else { text.parse().map(Self::One).map_err(|error| error + " or all") }
+    }
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Choice::All => f.write_str("all"),
+            Choice::One(policy) => policy.fmt(f),
+        }
+    }
+}
+
+/// One thing to run: the optimum or a policy, at a capacity.
+#[derive(Debug, Clone, Copy)]
+struct Job {
+    capacity_rows: usize,
+    policy: Option<(PolicySpec, usize)>,
+}
+
+impl ReplayArgs {
+    /// The policies, each once, in the order of the documentation if `all` is among them.
+    fn policies(&self) -> Vec<Policy> {
+        let mut chosen: Vec<Policy> = Vec::new();
+        for choice in &self.policy {
+            match choice {
+                Choice::All => chosen.extend(Policy::ALL),
+                Choice::One(policy) => chosen.push(*policy),
+            }
+        }
+        let mut seen = Vec::new();
+        chosen.retain(|policy| {
+            !seen.contains(policy) && {
+                seen.push(*policy);
+                true
+            }
+        });
+        chosen
+    }
+
+    fn prior(&self, trace: &Trace) -> Vec<(u32, f32)> {
+        match self.prior.as_str() {
+            "degree" => trace.degree.clone(),
+            "presample" => trace.frequencies(usize::try_from(trace.meta.minibatches_per_epoch).unwrap_or(usize::MAX)),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The policies that can run; `static` cannot without a prior.
+    fn specs(&self, has_prior: bool) -> Result<Vec<PolicySpec>, CliError> {
+        let config = CacheConfig { period: self.period, ..CacheConfig::default() };
+        let mut specs: Vec<PolicySpec> =
+            self.policies().into_iter().map(|policy| policy_spec(&config, policy)).collect();
+        if !has_prior {
+            if self.policy.contains(&Choice::One(Policy::Static)) {
+                let text = "policy static has nothing to choose by: the trace has no degree.npy; use --prior presample";
+                return Err(CliError::message(text));
+            }
+            specs.retain(|spec| !spec.needs_prior());
+        }
+        Ok(specs)
+    }
+}
+
+/// Replays the trace and prints how each policy did.
+///
+/// # Errors
+/// If the trace cannot be read, a replay cannot be run, or the picture cannot be written.
+pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
+    if !(args.budget >= 0.0 && args.budget.is_finite()) {
+        clap::Error::raw(ErrorKind::ValueValidation, "--budget must be 0 or more\n").exit();
+    }
+    let trace = Trace::read(&args.trace)?;
+    let prior = args.prior(&trace);
+    let specs = args.specs(!prior.is_empty())?;
+    let distinct = trace.distinct();
+    let mut capacities: Vec<usize> = args.capacity.iter().map(|capacity| capacity.rows(distinct)).collect();
+    capacities.sort_unstable();
+    capacities.dedup();
+    let runs = || specs.iter().flat_map(|&spec| args.lookahead.iter().map(move |&lookahead| Some((spec, lookahead))));
+    let jobs: Vec<Job> = capacities
+        .iter()
+        .flat_map(|&capacity_rows| std::iter::once(None).chain(runs()).map(move |policy| Job { capacity_rows, policy }))
+        .collect();
+    let done = run_all(args, &trace, &prior, &jobs)?;
+    let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy().into_owned();
+    let comparisons = report::collect(&trace, &name, distinct, &jobs, done);
+    if let Some(file) = &args.plot {
+        std::fs::write(file, plot::draw(&comparisons))
+            .map_err(|error| CliError::context(format!("cannot write {}", file.display()), error))?;
+    }
+    if args.json {
+        match &comparisons[..] {
+            [only] => println!("{}", serde_json::to_string_pretty(only)?),
+            several => println!("{}", serde_json::to_string_pretty(several)?),
+        }
+    } else {
+        comparisons.iter().for_each(|comparison| println!("{}", comparison.table()));
+    }
+    Ok(())
+}
+
+/// What came of one job.
+enum Done {
+    Optimum(Optimum),
+    Policy(Outcome),
+}
+
+/// Runs all jobs, on as many threads as there are cores; their order does not touch the results.
+fn run_all(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs: &[Job]) -> Result<Vec<Done>, CliError> {
+    let bar = ProgressBar::new(jobs.len() as u64 * trace.minibatches() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent}% {msg}") {
+        bar.set_style(style);
+    }
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<Done, CliError>)>> = Mutex::default();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((at, job)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, jobs.get(at)?)))
+                {
+                    let result = run_one(args, trace, prior, *job, &bar);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push((at, result));
+                }
+            });
+        }
+    });
+    bar.finish_and_clear();
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|&(at, _)| at);
+    done.into_iter().map(|(_, result)| result).collect()
+}
+
+fn run_one(
+    args: &ReplayArgs,
+    trace: &Trace,
+    prior: &[(u32, f32)],
+    job: Job,
+    bar: &ProgressBar,
+) -> Result<Done, CliError> {
+    let begin = Instant::now();
+    let mut tick = |_| bar.inc(1);
+    let span = span(trace);
+    let Some((policy, lookahead)) = job.policy else {
+        bar.set_message(format!("opt, {} rows", job.capacity_rows));
+        return Ok(Done::Optimum(Optimum::new(&optimum(trace, job.capacity_rows, &mut tick), span, begin.elapsed())));
+    };
+    bar.set_message(format!("{}, {} rows", policy.name(), job.capacity_rows));
+    let limits =
+        LookaheadConfig { depth: args.depth, budget: args.budget, rows_max: usize::MAX, ..LookaheadConfig::default() };
+    let spec = ReplaySpec {
+        policy,
+        capacity_rows: job.capacity_rows,
+        seed: args.seed,
+        lookahead,
+        ahead: lookahead_settings(&limits),
+    };
+    let replayed = replay(trace, spec, prior, &mut tick)?;
+    Ok(Done::Policy(Outcome::new(policy.name(), lookahead, &replayed, span, begin.elapsed())))
+}
+
+/// Minibatches per point of a curve over time.
+fn span(trace: &Trace) -> usize {
+    let per_epoch = usize::try_from(trace.meta.minibatches_per_epoch).unwrap_or(usize::MAX);
+    if trace.minibatches() / per_epoch >= EPOCHS_MIN { per_epoch } else { trace.minibatches().div_ceil(POINTS).max(1) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacities_are_shares_or_rows() {
+        assert_eq!("0.15".parse(), Ok(TraceCapacity::Share(0.15)));
+        assert_eq!("4900".parse(), Ok(TraceCapacity::Rows(4900)));
+        assert_eq!(TraceCapacity::Share(0.5).rows(25_063), 12_532);
+        for wrong in ["0", "1.5", "-1", "NaN", "lots", "0.0"] {
+            assert!(wrong.parse::<TraceCapacity>().unwrap_err().contains(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn policies_are_taken_once_each() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: ReplayArgs,
+        }
+        let parse = |line: &[&str]| <Line as clap::Parser>::try_parse_from([&["replay", "t"], line].concat());
+        assert_eq!(parse(&[]).unwrap().args.policies(), Policy::ALL);
+        let some = parse(&["--policy", "epoch,lru,epoch"]).unwrap().args;
+        assert_eq!(some.policies(), [Policy::Epoch, Policy::Lru]);
+        assert!(some.specs(false).is_ok());
+        assert!(
+            parse(&["--policy", "static"]).unwrap().args.specs(false).unwrap_err().to_string().contains("presample")
+        );
+        assert_eq!(parse(&[]).unwrap().args.specs(false).unwrap().len(), Policy::ALL.len() - 1);
+        assert!(parse(&["--policy", "fifo"]).is_err());
+    }
+}

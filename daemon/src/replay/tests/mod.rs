@@ -1,0 +1,2 @@
+//! Tests of replay.
+mod generate;
