@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(keys(&value["graph"]), "edge_cut edges partitions vertices");
         assert_eq!(
             keys(&value["runs"][0]),
-            "accuracy capacity_rows epoch_seconds hit_rate lookahead network_bytes network_rows policy remote_rows \
-             rows_checked stall_seconds wrong_rows"
+            "accuracy capacity_rows epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows policy \
+             remote_rows rows_checked staged_rows stall_rows stall_seconds wrong_rows"
         );
     }
 
