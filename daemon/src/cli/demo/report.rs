@@ -5,6 +5,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::grouped;
+
 /// The graph that was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct GraphReport {
@@ -182,19 +184,6 @@ pub(super) fn median(values: &[f64]) -> f64 {
         len if len % 2 == 1 => sorted[len / 2],
         len => f64::midpoint(sorted[len / 2 - 1], sorted[len / 2]),
     }
-}
-
-/// With commas by thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]
