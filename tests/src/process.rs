@@ -104,6 +104,30 @@ impl Rudderd {
         Ok(kill_process(pid, signal)?)
     }
 
+    /// Stops it in its tracks (`SIGSTOP`); it goes on by `SIGCONT`.
+    ///
+    /// # Errors
+    /// A thread of it still runs after [`LIFE_LIMIT`].
+    pub fn stop(&self) -> Result<(), Fault> {
+        self.signal(Signal::STOP)?;
+        // The signal reaches the threads one after the other: one that runs may still answer a peer.
+        match wait_until(LIFE_LIMIT, || self.is_stopped().unwrap_or(false)) {
+            true => Ok(()),
+            false => Err("rudderd does not stop".into()),
+        }
+    }
+
+    fn is_stopped(&self) -> Result<bool, Fault> {
+        for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
+            let stat = std::fs::read_to_string(thread?.path().join("stat"))?;
+            // The state follows the name, which stands in parentheses and may hold any (proc(5)).
+            if !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// `kill -9`, and waits for the end.
     ///
     /// # Errors

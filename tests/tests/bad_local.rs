@@ -118,13 +118,13 @@ fn requests_that_name_what_is_not_there_leave_the_connection_as_it_was() {
     let shape = ["table `label` has rows of i64 × 1; the request expects f32 × 37"];
     refused(&mut raw, inline(1), &raw_ids(&IDS), ErrorCode::Shape, &shape);
     let ids = ["4 ids are announced, 24 bytes"];
-    refused(&mut raw, inline(0), &raw_ids(&IDS[..3]), ErrorCode::Arena, &ids);
+    refused(&mut raw, inline(0), &raw_ids(&IDS[..3]), ErrorCode::Protocol, &ids);
     let nowhere = Place::Arena { arena: 4, offset: 0 };
     let arena = ["arena 4 is not registered", "AddArena"];
     refused(&mut raw, fetch_call(0, 4, Place::Inline, nowhere), &raw_ids(&IDS), ErrorCode::Arena, &arena);
     refused(&mut raw, Request::DropArena { arena: 4 }, &[], ErrorCode::Arena, &arena);
     let steps = Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 };
-    refused(&mut raw, steps, &[], ErrorCode::Arena, &["0 steps per epoch"]);
+    refused(&mut raw, steps, &[], ErrorCode::Protocol, &["0 steps per epoch", "1 or more"]);
 }
 
 #[test]
@@ -195,7 +195,8 @@ fn arenas_beyond_the_limits() {
     assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
     add(&mut raw, 2, 4096);
     assert_eq!(raw.answer().unwrap().0.reply, Reply::Done);
-    assert_rows(&cluster.client(1).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
+    let inline = ConnectOptions { inline: true, ..ConnectOptions::at(cluster.socket(1)) };
+    assert_rows(&Client::connect(inline).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn more_connections_than_connections_max() {
     let cluster = Cluster::start(2, 100, |config| config.local.connections_max = 2).unwrap();
     let first = cluster.client(0).unwrap();
     let second = cluster.client(0).unwrap();
-    let error = cluster.client(0).unwrap_err();
+    let error = cluster.client(0).map(|_| ()).unwrap_err();
     eprintln!("{error}");
     assert_eq!(error.code(), Some(ErrorCode::Limit), "{error}");
     assert!(error.to_string().contains("local.connections_max = 2"), "{error}");
@@ -227,9 +228,11 @@ fn a_strangers_user_id() {
     let stranger = 65_533;
     let as_stranger = |cluster: &Cluster| {
         let socket = cluster.socket(0);
-        // User ids are a thread's on Linux; the thread ends with this one.
+        // User and group ids are a thread's on Linux; the thread ends with this one.
         let attempt = move || {
-            let uid = rustix::process::Uid::from_raw(stranger);
+            let (uid, gid) = (rustix::process::Uid::from_raw(stranger), rustix::process::Gid::from_raw(stranger));
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             let client = Client::connect(ConnectOptions::at(socket))?;
             client.fetch("feat", &IDS).map(|rows| assert_rows(&rows, &IDS))

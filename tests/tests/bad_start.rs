@@ -88,9 +88,9 @@ fn datasets_that_are_damaged_are_named_and_serve_again_when_repaired() {
         (
             "manifest.json",
             edited(&|m| m["tables"][0]["width"] = json!(36)),
-            &["part0.npy", "shape is (100, 37)", "of 36"],
+            &["part0.npy", "shape is (100, 37)", "of 36", "copy both again"],
         ),
-        ("manifest.json", b"{ torn".to_vec(), &["manifest.json", "line 1"]),
+        ("manifest.json", b"{ torn".to_vec(), &["manifest.json", "line 1", "import the dataset again"]),
         (shard_name, flipped, &["part0.npy", "checksum mismatch", "copy it again"]),
         (shard_name, shard[..shard.len() - 4].to_vec(), &["part0.npy", "but the manifest says", "copy the file again"]),
     ];

@@ -121,7 +121,7 @@ fn a_peer_killed_and_started_again_between_two_fetches_goes_unnoticed() {
 fn a_stopped_peer_is_a_bounded_error_that_names_it() {
     let (cluster, _first, second) = pair(|config| config.peers.request_timeout_ms = 1_000);
     let client = cluster.client(0).unwrap();
-    second.signal(Signal::STOP).unwrap();
+    second.stop().unwrap();
     let begin = Instant::now();
     let error = client.fetch("feat", &remote()).map(|_| ()).unwrap_err();
     assert!(begin.elapsed() < Duration::from_secs(1) + SLACK, "{:?}", begin.elapsed());
@@ -153,7 +153,7 @@ fn a_client_killed_in_mid_fetch_leaves_nothing_behind() {
     let inline = || Client::connect(ConnectOptions { inline: true, ..ConnectOptions::at(cluster.socket(0)) }).unwrap();
     let bystander = inline();
     assert!(wait_until(PATIENCE, || first.mapped_arenas() == 0), "arenas of earlier clients stay mapped");
-    second.signal(Signal::STOP).unwrap();
+    second.stop().unwrap();
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "victim", "--ignored", "--nocapture"])
         .env(SOCKET_VARIABLE, cluster.socket(0))
@@ -188,7 +188,7 @@ fn sigterm_lets_a_fetch_in_flight_end_and_takes_no_other() {
         config.peers.request_timeout_ms = 40_000;
     });
     let client = cluster.client(0).unwrap();
-    second.signal(Signal::STOP).unwrap();
+    second.stop().unwrap();
     let pending = client.fetch_async("feat", &remote()).unwrap();
     // Answered after the fetch was taken: calls of one connection are read in their order.
     client.status().unwrap();
@@ -217,13 +217,16 @@ fn sigterm_ends_at_the_deadline_whatever_is_in_flight() {
         config.peers.idle_timeout_ms = 120_000;
     });
     let client = cluster.client(0).unwrap();
-    second.signal(Signal::STOP).unwrap();
+    second.stop().unwrap();
     let pending = client.fetch_async("feat", &remote()).unwrap();
     client.status().unwrap();
     let begin = Instant::now();
     first.signal(Signal::TERM).unwrap();
     let error = pending.wait().map(|_| ()).unwrap_err();
     eprintln!("{error}");
+    // The answer and the end of the process race.
+    let is_told = error.code() == Some(ErrorCode::Draining) && error.to_string().contains("500 rows");
+    assert!(is_told || matches!(error, ClientError::Lost(_)), "{error}");
     assert!(first.ended().unwrap().success(), "{}", first.log());
     // The deadline, the grace of two seconds after it, and what a loaded machine adds.
     assert!(begin.elapsed() < Duration::from_secs(1 + 2) + SLACK, "{:?}", begin.elapsed());

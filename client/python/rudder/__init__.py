@@ -6,8 +6,9 @@
 """
 
 from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
+from ._loader import Loader
 from ._native import __version__
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 
-__all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "__version__", "connect", *_errors]
+__all__ = ["ARENA_BYTES_MAX", "Client", "Loader", "Pending", "TableInfo", "__version__", "connect", *_errors]

@@ -32,6 +32,7 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 _U32_MAX = (1 << 32) - 1
+_STEP_MAX = 2**63 - 1
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -229,6 +230,34 @@ class Client:
         """
         array, is_tensor = as_ids(ids)
         return Pending(self._native.fetch_async(table, array), is_tensor)
+
+    def announce(self, table: str, ids: Any, step: int) -> int:
+        """Say which ids a coming minibatch will fetch, so that their rows are there in time.
+
+        A fetch is known by its ids: fetch exactly these, in this order. One that was not announced is served as ever.
+        :class:`Loader` announces by itself.
+
+        Parameters
+        ----------
+        table, ids
+            As :meth:`fetch`.
+        step : int
+            The trainer's number for the minibatch, growing by one per step.
+
+        Returns
+        -------
+        int
+            Minibatches that the daemon would like announced ahead; it follows the size of its cache.
+
+        Raises
+        ------
+        RudderError, TypeError, ValueError
+            As :meth:`fetch`; :class:`LimitError` if too many announced rows wait.
+        """
+        if not 0 <= step <= _STEP_MAX:
+            raise ValueError(f"step is {step}: it must be from 0 to {_STEP_MAX}")
+        array, _ = as_ids(ids)
+        return self._native.announce(table, array, step)
 
     def progress(self, epoch: int, step: int, steps_per_epoch: int) -> None:
         """Say where in the training this trainer is. The scores of the daemon's cache live on it.

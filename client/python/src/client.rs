@@ -69,6 +69,12 @@ impl NativeClient {
         Ok(NativePending { fetch: Mutex::new(Some(fetch)) })
     }
 
+    fn announce(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>, step: u64) -> PyResult<u32> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        py.detach(|| self.client.announce(table, ids, step)).map_err(|error| to_python(py, error))
+    }
+
     fn progress(&self, py: Python<'_>, epoch: u32, step: u32, steps_per_epoch: u32) -> PyResult<()> {
         py.detach(|| self.client.progress(epoch, step, steps_per_epoch)).map_err(|error| to_python(py, error))
     }

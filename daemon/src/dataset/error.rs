@@ -20,7 +20,7 @@ pub enum DatasetError {
     #[error("{}: format version {found}, but this build reads only version {FORMAT_VERSION}: import the dataset again or use the Rudder that wrote it", .path.display())]
     ManifestVersion { path: PathBuf, found: String },
     /// The manifest is not JSON or not of the documented fields.
-    #[error("{}: {source}", .path.display())]
+    #[error("{}: {source}: it is no manifest of this format; copy it again or import the dataset again", .path.display())]
     ManifestSyntax { path: PathBuf, source: serde_json::Error },
     /// The manifest contradicts itself.
     #[error("{}: {what}", .path.display())]
@@ -47,10 +47,10 @@ pub enum DatasetError {
     #[error("{}: {source}", .path.display())]
     Npy { path: PathBuf, source: NpyError },
     /// The header of a shard is not the manifest's shape.
-    #[error("{}: its shape is {found}, but the manifest says {expected_rows} rows of {expected_width}", .path.display())]
+    #[error("{}: its shape is {found}, but the manifest says {expected_rows} rows of {expected_width}: the two are not of one import; copy both again", .path.display())]
     ShapeMismatch { path: PathBuf, found: Shape, expected_rows: u64, expected_width: u64 },
     /// The header of a shard is not the manifest's element type.
-    #[error("{}: its elements are {found:?}, but the manifest says {expected}", .path.display())]
+    #[error("{}: its elements are {found:?}, but the manifest says {expected}: the two are not of one import; copy both again", .path.display())]
     WrongDType { path: PathBuf, found: NpyType, expected: String },
     /// The file is shorter than its header promises.
     #[error("{}: truncated: {found} bytes, but its header promises {expected}: copy the file again", .path.display())]

@@ -6,6 +6,7 @@
 mod answer;
 mod ask;
 pub mod authority;
+mod batch;
 mod buffers;
 mod error;
 mod link;
@@ -245,6 +246,10 @@ impl Peers {
         let requests = pieces.map(|(ids, out)| self.request(link, template, ids, out));
         match tokio::time::timeout(shared.request_timeout(), all(requests, shared.config.requests_in_flight)).await {
             Ok(Ok(())) => Ok(RowBatch::new(buffer, row_bytes, rows)),
+            // This node's own end closes its connections: that is no fault of the peer.
+            Ok(Err(Failure::Ask(AskError::Lost(_)))) if shared.is_draining() => {
+                Err(PeerError::ShuttingDown { peer: part, rows })
+            }
             Ok(Err(failure)) => Err(explain(link, table, rows, failure)),
             Err(_) => {
                 if link.heard() == heard {

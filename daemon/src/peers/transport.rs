@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::batch::{BatchingRuntime, BatchingSocket};
 use super::error::PeerError;
 use super::tls::Credentials;
 use crate::config::peers::{MTU_DISCOVERED_MAX, MTU_MIN, PeersConfig};
@@ -47,8 +48,10 @@ impl Transport {
             .map_err(|error| start(format!("peers.mtu {}: {error}", config.mtu)))?;
         let listen = |cause| PeerError::Listen { address: config.listen, cause };
         let socket = socket(config).map_err(listen)?;
-        let endpoint =
-            quinn::Endpoint::new(endpoint_config, Some(server), socket, Arc::new(TokioRuntime)).map_err(listen)?;
+        let socket = BatchingSocket::new(socket).map_err(listen)?;
+        let runtime = Arc::new(BatchingRuntime(socket.clone()));
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(endpoint_config, Some(server), socket, runtime);
+        let endpoint = endpoint.map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
         Ok(Self { endpoint, client, address })
     }

@@ -28,6 +28,9 @@ pub(super) enum RequestError {
     Arena(Arc<AdoptError>),
     #[error("{0}")]
     Place(String),
+    /// Well-formed, but at odds with itself: the connection goes on.
+    #[error("{0}")]
+    Senseless(String),
     #[error(
         "{what} is over the limit {key} = {limit} of this daemon: stay below it, or raise it in the daemon's configuration"
     )]
@@ -48,12 +51,13 @@ impl RequestError {
         match self {
             Self::Version { .. } => ErrorCode::Version,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
-            Self::Protocol(_) => ErrorCode::Protocol,
+            Self::Protocol(_) | Self::Senseless(_) => ErrorCode::Protocol,
             Self::UnknownTable { .. } => ErrorCode::UnknownTable,
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
+            Self::Peer { cause, .. } if matches!(**cause, PeerError::ShuttingDown { .. }) => ErrorCode::Draining,
             Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
             Self::Peer { .. } => ErrorCode::PeerFailed,
             Self::Draining => ErrorCode::Draining,

@@ -129,7 +129,9 @@ impl Session {
                 Reply::Done
             }
             Request::Progress { steps_per_epoch: 0, .. } => {
-                return Err(RequestError::Place("progress with 0 steps per epoch".to_owned()));
+                return Err(RequestError::Senseless(
+                    "progress with 0 steps per epoch; an epoch has 1 or more".to_owned(),
+                ));
             }
             Request::Progress { epoch, step, steps_per_epoch } => {
                 self.shared.engine.progress(self.connection, epoch, step, steps_per_epoch);
@@ -250,7 +252,10 @@ impl Session {
                 Ok(words.collect())
             }
             Place::Inline => {
-                Err(RequestError::Place(format!("{count} ids are announced, {} bytes of them came", payload.len())))
+                let came = payload.len();
+                Err(RequestError::Senseless(format!(
+                    "{count} ids are announced, {came} bytes of them came, {bytes} were due"
+                )))
             }
             Place::Arena { arena, offset } => {
                 let mapping = self.arena(arena, offset, bytes, "ids")?;

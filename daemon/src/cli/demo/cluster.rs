@@ -91,8 +91,10 @@ pub(in crate::cli) struct Daemon {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) capacity_rows: u64,
-    /// Rows of other nodes that were answered without asking a peer.
+    /// Rows of other nodes that were in the cache.
     pub(super) hit_rows: u64,
+    /// Rows that had been brought in for an announced minibatch.
+    pub(super) staged_rows: u64,
     /// Rows for which a trainer waited on a peer.
     pub(super) missed_rows: u64,
     /// Rows that peers sent, for any reason.
@@ -186,6 +188,7 @@ impl<'a> Cluster<'a> {
             let one = daemon.counters()?;
             sum.capacity_rows += one.capacity_rows;
             sum.hit_rows += one.hit_rows;
+            sum.staged_rows += one.staged_rows;
             sum.missed_rows += one.missed_rows;
             sum.network_rows += one.network_rows;
             sum.network_bytes += one.network_bytes;
@@ -263,8 +266,11 @@ fn counters_of(status: &Value) -> Result<Counters, String> {
     Ok(Counters {
         capacity_rows: number(table, "/capacity_rows")?,
         hit_rows: number(table, "/fetched/cache")?,
+        staged_rows: number(table, "/fetched/staged")?,
         missed_rows: number(table, "/fetched/peer")?,
-        network_rows: number(table, "/network/demand_rows")? + number(table, "/network/prefetch_rows")?,
+        network_rows: number(table, "/network/demand_rows")?
+            + number(table, "/network/prefetch_rows")?
+            + number(table, "/network/lookahead_rows")?,
         network_bytes,
     })
 }
@@ -316,8 +322,8 @@ mod tests {
     #[test]
     fn a_status_without_a_counter_names_what_is_missing() {
         let mut status = serde_json::json!({
-            "tables": [{"name": "feat", "capacity_rows": 7, "fetched": {"local": 1, "cache": 2, "peer": 3},
-                        "network": {"demand_rows": 3, "prefetch_rows": 4, "bytes": 9}}],
+            "tables": [{"name": "feat", "capacity_rows": 7, "fetched": {"local": 1, "cache": 2, "staged": 0, "peer": 3},
+                        "network": {"demand_rows": 2, "prefetch_rows": 4, "lookahead_rows": 1, "bytes": 9}}],
             "peers": [{"bytes_received": 10}, {"bytes_received": 20}],
         });
         let counters = counters_of(&status).unwrap();

@@ -44,6 +44,9 @@ pub(super) struct TrainerReport {
     pub(super) stall_seconds: f64,
     /// Rows it asked for that other nodes own.
     pub(super) remote_rows: u64,
+    /// Of these, rows of the epochs after the first; and of those, rows that it had to wait for.
+    pub(super) later_rows: u64,
+    pub(super) later_stalled_rows: u64,
 }
 
 /// What a trainer measured on the test vertices of its share.

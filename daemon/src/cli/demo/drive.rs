@@ -34,6 +34,8 @@ pub(super) struct Plan {
     /// Trainers of each node.
     pub(super) trainers: u32,
     pub(super) epochs: u32,
+    /// Epoch from which on other vertices are the seeds.
+    pub(super) shift: Option<u32>,
     pub(super) batch: usize,
     pub(super) dim: u32,
     pub(super) capacity: Capacity,
@@ -63,7 +65,7 @@ pub(super) fn run(
     site: &Site,
     prepared: &Prepared,
     plan: Plan,
-    policy: Policy,
+    (policy, lookahead): (Policy, u32),
     folder: &Path,
     bar: &ProgressBar,
 ) -> Result<Outcome, DemoError> {
@@ -73,7 +75,7 @@ pub(super) fn run(
         config.cache.capacity = plan.capacity;
     })?;
     bar.set_message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));
-    let roles = roles(&cluster, prepared, plan, folder);
+    let roles = roles(&cluster, prepared, (plan, lookahead), folder);
     let check = || stage.check();
     let mut channels = launch(stage, &roles, folder, &check)?;
 
@@ -93,11 +95,16 @@ pub(super) fn run(
     drop(channels);
     stage.end(NAME, false, END_MAX)?;
     cluster.stop()?;
-    summarise(policy, &before, &counters, &trained, &evaluated, epoch_seconds)
+    summarise((policy, lookahead), &before, &counters, &trained, &evaluated, epoch_seconds)
 }
 
 /// One role per trainer, by rank.
-fn roles(cluster: &Cluster<'_>, prepared: &Prepared, plan: Plan, folder: &Path) -> Vec<TrainerRole> {
+fn roles(
+    cluster: &Cluster<'_>,
+    prepared: &Prepared,
+    (plan, lookahead): (Plan, u32),
+    folder: &Path,
+) -> Vec<TrainerRole> {
     let steps_per_epoch = plan.steps_per_epoch(prepared);
     let mut roles = Vec::new();
     for (daemon, range) in cluster.daemons.iter().zip(prepared.starts.windows(2)) {
@@ -113,6 +120,8 @@ fn roles(cluster: &Cluster<'_>, prepared: &Prepared, plan: Plan, folder: &Path) 
                 dim: plan.dim as usize,
                 classes: prepared.classes,
                 epochs: plan.epochs,
+                lookahead,
+                shift: plan.shift,
                 steps_per_epoch,
                 batch: plan.batch,
                 learning_rate: LEARNING_RATE,
@@ -217,7 +226,7 @@ fn gather<T>(channels: &mut [Channel<'_>], wanted: impl Fn(Message) -> Option<T>
 }
 
 fn summarise(
-    policy: Policy,
+    (policy, lookahead): (Policy, u32),
     before: &Counters,
     after: &Counters,
     trained: &[TrainerReport],
@@ -225,7 +234,8 @@ fn summarise(
     epoch_seconds: Vec<f64>,
 ) -> Result<Outcome, DemoError> {
     let (hits, misses) = (after.hit_rows - before.hit_rows, after.missed_rows - before.missed_rows);
-    let remote_rows = hits + misses;
+    let staged_rows = after.staged_rows - before.staged_rows;
+    let remote_rows = hits + staged_rows + misses;
     let asked: u64 = trained.iter().map(|report| report.remote_rows).sum();
     if asked != remote_rows {
         let reason = format!("they counted {remote_rows} remote rows, their trainers asked for {asked}");
@@ -242,10 +252,16 @@ fn summarise(
     let correct: u64 = evaluated.iter().map(|evaluation| evaluation.correct).sum();
     let report = RunReport {
         policy: policy.name().to_owned(),
-        lookahead: 0,
+        lookahead,
         capacity_rows: after.capacity_rows,
         hit_rate: if remote_rows == 0 { 1.0 } else { hits as f64 / remote_rows as f64 },
         remote_rows,
+        staged_rows,
+        stall_rows: misses,
+        later_stall_share: share(
+            trained.iter().map(|report| report.later_stalled_rows).sum(),
+            trained.iter().map(|report| report.later_rows).sum(),
+        ),
         network_rows: after.network_rows - before.network_rows,
         network_bytes: after.network_bytes - before.network_bytes,
         stall_seconds: trained.iter().map(|report| report.stall_seconds).sum::<f64>() / trained.len().max(1) as f64,
@@ -257,16 +273,29 @@ fn summarise(
     Ok(Outcome { report, model })
 }
 
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn counters(hit_rows: u64, missed_rows: u64) -> Counters {
-        Counters { capacity_rows: 5, hit_rows, missed_rows, network_rows: missed_rows + 3, network_bytes: 1_000 }
+        Counters {
+            capacity_rows: 5,
+            hit_rows,
+            staged_rows: 0,
+            missed_rows,
+            network_rows: missed_rows + 3,
+            network_bytes: 1_000,
+        }
     }
 
     fn trained(remote_rows: u64) -> Vec<TrainerReport> {
-        vec![TrainerReport { stall_seconds: 1.0, remote_rows }, TrainerReport { stall_seconds: 3.0, remote_rows: 0 }]
+        let report =
+            |stall_seconds, remote_rows| TrainerReport { stall_seconds, remote_rows, ..TrainerReport::default() };
+        vec![report(1.0, remote_rows), report(3.0, 0)]
     }
 
     fn evaluated(model: u64) -> Evaluation {
@@ -277,7 +306,8 @@ mod tests {
     fn a_summary_adds_and_divides() {
         let tests = [evaluated(7), evaluated(7)];
         let outcome =
-            summarise(Policy::Epoch, &counters(0, 10), &counters(30, 20), &trained(40), &tests, vec![1.0]).unwrap();
+            summarise((Policy::Epoch, 0), &counters(0, 10), &counters(30, 20), &trained(40), &tests, vec![1.0])
+                .unwrap();
         let report = outcome.report;
         assert_eq!((report.remote_rows, report.hit_rate, report.network_rows), (40, 0.75, 10));
         assert_eq!((report.stall_seconds, report.accuracy), (2.0, 0.4));
@@ -287,9 +317,9 @@ mod tests {
     #[test]
     fn counts_or_models_that_do_not_agree_are_errors() {
         let (before, after) = (counters(0, 0), counters(30, 10));
-        let wrong = summarise(Policy::Epoch, &before, &after, &trained(41), &[evaluated(7)], vec![]);
+        let wrong = summarise((Policy::Epoch, 0), &before, &after, &trained(41), &[evaluated(7)], vec![]);
         assert!(wrong.err().unwrap().to_string().contains("trainers asked for 41"));
-        let wrong = summarise(Policy::Epoch, &before, &after, &trained(40), &[evaluated(7), evaluated(8)], vec![]);
+        let wrong = summarise((Policy::Epoch, 0), &before, &after, &trained(40), &[evaluated(7), evaluated(8)], vec![]);
         assert!(wrong.err().unwrap().to_string().contains("different models"));
     }
 }

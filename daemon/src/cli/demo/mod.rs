@@ -71,6 +71,12 @@ pub struct DemoArgs {
         default_values_t = [Policy::None, Policy::Periodic, Policy::Epoch]
     )]
     policy: Vec<Policy>,
+    /// Minibatches that trainers announce ahead; several values give a run of each policy with each
+    #[arg(long, value_name = "BATCHES", value_delimiter = ',', default_values_t = [0])]
+    lookahead: Vec<u32>,
+    /// From this epoch on, other vertices are the seeds: what is accessed shifts
+    #[arg(long, value_name = "EPOCH", value_parser = clap::value_parser!(u32).range(1..))]
+    shift: Option<u32>,
     /// Seeds per minibatch of a trainer
     #[arg(long, value_name = "SEEDS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
@@ -103,9 +109,14 @@ impl DemoArgs {
             ));
         }
         let repeated = self.policy.iter().enumerate().find(|(place, policy)| self.policy[..*place].contains(policy));
-        match repeated {
-            Some((_, policy)) => Err(format!("--policy names {policy} twice: name each policy once")),
-            None => Ok(()),
+        if let Some((_, policy)) = repeated {
+            return Err(format!("--policy names {policy} twice: name each policy once"));
+        }
+        match self.shift {
+            Some(shift) if shift >= self.epochs => {
+                Err(format!("--shift {shift} never comes: the epochs are 0 to {}", self.epochs - 1))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -131,17 +142,19 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
     let plan = Plan {
         trainers: args.trainers,
         epochs: args.epochs,
+        shift: args.shift,
         batch: args.batch as usize,
         dim: args.dim,
         capacity: args.capacity,
         seed: args.seed,
     };
     let mut outcomes = Vec::new();
-    for &policy in &args.policy {
-        let place = folder.join(policy.name());
+    let runs = args.policy.iter().flat_map(|&policy| args.lookahead.iter().map(move |&lookahead| (policy, lookahead)));
+    for (policy, lookahead) in runs {
+        let place = folder.join(format!("{policy}-{lookahead}"));
         std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
         let bar = steps_bar();
-        outcomes.push(drive::run(&stage, &site, &prepared, plan, policy, &place, &bar)?);
+        outcomes.push(drive::run(&stage, &site, &prepared, plan, (policy, lookahead), &place, &bar)?);
         bar.finish_and_clear();
     }
     drop(stage);
@@ -251,6 +264,7 @@ mod tests {
             (&["--link", "10gbit"], "10gbit"),
             (&["--epochs", "0"], "1..=10000"),
             (&["--dim", "0"], "1..=32768"),
+            (&["--shift", "8"], "never comes"),
         ] {
             let error = parse(words).unwrap_err();
             assert!(error.contains(says), "{words:?}: {error}");

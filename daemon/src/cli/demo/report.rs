@@ -20,13 +20,19 @@ pub(super) struct GraphReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct RunReport {
     pub(super) policy: String,
-    /// Minibatches announced ahead; none are.
+    /// Minibatches announced ahead.
     pub(super) lookahead: u32,
     pub(super) capacity_rows: u64,
-    /// Share of the remote rows that were served without waiting for the network.
+    /// Share of the remote rows that were in the cache.
     pub(super) hit_rate: f64,
     /// Rows of other nodes that trainers asked for, while training.
     pub(super) remote_rows: u64,
+    /// Of these, rows that had been brought in for an announced minibatch.
+    pub(super) staged_rows: u64,
+    /// Of these, rows that a trainer had to wait for.
+    pub(super) stall_rows: u64,
+    /// Share of the remote rows of the epochs after the first that a trainer had to wait for.
+    pub(super) later_stall_share: f64,
     /// Rows that crossed the network for any reason, while training.
     pub(super) network_rows: u64,
     /// Bytes of these rows, as the receiving daemons counted them.
@@ -102,9 +108,11 @@ fn table(runs: &[RunReport]) -> Table {
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header([
         "policy",
+        "ahead",
         "cache rows",
         "hit rate",
         "remote rows",
+        "waited for",
         "network rows",
         "network MB",
         "stall s",
@@ -116,9 +124,11 @@ fn table(runs: &[RunReport]) -> Table {
     for run in runs {
         table.add_row([
             run.policy.clone(),
+            run.lookahead.to_string(),
             grouped(run.capacity_rows),
             format!("{:.1} %", 100.0 * run.hit_rate),
             grouped(run.remote_rows),
+            grouped(run.stall_rows),
             grouped(run.network_rows),
             format!("{:.1}", run.network_bytes as f64 / 1e6),
             format!("{:.2}", run.stall_seconds),
@@ -143,11 +153,16 @@ fn comparisons(runs: &[RunReport]) -> Vec<String> {
 fn comparison(run: &RunReport, other: &RunReport) -> String {
     format!(
         "{} moved {} rows over the network than {}; its trainers waited {} time for rows.",
-        run.policy,
+        name(run),
         relative(run.network_rows as f64, other.network_rows as f64, "fewer", "more"),
-        other.policy,
+        name(other),
         relative(run.stall_seconds, other.stall_seconds, "less", "more"),
     )
+}
+
+/// The policy, and the lookahead if there is any.
+fn name(run: &RunReport) -> String {
+    if run.lookahead == 0 { run.policy.clone() } else { format!("{} with lookahead {}", run.policy, run.lookahead) }
 }
 
 /// `37 % fewer`, and the like.
@@ -193,6 +208,9 @@ mod tests {
             capacity_rows: 9_515,
             hit_rate: 0.437,
             remote_rows: 1_000_000,
+            staged_rows: 0,
+            stall_rows: 563_000,
+            later_stall_share: 0.5,
             network_rows,
             network_bytes: 512_000_000,
             stall_seconds,

@@ -2,6 +2,7 @@
 //! checks every row, trains, and averages gradients with all trainers at each step. Must never time anything but the fetch
 //! as stall, nor draw anything that depends on the policy.
 
+use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -49,6 +50,10 @@ pub(super) struct TrainerRole {
     pub(super) dim: usize,
     pub(super) classes: usize,
     pub(super) epochs: u32,
+    /// Minibatches announced ahead.
+    pub(super) lookahead: u32,
+    /// Epoch from which on other vertices are the seeds.
+    pub(super) shift: Option<u32>,
     pub(super) steps_per_epoch: u32,
     pub(super) batch: usize,
     pub(super) learning_rate: f32,
@@ -83,9 +88,7 @@ fn train(role: &TrainerRole, channel: &mut Channel<'_>) -> Result<(), DemoError>
     let mut trainer = Trainer::new(role, &graph)?;
     channel.send(&Message::Ready { rank: role.rank })?;
     expect(channel, &Message::Start)?;
-    for epoch in 0..role.epochs {
-        trainer.epoch(epoch, channel)?;
-    }
+    trainer.train(channel)?;
     trainer.tell_progress(role.epochs, 0)?;
     channel.send(&Message::Trained(trainer.report.clone()))?;
     expect(channel, &Message::Evaluate)?;
@@ -118,6 +121,18 @@ impl MappedGraph {
         })
     }
 
+    /// This trainer's seeds of an epoch, before they are shuffled: the vertices of the training split, or after a shift as
+    /// many of those that were in no split.
+    fn seeds(&self, role: &TrainerRole, epoch: u32) -> Vec<u32> {
+        let mut seeds = self.share(role, Split::Train);
+        if role.shift.is_some_and(|shift| epoch >= shift) {
+            let count = seeds.len();
+            seeds = self.share(role, Split::None);
+            seeds.truncate(count);
+        }
+        seeds
+    }
+
     /// This trainer's share of its partition's vertices of one split: dealt out once, the same under every policy.
     fn share(&self, role: &TrainerRole, split: Split) -> Vec<u32> {
         let [first, end] = role.vertices;
@@ -127,12 +142,24 @@ impl MappedGraph {
     }
 }
 
+/// A minibatch to come.
+struct Planned {
+    seeds: Vec<u32>,
+    batch: Minibatch,
+}
+
 struct Trainer<'a> {
     role: &'a TrainerRole,
     graph: &'a MappedGraph,
     client: Client,
     sampler: Sampler<'a>,
+    /// The minibatch in hand.
     batch: Minibatch,
+    /// Minibatches sampled and announced, nearest first.
+    ahead: VecDeque<Planned>,
+    /// Steps sampled so far, over all epochs, and the seeds of the epoch that is being sampled.
+    planned: u32,
+    seeds: Vec<u32>,
     model: Sage,
     parameters: Vec<f32>,
     adam: Adam,
@@ -153,6 +180,9 @@ impl<'a> Trainer<'a> {
             client,
             sampler: Sampler::new(GraphView { xadj: &graph.xadj, adjncy: &graph.adjncy }),
             batch: Minibatch::default(),
+            ahead: VecDeque::new(),
+            planned: 0,
+            seeds: Vec::new(),
             model: Sage::new(shape),
             parameters: shape.initial(Rng::new(&[role.seed, stream::MODEL])),
             adam: Adam::new(shape.len(), role.learning_rate),
@@ -163,16 +193,14 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// Trains one epoch: the share's seeds in a new order, cut into nearly equal minibatches, as many as every other trainer
-    /// has, so that all take part in every average.
-    fn epoch(&mut self, epoch: u32, channel: &mut Channel<'_>) -> Result<(), DemoError> {
-        let (role, steps) = (self.role, self.role.steps_per_epoch);
-        let mut seeds = self.graph.share(role, Split::Train);
-        Rng::new(&[role.seed, stream::ORDER, u64::from(role.rank), u64::from(epoch)]).shuffle(&mut seeds);
-        for step in 0..steps {
+    /// Trains all epochs, in step with all other trainers.
+    fn train(&mut self, channel: &mut Channel<'_>) -> Result<(), DemoError> {
+        let steps = self.role.steps_per_epoch;
+        for step in 0..self.role.epochs * steps {
+            let (epoch, step) = (step / steps, step % steps);
+            self.plan_ahead()?;
             self.tell_progress(epoch, step)?;
-            let at = |step: u32| (seeds.len() as u64 * u64::from(step) / u64::from(steps)) as usize;
-            self.step(epoch, step, &seeds[at(step)..at(step + 1)])?;
+            self.step(epoch, step)?;
             channel.send_floats(&self.exchange)?;
             channel.receive_floats(&mut self.exchange)?;
             self.adam.step(&mut self.parameters, &self.exchange[PREFIX..]);
@@ -180,16 +208,44 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Samples, fetches, and leaves the summed gradient of `seeds` in `exchange`.
-    fn step(&mut self, epoch: u32, step: u32, seeds: &[u32]) -> Result<(), DemoError> {
+    /// Samples minibatches until one is at hand and as many more as are to be announced, and announces them. The seeds of
+    /// an epoch come in a new order, cut into nearly equal minibatches, as many as every other trainer has, so that all
+    /// take part in every average.
+    fn plan_ahead(&mut self) -> Result<(), DemoError> {
+        let role = self.role;
+        while self.ahead.len() <= role.lookahead as usize && self.planned < role.epochs * role.steps_per_epoch {
+            let (epoch, step) = (self.planned / role.steps_per_epoch, self.planned % role.steps_per_epoch);
+            if step == 0 {
+                self.seeds = self.graph.seeds(role, epoch);
+                Rng::new(&[role.seed, stream::ORDER, u64::from(role.rank), u64::from(epoch)]).shuffle(&mut self.seeds);
+            }
+            let at = |step: u32| (self.seeds.len() as u64 * u64::from(step) / u64::from(role.steps_per_epoch)) as usize;
+            let seeds = self.seeds[at(step)..at(step + 1)].to_vec();
+            let words = [role.seed, stream::SAMPLE, u64::from(role.rank), u64::from(epoch), u64::from(step)];
+            let mut batch = Minibatch::default();
+            if !seeds.is_empty() {
+                self.sampler.sample(&seeds, Rng::new(&words), &mut batch);
+            }
+            if role.lookahead > 0 && !seeds.is_empty() {
+                let told = self.client.announce(TABLE, &batch.inputs, u64::from(self.planned));
+                told.map_err(|source| DemoError::Fetch { epoch, step, source })?;
+            }
+            self.ahead.push_back(Planned { seeds, batch });
+            self.planned += 1;
+        }
+        Ok(())
+    }
+
+    /// Fetches the next minibatch, and leaves the summed gradient of its seeds in `exchange`.
+    fn step(&mut self, epoch: u32, step: u32) -> Result<(), DemoError> {
         self.exchange.fill(0.0);
+        let Some(Planned { seeds, batch }) = self.ahead.pop_front() else { return Ok(()) };
         if seeds.is_empty() {
             return Ok(());
         }
-        let words = [self.role.seed, stream::SAMPLE, u64::from(self.role.rank), u64::from(epoch), u64::from(step)];
-        self.sampler.sample(seeds, Rng::new(&words), &mut self.batch);
-        let rows = self.fetch().map_err(|source| DemoError::Fetch { epoch, step, source })?;
-        let outcome = self.forward(seeds, &rows)?;
+        self.batch = batch;
+        let rows = self.fetch(epoch).map_err(|source| DemoError::Fetch { epoch, step, source })?;
+        let outcome = self.forward(&seeds, &rows)?;
         let rows = floats(&rows)?;
         self.model.backward(&self.parameters, &self.batch, rows, &mut self.exchange[PREFIX..]);
         self.exchange[..PREFIX].copy_from_slice(&[seeds.len() as f32, outcome.loss as f32, outcome.correct as f32]);
@@ -197,12 +253,17 @@ impl<'a> Trainer<'a> {
     }
 
     /// Fetches the rows of the minibatch in hand and compares each with its true content.
-    fn fetch(&mut self) -> Result<Rows, rudder_client::ClientError> {
+    fn fetch(&mut self, epoch: u32) -> Result<Rows, rudder_client::ClientError> {
         let begun = Instant::now();
         let rows = self.client.fetch(TABLE, &self.batch.inputs)?;
         self.report.stall_seconds += begun.elapsed().as_secs_f64();
         let own = u64::from(self.role.vertices[0])..u64::from(self.role.vertices[1]);
-        self.report.remote_rows += self.batch.inputs.iter().filter(|input| !own.contains(input)).count() as u64;
+        let remote = self.batch.inputs.iter().filter(|input| !own.contains(input)).count() as u64;
+        self.report.remote_rows += remote;
+        if epoch > 0 {
+            self.report.later_rows += remote;
+            self.report.later_stalled_rows += rows.sources().peer;
+        }
         let truth = self.batch.inputs.iter().map(|&input| self.graph.truth[input as usize]);
         let received = rows.bytes().chunks_exact(rows.row_bytes());
         self.wrong_rows += received.zip(truth).filter(|(row, truth)| row_hash(row) != *truth).count() as u64;
@@ -222,7 +283,11 @@ impl<'a> Trainer<'a> {
         for (step, seeds) in (0..).zip(vertices.chunks(self.role.batch)) {
             let words = [self.role.seed, stream::TEST, u64::from(self.role.rank), u64::from(step)];
             self.sampler.sample(seeds, Rng::new(&words), &mut self.batch);
-            let rows = self.fetch().map_err(|source| DemoError::Fetch { epoch: self.role.epochs, step, source })?;
+            let rows = self.fetch(self.role.epochs).map_err(|source| DemoError::Fetch {
+                epoch: self.role.epochs,
+                step,
+                source,
+            })?;
             correct += self.forward(seeds, &rows)?.correct;
         }
         Ok(Evaluation {
