@@ -15,7 +15,7 @@ const SHIFT_RATIO: f64 = 0.8;
 const FORGET_SCALE: f32 = 0.03;
 
 /// Fewest accesses on either side of a comparison: below it a hit rate is noise.
-const SHIFT_ACCESSES_MIN: u64 = 1000;
+const SHIFT_ACCESSES_MIN: u64 = 200;
 
 /// How many standard errors a fall of the hit rate must exceed to be more than the difference between minibatches.
 const SHIFT_ERRORS: f64 = 4.0;
@@ -57,6 +57,16 @@ struct Part {
 impl Part {
     fn rate(self) -> f64 {
         self.hits as f64 / self.accesses.max(1) as f64
+    }
+
+    fn joined(self, other: Part) -> Part {
+        Part {
+            hits: self.hits + other.hits,
+            accesses: self.accesses + other.accesses,
+            minibatches: self.minibatches + other.minibatches,
+            rates: self.rates + other.rates,
+            squares: self.squares + other.squares,
+        }
     }
 }
 
@@ -100,8 +110,14 @@ impl ShiftDetector {
         self.shifted(ended)
     }
 
+    /// Whether the part that ended, or the epoch so far, had shifted: small steps show in the longer of the two.
     fn shifted(&self, part: usize) -> bool {
-        let (before, now) = (self.before[part], self.running[part]);
+        let so_far = |parts: &[Part; PHASES]| parts[..=part].iter().copied().fold(Part::default(), Part::joined);
+        self.has_fallen(self.before[part], self.running[part])
+            || self.has_fallen(so_far(&self.before), so_far(&self.running))
+    }
+
+    fn has_fallen(&self, before: Part, now: Part) -> bool {
         if before.accesses < SHIFT_ACCESSES_MIN || now.accesses < SHIFT_ACCESSES_MIN {
             return false;
         }

@@ -40,12 +40,21 @@ impl Ghosts {
         self.next += 1;
         self.numbers.insert(id, self.next);
         self.queue.push_back((id, self.next));
-        while self.numbers.len() > length_max || self.queue.len() > 2 * length_max.max(1) {
-            let Some((oldest, number)) = self.queue.pop_front() else { break };
-            if self.numbers.get(&oldest) == Some(&number) {
-                self.numbers.remove(&oldest);
+        while self.numbers.len() > length_max {
+            let Some(oldest) = self.queue.pop_front() else { break };
+            if self.is_current(oldest) {
+                self.numbers.remove(&oldest.0);
             }
         }
+        if self.queue.len() > 2 * length_max + 16 {
+            let mut queue = std::mem::take(&mut self.queue);
+            queue.retain(|&entry| self.is_current(entry));
+            self.queue = queue;
+        }
+    }
+
+    fn is_current(&self, (id, number): (u32, u64)) -> bool {
+        self.numbers.get(&id) == Some(&number)
     }
 
     fn take(&mut self, id: u32) -> bool {

@@ -1,1 +1,283 @@
+//! Each policy against a model that is as simple as its paper's text, on random minibatches; what holds of all of them; and
+//! the paper's own policy step by step.
 
+use super::*;
+use crate::cache::{CacheSpec, TableCache};
+use proptest::prelude::*;
+use std::collections::{HashMap, HashSet, VecDeque};
+
+const IDS: u32 = 40;
+
+const ALL: [PolicySpec; 9] = [
+    PolicySpec::Static,
+    PolicySpec::Score(ScoreSettings { trigger: Trigger::Period(3), alpha: 0.05 }),
+    PolicySpec::Score(ScoreSettings { trigger: Trigger::Window(2), alpha: 0.05 }),
+    PolicySpec::Lru,
+    PolicySpec::Lfu,
+    PolicySpec::TinyLfu,
+    PolicySpec::S3Fifo,
+    PolicySpec::Sieve,
+    PolicySpec::Epoch { sample: 16 },
+];
+
+fn cache(policy: PolicySpec, capacity_rows: usize) -> TableCache {
+    TableCache::new(CacheSpec { table_rows: u64::from(IDS), row_bytes: 0, capacity_rows, policy, seed: 1 }).unwrap()
+}
+
+fn residents(cache: &TableCache) -> Vec<u32> {
+    (0..IDS).filter(|&id| cache.contains(id)).collect()
+}
+
+/// Serves a minibatch; answers what was wanted besides.
+fn serve(cache: &TableCache, ids: &[u32]) -> Vec<u32> {
+    let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+    let wanted = cache.settle(&hit, &missed, |_| &[], None);
+    cache.fill(&wanted, |_| &[]);
+    wanted
+}
+
+/// A policy in its simplest form: who is there, after hits and then misses of each minibatch.
+trait Model {
+    fn holds(&self, id: u32) -> bool;
+    fn hit(&mut self, id: u32);
+    fn insert(&mut self, id: u32);
+}
+
+struct Lru(usize, VecDeque<u32>);
+
+impl Model for Lru {
+    fn holds(&self, id: u32) -> bool {
+        self.1.contains(&id)
+    }
+    fn hit(&mut self, id: u32) {
+        self.1.retain(|&other| other != id);
+        self.1.push_back(id);
+    }
+    fn insert(&mut self, id: u32) {
+        if self.1.len() == self.0 {
+            self.1.pop_front();
+        }
+        self.1.push_back(id);
+    }
+}
+
+/// Count and time of the last use by id.
+struct Lfu(usize, HashMap<u32, (u64, u64)>, u64);
+
+impl Model for Lfu {
+    fn holds(&self, id: u32) -> bool {
+        self.1.contains_key(&id)
+    }
+    fn hit(&mut self, id: u32) {
+        self.2 += 1;
+        let count = self.1[&id].0 + 1;
+        self.1.insert(id, (count, self.2));
+    }
+    fn insert(&mut self, id: u32) {
+        if self.1.len() == self.0 {
+            let victim = *self.1.iter().min_by_key(|(_, use_of)| **use_of).unwrap().0;
+            self.1.remove(&victim);
+        }
+        self.2 += 1;
+        self.1.insert(id, (1, self.2));
+    }
+}
+
+/// Oldest first, with the bit; the hand is an index.
+struct Sieve(usize, Vec<(u32, bool)>, usize);
+
+impl Model for Sieve {
+    fn holds(&self, id: u32) -> bool {
+        self.1.iter().any(|entry| entry.0 == id)
+    }
+    fn hit(&mut self, id: u32) {
+        self.1.iter_mut().find(|entry| entry.0 == id).unwrap().1 = true;
+    }
+    fn insert(&mut self, id: u32) {
+        if self.1.len() == self.0 {
+            while self.1[self.2].1 {
+                self.1[self.2].1 = false;
+                self.2 = (self.2 + 1) % self.1.len();
+            }
+            self.1.remove(self.2);
+            // At the newest the hand wraps to the oldest, before the newcomer joins.
+            self.2 %= self.1.len().max(1);
+        }
+        self.1.push((id, false));
+    }
+}
+
+#[derive(Default)]
+struct S3Fifo {
+    capacity: usize,
+    small: VecDeque<(u32, u8)>,
+    main: VecDeque<(u32, u8)>,
+    ghosts: VecDeque<u32>,
+}
+
+impl S3Fifo {
+    fn evict(&mut self) {
+        let main_rows = self.capacity - self.capacity / 10;
+        if self.main.len() <= main_rows {
+            while let Some((id, hits)) = self.small.pop_front() {
+                if hits < 2 {
+                    self.ghosts.push_back(id);
+                    if self.ghosts.len() > main_rows {
+                        self.ghosts.pop_front();
+                    }
+                    return;
+                }
+                self.main.push_back((id, 0));
+            }
+        }
+        while let Some((id, hits)) = self.main.pop_front() {
+            if hits == 0 {
+                return;
+            }
+            self.main.push_back((id, hits - 1));
+        }
+    }
+}
+
+impl Model for S3Fifo {
+    fn holds(&self, id: u32) -> bool {
+        self.small.iter().chain(&self.main).any(|entry| entry.0 == id)
+    }
+    fn hit(&mut self, id: u32) {
+        let entry = self.small.iter_mut().chain(&mut self.main).find(|entry| entry.0 == id).unwrap();
+        entry.1 = (entry.1 + 1).min(3);
+    }
+    fn insert(&mut self, id: u32) {
+        if self.small.len() + self.main.len() == self.capacity {
+            self.evict();
+        }
+        if self.ghosts.contains(&id) {
+            self.ghosts.retain(|&ghost| ghost != id);
+            self.main.push_back((id, 0));
+        } else {
+            self.small.push_back((id, 0));
+        }
+    }
+}
+
+fn check(policy: PolicySpec, capacity: usize, model: &mut dyn Model, minibatches: &[Vec<u32>]) {
+    let cache = cache(policy, capacity);
+    for (at, ids) in minibatches.iter().enumerate() {
+        let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| model.holds(id));
+        serve(&cache, ids);
+        hit.iter().for_each(|&id| model.hit(id));
+        missed.iter().for_each(|&id| model.insert(id));
+        let expected: Vec<u32> = (0..IDS).filter(|&id| model.holds(id)).collect();
+        assert_eq!(residents(&cache), expected, "{} after minibatch {at} of {minibatches:?}", policy.name());
+    }
+}
+
+/// Minibatches of unique ids, low ids more often.
+fn minibatches() -> impl Strategy<Value = Vec<Vec<u32>>> {
+    let id = (0..IDS, 0..IDS).prop_map(|(a, b)| a.min(b));
+    let minibatch = prop::collection::vec(id, 0..8).prop_map(|ids| {
+        let mut seen = HashSet::new();
+        ids.into_iter().filter(|&id| seen.insert(id)).collect()
+    });
+    prop::collection::vec(minibatch, 0..60)
+}
+
+proptest! {
+    #[test]
+    fn lru_is_its_model(minibatches in minibatches(), capacity in 1usize..16) {
+        check(PolicySpec::Lru, capacity, &mut Lru(capacity, VecDeque::new()), &minibatches);
+    }
+
+    #[test]
+    fn lfu_is_its_model(minibatches in minibatches(), capacity in 1usize..16) {
+        check(PolicySpec::Lfu, capacity, &mut Lfu(capacity, HashMap::new(), 0), &minibatches);
+    }
+
+    #[test]
+    fn sieve_is_its_model(minibatches in minibatches(), capacity in 1usize..16) {
+        check(PolicySpec::Sieve, capacity, &mut Sieve(capacity, Vec::new(), 0), &minibatches);
+    }
+
+    #[test]
+    fn s3fifo_is_its_model(minibatches in minibatches(), capacity in 1usize..24) {
+        check(PolicySpec::S3Fifo, capacity, &mut S3Fifo { capacity, ..S3Fifo::default() }, &minibatches);
+    }
+
+    #[test]
+    fn static_keeps_the_heaviest_and_never_replaces(minibatches in minibatches(), capacity in 1usize..24, known in 0u32..IDS) {
+        let cache = cache(PolicySpec::Static, capacity);
+        let prior: Vec<(u32, f32)> = (0..known).map(|id| (id, (id * 7 % IDS) as f32)).collect();
+        cache.set_prior(&prior);
+        let mut heaviest = prior.clone();
+        heaviest.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut before = HashSet::new();
+        for ids in &minibatches {
+            serve(&cache, ids);
+            let now: HashSet<u32> = residents(&cache).into_iter().collect();
+            prop_assert!(now.is_superset(&before) && now.len() <= capacity);
+            prop_assert!(heaviest.iter().take(capacity).all(|(id, _)| now.contains(id)), "{:?}", now);
+            before = now;
+        }
+    }
+
+    #[test]
+    fn every_policy_keeps_to_its_capacity_and_decides_alike_twice(minibatches in minibatches(), capacity in 1usize..16) {
+        for policy in ALL {
+            let twins = [cache(policy, capacity), cache(policy, capacity)];
+            for (step, ids) in (0u32..).zip(&minibatches) {
+                for twin in &twins {
+                    twin.tick(Clock { epoch: step / 5, progress: (step % 5) as f32 / 5.0 });
+                    serve(twin, ids);
+                    let held = residents(twin).len();
+                    prop_assert!(held <= capacity && held as u64 == twin.used_rows(), "{}: {held}", policy.name());
+                }
+                prop_assert_eq!(residents(&twins[0]), residents(&twins[1]), "{}", policy.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn tinylfu_keeps_what_is_used_often_from_a_scan() {
+    let cache = cache(PolicySpec::TinyLfu, 4);
+    for _ in 0..8 {
+        serve(&cache, &[1, 2, 3, 4]);
+    }
+    for id in 10..IDS {
+        serve(&cache, &[id]);
+    }
+    assert_eq!(residents(&cache), [1, 2, 3, 4]);
+    for _ in 0..12 {
+        serve(&cache, &[9]);
+    }
+    assert!(cache.contains(9), "used more often than the residents");
+}
+
+#[test]
+fn the_papers_policy_replaces_by_decision() {
+    let settings = ScoreSettings { trigger: Trigger::Window(2), alpha: 0.5 };
+    let cache = cache(PolicySpec::Score(settings), 1);
+    assert!(serve(&cache, &[1]).is_empty());
+    assert!(serve(&cache, &[1]).is_empty() && cache.contains(1), "in hand when the window ends, with two misses");
+    assert!(cache.decide(Decision::Hold));
+    for _ in 0..8 {
+        assert!(serve(&cache, &[2]).is_empty());
+    }
+    assert!(cache.contains(1), "held, however stale");
+    assert!(cache.decide(Decision::Replace));
+    serve(&cache, &[3]);
+    assert_eq!(serve(&cache, &[3]), [2], "eight misses against two: brought in");
+    assert_eq!(residents(&cache), [2]);
+    assert!(!self::cache(PolicySpec::Lru, 1).decide(Decision::Replace), "no other policy listens");
+}
+
+#[test]
+fn epoch_begins_with_what_it_is_told() {
+    let cache = cache(PolicySpec::Epoch { sample: 64 }, 2);
+    cache.tick(Clock { epoch: 0, progress: 0.0 });
+    cache.set_prior(&[(1, 50.0), (2, 40.0), (3, 1.0)]);
+    serve(&cache, &[3, 4]);
+    cache.tick(Clock { epoch: 0, progress: 0.1 });
+    serve(&cache, &[1, 2]);
+    assert_eq!(residents(&cache), [1, 2], "one access each, but many edges");
+}
