@@ -9,7 +9,7 @@ const PARTS: u32 = 4;
 
 /// How the edges of a generated graph are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Shape {
+pub(super) enum Shape {
     /// Ends drawn in proportion to a power law of this exponent of the weights; four of five edges stay in a community of
     /// 200 vertices.
     Communities { exponent: f64 },
@@ -19,7 +19,7 @@ pub enum Shape {
 
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
-pub struct Recipe {
+pub(super) struct Recipe {
     pub shape: Shape,
     pub vertices: u32,
     /// Share of the part's vertices that are seeds.
@@ -93,7 +93,7 @@ fn expand(graph: &Graph, fanout: usize, frontier: &mut Vec<u32>, seen: &mut [u32
 }
 
 /// Generates a trace.
-pub fn generate(recipe: Recipe) -> Trace {
+pub(super) fn generate(recipe: Recipe) -> Trace {
     let mut random = Rng::with_seed(recipe.seed);
     let graph = match recipe.shape {
         Shape::Communities { exponent } => community_graph(recipe.vertices, exponent, &mut random),
