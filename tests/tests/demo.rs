@@ -122,7 +122,7 @@ fn people_get_a_table_and_keep_gets_the_folder() {
     assert!(table.contains("powerlaw:2000: 2,000 vertices") && table.contains("network rows"), "{table}");
     let said = text(&output.stderr);
     let folder = said.lines().find_map(|line| line.strip_prefix("kept the run folder: ")).unwrap();
-    assert!(Path::new(folder).join("epoch/node0/rudderd.log").is_file());
+    assert!(Path::new(folder).join("epoch-0/node0/rudderd.log").is_file());
     assert!(Path::new(folder).join("dataset/manifest.json").is_file());
 }
 

@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Rows come and go in buffers of hundreds of kilobytes; the system's allocator would hand each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     rudder_daemon::cli::main()
 }

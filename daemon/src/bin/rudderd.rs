@@ -15,6 +15,10 @@ use tokio::{
 };
 use tracing_subscriber::EnvFilter;
 
+/// Rows come and go in buffers of hundreds of kilobytes; the system's allocator would hand each back to the kernel.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIGURATION: u8 = 64;
 
