@@ -9,7 +9,7 @@ const PARTS: u32 = 4;
 
 /// How the edges of a generated graph are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Shape {
+pub(super) enum Shape {
     /// Ends drawn in proportion to a power law of this exponent of the weights; four of five edges stay in a community of
     /// 200 vertices.
     Communities { exponent: f64 },
@@ -19,17 +19,17 @@ pub enum Shape {
 
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
-pub struct Recipe {
-    pub shape: Shape,
-    pub vertices: u32,
+pub(super) struct Recipe {
+    pub(super) shape: Shape,
+    pub(super) vertices: u32,
     /// Share of the part's vertices that are seeds.
-    pub seeds: f64,
-    pub batch: usize,
-    pub fanouts: [usize; 2],
-    pub epochs: usize,
+    pub(super) seeds: f64,
+    pub(super) batch: usize,
+    pub(super) fanouts: [usize; 2],
+    pub(super) epochs: usize,
     /// Epoch from which other vertices are seeds.
-    pub shift_at: Option<usize>,
-    pub seed: u64,
+    pub(super) shift_at: Option<usize>,
+    pub(super) seed: u64,
 }
 
 struct Graph {
@@ -61,7 +61,6 @@ fn community_graph(vertices: u32, exponent: f64, random: &mut Rng) -> Graph {
             neighbours[b as usize].push(a);
         }
     }
-    // Communities are dealt out to the parts, so a part is no range of ids: relabel it to be one.
     Graph { neighbours }
 }
 
@@ -79,7 +78,7 @@ fn small_world(vertices: u32, random: &mut Rng) -> Graph {
     Graph { neighbours }
 }
 
-/// Appends up to `fanout` distinct neighbours of each of `from[..]` that are not in `seen` yet.
+/// Appends up to `fanout` neighbours of each vertex of `frontier` to it, those left out that were seen in this minibatch.
 fn expand(graph: &Graph, fanout: usize, frontier: &mut Vec<u32>, seen: &mut [u32], stamp: u32, random: &mut Rng) {
     for at in 0..frontier.len() {
         let neighbours = &graph.neighbours[frontier[at] as usize];
@@ -93,7 +92,7 @@ fn expand(graph: &Graph, fanout: usize, frontier: &mut Vec<u32>, seen: &mut [u32
 }
 
 /// Generates a trace.
-pub fn generate(recipe: Recipe) -> Trace {
+pub(super) fn generate(recipe: Recipe) -> Trace {
     let mut random = Rng::with_seed(recipe.seed);
     let graph = match recipe.shape {
         Shape::Communities { exponent } => community_graph(recipe.vertices, exponent, &mut random),
