@@ -137,7 +137,7 @@ fn a_bad_configuration_is_exit_64_and_names_who_said_it() {
     let site = Site::new();
     for (mut command, expected) in [
         (site.rudderd(&["--node-index", "first"]), "flag --node-index"),
-        (site.rudderd(&["--policy", "lru", "--check"]), "expected one of `none`, `periodic`, `epoch`"),
+        (site.rudderd(&["--policy", "fifo", "--check"]), "expected one of `none`, `static`, `periodic`"),
     ] {
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(64));

@@ -47,7 +47,7 @@ fn configurations_that_cannot_be_used_are_named_by_check() {
             "[peers]\nreconnect_backoff_ms_min = 3000\n",
             &["peers.reconnect_backoff_ms_min = 3000", "above reconnect_backoff_ms_max (2000)"],
         ),
-        ("[local]\nthreads = \"many\"\n", &["local.threads = \"many\"", "rudderd.toml:6", "the default is `0`"]),
+        ("[local]\nthreads = \"many\"\n", &["local.threads = \"many\"", "rudderd.toml:6", "write for example `0`"]),
         ("[cache]\ncapacity = 1.5\n", &["a share of 1.5 is not above 0 and at most 1"]),
         ("index = 1\n", &["unknown key `dataset.index`", "`node.index`"]),
     ];

@@ -25,7 +25,7 @@ fn rows_are_the_owners_rows_in_the_order_of_the_ids() {
             let rows = client.fetch("feat", &ids).unwrap();
             assert_rows(&rows, &ids);
             let sources = rows.sources();
-            assert_eq!(sources.local + sources.cache + sources.peer, ids.len() as u64);
+            assert_eq!(sources.local + sources.cache + sources.staged + sources.peer, ids.len() as u64);
             client.progress(round / 20, round % 20, 20).unwrap();
         }
         let labels = client.fetch("label", &[2999, 0, 1500, 0]).unwrap();

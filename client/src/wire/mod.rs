@@ -154,7 +154,8 @@ pub struct RowSources {
     pub local: u64,
     /// Rows found in the cache.
     pub cache: u64,
-    /// Rows that were announced and had been brought in ahead.
+    /// Rows that were here before they were asked for, outside the cache: announced and brought in, or just fetched by
+    /// another trainer.
     pub staged: u64,
     /// Rows a peer had to be waited for; duplicates of one id count each time.
     pub peer: u64,

@@ -85,6 +85,19 @@ fn write_chain(f: &mut impl fmt::Write, error: &dyn Error) -> fmt::Result {
     f.write_str(&text)
 }
 
+/// A number for people, with commas by thousands.
+pub(crate) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 /// `error` and its causes in one line, as every program of this workspace prints them.
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = String::new();

@@ -3,7 +3,7 @@
 
 #![allow(clippy::print_stdout)]
 
-use super::{CliError, http};
+use super::{CliError, grouped, http};
 use rudder_client::{Client, ConnectOptions};
 use serde_json::Value;
 use std::{fmt::Write as _, path::PathBuf};
@@ -125,24 +125,12 @@ fn cells(prefix: &str, value: &Value) -> Vec<(String, String)> {
 fn scalar(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
-        Value::Number(number) if number.is_u64() => thousands(number.as_u64().unwrap_or_default()),
+        Value::Number(number) if number.is_u64() => grouped(number.as_u64().unwrap_or_default()),
         Value::Number(number) if number.is_f64() => format!("{:.4}", number.as_f64().unwrap_or_default()),
         Value::Array(items) => items.iter().map(scalar).collect::<Vec<_>>().join(", "),
         Value::Null => String::from("-"),
         other => other.to_string(),
     }
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
 }
 
 #[cfg(test)]

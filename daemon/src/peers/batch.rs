@@ -193,10 +193,13 @@ impl AsyncTimer for SendingTimer {
 mod tests {
     use super::*;
 
+    /// Destination, segment size and bytes of one send.
+    type Sent = (SocketAddr, Option<usize>, Vec<u8>);
+
     /// Records what reaches the kernel, or is full.
     #[derive(Debug, Default)]
     struct Kernel {
-        sent: Mutex<Vec<(SocketAddr, Option<usize>, Vec<u8>)>>,
+        sent: Mutex<Vec<Sent>>,
         full: std::sync::atomic::AtomicBool,
     }
 

@@ -18,7 +18,8 @@ pub(super) struct TableStats {
     pub(super) local_rows: AtomicU64,
     /// Rows answered from the cache.
     pub(super) cache_rows: AtomicU64,
-    /// Rows that had been brought in for the batch before it was fetched.
+    /// Rows that were here before they were asked for, outside the cache: announced and brought in, or just fetched by
+    /// another trainer.
     pub(super) staged_rows: AtomicU64,
     /// Rows for which a peer had to be waited for, duplicates and shared requests included.
     pub(super) peer_rows: AtomicU64,

@@ -51,7 +51,7 @@ pub struct FetchedRows {
     pub local: u64,
     /// From the cache.
     pub cache: u64,
-    /// Brought in before its announced batch was fetched.
+    /// Here before it was asked for, outside the cache: announced and brought in, or just fetched by another trainer.
     pub staged: u64,
     /// From a peer, while a trainer waited.
     pub peer: u64,

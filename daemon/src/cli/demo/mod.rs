@@ -258,7 +258,7 @@ mod tests {
             (&["--nodes", "1"][..], "2..=64"),
             (&["--nodes", "64", "--trainers", "64"], "4096 processes"),
             (&["--policy", "epoch,epoch"], "epoch twice"),
-            (&["--policy", "lru"], "lru"),
+            (&["--policy", "fifo"], "fifo"),
             (&["--capacity", "1.5"], "1.5"),
             (&["--graph", "powerlaw:7"], "`7` is no number of vertices"),
             (&["--link", "10gbit"], "10gbit"),

@@ -5,6 +5,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use crate::cli::grouped;
+
 /// The graph that was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct GraphReport {
@@ -184,19 +186,6 @@ pub(super) fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// With commas by thousands.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,8 +225,8 @@ mod tests {
         assert_eq!(keys(&value["graph"]), "edge_cut edges partitions vertices");
         assert_eq!(
             keys(&value["runs"][0]),
-            "accuracy capacity_rows epoch_seconds hit_rate lookahead network_bytes network_rows policy remote_rows \
-             rows_checked stall_seconds wrong_rows"
+            "accuracy capacity_rows epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows policy \
+             remote_rows rows_checked staged_rows stall_rows stall_seconds wrong_rows"
         );
     }
 

@@ -104,7 +104,7 @@ async fn wrong_requests_name_the_culprit() {
     assert_eq!(peers.status()[0].connections, 1);
 }
 
-/// Holds table 1 (asked for as bulk) until released.
+/// Holds table 1 (asked for as bulk) until released, or until the test has failed anyway.
 #[tokio::test(flavor = "multi_thread", worker_threads = 6)]
 async fn demand_is_answered_while_every_place_for_bulk_is_taken() {
     let dir = authority();
@@ -112,7 +112,7 @@ async fn demand_is_answered_while_every_place_for_bulk_is_taken() {
     let held = Mutex::new(held);
     let before = Box::new(move |table| {
         if table == 1 {
-            let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let _ = held.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(Duration::from_secs(2));
         }
     });
     let config = PeersConfig { bulk_requests_max: 2, ..config(dir.path(), 1) };

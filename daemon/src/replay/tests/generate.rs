@@ -20,16 +20,16 @@ pub(super) enum Shape {
 /// What to generate.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Recipe {
-    pub(super) shape: Shape,
-    pub(super) vertices: u32,
+    pub shape: Shape,
+    pub vertices: u32,
     /// Share of the part's vertices that are seeds.
-    pub(super) seeds: f64,
-    pub(super) batch: usize,
-    pub(super) fanouts: [usize; 2],
-    pub(super) epochs: usize,
+    pub seeds: f64,
+    pub batch: usize,
+    pub fanouts: [usize; 2],
+    pub epochs: usize,
     /// Epoch from which other vertices are seeds.
-    pub(super) shift_at: Option<usize>,
-    pub(super) seed: u64,
+    pub shift_at: Option<usize>,
+    pub seed: u64,
 }
 
 struct Graph {
@@ -78,7 +78,7 @@ fn small_world(vertices: u32, random: &mut Rng) -> Graph {
     Graph { neighbours }
 }
 
-/// Appends up to `fanout` neighbours of each vertex of `frontier` to it, those left out that were seen in this minibatch.
+/// Appends up to `fanout` neighbours of each vertex of `frontier` to it, but those seen in this minibatch.
 fn expand(graph: &Graph, fanout: usize, frontier: &mut Vec<u32>, seen: &mut [u32], stamp: u32, random: &mut Rng) {
     for at in 0..frontier.len() {
         let neighbours = &graph.neighbours[frontier[at] as usize];
