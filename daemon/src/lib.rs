@@ -12,5 +12,6 @@ pub mod lifecycle;
 pub mod lookahead;
 pub mod node;
 pub mod peers;
+pub mod recording;
 pub mod replay;
 pub mod serve;

@@ -5,6 +5,7 @@
 use crate::{
     admin::{Admin, AdminError, AdminState, Metrics},
     config::Config,
+    recording::{TraceAnswer, TraceCall, TraceError},
 };
 use prometheus::core::Collector;
 use sd_notify::NotifyState;
@@ -35,6 +36,12 @@ pub trait Service: Send + Sync + 'static {
 
     /// Whether fetches are served now.
     fn ready(&self) -> bool;
+
+    /// Records accesses, or hands out what was recorded.
+    ///
+    /// # Errors
+    /// [`TraceError`] naming the table.
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
 
     /// The metrics of all its modules.
     fn collectors(&self) -> Vec<Box<dyn Collector>>;
@@ -106,6 +113,13 @@ impl<S: Service> AdminState for Daemon<S> {
             (_, Some(reason)) => Err(reason.to_owned()),
             (Some(service), None) if !service.ready() => Err(String::from("the node does not serve fetches yet")),
             _ => Ok(()),
+        }
+    }
+
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        match self.look() {
+            (Some(service), _) => service.trace(call),
+            (None, reason) => Err(TraceError::NotServing(reason.unwrap_or("starting").to_owned())),
         }
     }
 }
@@ -219,6 +233,10 @@ mod tests {
         fn ready(&self) -> bool {
             true
         }
+        fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+            Err(TraceError::NotRecording { table: call.table().to_owned() })
+        }
+
         fn collectors(&self) -> Vec<Box<dyn Collector>> {
             vec![Box::new(prometheus::IntGauge::new("rudder_pretend", "For this test").unwrap())]
         }

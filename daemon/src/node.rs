@@ -7,6 +7,7 @@ use crate::dataset::{Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
 use crate::peers::{Identity, PeerError, Peers};
+use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
@@ -129,6 +130,10 @@ impl Service for Node {
 
     fn ready(&self) -> bool {
         self.serving.load(Ordering::Acquire)
+    }
+
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        self.engine.trace(call)
     }
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {

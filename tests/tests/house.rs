@@ -21,16 +21,34 @@ const UNSAFE_FILES: [&str; 6] = [
 ];
 
 /// The modules of the daemon and those each may name, outside tests. Dependencies point one way.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("config", &[]),
     ("dataset", &[]),
     ("cache", &[]),
+    ("recording", &[]),
+    ("lookahead", &["cache"]),
+    ("replay", &["dataset", "cache", "lookahead"]),
     ("peers", &["config"]),
-    ("serve", &["config", "dataset", "cache", "peers"]),
-    ("admin", &["config"]),
-    ("lifecycle", &["config", "admin"]),
-    ("node", &["config", "dataset", "cache", "peers", "serve", "lifecycle"]),
-    ("cli", &["config", "dataset", "cache", "peers", "serve", "admin", "lifecycle", "node"]),
+    ("serve", &["config", "dataset", "cache", "recording", "lookahead", "peers"]),
+    ("admin", &["config", "recording"]),
+    ("lifecycle", &["config", "recording", "admin"]),
+    ("node", &["config", "dataset", "cache", "recording", "lookahead", "peers", "serve", "lifecycle"]),
+    (
+        "cli",
+        &[
+            "config",
+            "dataset",
+            "cache",
+            "recording",
+            "lookahead",
+            "replay",
+            "peers",
+            "serve",
+            "admin",
+            "lifecycle",
+            "node",
+        ],
+    ),
 ];
 
 fn root() -> &'static Path {

@@ -1,4 +1,4 @@
-//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`.
+//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`.
 //!
 //! It reads what the rest of the daemon shows through [`AdminState`] and the collectors registered in [`Metrics`]; it must
 //! never be able to slow the fetch path: it has its own limits on connections and waits, and takes no lock of its own while
@@ -17,7 +17,9 @@ pub use error::AdminError;
 pub use metrics::Metrics;
 pub use server::Admin;
 
-/// What the HTTP interface can ask of the daemon. Both calls may block for a short time: they run on blocking threads.
+use crate::recording::{TraceAnswer, TraceCall, TraceError};
+
+/// What the HTTP interface can ask of the daemon. Its calls may block for a short time: they run on blocking threads.
 pub trait AdminState: Send + Sync + 'static {
     /// The answer of `/v1/status`.
     fn status(&self) -> serde_json::Value;
@@ -27,4 +29,10 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// The reason, such as `starting: opening the dataset` or `draining`.
     fn ready(&self) -> Result<(), String>;
+
+    /// The answer of `POST /v1/trace`.
+    ///
+    /// # Errors
+    /// [`TraceError`] naming the table.
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
 }

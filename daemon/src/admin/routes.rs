@@ -1,13 +1,14 @@
-//! The paths and their answers. It must never change anything: every path is read-only.
+//! The paths and their answers. It must never change what trainers are served: all it can start is a recording.
 
 use super::{AdminState, Metrics, token::Token};
+use crate::recording::{TraceCall, TraceError};
 use axum::{
     Json, Router,
     extract::{Request, State},
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ pub(super) fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
+        .route("/v1/trace", post(trace))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -50,6 +52,17 @@ async fn status(State(shared): State<Shared>) -> Response {
     }
 }
 
+async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Response {
+    let refused = |status, error: &TraceError| (status, format!("{error}\n")).into_response();
+    match blocking(move || shared.state.trace(&call)).await {
+        Some(Ok(answer)) => Json(answer).into_response(),
+        Some(Err(error @ TraceError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
+        Some(Err(error @ TraceError::NotServing(_))) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Some(Err(error)) => refused(StatusCode::CONFLICT, &error),
+        None => broken("the recording panicked"),
+    }
+}
+
 async fn ready(State(shared): State<Shared>) -> Response {
     match blocking(move || shared.state.ready()).await {
         Some(Ok(())) => "ready\n".into_response(),
@@ -59,7 +72,8 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown(uri: Uri) -> Response {
-    let text = format!("no such path: {}; there are /metrics, /healthz, /readyz and /v1/status\n", uri.path());
+    let text =
+        format!("no such path: {}; there are /metrics, /healthz, /readyz, /v1/status and /v1/trace\n", uri.path());
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

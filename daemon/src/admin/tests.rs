@@ -2,6 +2,7 @@
 
 use super::{Admin, AdminError, AdminState, Metrics};
 use crate::config::AdminConfig;
+use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use serde_json::json;
 use std::{
     io::{Read, Write},
@@ -27,6 +28,13 @@ impl AdminState for Pretend {
     fn ready(&self) -> Result<(), String> {
         self.not_ready.lock().unwrap().clone().map_or(Ok(()), Err)
     }
+
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        match call.table() {
+            "feat" => Ok(TraceAnswer { universe: 9, ..TraceAnswer::default() }),
+            table => Err(TraceError::UnknownTable { table: table.to_owned(), known: "feat".to_owned() }),
+        }
+    }
 }
 
 fn loopback() -> AdminConfig {
@@ -45,6 +53,26 @@ fn ask(address: SocketAddr, path: &str, header: &str) -> String {
     let mut stream = connect(address);
     write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{header}\r\n").unwrap();
     rest(&mut stream)
+}
+
+/// The whole answer to a POST of JSON.
+fn post(address: SocketAddr, path: &str, body: &str) -> String {
+    let mut stream = connect(address);
+    let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    rest(&mut stream)
+}
+
+#[test]
+fn a_recording_is_asked_for_by_post() {
+    let (_runtime, admin) = start(&loopback(), Pretend::default());
+    let ask = |body: &str| post(admin.local_addr(), "/v1/trace", body);
+    let answer = ask(r#"{"do":"take","table":"feat"}"#);
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"universe\":9"), "{answer}");
+    let answer = ask(r#"{"do":"take","table":"feet"}"#);
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("no table `feet`; there are feat"), "{answer}");
+    let answer = ask(r#"{"do":"sing","table":"feat"}"#);
+    assert!(answer.starts_with("HTTP/1.1 422") && answer.contains("sing"), "{answer}");
 }
 
 fn connect(address: SocketAddr) -> TcpStream {

@@ -7,9 +7,11 @@ pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
 pub mod demo;
+mod http;
 pub mod import;
 pub mod replay;
 pub mod status;
+pub mod trace;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -124,6 +126,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Replays a recorded trace against cache policies and the optimum
     Replay(replay::ReplayArgs),
+    /// Records traces of a running daemon
+    Trace(trace::TraceArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
 }
@@ -136,6 +140,7 @@ impl Command {
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Replay(args) => replay::run(args),
+            Command::Trace(args) => trace::run(args),
             Command::Status(args) => status::run(args),
         }
     }

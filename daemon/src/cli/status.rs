@@ -3,15 +3,10 @@
 
 #![allow(clippy::print_stdout)]
 
-use super::{CliError, grouped};
+use super::{CliError, grouped, http};
 use rudder_client::{Client, ConnectOptions};
 use serde_json::Value;
-use std::{fmt::Write as _, path::PathBuf, time::Duration};
-
-/// Longest wait for the daemon's answer.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest status that is believed.
-const STATUS_BYTES_MAX: u64 = 16 << 20;
+use std::{fmt::Write as _, path::PathBuf};
 
 /// Arguments of `rudder status`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +32,7 @@ pub struct StatusArgs {
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     let text = match &args.socket {
         Some(socket) => Client::connect(ConnectOptions::at(socket))?.status()?,
-        None => over_http(args)?,
+        None => http::ask(&args.admin, args.token_file.as_deref(), "/v1/status", None)?,
     };
     let status: Value =
         serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's status is not JSON", error))?;
@@ -47,31 +42,6 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
         print!("{}", summary(&status));
     }
     Ok(())
-}
-
-fn over_http(args: &StatusArgs) -> Result<String, CliError> {
-    let base = args.admin.trim_end_matches('/');
-    let url = format!("{}{base}/v1/status", if base.contains("://") { "" } else { "http://" });
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build().into();
-    let mut request = agent.get(&url);
-    if let Some(path) = &args.token_file {
-        let token = std::fs::read_to_string(path)
-            .map_err(|error| CliError::context(format!("cannot read the token file {}", path.display()), error))?;
-        request = request.header("Authorization", format!("Bearer {}", token.trim()));
-    }
-    let mut response = request.call().map_err(|error| {
-        CliError::context(format!("no answer from {url}: is rudderd running, and is this its admin.listen?"), error)
-    })?;
-    let status = response.status();
-    let body = response.body_mut().with_config().limit(STATUS_BYTES_MAX).read_to_string()?;
-    if status.as_u16() == 401 {
-        return Err(CliError::message(format!("{url} demands a bearer token: pass --token-file")));
-    }
-    if !status.is_success() {
-        return Err(CliError::message(format!("{url} answered {status}: {}", body.trim())));
-    }
-    Ok(body)
 }
 
 /// The status for people: scalars as `name  value` lines, lists of objects as tables, groups indented.

@@ -7,11 +7,13 @@ use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather};
 use super::progress::Board;
+use super::recorder::Recorder;
 use super::stats::TableStats;
 use crate::cache::{BatchKey, CacheError, CacheSpec, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
+use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -75,6 +77,7 @@ pub(super) struct TableState {
     pub(super) stats: TableStats,
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
+    recorder: Recorder,
 }
 
 /// One fetch, checked against the limits; its rows go to `out`.
@@ -138,6 +141,7 @@ impl Engine {
                 stats: TableStats::default(),
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
+                recorder: Recorder::default(),
             })
         };
         Ok(Arc::new(Self {
@@ -152,6 +156,39 @@ impl Engine {
             fetch_seconds: super::metrics::fetch_seconds()?,
             draining: AtomicBool::new(false),
         }))
+    }
+
+    /// Records accesses, or hands out what was recorded.
+    ///
+    /// # Errors
+    /// [`TraceError`] naming the table.
+    pub fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        let name = call.table();
+        let tables = self.dataset.tables();
+        let Some(at) = tables.iter().position(|table| table.name == name) else {
+            let known = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(TraceError::UnknownTable { table: name.to_owned(), known });
+        };
+        let (recorder, now) = (&self.tables[at].recorder, Instant::now());
+        let idle = || TraceError::NotRecording { table: name.to_owned() };
+        let (minibatches, dropped) = match call {
+            TraceCall::Start { .. } if !recorder.start(now) => {
+                return Err(TraceError::Busy { table: name.to_owned() });
+            }
+            TraceCall::Start { .. } => Default::default(),
+            TraceCall::Take { .. } => recorder.take(now).ok_or_else(idle)?,
+            TraceCall::Stop { .. } if !recorder.stop() => return Err(idle()),
+            TraceCall::Stop { .. } => Default::default(),
+        };
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(TraceAnswer {
+            universe: tables[at].rows,
+            node: self.dataset.node(),
+            trainers: board.trainers(),
+            steps_per_epoch: board.steps_per_epoch(),
+            minibatches,
+            dropped,
+        })
     }
 
     /// Tells the cache of a table what is known before anything was asked for: pairs of id and weight.
@@ -333,6 +370,10 @@ impl Engine {
     pub(super) fn settle(self: &Arc<Self>, table: usize, answered: Answered) {
         let Debt { hits, missed, claim, consumed } = answered.debt;
         let state = &self.tables[table];
+        if state.recorder.is_on() {
+            let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
+            state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
+        }
         let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {

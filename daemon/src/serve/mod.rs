@@ -13,6 +13,7 @@ mod gather;
 mod metrics;
 mod progress;
 mod receive;
+mod recorder;
 mod replies;
 mod session;
 mod socket;

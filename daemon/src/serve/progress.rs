@@ -8,11 +8,14 @@ use hashbrown::HashMap;
 #[derive(Debug, Default)]
 pub(super) struct Board {
     positions: HashMap<u64, f64>,
+    /// As told last.
+    steps_per_epoch: u32,
 }
 
 impl Board {
     /// A trainer has ended `epoch` epochs and `step` of `steps_per_epoch` steps; answers the clock of all.
     pub(super) fn report(&mut self, connection: u64, epoch: u32, step: u32, steps_per_epoch: u32) -> Clock {
+        self.steps_per_epoch = steps_per_epoch;
         let share = f64::from(step) / f64::from(steps_per_epoch.max(1));
         self.positions.insert(connection, f64::from(epoch) + share.min(1.0));
         self.clock()
@@ -28,7 +31,13 @@ impl Board {
         self.positions.len()
     }
 
-    fn clock(&self) -> Clock {
+    /// Steps of an epoch, as a trainer told them last; 0 if none has.
+    pub(super) fn steps_per_epoch(&self) -> u32 {
+        self.steps_per_epoch
+    }
+
+    /// The clock of all; the start while nobody reports.
+    pub(super) fn clock(&self) -> Clock {
         let mean = self.positions.values().sum::<f64>() / self.positions.len().max(1) as f64;
         Clock { epoch: mean as u32, progress: mean.fract() as f32 }
     }

@@ -61,7 +61,6 @@ fn community_graph(vertices: u32, exponent: f64, random: &mut Rng) -> Graph {
             neighbours[b as usize].push(a);
         }
     }
-    // Communities are dealt out to the parts, so a part is no range of ids: relabel it to be one.
     Graph { neighbours }
 }
 
@@ -79,7 +78,7 @@ fn small_world(vertices: u32, random: &mut Rng) -> Graph {
     Graph { neighbours }
 }
 
-/// Appends up to `fanout` distinct neighbours of each of `from[..]` that are not in `seen` yet.
+/// Appends up to `fanout` neighbours of each vertex of `frontier` to it, but those seen in this minibatch.
 fn expand(graph: &Graph, fanout: usize, frontier: &mut Vec<u32>, seen: &mut [u32], stamp: u32, random: &mut Rng) {
     for at in 0..frontier.len() {
         let neighbours = &graph.neighbours[frontier[at] as usize];
