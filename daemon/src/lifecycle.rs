@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_life_is_starting_serving_draining_gone() {
-        let running = spawn(Duration::from_millis(300), Duration::from_millis(300), 10_000);
+        let running = spawn(Duration::from_secs(3), Duration::from_secs(3), 10_000);
         wait_for(running.address, "/readyz", 503, "starting");
         wait_for(running.address, "/v1/status", 200, "starting");
         wait_for(running.address, "/readyz", 200, "ready");
