@@ -8,6 +8,7 @@
 pub mod future;
 pub mod heat;
 pub mod index;
+mod overlay;
 pub mod policy;
 pub mod prefetch;
 pub mod readers;
@@ -19,5 +20,6 @@ mod table_cache;
 mod tests;
 
 pub use future::BatchKey;
+pub use overlay::{Overlay, OverlayFull, OverlayReader};
 pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
 pub use table_cache::{CacheError, CacheSpec, CacheStats, Reader, TABLE_ROWS_MAX, TableCache};
