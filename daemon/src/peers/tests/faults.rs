@@ -21,7 +21,7 @@ where
             let (mut send, mut recv) = connection.accept_bi().await.unwrap();
             read_hello(&mut recv).await.unwrap();
             let hello = wire::Hello { node: 1, parts: PARTS, fingerprint: 0xfeed };
-            send.write_all(&hello_frame(PROTOCOL_VERSION, &HelloReply::Welcome(hello)).unwrap()).await.unwrap();
+            send.write_all(&hello_frame(PROTOCOL_VERSION, &HelloReply::Welcome(hello, Stamp::default())).unwrap()).await.unwrap();
             send.finish().unwrap();
             while let Ok((send, recv)) = connection.accept_bi().await {
                 script(nth, connection.clone(), send, recv).await;
@@ -208,7 +208,7 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     let request = RowsRequest { table: 0, row_bytes: ROW_BYTES as u32, count: 3, class: Class::Demand };
     let truncated = [frame(&request).unwrap(), vec![0; 20]].concat();
     let excess = [frame(&request).unwrap(), vec![0; 25]].concat();
-    let huge = frame(&RowsRequest { count: u32::MAX, ..request }).unwrap();
+    let huge = frame(&Request::Rows(RowsRequest { count: u32::MAX, ..request })).unwrap();
     for (garbage, says) in [
         (vec![0xff; 3_000], "over the limit"),
         (vec![3, 0, 0xff, 0xff, 0xff], "does not decode"),
