@@ -198,6 +198,7 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         table_rows: table.rows,
         row_bytes: table.row_bytes,
         capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
+        ceiling_rows: usize::try_from(remote_rows).unwrap_or(usize::MAX),
         policy: policy_spec(config, policy),
         seed: config.seed,
     }

@@ -3,7 +3,7 @@
 //! of `serve`.
 
 use super::{Trace, TraceTotals};
-use crate::cache::{BatchKey, CacheError, CacheSpec, Clock, PolicySpec, TableCache};
+use crate::cache::{BatchKey, CacheError, CacheSpec, Clock, Fill, PolicySpec, TableCache};
 use crate::lookahead::{AnnounceError, Lookahead, Settings};
 use hashbrown::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,6 +74,7 @@ pub fn replay(
         table_rows: trace.meta.universe,
         row_bytes: 0,
         capacity_rows: spec.capacity_rows,
+        ceiling_rows: spec.capacity_rows,
         policy: spec.policy,
         seed: spec.seed,
     })?;
@@ -94,7 +95,7 @@ pub fn replay(
         totals: run.totals,
         stall_rows: run.stall_rows,
         network_rows: run.stall_rows + run.ahead_rows,
-        fill_rows: read(&stats.demand_fills) + read(&stats.prefetch_fills),
+        fill_rows: stats.fills.iter().map(read).sum(),
         evictions: read(&stats.evicted_rows),
         shifts: read(&stats.shifts),
     })
@@ -174,7 +175,7 @@ impl<'a> Run<'a> {
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
         let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).0);
-        let mut wanted = self.cache.settle(hit, missed, |_| &[], consumed);
+        let mut wanted = self.cache.settle(hit, missed, |_| Some(&[]), consumed);
         if let Some(batch) = consumed {
             for id in self.staged.remove(&batch).unwrap_or_default() {
                 self.here.remove(&id);
@@ -183,6 +184,6 @@ impl<'a> Run<'a> {
         }
         wanted.retain(|id| !self.here.contains(id));
         self.ahead_rows += wanted.len() as u64;
-        self.cache.fill(&wanted, |_| &[]);
+        self.cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     }
 }

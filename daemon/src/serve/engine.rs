@@ -9,7 +9,7 @@ use super::gather::{Found, Miss, Out, OutOfRange, gather};
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
-use crate::cache::{BatchKey, CacheError, CacheSpec, TableCache};
+use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
@@ -374,7 +374,7 @@ impl Engine {
             let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
             state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
         }
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), consumed);
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {
             self.unstage(table, batch);
@@ -405,7 +405,7 @@ impl Engine {
             let state = &engine.tables[table];
             let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
             let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
-            state.cache.fill(&ids, |i| claim.row(landed[i]).unwrap_or_default());
+            state.cache.fill(&ids, |i| claim.row(landed[i]), Fill::Policy);
             state.flights.retire(&claim);
         });
     }

@@ -2,6 +2,7 @@
 //! is scraped, and must never be on the fetch path.
 
 use super::engine::{Engine, TableState};
+use crate::cache::Fill;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
@@ -115,11 +116,14 @@ impl Handles {
         set(&self.network, &[name, "demand"], &stats.demand_rows);
         set(&self.network, &[name, "prefetch"], &stats.prefetch_rows);
         set(&self.network, &[name, "lookahead"], &stats.lookahead_rows);
-        set(&self.fills, &[name, "demand"], &cache.demand_fills);
-        set(&self.fills, &[name, "prefetch"], &cache.prefetch_fills);
+        for reason in Fill::ALL {
+            set(&self.fills, &[name, reason.name()], &cache.fills[reason as usize]);
+        }
         set(&self.refused, &[name], &cache.refused_rows);
         set(&self.evicted, &[name, "replaced"], &cache.evicted_rows);
-        let ahead = table.ahead.status(table.cache.spec().capacity_rows);
+        set(&self.evicted, &[name, "shrunk"], &cache.shrunk_rows);
+        set(&self.evicted, &[name, "outdated"], &cache.discarded_rows);
+        let ahead = table.ahead.status(table.cache.capacity_rows());
         for (outcome, count) in [("used", ahead.counts.used), ("expired", ahead.counts.expired)] {
             let counter = self.announced.with_label_values(&[name, outcome]);
             counter.reset();
@@ -132,7 +136,7 @@ impl Handles {
         let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
         gauge(&self.waiting, ahead.waiting_rows as u64);
         gauge(&self.rows, table.cache.used_rows());
-        gauge(&self.capacity, table.cache.spec().capacity_rows as u64);
+        gauge(&self.capacity, table.cache.capacity_rows() as u64);
         gauge(&self.bytes, table.cache.row_bytes_held());
     }
 }

@@ -119,7 +119,7 @@ impl Engine {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (demand_rows, prefetch_rows) = (read(&stats.demand_rows), read(&stats.prefetch_rows));
         let lookahead_rows = read(&stats.lookahead_rows);
-        let ahead = state.ahead.status(cache.spec().capacity_rows);
+        let ahead = state.ahead.status(cache.capacity_rows());
         TableStatus {
             name: table.name.clone(),
             dtype: table.dtype.name(),
@@ -127,7 +127,7 @@ impl Engine {
             rows: table.rows,
             local_rows: table.shard.rows(),
             policy: cache.spec().policy.name(),
-            capacity_rows: cache.spec().capacity_rows,
+            capacity_rows: cache.capacity_rows(),
             cached_rows: cache.used_rows(),
             cache_bytes: cache.row_bytes_held(),
             bookkeeping_bytes: cache.bookkeeping_bytes(),
