@@ -16,8 +16,9 @@ use super::shared::{Shared, code, read_hello};
 use super::tls::NodeName;
 use super::versions::Changes;
 use super::wire::{
-    BlockHeader, ChangesRequest, Class, Hello, HelloReply, Need, Payload, Refusal, RemoteError, Request, RequestDecoder,
-    RequestLimits, ResponseHeader, RowsRequest, UpdateRequest, WORD_BYTES, WireError, frame, hello_frame, short_text,
+    BlockHeader, ChangesRequest, Class, Hello, HelloReply, Need, Payload, Refusal, RemoteError, Request,
+    RequestDecoder, RequestLimits, ResponseHeader, RowsRequest, UpdateRequest, WORD_BYTES, WireError, frame,
+    hello_frame, short_text,
 };
 
 /// Longest wait for a peer to have read why it was refused.
@@ -110,7 +111,8 @@ async fn greet(shared: &Shared, connection: &Connection) -> Result<u16, String> 
             }
         }
     };
-    let reply = refusal.clone().map_or_else(|| HelloReply::Welcome(shared.hello(), shared.source.stamp()), HelloReply::Refused);
+    let reply =
+        refusal.clone().map_or_else(|| HelloReply::Welcome(shared.hello(), shared.source.stamp()), HelloReply::Refused);
     let bytes = hello_frame(shared.version, &reply).map_err(|error| error.to_string())?;
     send.write_all(&bytes).await.map_err(|error| error.to_string())?;
     let _ = send.finish();
@@ -203,8 +205,7 @@ impl From<quinn::ReadError> for ReadError {
 type Received<'a> = (Request, Payload, Option<SemaphorePermit<'a>>);
 
 async fn read_request<'a>(shared: &'a Shared, recv: &mut RecvStream) -> Result<Received<'a>, ReadError> {
-    let limits =
-        RequestLimits { rows_max: shared.config.request_rows_max, row_bytes_max: shared.row_bytes_max };
+    let limits = RequestLimits { rows_max: shared.config.request_rows_max, row_bytes_max: shared.row_bytes_max };
     let mut decoder = RequestDecoder::new(limits);
     let mut place = None;
     let mut control = [0; 64];

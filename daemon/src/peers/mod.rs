@@ -74,22 +74,31 @@ pub trait RowSource: Send + Sync + 'static {
     /// The first id or table that this node cannot answer for.
     fn copy_rows(&self, table: u16, ids: &[u64], out: &mut [u8]) -> Result<(), SourceError>;
 
-    /// Where the versions of the rows stand.
-    fn stamp(&self) -> Stamp;
+    /// Where the versions of the rows stand. Rows that never change need no other answer than this.
+    fn stamp(&self) -> Stamp {
+        Stamp::default()
+    }
 
     /// Which blocks of the table's rows were updated after `since`. Rows copied after this call are as new as its answer
     /// says.
     ///
     /// # Errors
     /// There is no such table.
-    fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError>;
+    fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError> {
+        self.row_bytes(table).ok_or(SourceError::UnknownTable { table })?;
+        let now = self.stamp();
+        Ok(Changes { now, all: since.incarnation != now.incarnation, words: Vec::new() })
+    }
 
     /// Replaces the rows of `ids` (global, owned by this node; of one that appears twice, the last stays) by `rows` on
     /// behalf of node `peer`, all of them or none. A repetition, known by `writer`, changes nothing. May block.
     ///
     /// # Errors
     /// The first id or table that this node cannot answer for, no room, or [`SourceError::Overtaken`].
-    fn update(&self, peer: u16, writer: Stamp, table: u16, ids: &[u64], rows: &[u8]) -> Result<Stamp, SourceError>;
+    fn update(&self, peer: u16, writer: Stamp, table: u16, ids: &[u64], rows: &[u8]) -> Result<Stamp, SourceError> {
+        let _ = (peer, writer, table, ids, rows);
+        Err(SourceError::Failed("its rows cannot be updated".to_owned()))
+    }
 }
 
 /// Why a [`RowSource`] has no rows to give.
