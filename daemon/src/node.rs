@@ -8,7 +8,9 @@ use crate::lifecycle::Service;
 use crate::lookahead::Settings;
 use crate::peers::{Identity, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
+use crate::serve::{
+    Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
+};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
@@ -66,6 +68,9 @@ pub enum StartError {
     /// The way to the other nodes cannot be opened.
     #[error(transparent)]
     Peers(#[from] PeerError),
+    /// No room for updates.
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     /// The fetch path cannot be made.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -91,12 +96,13 @@ impl Node {
         let network = runtime("rudder-net", cores)?;
         let serving = runtime("rudder-serve", or_else(config.local.threads, cores))?;
         let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+        let owned = Owned::new(Arc::clone(&dataset), config.dataset.updates_bytes_max)?;
         let peers = {
             let _inside = network.enter();
-            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&dataset))))?
+            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&owned))))?
         };
         let engine = Engine::new(EngineParts {
-            dataset: Arc::clone(&dataset),
+            owned,
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
@@ -104,6 +110,8 @@ impl Node {
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
         set_priors(&config.cache, &dataset, &engine)?;
+        let staleness_max = Some(config.cache.staleness_max_ms).filter(|&bound| bound > 0).map(Duration::from_millis);
+        engine.keep_fresh(staleness_max);
         let status = status_text(&config, &dataset, &engine, &peers, started);
         let local = {
             let _inside = serving.enter();

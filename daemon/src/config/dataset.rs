@@ -1,5 +1,6 @@
 //! Section `[dataset]`: where the dataset lies and how far it is checked on opening. It must never look at the files.
 
+use super::byte_size;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -15,11 +16,20 @@ pub enum Verify {
 }
 
 /// Section `[dataset]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetConfig {
     /// The folder that holds `manifest.json`. [`super::Layers::finish`] refuses a configuration that does not say it.
     pub path: PathBuf,
     /// How much is checked on opening.
     pub verify: Verify,
+    /// Memory for the rows of this node that were updated, over all tables. Further ones are refused.
+    #[serde(with = "byte_size")]
+    pub updates_bytes_max: u64,
+}
+
+impl Default for DatasetConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), verify: Verify::default(), updates_bytes_max: 1 << 30 }
+    }
 }

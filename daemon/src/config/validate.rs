@@ -7,6 +7,9 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 /// No wait in the configuration may be longer than a day.
 const WAIT_MS: RangeInclusive<u64> = 1..=86_400_000;
 
+/// Below, owners would be asked more often than they can answer.
+const STALENESS_MS_MIN: u64 = 50;
+
 type Verdict = Result<(), Invalid>;
 
 impl Config {
@@ -71,6 +74,7 @@ impl Config {
         if self.dataset.path.as_os_str().is_empty() {
             return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
         }
+        within("dataset.updates_bytes_max", self.dataset.updates_bytes_max, 0..=1 << 46)?;
         Ok(())
     }
 
@@ -101,6 +105,9 @@ impl Config {
         within("cache.period", cache.period, 1..=u32::MAX)?;
         if !(cache.alpha > 0.0 && cache.alpha <= 1.0) {
             return wrong("cache.alpha", cache.alpha, "not above 0 and at most 1", "write for example 0.05");
+        }
+        if cache.staleness_max_ms != 0 {
+            within("cache.staleness_max_ms", cache.staleness_max_ms, STALENESS_MS_MIN..=*WAIT_MS.end())?;
         }
         within("cache.sample", cache.sample, 1..=1024)
     }

@@ -174,9 +174,12 @@ async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv:
             tracing::warn!(peer, table, "answer abandoned: the peer does not take it");
             let _ = send.reset(code::TOO_SLOW);
         }
-        Err(SendError::Source(error)) => {
+        Err(SendError::Source { error, header_sent }) => {
             tracing::warn!(peer, table, %error, "request of a peer failed");
-            fail(&mut send, &BlockHeader::Failed(error)).await;
+            match header_sent {
+                true => fail(&mut send, &BlockHeader::Failed(error)).await,
+                false => fail(&mut send, &ResponseHeader::Failed(error)).await,
+            }
         }
     }
 }
@@ -267,8 +270,12 @@ enum SendError {
     TooSlow,
     /// Nothing was sent yet.
     Refused(RemoteError),
-    /// The header was sent, or waits to be sent with the first block.
-    Source(RemoteError),
+    /// This node's own trouble.
+    Source {
+        error: RemoteError,
+        /// Whether the error comes in place of a block, or of the header.
+        header_sent: bool,
+    },
 }
 
 /// Answers with rows once there is a turn.
@@ -311,8 +318,9 @@ async fn update(
     let source = Arc::clone(&shared.source);
     let apply = move || source.update(peer, request.writer, request.table, payload.ids(), payload.rows());
     let applied = tokio::task::spawn_blocking(apply).await;
-    let applied = applied.map_err(|error| SendError::Refused(RemoteError::Internal(short_text(&error.to_string()))))?;
-    let now = applied.map_err(|error| SendError::Refused(error.into()))?;
+    let failed = |error| SendError::Source { error, header_sent: false };
+    let applied = applied.map_err(|error| failed(RemoteError::Internal(short_text(&error.to_string()))))?;
+    let now = applied.map_err(|error| failed(error.into()))?;
     write(shared, send, &mut [Bytes::from(encode(&ResponseHeader::Updated { now })?)]).await?;
     let _ = send.finish();
     Ok(())
@@ -338,7 +346,8 @@ async fn blocks(
         turn.give_way().await;
         let mut rows = shared.send_pool.take(ids.len() * row_bytes);
         let copied = shared.source.copy_rows(request.table, ids, &mut rows);
-        copied.map_err(|error| SendError::Source(error.into()))?;
+        let header_sent = head.is_empty();
+        copied.map_err(|error| SendError::Source { error: error.into(), header_sent })?;
         let header = BlockHeader::Rows { rows: ids.len() as u32, checksum: xxh3_64(&rows) };
         head.extend(encode(&header)?);
         let block = &mut [Bytes::from(std::mem::take(&mut head)), Bytes::from_owner(rows)];
@@ -358,7 +367,7 @@ async fn blocks(
 }
 
 fn encode<M: bincode::Encode>(message: &M) -> Result<Vec<u8>, SendError> {
-    frame(message).map_err(|error| SendError::Source(RemoteError::Internal(error.to_string())))
+    frame(message).map_err(|error| SendError::Refused(RemoteError::Internal(error.to_string())))
 }
 
 async fn write(shared: &Shared, send: &mut SendStream, bytes: &mut [Bytes]) -> Result<(), SendError> {

@@ -6,9 +6,11 @@ use super::ahead::Ahead;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
+use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
@@ -30,8 +32,8 @@ const SPLIT_ROWS_MIN: usize = 16_384;
 /// What the engine of a node is made of.
 #[derive(Debug)]
 pub struct EngineParts {
-    /// Tables and books.
-    pub dataset: Arc<Dataset>,
+    /// The rows of this node, and with them tables and books.
+    pub owned: Arc<Owned>,
     /// The way to the other nodes.
     pub peers: Arc<Peers>,
     /// The runtime that drives requests to peers.
@@ -59,8 +61,9 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub(super) dataset: Arc<Dataset>,
-    peers: Arc<Peers>,
-    network: Handle,
+    pub(super) owned: Arc<Owned>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) network: Handle,
     gather_threads: usize,
     pub(super) tables: Vec<TableState>,
     board: Mutex<Board>,
@@ -77,6 +80,7 @@ pub(super) struct TableState {
     pub(super) stats: TableStats,
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
+    pub(super) versions: Versions,
     recorder: Recorder,
 }
 
@@ -127,6 +131,8 @@ pub(super) enum Reason {
     Policy,
     /// A trainer has announced them.
     Lookahead,
+    /// Their owner has changed them.
+    Refresh,
 }
 
 impl Engine {
@@ -141,12 +147,14 @@ impl Engine {
                 stats: TableStats::default(),
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
+                versions: Versions::new(parts.owned.dataset().parts()),
                 recorder: Recorder::default(),
             })
         };
         Ok(Arc::new(Self {
             tables: parts.caches.into_iter().map(state).collect::<Result<_, CacheError>>()?,
-            dataset: parts.dataset,
+            dataset: Arc::clone(parts.owned.dataset()),
+            owned: parts.owned,
             peers: parts.peers,
             network: parts.network,
             gather_threads: parts.gather_threads.max(1),
@@ -279,13 +287,14 @@ impl Engine {
     }
 
     async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
-        let (table, cache) = (&self.dataset.tables()[job.table], &self.tables[job.table].cache);
+        let (table, owned) = (&self.dataset.tables()[job.table], self.owned.table(job.table));
+        let (node, cache) = (self.dataset.node(), &self.tables[job.table].cache);
         let mut found = Found::default();
         let end = (first + rows).min(job.ids.len());
         let mut at = first;
         while at < end {
             let turn_end = (at + TURN_ROWS).min(end);
-            gather(table, self.dataset.node(), cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
+            gather(table, node, owned, cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
             at = turn_end;
             if at < end {
                 tokio::task::yield_now().await;
@@ -374,7 +383,7 @@ impl Engine {
             let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
             state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
         }
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i), consumed);
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.fresh_row(i), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {
             self.unstage(table, batch);
@@ -405,7 +414,7 @@ impl Engine {
             let state = &engine.tables[table];
             let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
             let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
-            state.cache.fill(&ids, |i| claim.row(landed[i]), Fill::Policy);
+            state.cache.fill(&ids, |i| claim.fresh_row(landed[i]), Fill::Policy);
             state.flights.retire(&claim);
         });
     }

@@ -29,6 +29,8 @@ pub(super) struct TableStats {
     pub(super) prefetch_rows: AtomicU64,
     /// Rows that crossed the network because a trainer had announced them.
     pub(super) lookahead_rows: AtomicU64,
+    /// Rows that crossed the network because their owner had changed them.
+    pub(super) refresh_rows: AtomicU64,
     /// Fetches that failed.
     pub(super) failed_fetches: AtomicU64,
     window: Mutex<Window>,
@@ -62,6 +64,7 @@ impl TableStats {
             Reason::Demand => &self.demand_rows,
             Reason::Policy => &self.prefetch_rows,
             Reason::Lookahead => &self.lookahead_rows,
+            Reason::Refresh => &self.refresh_rows,
         }
     }
 
