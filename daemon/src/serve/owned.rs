@@ -305,6 +305,7 @@ mod tests {
         let read = |row| rows.row(row).unwrap();
         assert_eq!([read(0), read(1), read(299)], [&[7; 4], &[1; 4], &[7; 4]]);
         assert_eq!(rows.row(300), None);
+        drop(rows);
         assert_eq!(owned.read(1).row(0).unwrap(), [1; 4]);
         assert_eq!(changed(&owned, 0, begin), [0, 4]);
         assert!(owned.changes(0, now).is_empty() && owned.changes(1, begin).is_empty());
