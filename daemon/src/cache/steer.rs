@@ -251,6 +251,11 @@ impl TableCache {
         policy.replace_now(&mut ledger)
     }
 
+    /// Lets the policy keep its residents until it is told otherwise, if it is one that acts on decisions.
+    pub fn hold(&self) {
+        self.decide(Decision::Hold);
+    }
+
     /// Drops what the policy has learned: accesses have changed.
     pub fn forget(&self) {
         let mut writer = self.lock();
