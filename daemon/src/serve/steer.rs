@@ -131,7 +131,7 @@ impl Engine {
             let cache = &engine.tables[table].cache;
             let resized = cache.resize(target);
             let free = cache.capacity_rows().saturating_sub(cache.used_rows() as usize);
-            (resized, if resized.after_rows > resized.before_rows { wanted(cache, free, 0) } else { Vec::new() })
+            (resized, if resized.after_rows > resized.before_rows { cache.worth_bringing(free, 0) } else { Vec::new() })
         });
         let (resized, bring_in) = resized.await;
         let brought = self.bring_in_for_tool(table, bring_in, (Reason::Tool, Fill::Tool)).await;
@@ -170,7 +170,7 @@ impl Engine {
             let residents = cache.used_rows() as usize;
             let turnover = (residents as f64 * fraction).ceil() as usize;
             let free = cache.capacity_rows().saturating_sub(residents);
-            (residents, turnover, wanted(cache, free, turnover))
+            (residents, turnover, cache.worth_bringing(free, turnover))
         });
         let (residents, turnover, bring_in) = plan.await;
         let evicted = &self.tables[table].cache.stats().evicted_rows;
@@ -298,17 +298,6 @@ impl Engine {
         }
         given_back
     }
-}
-
-/// What is worth bringing in, by scores, or by the plan of a policy that plans.
-fn wanted(cache: &TableCache, free: usize, turnover: usize) -> Vec<u32> {
-    let survey = cache.survey(free, turnover);
-    if survey.residents > 0 || !survey.bring_in.is_empty() {
-        return survey.bring_in;
-    }
-    let mut planned = cache.replace_now();
-    planned.truncate(free + turnover);
-    planned
 }
 
 /// Runs what may take a while away from the threads that serve.
