@@ -84,6 +84,7 @@ fn a_writer_and_the_owner_see_an_update_at_once_and_others_when_they_refresh() {
         // Nothing has changed since: nothing is fetched.
         let answer = a.refresh(Some(0.0), None).unwrap();
         assert_eq!(answer["tables"][0]["changed_rows"], 0, "{answer}");
+        assert_eq!(answer["tables"].as_array().unwrap().len(), 2, "{answer}");
         // Asked a moment ago: not asked again.
         let answer = a.refresh(Some(60.0), None).unwrap();
         assert_eq!(answer["tables"][0]["checked_rows"], 0, "{answer}");
@@ -250,4 +251,28 @@ fn updates_that_cannot_be_applied_name_the_culprit() {
     assert_eq!(a.fetch("feat", &mixed[2..]).map(|_| ()).unwrap_err().code(), Some(ErrorCode::PeerUnavailable));
     assert_rows(&a.fetch("feat", &theirs[2..]).unwrap(), &theirs[2..]);
     assert_eq!(status(&a)["failed_updates"], 3);
+}
+
+#[test]
+fn trainers_call_tools() {
+    let cluster = cluster(2, 0);
+    for inline in [false, true] {
+        let options = ConnectOptions { inline, ..ConnectOptions::at(cluster.socket(0)) };
+        let client = Client::connect(options).unwrap();
+        let ids: Vec<u64> = if inline { (1_000..1_100).collect() } else { (900..1_050).collect() };
+        let warmed = client.warm("feat", &ids).unwrap();
+        assert_eq!(warmed["tables"][0]["brought"]["filled_rows"], 50, "{warmed}");
+        let remote: Vec<u64> = ids.into_iter().filter(|&id| id >= 1_000).collect();
+        assert_eq!(client.fetch("feat", &remote).unwrap().sources().cache, remote.len() as u64);
+        let grown = client.grow(Some(500), None, Some("feat")).unwrap();
+        assert_eq!(grown["tables"][0]["after_rows"], 500, "{grown}");
+        assert_eq!(client.evict(0.1, false, None).unwrap()["tool"], "evict");
+        assert_eq!(client.hold().unwrap()["tool"], "hold");
+        let code = |call: &str| client.tool(call).map(|_| ()).unwrap_err().code();
+        assert_eq!(code("{\"tool\":\"shrink\"}"), Some(ErrorCode::Protocol));
+        assert_eq!(code("no json"), Some(ErrorCode::Protocol));
+        assert_eq!(code("{\"tool\":\"grow\",\"factor\":2.0,\"table\":\"feet\"}"), Some(ErrorCode::UnknownTable));
+        assert_eq!(client.warm("feat", &[5_000]).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Protocol));
+        assert_eq!(client.refresh(Some(-1.0), None).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Protocol));
+    }
 }

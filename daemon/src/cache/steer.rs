@@ -242,6 +242,33 @@ impl TableCache {
         }
     }
 
+    /// What is worth bringing in for at most `free` free slots and in place of at most `turnover` residents: by scores, or by
+    /// the plan of a policy that plans. Nothing if the policy keeps no record of absent rows.
+    #[must_use]
+    pub fn worth_bringing(&self, free: usize, turnover: usize) -> Vec<u32> {
+        if self.scorer().is_some() {
+            return self.survey(free, turnover).bring_in;
+        }
+        let mut planned = self.replace_now();
+        planned.truncate(free + turnover);
+        planned
+    }
+
+    /// Share of residents that are not expected again soon, and the number of absent rows that are each hotter than a
+    /// resident and worth a request; zeros if the policy keeps no such record. Looks at every id that is hot at all.
+    #[must_use]
+    pub fn weigh(&self) -> (f64, usize) {
+        let Some(scorer) = self.scorer() else { return (0.0, 0) };
+        let worth = scorer.worth_fetching();
+        let (mut cold, mut residents) = (0usize, 0usize);
+        self.walk(scorer, |score, _, cached| {
+            residents += usize::from(cached);
+            cold += usize::from(cached && score < worth);
+        });
+        let hotter = self.survey(0, self.used_rows() as usize).bring_in.len();
+        (cold as f64 / residents.max(1) as f64, hotter)
+    }
+
     /// Has the policy replace what it finds stale now, if it is one that replaces by plan. Answers what to bring in.
     #[must_use]
     pub fn replace_now(&self) -> Vec<u32> {
@@ -249,6 +276,11 @@ impl TableCache {
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         policy.decide(Decision::Replace);
         policy.replace_now(&mut ledger)
+    }
+
+    /// Lets the policy keep its residents until it is told otherwise, if it is one that acts on decisions.
+    pub fn hold(&self) {
+        self.decide(Decision::Hold);
     }
 
     /// Drops what the policy has learned: accesses have changed.

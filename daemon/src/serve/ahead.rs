@@ -69,7 +69,7 @@ impl Engine {
     }
 
     /// The remote ids among `ids`, each once, in the order of their first appearance.
-    pub(super) fn remote_ids(&self, table: usize, ids: &[u64]) -> Result<Vec<u32>, RequestError> {
+    fn remote_ids(&self, table: usize, ids: &[u64]) -> Result<Vec<u32>, RequestError> {
         let (table, node) = (&self.dataset.tables()[table], self.dataset.node());
         let mut seen = HashSet::with_capacity(ids.len());
         let mut remote = Vec::with_capacity(ids.len());

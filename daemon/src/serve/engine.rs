@@ -10,6 +10,7 @@ use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
+use super::steer::{Pressure, SteerSettings};
 use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
@@ -44,6 +45,8 @@ pub struct EngineParts {
     pub gather_threads: usize,
     /// What bounds lookahead.
     pub lookahead: lookahead::Settings,
+    /// What bounds tool calls.
+    pub steer: SteerSettings,
 }
 
 /// Why an engine cannot be made.
@@ -70,6 +73,8 @@ pub struct Engine {
     pub(super) started: Instant,
     pub(super) stall_ns: AtomicU64,
     pub(super) fetch_seconds: prometheus::Histogram,
+    pub(super) steer: SteerSettings,
+    pub(super) pressure: Pressure,
     draining: AtomicBool,
 }
 
@@ -131,8 +136,30 @@ pub(super) enum Reason {
     Policy,
     /// A trainer has announced them.
     Lookahead,
+    /// A tool call brings them in.
+    Tool,
+    /// A trainer wants them here.
+    Warm,
     /// Their owner has changed them.
     Refresh,
+}
+
+impl Reason {
+    /// All of them.
+    pub(super) const ALL: [Reason; 6] =
+        [Reason::Demand, Reason::Policy, Reason::Lookahead, Reason::Tool, Reason::Warm, Reason::Refresh];
+
+    /// The name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reason::Demand => "demand",
+            Reason::Policy => "prefetch",
+            Reason::Lookahead => "lookahead",
+            Reason::Tool => "tool",
+            Reason::Warm => "warm",
+            Reason::Refresh => "refresh",
+        }
+    }
 }
 
 impl Engine {
@@ -162,6 +189,8 @@ impl Engine {
             started: Instant::now(),
             stall_ns: AtomicU64::new(0),
             fetch_seconds: super::metrics::fetch_seconds()?,
+            steer: parts.steer,
+            pressure: Pressure::default(),
             draining: AtomicBool::new(false),
         }))
     }
@@ -390,7 +419,8 @@ impl Engine {
             self.order_ahead(table);
         }
         if !wanted.is_empty() {
-            self.bring_in(table, wanted);
+            let engine = Arc::clone(self);
+            self.network.spawn(async move { engine.bring_in(table, wanted, Reason::Policy, Fill::Policy).await });
         }
     }
 
@@ -400,23 +430,27 @@ impl Engine {
         ids.iter().filter_map(|&id| book.locate(u64::from(id)).map(|location| (id, location.part))).collect()
     }
 
-    /// Fetches rows that the policy wants and nobody waits for.
-    fn bring_in(self: &Arc<Self>, table: usize, wanted: Vec<u32>) {
-        let rows = self.with_owners(table, &self.tables[table].flights.absent(wanted));
-        let engine = Arc::clone(self);
-        self.network.spawn(async move {
-            let claim = engine.order(table, &rows, Reason::Policy);
-            for flight in &claim.flights {
-                if let Err(error) = flight.landing().await {
-                    tracing::warn!(%error, rows = rows.len(), "rows that the policy wants could not be brought in");
-                }
+    /// Fetches absent rows that no trainer waits for, each of `wanted` once, and offers them to the cache. Answers how many
+    /// took a slot.
+    pub(super) async fn bring_in(
+        self: &Arc<Self>,
+        table: usize,
+        wanted: Vec<u32>,
+        reason: Reason,
+        fill: Fill,
+    ) -> usize {
+        let state = &self.tables[table];
+        let rows = self.with_owners(table, &state.flights.absent(wanted));
+        let claim = self.order(table, &rows, reason);
+        for flight in &claim.flights {
+            if let Err(error) = flight.landing().await {
+                tracing::warn!(%error, rows = rows.len(), reason = reason.name(), "rows could not be brought in");
             }
-            let state = &engine.tables[table];
-            let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
-            let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
-            state.cache.fill(&ids, |i| claim.fresh_row(landed[i]), Fill::Policy);
-            state.flights.retire(&claim);
-        });
+        }
+        let ids: Vec<u32> = rows.iter().map(|&(id, _)| id).collect();
+        let filled = state.cache.fill(&ids, |i| claim.fresh_row(i), fill);
+        state.flights.retire(&claim);
+        filled
     }
 
     /// The collectors of the fetch path and the cache.

@@ -2,6 +2,7 @@
 
 use crate::lookahead::AnnounceError;
 use crate::peers::{PeerError, RemoteError, SourceError};
+use crate::tools::ToolError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use std::sync::Arc;
 
@@ -41,6 +42,8 @@ pub(super) enum RequestError {
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
     #[error("{rows} rows of an update of table `{table}` were not applied, {applied} were: {fault}")]
     Update { table: String, rows: usize, applied: usize, fault: UpdateFault },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("this daemon is draining: it is about to stop and takes no new fetches; fetch again when it is back")]
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
@@ -92,6 +95,9 @@ impl RequestError {
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
             Self::Peer { cause, .. } => peer_code(cause),
             Self::Update { fault, .. } => fault.code(),
+            Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
+            Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
+            Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Protocol,
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,
         }

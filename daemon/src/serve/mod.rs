@@ -33,7 +33,8 @@ pub use gather::gather_in_process;
 pub use owned::{Owned, OwnedError};
 pub use refresh::RefreshAnswer;
 pub use source::ShardSource;
-pub use status::{EngineStatus, FetchedRows, LookaheadStatus, NetworkRows, TableStatus, VersionsStatus};
+pub use status::{EngineStatus, FetchedRows, LookaheadStatus, MemoryStatus, NetworkRows, TableStatus, VersionsStatus};
+pub use steer::SteerSettings;
 
 use crate::config::LocalConfig;
 use error::RequestError;

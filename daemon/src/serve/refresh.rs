@@ -8,7 +8,6 @@
 use super::engine::{Engine, Reason};
 use super::versions::{Care, Counts};
 use crate::peers::PeerError;
-use serde::Serialize;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,7 +24,7 @@ const RENEW_ROWS: usize = 2_048;
 const RETRY_DIVISOR: u32 = 20;
 
 /// What a refresh did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RefreshAnswer {
     /// Cached rows whose owners were asked.
     pub checked_rows: u64,

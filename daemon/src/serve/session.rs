@@ -153,7 +153,7 @@ impl Session {
                 return self.update(id, &FetchCall { table, dtype, width, count, ids, rows }, payload).await;
             }
             Request::Warm { table, count, ids } => return self.warm(id, (table, count, ids), &payload).await,
-            Request::Tool { call } => return self.tool(id, call).await,
+            Request::Tool { call } => return self.tool(id, &call).await,
         };
         self.replies.send(id, reply, &[]).await;
         Ok(())

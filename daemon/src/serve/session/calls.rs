@@ -4,6 +4,7 @@
 use super::{FetchCall, Session};
 use crate::serve::error::RequestError;
 use crate::serve::update::{NewRows, RowsIn};
+use crate::tools::{ToolCall, Warm};
 use rudder_client::wire::{Place, Reply};
 use std::future::Future;
 use std::sync::Arc;
@@ -23,16 +24,24 @@ impl Session {
         (table, count, ids): (u16, u64, Place),
         payload: &[u8],
     ) -> Result<(), RequestError> {
-        let (table, count) = (usize::from(self.table(table)?.id), self.count(count)?);
+        let (table, count) = (self.table(table)?.name.clone(), self.count(count)?);
         let ids = self.read_ids(ids, count, payload)?;
-        let engine = Arc::clone(&self.shared.engine);
-        self.beside(id, async move { Ok(Reply::Tool(engine.warm(table, ids).await?)) }).await
+        self.call_tool(id, ToolCall::Warm(Warm { table, ids })).await
     }
 
     /// Calls a tool.
-    pub(super) async fn tool(&self, id: u64, call: String) -> Result<(), RequestError> {
+    pub(super) async fn tool(&self, id: u64, call: &str) -> Result<(), RequestError> {
+        self.call_tool(id, ToolCall::parse(call)?).await
+    }
+
+    async fn call_tool(&self, id: u64, call: ToolCall) -> Result<(), RequestError> {
         let engine = Arc::clone(&self.shared.engine);
-        self.beside(id, async move { Ok(Reply::Tool(engine.tool(&call).await?)) }).await
+        let work = async move {
+            let answer = engine.tool(call).await?;
+            let json = serde_json::to_string(&answer);
+            Ok(Reply::Tool(json.map_err(|_| RequestError::Internal("an answer of a tool is no JSON"))?))
+        };
+        self.beside(id, work).await
     }
 
     /// Answers call `id` with what comes of `work`, once there is a place for it.
