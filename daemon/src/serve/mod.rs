@@ -10,6 +10,7 @@ mod engine;
 mod error;
 mod flights;
 mod gather;
+mod held;
 mod metrics;
 mod owned;
 mod progress;
