@@ -3,6 +3,7 @@
 //! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
 
 use super::ahead::Ahead;
+use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather};
@@ -250,10 +251,19 @@ impl Engine {
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
-        let Found { local, hits, misses } = self.gather_here(job).await?;
+        let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        unmapped.sort_unstable();
+        let reading = self.read_blocks(job, unmapped);
         let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
         let (missed, seats) = unique(&misses);
-        let claim = self.land(job, &misses, (&missed, &seats)).await?;
+        let landed = self.land(job, &misses, (&missed, &seats)).await;
+        // Before any answer, a failure too: the trainer may use the place of its rows for something else then.
+        let read = reading.await;
+        let claim = landed?;
+        if let Err(error) = read {
+            self.tables[job.table].flights.retire(&claim);
+            return Err(error);
+        }
         sources.staged = seats.iter().filter(|&&seat| claim.was_ready(seat as usize)).count() as u64;
         sources.peer = misses.len() as u64 - sources.staged;
         let missed = missed.into_iter().map(|(id, _)| id).collect();
@@ -291,6 +301,7 @@ impl Engine {
                 tokio::task::yield_now().await;
             }
         }
+        blocks::take_resident(table, &mut found.unmapped, &job.out).await;
         Ok(found)
     }
 
@@ -415,7 +426,9 @@ impl Engine {
     /// # Errors
     /// When a metric cannot be made.
     pub fn collectors(self: &Arc<Self>) -> prometheus::Result<Vec<Box<dyn prometheus::core::Collector>>> {
-        super::metrics::collectors(self)
+        let mut all = super::metrics::collectors(self)?;
+        all.extend(super::block_metrics::collectors(&self.dataset)?);
+        Ok(all)
     }
 
     /// Time that trainers have waited for peers, all of them together.

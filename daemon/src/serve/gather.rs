@@ -3,7 +3,7 @@
 //! row beyond one chunk.
 
 use crate::cache::{TableCache, prefetch};
-use crate::dataset::Table;
+use crate::dataset::{Table, WantedRow};
 use rudder_client::arena::Mapping;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,6 +59,8 @@ pub(super) struct Found {
     pub(super) hits: Vec<u32>,
     /// Rows that a peer must be asked for.
     pub(super) misses: Vec<Miss>,
+    /// Rows of the node's own shard that are not mapped.
+    pub(super) unmapped: Vec<WantedRow>,
 }
 
 impl Found {
@@ -67,6 +69,7 @@ impl Found {
         self.local += other.local;
         self.hits.append(&mut other.hits);
         self.misses.append(&mut other.misses);
+        self.unmapped.append(&mut other.unmapped);
     }
 }
 
@@ -109,7 +112,11 @@ fn gather_chunk(
         let refused = OutOfRange { at: first + i, id };
         let location = table.book.locate(id).ok_or(refused)?;
         if location.part == node {
-            sources[i] = table.shard.row(location.row).ok_or(refused)?;
+            match table.shard.row(location.row) {
+                Some(row) => sources[i] = row,
+                None if location.row >= table.shard.rows() => return Err(refused),
+                None => found.unmapped.push(WantedRow { row: location.row, at: (first + i) as u32 }),
+            }
             found.local += 1;
         } else if let Some(row) = reader.get(id) {
             sources[i] = row;
