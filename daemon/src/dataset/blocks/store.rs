@@ -1,11 +1,14 @@
-//! The blocks in memory: those that are kept, weighed in bytes, and a ledger of all that exist. It owns the bound; it must
-//! never read a file.
+//! The blocks in memory: those that are kept, and a ledger of all that exist. It owns the bound; it must never read a file.
+//!
+//! moka (TinyLFU admission over LRU) decides which blocks are kept, by key and size; the blocks themselves lie in an index of
+//! this module. A look into moka costs 0.2 to 1.5 µs where the index takes 15 ns, and what moka lets go it frees at a time of its
+//! own, when no thread can be looking at it any more: here its memory is free at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hashbrown::DefaultHashBuilder;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use moka::notification::RemovalCause;
 use moka::sync::Cache;
 use prometheus::{Histogram, HistogramOpts};
@@ -62,19 +65,30 @@ impl Drop for Block {
 /// Seconds; from a block that the kernel had in memory to a disk that hangs.
 const READ_SECONDS: [f64; 12] = [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 10e-3, 50e-3, 0.25, 1.0, 5.0];
 
-/// A place of a kept block. moka frees what it has let go when no thread can be looking at it any more, which may be a while
-/// later: the block is taken out of its place at once, so that only places wait.
-struct Kept(Mutex<Option<Arc<Block>>>);
+/// Pieces of the index, each under a lock of its own.
+const PIECES: usize = 64;
 
-impl Kept {
-    fn lock(&self) -> MutexGuard<'_, Option<Arc<Block>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+/// One look in so many is told to moka. Taken evenly from hits and misses, they tell it as much: on Zipf-like accesses with
+/// exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to those with every look told, or up to
+/// 0.8 points higher (moka's counters end at 15). Of hits alone, the rates fell by up to 5 points.
+const LOOKS_PER_NOTE: u8 = 8;
+
+type Piece = Mutex<HashMap<Key, Arc<Block>>>;
+
+/// The blocks that are kept.
+struct Index(Box<[Piece]>);
+
+impl Index {
+    fn piece(&self, key: Key) -> MutexGuard<'_, HashMap<Key, Arc<Block>>> {
+        self.0[key.1 as usize % PIECES].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The blocks that are kept.
+/// The blocks that are kept, and which of them.
 pub(super) struct Store {
-    kept: Cache<Key, Arc<Kept>, DefaultHashBuilder>,
+    index: Arc<Index>,
+    /// Sizes by key.
+    choice: Cache<Key, u32, DefaultHashBuilder>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) evicted: Arc<AtomicU64>,
     pub(super) read_seconds: Histogram,
@@ -89,17 +103,15 @@ impl fmt::Debug for Store {
 
 impl Store {
     pub(super) fn new(capacity_bytes: u64) -> prometheus::Result<Self> {
+        let index = Arc::new(Index((0..PIECES).map(|_| Piece::default()).collect()));
         let evicted = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&evicted);
-        let kept = Cache::builder()
+        let (kept, count) = (Arc::clone(&index), Arc::clone(&evicted));
+        let choice = Cache::builder()
             .max_capacity(capacity_bytes)
-            .weigher(|_, kept: &Arc<Kept>| {
-                let bytes = kept.lock().as_ref().map_or(0, |block| block.bytes.len());
-                u32::try_from(bytes).unwrap_or(u32::MAX)
-            })
-            .eviction_listener(move |_, kept: Arc<Kept>, cause| {
-                drop(kept.lock().take());
+            .weigher(|_, bytes: &u32| *bytes)
+            .eviction_listener(move |key: Arc<Key>, _, cause| {
                 if cause == RemovalCause::Size {
+                    drop(kept.piece(*key).remove(&*key));
                     count.fetch_add(1, Ordering::Relaxed);
                 }
             })
@@ -107,24 +119,30 @@ impl Store {
         let help = "Time that the read of a block took.";
         let options = HistogramOpts::new("rudder_block_read_seconds", help).buckets(READ_SECONDS.to_vec());
         let read_seconds = Histogram::with_opts(options)?;
-        Ok(Self { kept, ledger: Arc::default(), evicted, read_seconds, capacity_bytes })
+        Ok(Self { index, choice, ledger: Arc::default(), evicted, read_seconds, capacity_bytes })
     }
 
     /// The block, if it is kept. Counts as a use of it, and as a wish for it if it is not.
     pub(super) fn get(&self, key: Key) -> Option<Arc<Block>> {
-        self.kept.get(&key).and_then(|kept| kept.lock().clone())
+        if fastrand::u8(..LOOKS_PER_NOTE) == 0 {
+            let _ = self.choice.get(&key);
+        }
+        self.get_again(key)
     }
 
-    /// As [`Store::get`], for a wish that was counted before.
+    /// As [`Store::get`], for a look that was counted before.
     pub(super) fn get_again(&self, key: Key) -> Option<Arc<Block>> {
-        if self.kept.contains_key(&key) { self.get(key) } else { None }
+        self.index.piece(key).get(&key).cloned()
     }
 
-    /// Offers a block; what is used least is let go for it, or the block itself.
+    /// Offers a block that is not kept; what is used least is let go for it, or the block itself. Offers of one key come
+    /// one at a time.
     pub(super) fn offer(&self, key: Key, block: &Arc<Block>) {
-        self.kept.insert(key, Arc::new(Kept(Mutex::new(Some(Arc::clone(block))))));
+        // First into the index: what moka lets go has to be found there.
+        self.index.piece(key).insert(key, Arc::clone(block));
+        self.choice.insert(key, u32::try_from(block.bytes.len()).unwrap_or(u32::MAX));
         // moka notes inserts and makes room later, by its own count of entries; a block is large, so do it now.
-        self.kept.run_pending_tasks();
+        self.choice.run_pending_tasks();
     }
 
     pub(super) fn capacity_bytes(&self) -> u64 {
@@ -133,7 +151,7 @@ impl Store {
 
     /// Bytes and number of the blocks that are kept.
     pub(super) fn kept(&self) -> (u64, u64) {
-        self.kept.run_pending_tasks();
-        (self.kept.weighted_size(), self.kept.entry_count())
+        self.choice.run_pending_tasks();
+        (self.choice.weighted_size(), self.choice.entry_count())
     }
 }
