@@ -5,6 +5,7 @@
 use super::engine::{Engine, Job};
 use super::error::RequestError;
 use super::gather::Out;
+use crate::cache::prefetch;
 use crate::dataset::{BlockShard, ReadError, Table, WantedRow};
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ pub(super) async fn take_resident(table: &Table, wanted: &mut Vec<WantedRow>, ou
         if turn > 0 {
             tokio::task::yield_now().await;
         }
-        blocks.take_resident(rows, &mut absent, |at, row| out.write(at as usize * table.row_bytes, row));
+        blocks.take_resident(rows, &mut absent, prefetch::row, |at, row| out.write(at as usize * table.row_bytes, row));
     }
     *wanted = absent;
 }
@@ -68,6 +69,6 @@ pub(super) fn copy_rows(
     wanted.sort_unstable();
     let mut put = |at: u32, row: &[u8]| out[at as usize * row_bytes..][..row_bytes].copy_from_slice(row);
     let mut absent = Vec::new();
-    shard.take_resident(&wanted, &mut absent, &mut put);
+    shard.take_resident(&wanted, &mut absent, prefetch::row, &mut put);
     if absent.is_empty() { Ok(()) } else { tokio::task::block_in_place(|| shard.read(&absent, &mut put)) }
 }

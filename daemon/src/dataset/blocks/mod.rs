@@ -10,6 +10,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
@@ -25,7 +26,13 @@ use super::error::DatasetError;
 pub use error::{BlockCacheError, ReadError};
 use file::{Layout, ReadAt, ShardFile};
 use readers::{Ask, Readers};
-use store::Store;
+use store::{Block, Store};
+
+/// Blocks looked up ahead of the one that rows are copied from.
+const BLOCKS_AHEAD: usize = 4;
+
+/// Rows of a block asked for ahead of the one that is copied.
+const ROWS_AHEAD: usize = 4;
 
 /// How a block cache is made; see the keys of the same names in `docs/configuration.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,18 +193,32 @@ impl BlockShard {
     }
 
     /// Hands to `put` the rows of `wanted` whose blocks are in memory, by their takers' numbers, and adds the others to
-    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits.
-    pub fn take_resident(&self, wanted: &[WantedRow], absent: &mut Vec<WantedRow>, mut put: impl FnMut(u32, &[u8])) {
+    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` is told of rows a while
+    /// before they are handed over, to have them brought near the core.
+    pub fn take_resident(
+        &self,
+        wanted: &[WantedRow],
+        absent: &mut Vec<WantedRow>,
+        touch: impl Fn(&[u8]),
+        mut put: impl FnMut(u32, &[u8]),
+    ) {
         let mut resident = 0;
+        let mut touched: VecDeque<(Arc<Block>, &[WantedRow])> = VecDeque::with_capacity(BLOCKS_AHEAD);
         for run in self.runs(wanted) {
-            match self.cache.store.get((self.file.table, self.block_of(run[0].row))) {
-                Some(block) => {
-                    self.hand_over(run, block.bytes(), &mut put);
-                    resident += run.len() as u64;
-                }
-                None => absent.extend_from_slice(run),
+            let Some(block) = self.cache.store.get((self.file.table, self.block_of(run[0].row))) else {
+                absent.extend_from_slice(run);
+                continue;
+            };
+            resident += run.len() as u64;
+            run.iter().take(ROWS_AHEAD).for_each(|wanted| touch(self.row_in(block.bytes(), wanted.row)));
+            if touched.len() == BLOCKS_AHEAD
+                && let Some((block, run)) = touched.pop_front()
+            {
+                self.hand_over(run, block.bytes(), &touch, &mut put);
             }
+            touched.push_back((block, run));
         }
+        touched.iter().for_each(|(block, run)| self.hand_over(run, block.bytes(), &touch, &mut put));
         self.file.counts.resident_rows.fetch_add(resident, Ordering::Relaxed);
     }
 
@@ -235,7 +256,7 @@ impl BlockShard {
             }
             for (block, outcome) in arrived {
                 let loan = outcome?;
-                self.hand_over(awaited.remove(&block).unwrap_or_default(), loan.bytes(), &mut put);
+                self.hand_over(awaited.remove(&block).unwrap_or_default(), loan.bytes(), &|_| (), &mut put);
             }
         }
         Ok(())
@@ -259,12 +280,18 @@ impl BlockShard {
         row / self.file.rows_per_block
     }
 
-    fn hand_over(&self, run: &[WantedRow], block: &[u8], put: &mut impl FnMut(u32, &[u8])) {
-        let row_bytes = self.file.row_bytes;
-        for wanted in run {
-            let start = (wanted.row % self.file.rows_per_block) as usize * row_bytes;
-            put(wanted.at, &block[start..start + row_bytes]);
+    fn hand_over(&self, run: &[WantedRow], block: &[u8], touch: &impl Fn(&[u8]), put: &mut impl FnMut(u32, &[u8])) {
+        for (i, wanted) in run.iter().enumerate() {
+            if let Some(ahead) = run.get(i + ROWS_AHEAD) {
+                touch(self.row_in(block, ahead.row));
+            }
+            put(wanted.at, self.row_in(block, wanted.row));
         }
+    }
+
+    fn row_in<'a>(&self, block: &'a [u8], row: u64) -> &'a [u8] {
+        let start = (row % self.file.rows_per_block) as usize * self.file.row_bytes;
+        &block[start..start + self.file.row_bytes]
     }
 
     fn timeout(&self, block: u64) -> ReadError {
