@@ -123,8 +123,10 @@ fn the_metrics_count_blocks() {
     let family = |name: &str| families.iter().find(|family| family.name() == name).unwrap();
     let rows_by_source = family("rudder_block_rows_total").get_metric();
     let rows_of = |wanted: [&str; 2]| {
-        let metric =
-            rows_by_source.iter().find(|metric| metric.get_label().iter().map(|label| label.value()).eq(wanted));
+        let metric = rows_by_source.iter().find(|metric| {
+            let [source, table] = metric.get_label() else { return false };
+            [source.value(), table.value()] == wanted
+        });
         metric.unwrap().get_counter().get_value()
     };
     assert_eq!((rows_of(["awaited", "feat"]), rows_of(["resident", "feat"])), (2000.0, 2000.0));
