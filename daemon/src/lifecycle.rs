@@ -6,6 +6,7 @@ use crate::{
     admin::{Admin, AdminError, AdminState, Metrics},
     config::Config,
     recording::{TraceAnswer, TraceCall, TraceError},
+    tools::{ToolAnswer, ToolCall, ToolError},
 };
 use prometheus::core::Collector;
 use sd_notify::NotifyState;
@@ -42,6 +43,12 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// [`TraceError`] naming the table.
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
+
+    /// Carries out a tool call; may block for as long as `cache.tool_wait_ms` says.
+    ///
+    /// # Errors
+    /// [`ToolError`] naming the argument or table.
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
 
     /// The metrics of all its modules.
     fn collectors(&self) -> Vec<Box<dyn Collector>>;
@@ -120,6 +127,15 @@ impl<S: Service> AdminState for Daemon<S> {
         match self.look() {
             (Some(service), _) => service.trace(call),
             (None, reason) => Err(TraceError::NotServing(reason.unwrap_or("starting").to_owned())),
+        }
+    }
+
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        match self.look() {
+            (Some(service), _) => service.tool(call),
+            (None, reason) => {
+                Err(ToolError::NotServing { tool: call.tool(), why: reason.unwrap_or("starting").to_owned() })
+            }
         }
     }
 }
@@ -236,7 +252,9 @@ mod tests {
         fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
             Err(TraceError::NotRecording { table: call.table().to_owned() })
         }
-
+        fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+            Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
+        }
         fn collectors(&self) -> Vec<Box<dyn Collector>> {
             vec![Box::new(prometheus::IntGauge::new("rudder_pretend", "For this test").unwrap())]
         }

@@ -6,9 +6,11 @@ use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, Lookahe
 use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
+use crate::memory::MemorySource;
 use crate::peers::{Identity, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
+use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText, SteerSettings};
+use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
@@ -101,8 +103,10 @@ impl Node {
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: lookahead_settings(&config.lookahead),
+            steer: steer_settings(&config.cache),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
+        watch_memory(&config.cache, &engine, &network);
         set_priors(&config.cache, &dataset, &engine)?;
         let status = status_text(&config, &dataset, &engine, &peers, started);
         let local = {
@@ -134,6 +138,13 @@ impl Service for Node {
 
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
         self.engine.trace(call)
+    }
+
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        let [_, Some(network)] = &self.runtimes else {
+            return Err(ToolError::NotServing { tool: call.tool(), why: "the daemon has stopped".to_owned() });
+        };
+        network.block_on(self.engine.tool(call))
     }
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
@@ -211,6 +222,8 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         table_rows: table.rows,
         row_bytes: table.row_bytes,
         capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
+        ceiling_rows: usize::try_from(config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes))
+            .unwrap_or(usize::MAX),
         policy: policy_spec(config, policy),
         seed: config.seed,
     }
@@ -231,6 +244,33 @@ pub(crate) fn policy_spec(config: &CacheConfig, policy: Policy) -> PolicySpec {
         Policy::Sieve => PolicySpec::Sieve,
         Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
     }
+}
+
+fn steer_settings(config: &CacheConfig) -> SteerSettings {
+    let CacheConfig { memory_share, pressure_share, tool_wait_ms, .. } = *config;
+    SteerSettings { memory_share, pressure_share, wait: Duration::from_millis(tool_wait_ms) }
+}
+
+/// Fits the caches into the memory there is, and looks at it from then on, for as long as the engine is there.
+fn watch_memory(config: &CacheConfig, engine: &Arc<Engine>, network: &Runtime) {
+    if config.memory_poll_ms == 0 {
+        return;
+    }
+    let source = MemorySource::find(Some(config.cgroup.as_path()).filter(|dir| !dir.as_os_str().is_empty()));
+    if let Some(reading) = source.read() {
+        engine.fit(reading);
+    }
+    let (engine, pause) = (Arc::downgrade(engine), Duration::from_millis(config.memory_poll_ms));
+    network.spawn(async move {
+        loop {
+            tokio::time::sleep(pause).await;
+            let (Some(engine), source) = (engine.upgrade(), source.clone()) else { return };
+            let relieved = tokio::task::spawn_blocking(move || source.read().map(|reading| engine.relieve(reading)));
+            if relieved.await.is_err() {
+                tracing::error!("looking at the memory failed");
+            }
+        }
+    });
 }
 
 /// Tells the caches the edges from this partition to each remote vertex, where the dataset holds its graph.
@@ -300,6 +340,9 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
             "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
             "network_buffer_bytes": peers.pooled_bytes(),
             "block_cache_bytes": blocks.map_or(0, |blocks| blocks.held_bytes),
+            "limit_bytes": serving.memory.limit_bytes,
+            "used_bytes": serving.memory.used_bytes,
+            "pressure_shrinks": serving.memory.pressure_shrinks,
         },
         "blocks": blocks,
         "tables": serving.tables,

@@ -1,4 +1,5 @@
-//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`.
+//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`,
+//! `/v1/tools`.
 //!
 //! It reads what the rest of the daemon shows through [`AdminState`] and the collectors registered in [`Metrics`]; it must
 //! never be able to slow the fetch path: it has its own limits on connections and waits, and takes no lock of its own while
@@ -18,6 +19,7 @@ pub use metrics::Metrics;
 pub use server::Admin;
 
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
+use crate::tools::{ToolAnswer, ToolCall, ToolError};
 
 /// What the HTTP interface can ask of the daemon. Its calls may block for a short time: they run on blocking threads.
 pub trait AdminState: Send + Sync + 'static {
@@ -35,4 +37,10 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// [`TraceError`] naming the table.
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
+
+    /// The answer of `POST /v1/tools/{tool}`.
+    ///
+    /// # Errors
+    /// [`ToolError`] naming the argument or table.
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
 }

@@ -1,15 +1,19 @@
-//! The paths and their answers. It must never change what trainers are served: all it can start is a recording.
+//! The paths and their answers. It must never change what trainers are served: all it can start is a recording or a
+//! tool call, which the engine bounds.
 
 use super::{AdminState, Metrics, token::Token};
 use crate::recording::{TraceCall, TraceError};
+use crate::tools::{ToolCall, ToolError};
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    body::Bytes,
+    extract::{Path, Request, State},
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde_json::{Map, Value};
 use std::{sync::Arc, time::Duration};
 
 /// What the handlers share.
@@ -27,6 +31,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/trace", post(trace))
+        .route("/v1/tools/{tool}", post(tool))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -63,6 +68,26 @@ async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Res
     }
 }
 
+/// The body is the tool's arguments as a JSON object; none at all stands for an empty one.
+async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Bytes) -> Response {
+    let refused = |status, error: &ToolError| (status, format!("{error}\n")).into_response();
+    let arguments = if body.is_empty() { Ok(Value::Object(Map::new())) } else { serde_json::from_slice(&body) };
+    let call = arguments
+        .map_err(|error| ToolError::Unreadable(error.to_string()))
+        .and_then(|arguments| ToolCall::from_arguments(&tool, arguments));
+    let call = match call {
+        Ok(call) => call,
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &error),
+    };
+    match blocking(move || shared.state.tool(call)).await {
+        Some(Ok(answer)) => Json(answer).into_response(),
+        Some(Err(error @ ToolError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
+        Some(Err(error @ ToolError::NotServing { .. })) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Some(Err(error)) => refused(StatusCode::BAD_REQUEST, &error),
+        None => broken("the tool panicked"),
+    }
+}
+
 async fn ready(State(shared): State<Shared>) -> Response {
     match blocking(move || shared.state.ready()).await {
         Some(Ok(())) => "ready\n".into_response(),
@@ -72,8 +97,10 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown(uri: Uri) -> Response {
-    let text =
-        format!("no such path: {}; there are /metrics, /healthz, /readyz, /v1/status and /v1/trace\n", uri.path());
+    let text = format!(
+        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/trace and /v1/tools\n",
+        uri.path()
+    );
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

@@ -11,6 +11,7 @@ mod http;
 pub mod import;
 pub mod replay;
 pub mod status;
+pub mod tool;
 pub mod trace;
 
 use clap::{Parser, Subcommand};
@@ -130,6 +131,8 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
+    /// Steers the caches of a running daemon: the same tools that an agent calls
+    Tool(tool::ToolArgs),
 }
 
 impl Command {
@@ -142,6 +145,7 @@ impl Command {
             Command::Replay(args) => replay::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Status(args) => status::run(args),
+            Command::Tool(args) => tool::run(args),
         }
     }
 }

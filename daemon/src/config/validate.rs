@@ -119,6 +119,18 @@ impl Config {
         if !(cache.alpha > 0.0 && cache.alpha <= 1.0) {
             return wrong("cache.alpha", cache.alpha, "not above 0 and at most 1", "write for example 0.05");
         }
+        for (key, share) in [("cache.memory_share", cache.memory_share), ("cache.pressure_share", cache.pressure_share)]
+        {
+            if !(share > 0.0 && share <= 1.0) {
+                return wrong(key, share, "not above 0 and at most 1", "write a share of the limit, such as 0.9");
+            }
+        }
+        if cache.pressure_share < cache.memory_share {
+            let problem = format!("below cache.memory_share, {}", cache.memory_share);
+            return wrong("cache.pressure_share", cache.pressure_share, problem, "write a share at least as large");
+        }
+        within("cache.memory_poll_ms", cache.memory_poll_ms, 0..=*WAIT_MS.end())?;
+        within("cache.tool_wait_ms", cache.tool_wait_ms, WAIT_MS)?;
         within("cache.sample", cache.sample, 1..=1024)
     }
 

@@ -6,16 +6,16 @@ use super::ahead::Ahead;
 use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
-use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
-use crate::cache::{BatchKey, CacheError, CacheSpec, TableCache};
+use super::steer::{Pressure, SteerSettings};
+use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,6 +43,8 @@ pub struct EngineParts {
     pub gather_threads: usize,
     /// What bounds lookahead.
     pub lookahead: lookahead::Settings,
+    /// What bounds tool calls.
+    pub steer: SteerSettings,
 }
 
 /// Why an engine cannot be made.
@@ -68,6 +70,8 @@ pub struct Engine {
     pub(super) started: Instant,
     pub(super) stall_ns: AtomicU64,
     pub(super) fetch_seconds: prometheus::Histogram,
+    pub(super) steer: SteerSettings,
+    pub(super) pressure: Pressure,
     draining: AtomicBool,
 }
 
@@ -128,6 +132,26 @@ pub(super) enum Reason {
     Policy,
     /// A trainer has announced them.
     Lookahead,
+    /// A tool call brings them in.
+    Tool,
+    /// A trainer wants them here.
+    Warm,
+}
+
+impl Reason {
+    /// All of them.
+    pub(super) const ALL: [Reason; 5] = [Reason::Demand, Reason::Policy, Reason::Lookahead, Reason::Tool, Reason::Warm];
+
+    /// The name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reason::Demand => "demand",
+            Reason::Policy => "prefetch",
+            Reason::Lookahead => "lookahead",
+            Reason::Tool => "tool",
+            Reason::Warm => "warm",
+        }
+    }
 }
 
 impl Engine {
@@ -155,6 +179,8 @@ impl Engine {
             started: Instant::now(),
             stall_ns: AtomicU64::new(0),
             fetch_seconds: super::metrics::fetch_seconds()?,
+            steer: parts.steer,
+            pressure: Pressure::default(),
             draining: AtomicBool::new(false),
         }))
     }
@@ -385,14 +411,15 @@ impl Engine {
             let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
             state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
         }
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), consumed);
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {
             self.unstage(table, batch);
             self.order_ahead(table);
         }
         if !wanted.is_empty() {
-            self.bring_in(table, wanted);
+            let engine = Arc::clone(self);
+            self.network.spawn(async move { engine.bring_in(table, wanted, Reason::Policy, Fill::Policy).await });
         }
     }
 
@@ -402,23 +429,32 @@ impl Engine {
         ids.iter().filter_map(|&id| book.locate(u64::from(id)).map(|location| (id, location.part))).collect()
     }
 
-    /// Fetches rows that the policy wants and nobody waits for.
-    fn bring_in(self: &Arc<Self>, table: usize, wanted: Vec<u32>) {
-        let rows = self.with_owners(table, &self.tables[table].flights.absent(wanted));
-        let engine = Arc::clone(self);
-        self.network.spawn(async move {
-            let claim = engine.order(table, &rows, Reason::Policy);
-            for flight in &claim.flights {
-                if let Err(error) = flight.landing().await {
-                    tracing::warn!(%error, rows = rows.len(), "rows that the policy wants could not be brought in");
-                }
+    /// The runtime that drives requests to peers.
+    pub(super) fn network(&self) -> &Handle {
+        &self.network
+    }
+
+    /// Fetches absent rows that no trainer waits for, each of `wanted` once, and offers them to the cache. Answers how many
+    /// took a slot.
+    pub(super) async fn bring_in(
+        self: &Arc<Self>,
+        table: usize,
+        wanted: Vec<u32>,
+        reason: Reason,
+        fill: Fill,
+    ) -> usize {
+        let state = &self.tables[table];
+        let rows = self.with_owners(table, &state.flights.absent(wanted));
+        let claim = self.order(table, &rows, reason);
+        for flight in &claim.flights {
+            if let Err(error) = flight.landing().await {
+                tracing::warn!(%error, rows = rows.len(), reason = reason.name(), "rows could not be brought in");
             }
-            let state = &engine.tables[table];
-            let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
-            let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
-            state.cache.fill(&ids, |i| claim.row(landed[i]).unwrap_or_default());
-            state.flights.retire(&claim);
-        });
+        }
+        let ids: Vec<u32> = rows.iter().map(|&(id, _)| id).collect();
+        let filled = state.cache.fill(&ids, |i| claim.row(i), fill);
+        state.flights.retire(&claim);
+        filled
     }
 
     /// The collectors of the fetch path and the cache.
@@ -446,21 +482,4 @@ fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> R
         }
         (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
-}
-
-/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
-/// among them.
-fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
-    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
-    let mut rows = Vec::with_capacity(misses.len());
-    let seats = misses
-        .iter()
-        .map(|miss| {
-            *places.entry(miss.id).or_insert_with(|| {
-                rows.push((miss.id, miss.part));
-                (rows.len() - 1) as u32
-            })
-        })
-        .collect();
-    (rows, seats)
 }

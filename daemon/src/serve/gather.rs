@@ -4,6 +4,7 @@
 
 use crate::cache::{TableCache, prefetch};
 use crate::dataset::{Table, WantedRow};
+use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -140,6 +141,23 @@ fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
             out.write((first + i) * row_bytes, source);
         }
     }
+}
+
+/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
+/// among them.
+pub(super) fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
+    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
+    let mut rows = Vec::with_capacity(misses.len());
+    let seats = misses
+        .iter()
+        .map(|miss| {
+            *places.entry(miss.id).or_insert_with(|| {
+                rows.push((miss.id, miss.part));
+                (rows.len() - 1) as u32
+            })
+        })
+        .collect();
+    (rows, seats)
 }
 
 /// The yardstick of `rudder bench fetch`: the same copies with the same prefetching inside one process, from an array of

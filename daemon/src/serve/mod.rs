@@ -22,12 +22,14 @@ mod socket;
 mod source;
 mod stats;
 mod status;
+mod steer;
 
 pub use engine::{Engine, EngineError, EngineParts};
 pub use error::ServeError;
 pub use gather::gather_in_process;
 pub use source::ShardSource;
-pub use status::{EngineStatus, FetchedRows, LookaheadStatus, NetworkRows, TableStatus};
+pub use status::{EngineStatus, FetchedRows, LookaheadStatus, MemoryStatus, NetworkRows, TableStatus};
+pub use steer::SteerSettings;
 
 use crate::config::LocalConfig;
 use error::RequestError;

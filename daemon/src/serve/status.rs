@@ -1,7 +1,7 @@
 //! What the fetch path says of itself on `/v1/status` and to clients. Field names are an interface: see
 //! `docs/operations.md`.
 
-use super::engine::Engine;
+use super::engine::{Engine, Reason};
 use crate::dataset::{BlockShard, BlockShardStatus};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +23,8 @@ pub struct TableStatus {
     pub policy: &'static str,
     /// Rows the cache may hold.
     pub capacity_rows: usize,
+    /// Rows that configuration and memory allow it now.
+    pub ceiling_rows: u64,
     /// Rows it holds.
     pub cached_rows: u64,
     /// Their bytes.
@@ -37,8 +39,10 @@ pub struct TableStatus {
     pub network: NetworkRows,
     /// What became of announced batches.
     pub lookahead: LookaheadStatus,
-    /// Rows that lost their slot.
+    /// Rows that lost their slot to another.
     pub evicted_rows: u64,
+    /// Rows that lost their slot because the cache shrank.
+    pub shrunk_rows: u64,
     /// Times that the accesses were found shifted and history was forgotten.
     pub shifts: u64,
     /// Fetches that failed.
@@ -69,6 +73,10 @@ pub struct NetworkRows {
     pub prefetch_rows: u64,
     /// Because a trainer had announced them.
     pub lookahead_rows: u64,
+    /// Because a tool call brought them in.
+    pub tool_rows: u64,
+    /// Because a trainer wanted them here before it used them.
+    pub warm_rows: u64,
     /// Bytes of all of them, without headers.
     pub bytes: u64,
 }
@@ -90,6 +98,17 @@ pub struct LookaheadStatus {
     pub horizon: u32,
 }
 
+/// How full memory is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MemoryStatus {
+    /// Limit of the cgroup, or memory of the machine; 0 while unknown.
+    pub limit_bytes: u64,
+    /// In use under that limit, without pages of files.
+    pub used_bytes: u64,
+    /// Times that memory ran short and caches were shrunk.
+    pub pressure_shrinks: u64,
+}
+
 /// The state of the fetch path.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStatus {
@@ -97,6 +116,8 @@ pub struct EngineStatus {
     pub tables: Vec<TableStatus>,
     /// Time that trainers waited for peers, all together.
     pub stall_seconds: f64,
+    /// Memory under the limit of the cgroup or machine, when it was last looked at.
+    pub memory: MemoryStatus,
     /// Trainers that report their progress; while 0, EPOCH scores fall back to decayed frequency.
     pub trainers_reporting: usize,
     /// What the scores of policy `epoch` are made of now: `progress` or `frequency`.
@@ -111,6 +132,11 @@ impl Engine {
         EngineStatus {
             tables: (0..self.tables.len()).map(|at| self.table_status(at)).collect(),
             stall_seconds: self.stalled().as_secs_f64(),
+            memory: MemoryStatus {
+                limit_bytes: self.pressure.limit_bytes.load(Ordering::Relaxed),
+                used_bytes: self.pressure.used_bytes.load(Ordering::Relaxed),
+                pressure_shrinks: self.pressure.shrinks.load(Ordering::Relaxed),
+            },
             trainers_reporting,
             scores: if trainers_reporting > 0 { "progress" } else { "frequency" },
         }
@@ -120,9 +146,8 @@ impl Engine {
         let (table, state) = (&self.dataset.tables()[at], &self.tables[at]);
         let (stats, cache) = (&state.stats, &state.cache);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (demand_rows, prefetch_rows) = (read(&stats.demand_rows), read(&stats.prefetch_rows));
-        let lookahead_rows = read(&stats.lookahead_rows);
-        let ahead = state.ahead.status(cache.spec().capacity_rows);
+        let crossed = |reason| read(stats.crossed(reason));
+        let ahead = state.ahead.status(cache.capacity_rows());
         TableStatus {
             name: table.name.clone(),
             dtype: table.dtype.name(),
@@ -130,7 +155,8 @@ impl Engine {
             rows: table.rows,
             local_rows: table.shard.rows(),
             policy: cache.spec().policy.name(),
-            capacity_rows: cache.spec().capacity_rows,
+            capacity_rows: cache.capacity_rows(),
+            ceiling_rows: self.ceiling(at).0,
             cached_rows: cache.used_rows(),
             cache_bytes: cache.row_bytes_held(),
             bookkeeping_bytes: cache.bookkeeping_bytes(),
@@ -142,10 +168,12 @@ impl Engine {
                 peer: read(&stats.peer_rows),
             },
             network: NetworkRows {
-                demand_rows,
-                prefetch_rows,
-                lookahead_rows,
-                bytes: (demand_rows + prefetch_rows + lookahead_rows) * table.row_bytes as u64,
+                demand_rows: crossed(Reason::Demand),
+                prefetch_rows: crossed(Reason::Policy),
+                lookahead_rows: crossed(Reason::Lookahead),
+                tool_rows: crossed(Reason::Tool),
+                warm_rows: crossed(Reason::Warm),
+                bytes: Reason::ALL.into_iter().map(crossed).sum::<u64>() * table.row_bytes as u64,
             },
             lookahead: LookaheadStatus {
                 announced_batches: ahead.counts.announced,
@@ -156,6 +184,7 @@ impl Engine {
                 horizon: ahead.horizon,
             },
             evicted_rows: read(&cache.stats().evicted_rows),
+            shrunk_rows: read(&cache.stats().shrunk_rows),
             shifts: read(&cache.stats().shifts),
             failed_fetches: read(&stats.failed_fetches),
             blocks: table.shard.blocks().map(BlockShard::status),
