@@ -2,8 +2,8 @@
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
-use crate::config::{CacheConfig, Config, Invalid, LookaheadConfig, Policy};
-use crate::dataset::{Dataset, DatasetError, Table, Verify};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
+use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
 use crate::memory::MemorySource;
@@ -176,12 +176,25 @@ fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
         crate::config::Verify::Full => Verify::Full,
         crate::config::Verify::Shape => Verify::Shape,
     };
+    let blocks = block_settings(&config.dataset);
     let begin = Instant::now();
-    let dataset = Dataset::open(&config.dataset.path, config.node.index, verify, &|done, total| {
+    let dataset = Dataset::open_with(&config.dataset.path, config.node.index, verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
     Ok(dataset)
+}
+
+fn block_settings(config: &DatasetConfig) -> Option<BlockSettings> {
+    match config.access {
+        Access::Map => None,
+        Access::Blocks => Some(BlockSettings {
+            block_bytes: config.block_bytes,
+            cache_bytes: config.block_cache_bytes,
+            reads_max: config.reads_max,
+            read_timeout: Duration::from_millis(config.read_timeout_ms),
+        }),
+    }
 }
 
 fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), StartError> {
@@ -306,6 +319,7 @@ fn status_text(
 
 fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
     let serving = engine.status();
+    let blocks = dataset.blocks().map(|cache| cache.status());
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -325,10 +339,12 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
             "cache_bytes": sum(|table| table.cache_bytes),
             "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
             "network_buffer_bytes": peers.pooled_bytes(),
+            "block_cache_bytes": blocks.map_or(0, |blocks| blocks.held_bytes),
             "limit_bytes": serving.memory.limit_bytes,
             "used_bytes": serving.memory.used_bytes,
             "pressure_shrinks": serving.memory.pressure_shrinks,
         },
+        "blocks": blocks,
         "tables": serving.tables,
         "peers": peers.status(),
         "peer_totals": peers.stats().totals,

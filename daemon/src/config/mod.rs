@@ -24,7 +24,7 @@ mod values;
 
 pub use admin::AdminConfig;
 pub use cache::{CacheConfig, Policy, TableCacheConfig};
-pub use dataset::{DatasetConfig, Verify};
+pub use dataset::{Access, DatasetConfig, Verify};
 pub use error::{ConfigError, Invalid, WrongType};
 pub use layers::{Layers, Origin};
 pub use local::LocalConfig;

@@ -1,6 +1,6 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
-use super::{Config, Invalid, InvalidPeersKey};
+use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -16,6 +16,7 @@ impl Config {
     /// The first key that makes no sense.
     pub fn validate(&self) -> Verdict {
         self.validate_node()?;
+        self.validate_dataset()?;
         self.validate_local()?;
         self.validate_cache()?;
         self.validate_lookahead()?;
@@ -67,11 +68,27 @@ impl Config {
     }
 
     fn validate_node(&self) -> Verdict {
-        within("node.drain_ms", self.node.drain_ms, 0..=*WAIT_MS.end())?;
+        within("node.drain_ms", self.node.drain_ms, 0..=*WAIT_MS.end())
+    }
+
+    fn validate_dataset(&self) -> Verdict {
         if self.dataset.path.as_os_str().is_empty() {
             return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
         }
-        Ok(())
+        let DatasetConfig { block_bytes, block_cache_bytes, reads_max, read_timeout_ms, .. } = self.dataset;
+        within("dataset.block_bytes", block_bytes, 4 << 10..=64 << 20)?;
+        within("dataset.block_cache_bytes", block_cache_bytes, 4 << 10..=1 << 50)?;
+        if block_cache_bytes < block_bytes as u64 {
+            let problem = format!("no block of dataset.block_bytes = {block_bytes} fits");
+            return wrong(
+                "dataset.block_cache_bytes",
+                block_cache_bytes,
+                problem,
+                "write at least some hundred blocks",
+            );
+        }
+        within("dataset.reads_max", reads_max, 1..=1024)?;
+        within("dataset.read_timeout_ms", read_timeout_ms, WAIT_MS)
     }
 
     fn validate_local(&self) -> Verdict {

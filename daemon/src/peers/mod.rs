@@ -92,9 +92,12 @@ pub enum SourceError {
         /// Rows of the table over all partitions.
         rows: u64,
     },
-    /// The rows could not be read.
+    /// The rows could not be had.
     #[error("{0}")]
     Failed(String),
+    /// The file that holds the rows could not be read.
+    #[error("{0}")]
+    Storage(String),
 }
 
 impl From<SourceError> for RemoteError {
@@ -104,6 +107,7 @@ impl From<SourceError> for RemoteError {
             SourceError::NotOwned { id } => Self::NotOwned { id },
             SourceError::OutOfRange { id, rows } => Self::OutOfRange { id, rows },
             SourceError::Failed(text) => Self::Internal(wire::short_text(&text)),
+            SourceError::Storage(text) => Self::Storage(wire::short_text(&text)),
         }
     }
 }

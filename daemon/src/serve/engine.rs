@@ -3,9 +3,10 @@
 //! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
 
 use super::ahead::Ahead;
+use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
-use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
@@ -15,7 +16,6 @@ use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -277,10 +277,19 @@ impl Engine {
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
-        let Found { local, hits, misses } = self.gather_here(job).await?;
+        let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        unmapped.sort_unstable();
+        let reading = self.read_blocks(job, unmapped);
         let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
         let (missed, seats) = unique(&misses);
-        let claim = self.land(job, &misses, (&missed, &seats)).await?;
+        let landed = self.land(job, &misses, (&missed, &seats)).await;
+        // Before any answer, a failure too: the trainer may use the place of its rows for something else then.
+        let read = reading.await;
+        let claim = landed?;
+        if let Err(error) = read {
+            self.tables[job.table].flights.retire(&claim);
+            return Err(error);
+        }
         sources.staged = seats.iter().filter(|&&seat| claim.was_ready(seat as usize)).count() as u64;
         sources.peer = misses.len() as u64 - sources.staged;
         let missed = missed.into_iter().map(|(id, _)| id).collect();
@@ -318,6 +327,7 @@ impl Engine {
                 tokio::task::yield_now().await;
             }
         }
+        blocks::take_resident(table, &mut found.unmapped, &job.out).await;
         Ok(found)
     }
 
@@ -452,7 +462,9 @@ impl Engine {
     /// # Errors
     /// When a metric cannot be made.
     pub fn collectors(self: &Arc<Self>) -> prometheus::Result<Vec<Box<dyn prometheus::core::Collector>>> {
-        super::metrics::collectors(self)
+        let mut all = super::metrics::collectors(self)?;
+        all.extend(super::block_metrics::collectors(&self.dataset)?);
+        Ok(all)
     }
 
     /// Time that trainers have waited for peers, all of them together.
@@ -470,21 +482,4 @@ fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> R
         }
         (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
-}
-
-/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
-/// among them.
-fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
-    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
-    let mut rows = Vec::with_capacity(misses.len());
-    let seats = misses
-        .iter()
-        .map(|miss| {
-            *places.entry(miss.id).or_insert_with(|| {
-                rows.push((miss.id, miss.part));
-                (rows.len() - 1) as u32
-            })
-        })
-        .collect();
-    (rows, seats)
 }

@@ -1,5 +1,6 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::dataset::ReadError;
 use crate::lookahead::AnnounceError;
 use crate::peers::PeerError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
@@ -39,6 +40,8 @@ pub(super) enum RequestError {
     Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
+    Shard { table: String, rows: usize, cause: Arc<ReadError> },
     #[error("this daemon is draining: it is about to stop and takes no new fetches; fetch again when it is back")]
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
@@ -60,6 +63,7 @@ impl RequestError {
             Self::Peer { cause, .. } if matches!(**cause, PeerError::ShuttingDown { .. }) => ErrorCode::Draining,
             Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
             Self::Peer { .. } => ErrorCode::PeerFailed,
+            Self::Shard { .. } => ErrorCode::Storage,
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,
         }

@@ -6,6 +6,8 @@
 //! not the owner's.
 
 mod ahead;
+mod block_metrics;
+mod blocks;
 mod engine;
 mod error;
 mod flights;
