@@ -101,7 +101,7 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
     };
     let capacity = Capacity::Rows(u64::from(args.cached_rows));
     let threads = args.gather_threads;
-    let cluster = Cluster::start(&stage, &site, &folder, &|config| {
+    let cluster = Cluster::start(&stage, &site, &folder, 1, &|config| {
         config.cache.policy = Policy::Epoch;
         config.cache.capacity = capacity;
         config.local.gather_threads = threads;

@@ -40,6 +40,8 @@ pub(super) enum Message {
 /// What a trainer counted while it trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainerReport {
+    /// Minibatches it fetched.
+    pub(super) fetches: u64,
     /// Seconds inside `fetch`.
     pub(super) stall_seconds: f64,
     /// Rows it asked for that other nodes own.

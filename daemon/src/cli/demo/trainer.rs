@@ -257,6 +257,7 @@ impl<'a> Trainer<'a> {
         let begun = Instant::now();
         let rows = self.client.fetch(TABLE, &self.batch.inputs)?;
         self.report.stall_seconds += begun.elapsed().as_secs_f64();
+        self.report.fetches += 1;
         let own = u64::from(self.role.vertices[0])..u64::from(self.role.vertices[1]);
         let remote = self.batch.inputs.iter().filter(|input| !own.contains(input)).count() as u64;
         self.report.remote_rows += remote;
