@@ -19,16 +19,19 @@ if [ ! -f "$out/powerlaw/node3/meta.json" ]; then
 fi
 
 results=()
-# Name of the results, then the trace.
-replay() {
+# $1 names the results of a part; the rest are arguments of `rudder replay`.
+part() {
   if [ ! -f "$out/$1.json" ]; then
-    "$rudder" replay "$2" --capacity 0.05,0.15,0.25,0.5 --policy all --lookahead 0,8,16,4x --json > "$out/$1.part"
+    "$rudder" replay --json "${@:2}" > "$out/$1.part"
     mv "$out/$1.part" "$out/$1.json"
   fi
-  if [ ! -f "$out/$1.far.json" ]; then
-    "$rudder" replay "$2" --capacity 0.05,0.15,0.25,0.5 --policy epoch --lookahead 2x,4x,8x,16x --json > "$out/$1.part"
-    mv "$out/$1.part" "$out/$1.far.json"
-  fi
+}
+# $1 names the results, $2 is the trace. All policies without lookahead, `epoch` with several; and, as the choice of victims is
+# `epoch`'s alone, the others with lookahead at one capacity only.
+replay() {
+  part "$1" "$2" --capacity 0.05,0.15,0.25,0.5 --policy all --lookahead 0
+  part "$1.epoch" "$2" --capacity 0.05,0.15,0.25,0.5 --policy epoch --lookahead 0,8,16,2x,4x,8x,16x
+  part "$1.staged" "$2" --capacity 0.15 --policy all --lookahead 0,8,16,4x
   results+=("$out/$1.json")
 }
 for node in 0 1 2 3; do

@@ -14,6 +14,9 @@ PAPERS = ("periodic", "rudder")
 #: Targets with a lookahead of 4·C/R, in percent of the optimum's: hits at least, network rows at most.
 HITS_MIN, ROWS_MAX = 97.0, 103.0
 
+#: Names of traces, and their comparisons by capacity.
+Traces = list[tuple[str, list[dict[str, Any]]]]
+
 
 def cells(path: Path) -> list[dict[str, Any]]:
     """The comparisons of one trace, by capacity."""
@@ -36,7 +39,7 @@ def row(*fields: object) -> None:
     print("| " + " | ".join(map(str, fields)) + " |")
 
 
-def blind(traces: list[tuple[str, list[dict[str, Any]]]]) -> None:
+def blind(traces: Traces) -> None:
     """Hit rates without lookahead."""
     policies = ["static", *PAPERS, *GENERAL, "epoch"]
     print("\nHit rate in percent, no lookahead:\n")
@@ -51,28 +54,41 @@ def blind(traces: list[tuple[str, list[dict[str, Any]]]]) -> None:
             row(name, share(cell), *shown, f"{100 * cell['opt']['hit_rate']:.1f}")
 
 
-def known(traces: list[tuple[str, list[dict[str, Any]]]]) -> None:
+def known(traces: Traces) -> None:
     """`epoch` with lookahead, beside the optimum."""
-    print("\n`epoch` with lookahead: hits, network rows in percent of the optimum's, stalled rows in percent of the requests:\n")
+    print("\n`epoch`: hits and network rows in percent of the optimum's, stalled rows in percent of the requests:\n")
     row("trace", "capacity", "0", "8", "16", "4·C/R", "OPT's misses, % of requests", "of them first accesses, %")
     row(*["---"] * 8)
     for name, found in traces:
         for cell in found:
-            opt, requests = cell["opt"], cell["requests"]
-            shown = [f"{compare(run, opt)}, {100 * run['stall_rows'] / requests:.1f}" for run in runs(cell, "epoch")]
-            shown[-1] = f"({runs(cell, 'epoch')[-1]['lookahead']}) {shown[-1]}"
+            opt, requests, (none, eight, sixteen, _, four, *_) = cell["opt"], cell["requests"], runs(cell, "epoch")
+            shown = [f"{compare(run, opt)}; {100 * run['stall_rows'] / requests:.1f}" for run in (none, eight, sixteen)]
+            shown.append(f"({four['lookahead']}) {compare(four, opt)}; {100 * four['stall_rows'] / requests:.1f}")
             first = 100 * cell["distinct"] / opt["network_rows"]
             row(name, share(cell), *shown, f"{100 * opt['network_rows'] / requests:.1f}", f"{first:.0f}")
 
 
-def far(traces: list[tuple[str, list[dict[str, Any]]]]) -> None:
+def far(traces: Traces) -> None:
     """`epoch` over the length of the lookahead."""
-    print("\n`epoch` over the length of the lookahead: hits, network rows in percent of the optimum's:\n")
+    print("\n`epoch` over the length of the lookahead: hits and network rows in percent of the optimum's:\n")
     row("trace", "capacity", "2·C/R", "4·C/R", "8·C/R", "16·C/R")
     row(*["---"] * 6)
     for name, found in traces:
         for cell in found:
-            row(name, share(cell), *(f"({r['lookahead']}) {compare(r, cell['opt'])}" for r in runs(cell, "epoch")))
+            row(name, share(cell), *(f"({r['lookahead']}) {compare(r, cell['opt'])}" for r in runs(cell, "epoch")[3:]))
+
+
+def staged(traces: Traces) -> None:
+    """All policies with lookahead."""
+    print("\nAll policies with lookahead: hits, network rows, stalled rows in percent of the requests:\n")
+    row("trace", "capacity", "policy", "0", "8", "16", "4·C/R")
+    row(*["---"] * 7)
+    for name, found in traces:
+        for cell in found:
+            for policy in dict.fromkeys(run["policy"] for run in cell["results"]):
+                fields = ("hits", "network_rows", "stall_rows")
+                shown = (", ".join(f"{100 * r[f] / cell['requests']:.1f}" for f in fields) for r in runs(cell, policy))
+                row(name, share(cell), policy, *shown)
 
 
 def compare(run: dict[str, Any], opt: dict[str, Any]) -> str:
@@ -80,36 +96,40 @@ def compare(run: dict[str, Any], opt: dict[str, Any]) -> str:
     return f"{100 * run['hits'] / opt['hits']:.1f}, {100 * run['network_rows'] / opt['network_rows']:.1f}"
 
 
-def judge(traces: list[tuple[str, list[dict[str, Any]]]]) -> None:
+def judge(traces: Traces, ahead: Traces) -> None:
     """Say each cell that misses a target, and how many there are."""
-    missed, cells_seen = [], 0
-    for name, found in traces:
-        for cell in found:
-            cells_seen += 1
+    missed, seen = [], 0
+    for (name, found), (_, far_found) in zip(traces, ahead):
+        for cell, far_cell in zip(found, far_found):
+            seen += 1
             where = f"{name} at {share(cell)}"
-            epoch = runs(cell, "epoch")
+            epoch, opt = runs(cell, "epoch")[0], cell["opt"]
             for others, what in ((GENERAL, "general policy"), (PAPERS, "form of the paper's policy")):
-                best = max((run for other in others for run in runs(cell, other)[:1]), key=lambda run: run["hits"])
-                behind = best["hits"] - epoch[0]["hits"]
-                if behind > 0:
-                    lack = 100 * behind / cell["requests"]
+                best = max((run for other in others for run in runs(cell, other)), key=lambda run: run["hits"])
+                lack = 100 * (best["hits"] - epoch["hits"]) / cell["requests"]
+                if lack > 0:
                     missed.append(f"{where}: epoch is {lack:.2f} points of hits behind the best {what}, {best['policy']}")
-            hits = 100 * epoch[-1]["hits"] / cell["opt"]["hits"]
-            rows = 100 * epoch[-1]["network_rows"] / cell["opt"]["network_rows"]
+            four = runs(far_cell, "epoch")[4]
+            hits = 100 * four["hits"] / opt["hits"]
+            rows = 100 * four["network_rows"] / opt["network_rows"]
             if hits < HITS_MIN or rows > ROWS_MAX:
                 missed.append(f"{where}: with 4·C/R {hits:.1f} % of OPT's hits, {rows:.1f} % of its network rows")
-    print(f"\n{cells_seen} cells; targets missed: {len(missed)}")
+    print(f"\n{seen} cells; targets missed: {len(missed)}\n")
     for line in missed:
         print(f"- {line}")
 
 
 def main(paths: list[Path]) -> None:
-    """Print the tables of the results at ``paths``."""
-    traces = [(path.stem, cells(path)) for path in paths]
-    blind(traces)
-    known(traces)
-    far([(path.stem, cells(path.with_suffix(".far.json"))) for path in paths])
-    judge(traces)
+    """Print the tables of the results at ``paths``; ``X.epoch.json`` and ``X.staged.json`` lie beside ``X.json``."""
+
+    def read(ending: str) -> Traces:
+        return [(path.stem, cells(path.with_name(path.stem + ending))) for path in paths]
+
+    blind(read(".json"))
+    known(read(".epoch.json"))
+    far(read(".epoch.json"))
+    staged(read(".staged.json"))
+    judge(read(".json"), read(".epoch.json"))
 
 
 if __name__ == "__main__":

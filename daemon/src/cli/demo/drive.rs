@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::cluster::{Cluster, Counters, Site, check_socket_path};
-use super::control::{Channel, Evaluation, Message, TrainerReport};
+use super::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
 use super::error::DemoError;
 use super::prepare::Prepared;
 use super::recording::{Accesses, Recording};
@@ -289,6 +289,8 @@ fn summarise(
     }
     let vertices: u64 = evaluated.iter().map(|evaluation| evaluation.vertices).sum();
     let correct: u64 = evaluated.iter().map(|evaluation| evaluation.correct).sum();
+    let epochs = by_epoch(trained);
+    let later = epochs.get(1..).unwrap_or_default();
     let report = RunReport {
         policy: policy.name().to_owned(),
         lookahead,
@@ -298,10 +300,8 @@ fn summarise(
         remote_rows,
         staged_rows: counted.staged_rows,
         stall_rows: counted.missed_rows,
-        later_stall_share: share(
-            trained.iter().map(|report| report.later_stalled_rows).sum(),
-            trained.iter().map(|report| report.later_rows).sum(),
-        ),
+        later_stall_share: share(later.iter().map(|rows| (rows.stall_rows, rows.remote_rows))),
+        epoch_hit_rates: epochs.iter().map(|rows| share([(rows.hit_rows, rows.remote_rows)])).collect(),
         network_rows: counted.network_rows,
         network_bytes: counted.network_bytes,
         stall_seconds: trained.iter().map(|report| report.stall_seconds).sum::<f64>() / trained.len().max(1) as f64,
@@ -314,7 +314,22 @@ fn summarise(
     Ok((report, model))
 }
 
-fn share(part: u64, whole: u64) -> f64 {
+/// Rows of all trainers, epoch by epoch.
+fn by_epoch(trained: &[TrainerReport]) -> Vec<EpochRows> {
+    let mut sum = vec![EpochRows::default(); trained.first().map_or(0, |report| report.epochs.len())];
+    for report in trained {
+        for (sum, one) in sum.iter_mut().zip(&report.epochs) {
+            sum.remote_rows += one.remote_rows;
+            sum.hit_rows += one.hit_rows;
+            sum.stall_rows += one.stall_rows;
+        }
+    }
+    sum
+}
+
+/// Parts of wholes, in all; 0 of nothing.
+fn share(parts: impl IntoIterator<Item = (u64, u64)>) -> f64 {
+    let (part, whole) = parts.into_iter().fold((0, 0), |(part, whole), (p, w)| (part + p, whole + w));
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
@@ -334,8 +349,13 @@ mod tests {
     }
 
     fn trained(remote_rows: u64) -> Vec<TrainerReport> {
-        let report =
-            |stall_seconds, remote_rows| TrainerReport { stall_seconds, remote_rows, ..TrainerReport::default() };
+        let epochs = vec![EpochRows { remote_rows: 10, hit_rows: 4, stall_rows: 6 }; 2];
+        let report = |stall_seconds, remote_rows| TrainerReport {
+            stall_seconds,
+            remote_rows,
+            epochs: epochs.clone(),
+            ..TrainerReport::default()
+        };
         vec![report(1.0, remote_rows), report(3.0, 0)]
     }
 
@@ -353,6 +373,7 @@ mod tests {
         let (report, model) = summarise(VARIANT, &counted, &trained(40), &tests, vec![1.0]).unwrap();
         assert_eq!((report.remote_rows, report.hit_rate, report.network_rows), (40, 0.75, 10));
         assert_eq!((report.stall_seconds, report.accuracy, report.capacity_rows), (2.0, 0.4, 10));
+        assert_eq!((report.later_stall_share, report.epoch_hit_rates), (0.6, vec![0.4, 0.4]));
         assert_eq!((report.rows_checked, report.wrong_rows, model), (200, 2, 7));
     }
 

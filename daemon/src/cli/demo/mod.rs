@@ -253,6 +253,7 @@ fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Resul
         let notes = Footnotes {
             graph: args.graph.to_string(),
             link: args.link.map_or("over loopback", LinkSpeed::description),
+            shift: args.shift,
             largest_class_share: prepared.largest_class_share,
             same_model,
         };

@@ -38,6 +38,8 @@ pub(super) struct RunReport {
     pub(super) stall_rows: u64,
     /// Share of the remote rows of the epochs after the first that a trainer had to wait for.
     pub(super) later_stall_share: f64,
+    /// As `hit_rate`, of each epoch.
+    pub(super) epoch_hit_rates: Vec<f64>,
     /// Rows that crossed the network for any reason, while training.
     pub(super) network_rows: u64,
     /// Bytes of these rows, as the receiving daemons counted them.
@@ -128,6 +130,8 @@ pub(super) struct Footnotes {
     pub(super) graph: String,
     pub(super) link: &'static str,
     pub(super) largest_class_share: f64,
+    /// Epoch from which on other vertices are the seeds.
+    pub(super) shift: Option<u32>,
     /// Whether every policy ended with the same parameters, bit for bit.
     pub(super) same_model: bool,
 }
@@ -157,7 +161,12 @@ pub(super) fn print_table(report: &DemoReport, notes: &Footnotes) {
         notes.link,
     );
     println!("{}", table(&report.runs));
+    println!("Later: share of the remote rows waited for, without the first epoch.");
     println!("Stall: seconds a trainer waited inside fetch (mean over trainers). Epoch: median of {}.", report.epochs);
+    if let Some(shift) = notes.shift {
+        println!("From epoch {} on, other vertices are the seeds. Hit rate of each epoch, in percent:", shift + 1);
+        report.runs.iter().for_each(|run| println!("  {}", hit_rates(run)));
+    }
     println!("A constant guess would be right in {:.1} % of the cases.", 100.0 * notes.largest_class_share);
     if notes.same_model && report.runs.len() > 1 {
         println!("All policies trained the same model, bit for bit.");
@@ -165,6 +174,12 @@ pub(super) fn print_table(report: &DemoReport, notes: &Footnotes) {
     for line in comparisons(&report.runs).into_iter().chain(report.sharing.iter().map(sentence)) {
         println!("{line}");
     }
+}
+
+fn hit_rates(run: &RunReport) -> String {
+    let rates: Vec<String> = run.epoch_hit_rates.iter().map(|rate| format!("{:.0}", 100.0 * rate)).collect();
+    let private = if run.private { ", private" } else { "" };
+    format!("{}{private}: {}", name(&run.policy, run.lookahead), rates.join(" "))
 }
 
 fn table(runs: &[RunReport]) -> Table {
@@ -177,6 +192,7 @@ fn table(runs: &[RunReport]) -> Table {
         "hit rate",
         "remote rows",
         "waited for",
+        "later %",
         "network rows",
         "network MB",
         "stall s",
@@ -193,6 +209,7 @@ fn table(runs: &[RunReport]) -> Table {
             format!("{:.1} %", 100.0 * run.hit_rate),
             grouped(run.remote_rows),
             grouped(run.stall_rows),
+            format!("{:.1}", 100.0 * run.later_stall_share),
             grouped(run.network_rows),
             format!("{:.1}", run.network_bytes as f64 / 1e6),
             format!("{:.2}", run.stall_seconds),
@@ -275,6 +292,7 @@ mod tests {
             staged_rows: 0,
             stall_rows: 563_000,
             later_stall_share: 0.5,
+            epoch_hit_rates: vec![0.2, 0.5],
             network_rows,
             network_bytes: 512_000_000,
             stall_seconds,
@@ -302,7 +320,7 @@ mod tests {
         assert_eq!(keys(&value["graph"]), "edge_cut edges partitions vertices");
         assert_eq!(
             keys(&value["runs"][0]),
-            "accuracy capacity_rows daemons epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows \
+            "accuracy capacity_rows daemons epoch_hit_rates epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows \
              policy private remote_rows rows_checked staged_rows stall_rows stall_seconds wrong_rows"
         );
         assert_eq!(
@@ -335,6 +353,11 @@ mod tests {
             ]
         );
         assert!(comparisons(&[run("epoch", 1, 1.0)]).is_empty());
+    }
+
+    #[test]
+    fn hit_rates_go_by_epoch() {
+        assert_eq!(hit_rates(&RunReport { lookahead: 8, ..run("lru", 1, 1.0) }), "lru with lookahead 8: 20 50");
     }
 
     #[test]
