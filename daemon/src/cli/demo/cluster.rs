@@ -24,6 +24,11 @@ const CLUSTER_NAME: &str = "demo";
 const READY_BASE: Duration = Duration::from_secs(30);
 /// Slowest disk that is waited for.
 const READ_BYTES_PER_S: u64 = 50 << 20;
+/// Longest waits of a daemon for a connection to a peer, and for a peer's answer: all of them share this machine with their
+/// trainers, and at the first step everybody wants everything at once. With the defaults, a fetch fails where sixteen daemons
+/// had half a core.
+const CONNECT_TIMEOUT_MS: u64 = 20_000;
+const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How often readiness is asked for.
 const READY_POLL: Duration = Duration::from_millis(10);
 /// Time a daemon gets to drain when its run is over, and the time after which it is killed.
@@ -172,6 +177,8 @@ impl<'a> Cluster<'a> {
             config.peers.authority = site.certificates.join("ca.pem");
             config.peers.certificate = site.certificates.join(format!("node-{node}.pem"));
             config.peers.key = site.certificates.join(format!("node-{node}.key"));
+            config.peers.connect_timeout_ms = CONNECT_TIMEOUT_MS;
+            config.peers.request_timeout_ms = REQUEST_TIMEOUT_MS;
             config.admin.listen = admin;
             adapt(&mut config);
             daemon.spawn(stage, site, &place, &config)?;
