@@ -1,5 +1,6 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
+use super::agent::is_controller;
 use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -24,6 +25,7 @@ impl Config {
         self.validate_cache()?;
         self.validate_lookahead()?;
         self.validate_peers()?;
+        self.validate_agent()?;
         self.validate_admin()
     }
 
@@ -66,6 +68,23 @@ impl Config {
         if !(lookahead.budget > 0.0 && lookahead.budget <= 16.0) {
             let remedy = "write a share of a batch, such as 0.75";
             return wrong("lookahead.budget", lookahead.budget, "not above 0 and at most 16", remedy);
+        }
+        Ok(())
+    }
+
+    fn validate_agent(&self) -> Verdict {
+        let agent = &self.agent;
+        if !is_controller(&agent.controller) {
+            let remedy = "write rules, llm, classifier:FILE, schedule:N or off";
+            return wrong("agent.controller", quoted(&agent.controller), "no controller", remedy);
+        }
+        within("agent.window_ms", agent.window_ms, 10..=*WAIT_MS.end())?;
+        within("agent.deadline_ms", agent.deadline_ms, WAIT_MS)?;
+        within("agent.journal_bytes_max", agent.journal_bytes_max, 64 << 10..=1 << 40)?;
+        within("agent.journal_files_max", agent.journal_files_max, 0..=1000)?;
+        within("agent.decisions_max", agent.decisions_max, 1..=1_000_000)?;
+        if !(agent.jitter >= 0.0 && agent.jitter < 1.0) {
+            return wrong("agent.jitter", agent.jitter, "not from 0 to below 1", "write a share, such as 0.1");
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::insight::Insight;
 use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
@@ -86,6 +87,7 @@ pub(super) struct TableState {
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
     pub(super) versions: Versions,
+    pub(super) insight: Insight,
     recorder: Recorder,
 }
 
@@ -175,6 +177,7 @@ impl Engine {
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
                 versions: Versions::new(parts.owned.dataset().parts()),
+                insight: Insight::default(),
                 recorder: Recorder::default(),
             })
         };
@@ -260,6 +263,12 @@ impl Engine {
         self.forget_announcements(connection);
     }
 
+    /// Epochs ended, of the mean trainer, with the share of the running one.
+    pub(super) fn epochs(&self) -> f64 {
+        let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
+        f64::from(clock.epoch) + f64::from(clock.progress)
+    }
+
     /// Trainers that report their progress.
     pub(super) fn trainers_reporting(&self) -> usize {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).trainers()
@@ -276,7 +285,7 @@ impl Engine {
         let stats = &self.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources, self.started);
+                stats.count(sources, consumed.is_some(), self.started);
                 self.fetch_seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
