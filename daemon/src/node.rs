@@ -9,7 +9,10 @@ use crate::lookahead::Settings;
 use crate::memory::MemorySource;
 use crate::peers::{Identity, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText, SteerSettings};
+use crate::serve::{
+    Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
+    SteerSettings,
+};
 use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
@@ -68,6 +71,9 @@ pub enum StartError {
     /// The way to the other nodes cannot be opened.
     #[error(transparent)]
     Peers(#[from] PeerError),
+    /// No room for updates.
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     /// The fetch path cannot be made.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -93,12 +99,13 @@ impl Node {
         let network = runtime("rudder-net", cores)?;
         let serving = runtime("rudder-serve", or_else(config.local.threads, cores))?;
         let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+        let owned = Owned::new(Arc::clone(&dataset), config.dataset.updates_bytes_max)?;
         let peers = {
             let _inside = network.enter();
-            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&dataset))))?
+            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&owned))))?
         };
         let engine = Engine::new(EngineParts {
-            dataset: Arc::clone(&dataset),
+            owned,
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
@@ -108,6 +115,8 @@ impl Node {
         })?;
         watch_memory(&config.cache, &engine, &network);
         set_priors(&config.cache, &dataset, &engine)?;
+        let staleness_max = Some(config.cache.staleness_max_ms).filter(|&bound| bound > 0).map(Duration::from_millis);
+        engine.keep_fresh(staleness_max);
         let status = status_text(&config, &dataset, &engine, &peers, started);
         let local = {
             let _inside = serving.enter();
@@ -338,6 +347,7 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
             "resident_bytes": resident_bytes(),
             "cache_bytes": sum(|table| table.cache_bytes),
             "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
+            "updated_bytes": sum(|table| table.versions.updated_bytes),
             "network_buffer_bytes": peers.pooled_bytes(),
             "block_cache_bytes": blocks.map_or(0, |blocks| blocks.held_bytes),
             "limit_bytes": serving.memory.limit_bytes,

@@ -8,6 +8,7 @@
 pub mod future;
 pub mod heat;
 pub mod index;
+mod overlay;
 pub mod policy;
 pub mod prefetch;
 pub mod readers;
@@ -22,6 +23,7 @@ mod steer_tests;
 mod tests;
 
 pub use future::BatchKey;
+pub use overlay::{Overlay, OverlayFull, OverlayReader};
 pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
 pub use steer::{Resized, Survey};
 pub use table_cache::{CacheError, CacheSpec, CacheStats, Fill, Reader, TABLE_ROWS_MAX, TableCache};

@@ -115,6 +115,17 @@ pub(super) fn read<'a>(
     Some(unsafe { slab.row(slot) })
 }
 
+/// The row of a slot that a reader that is inside has just found published.
+#[inline]
+pub(super) fn read_found<'a>(
+    slab: &'a Slab,
+    found: Option<u32>,
+    _inside: &'a super::readers::Inside<'_>,
+) -> Option<&'a [u8]> {
+    // SAFETY: found among published slots by a reader that stays inside for as long as the slice lives.
+    found.map(|slot| unsafe { slab.row(slot) })
+}
+
 /// Writes rows into slots that were taken out of the index; waits out the readers first.
 pub(super) fn overwrite<'a>(
     slab: &Slab,

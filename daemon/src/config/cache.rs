@@ -121,6 +121,9 @@ pub struct CacheConfig {
     /// Whether the edges from this partition to each remote vertex, where the dataset holds its graph, are read at the start
     /// to tell what will be asked for (policies `epoch` and `static`).
     pub degrees: bool,
+    /// Longest time for which a cached or staged row may be served after its owner has changed it, in milliseconds; 0 sets no
+    /// bound: rows are then brought up to date by `refresh` only.
+    pub staleness_max_ms: u64,
     /// Seed of every random choice of the cache.
     pub seed: u64,
     /// Exceptions by table name. Last, because TOML wants tables after plain keys.
@@ -158,6 +161,7 @@ impl Default for CacheConfig {
             alpha: 0.05,
             sample: 16,
             degrees: true,
+            staleness_max_ms: 0,
             seed: 1,
             tables: BTreeMap::new(),
         }

@@ -47,6 +47,9 @@ pub struct DatasetConfig {
     pub reads_max: usize,
     /// Longest wait for a block, in milliseconds, before the fetch fails.
     pub read_timeout_ms: u64,
+    /// Memory for the rows of this node that were updated, over all tables. Further ones are refused.
+    #[serde(with = "byte_size")]
+    pub updates_bytes_max: u64,
 }
 
 impl Default for DatasetConfig {
@@ -59,6 +62,7 @@ impl Default for DatasetConfig {
             block_cache_bytes: 1 << 30,
             reads_max: 16,
             read_timeout_ms: 10_000,
+            updates_bytes_max: 1 << 30,
         }
     }
 }

@@ -7,6 +7,9 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 /// No wait in the configuration may be longer than a day.
 const WAIT_MS: RangeInclusive<u64> = 1..=86_400_000;
 
+/// Below, owners would be asked more often than they can answer.
+const STALENESS_MS_MIN: u64 = 50;
+
 type Verdict = Result<(), Invalid>;
 
 impl Config {
@@ -88,7 +91,8 @@ impl Config {
             );
         }
         within("dataset.reads_max", reads_max, 1..=1024)?;
-        within("dataset.read_timeout_ms", read_timeout_ms, WAIT_MS)
+        within("dataset.read_timeout_ms", read_timeout_ms, WAIT_MS)?;
+        within("dataset.updates_bytes_max", self.dataset.updates_bytes_max, 0..=1 << 46)
     }
 
     fn validate_local(&self) -> Verdict {
@@ -118,6 +122,9 @@ impl Config {
         within("cache.period", cache.period, 1..=u32::MAX)?;
         if !(cache.alpha > 0.0 && cache.alpha <= 1.0) {
             return wrong("cache.alpha", cache.alpha, "not above 0 and at most 1", "write for example 0.05");
+        }
+        if cache.staleness_max_ms != 0 {
+            within("cache.staleness_max_ms", cache.staleness_max_ms, STALENESS_MS_MIN..=*WAIT_MS.end())?;
         }
         for (key, share) in [("cache.memory_share", cache.memory_share), ("cache.pressure_share", cache.pressure_share)]
         {

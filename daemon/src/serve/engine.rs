@@ -7,10 +7,12 @@ use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
+use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
@@ -31,8 +33,8 @@ const SPLIT_ROWS_MIN: usize = 16_384;
 /// What the engine of a node is made of.
 #[derive(Debug)]
 pub struct EngineParts {
-    /// Tables and books.
-    pub dataset: Arc<Dataset>,
+    /// The rows of this node, and with them tables and books.
+    pub owned: Arc<Owned>,
     /// The way to the other nodes.
     pub peers: Arc<Peers>,
     /// The runtime that drives requests to peers.
@@ -62,8 +64,9 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub(super) dataset: Arc<Dataset>,
-    peers: Arc<Peers>,
-    network: Handle,
+    pub(super) owned: Arc<Owned>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) network: Handle,
     gather_threads: usize,
     pub(super) tables: Vec<TableState>,
     board: Mutex<Board>,
@@ -82,6 +85,7 @@ pub(super) struct TableState {
     pub(super) stats: TableStats,
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
+    pub(super) versions: Versions,
     recorder: Recorder,
 }
 
@@ -136,11 +140,14 @@ pub(super) enum Reason {
     Tool,
     /// A trainer wants them here.
     Warm,
+    /// Their owner has changed them.
+    Refresh,
 }
 
 impl Reason {
     /// All of them.
-    pub(super) const ALL: [Reason; 5] = [Reason::Demand, Reason::Policy, Reason::Lookahead, Reason::Tool, Reason::Warm];
+    pub(super) const ALL: [Reason; 6] =
+        [Reason::Demand, Reason::Policy, Reason::Lookahead, Reason::Tool, Reason::Warm, Reason::Refresh];
 
     /// The name in metrics.
     pub(super) fn name(self) -> &'static str {
@@ -150,6 +157,7 @@ impl Reason {
             Reason::Lookahead => "lookahead",
             Reason::Tool => "tool",
             Reason::Warm => "warm",
+            Reason::Refresh => "refresh",
         }
     }
 }
@@ -166,12 +174,14 @@ impl Engine {
                 stats: TableStats::default(),
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
+                versions: Versions::new(parts.owned.dataset().parts()),
                 recorder: Recorder::default(),
             })
         };
         Ok(Arc::new(Self {
             tables: parts.caches.into_iter().map(state).collect::<Result<_, CacheError>>()?,
-            dataset: parts.dataset,
+            dataset: Arc::clone(parts.owned.dataset()),
+            owned: parts.owned,
             peers: parts.peers,
             network: parts.network,
             gather_threads: parts.gather_threads.max(1),
@@ -315,13 +325,14 @@ impl Engine {
     }
 
     async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
-        let (table, cache) = (&self.dataset.tables()[job.table], &self.tables[job.table].cache);
+        let (table, owned) = (&self.dataset.tables()[job.table], self.owned.table(job.table));
+        let (node, cache) = (self.dataset.node(), &self.tables[job.table].cache);
         let mut found = Found::default();
         let end = (first + rows).min(job.ids.len());
         let mut at = first;
         while at < end {
             let turn_end = (at + TURN_ROWS).min(end);
-            gather(table, self.dataset.node(), cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
+            gather(table, node, owned, cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
             at = turn_end;
             if at < end {
                 tokio::task::yield_now().await;
@@ -411,7 +422,7 @@ impl Engine {
             let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
             state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
         }
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i), consumed);
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.fresh_row(i), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {
             self.unstage(table, batch);
@@ -427,11 +438,6 @@ impl Engine {
     pub(super) fn with_owners(&self, table: usize, ids: &[u32]) -> Vec<(u32, u16)> {
         let book = &self.dataset.tables()[table].book;
         ids.iter().filter_map(|&id| book.locate(u64::from(id)).map(|location| (id, location.part))).collect()
-    }
-
-    /// The runtime that drives requests to peers.
-    pub(super) fn network(&self) -> &Handle {
-        &self.network
     }
 
     /// Fetches absent rows that no trainer waits for, each of `wanted` once, and offers them to the cache. Answers how many
@@ -452,7 +458,7 @@ impl Engine {
             }
         }
         let ids: Vec<u32> = rows.iter().map(|&(id, _)| id).collect();
-        let filled = state.cache.fill(&ids, |i| claim.row(i), fill);
+        let filled = state.cache.fill(&ids, |i| claim.fresh_row(i), fill);
         state.flights.retire(&claim);
         filled
     }

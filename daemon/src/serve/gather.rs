@@ -2,6 +2,7 @@
 //! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a cached
 //! row beyond one chunk.
 
+use super::owned::OwnedTable;
 use crate::cache::{TableCache, prefetch};
 use crate::dataset::{Table, WantedRow};
 use hashbrown::HashMap;
@@ -85,13 +86,14 @@ pub(super) struct OutOfRange {
 pub(super) fn gather(
     table: &Table,
     node: u16,
+    owned: &OwnedTable,
     cache: &TableCache,
     (first, ids): (usize, &[u64]),
     out: &Out,
     found: &mut Found,
 ) -> Result<(), OutOfRange> {
     for (chunk, ids) in (0..).zip(ids.chunks(CHUNK_ROWS)) {
-        gather_chunk(table, node, cache, (first + chunk * CHUNK_ROWS, ids), out, found)?;
+        gather_chunk(table, node, owned, cache, (first + chunk * CHUNK_ROWS, ids), out, found)?;
     }
     Ok(())
 }
@@ -99,21 +101,28 @@ pub(super) fn gather(
 fn gather_chunk(
     table: &Table,
     node: u16,
+    owned: &OwnedTable,
     cache: &TableCache,
     (first, ids): (usize, &[u64]),
     out: &Out,
     found: &mut Found,
 ) -> Result<(), OutOfRange> {
-    let reader = cache.read();
+    let (reader, owned) = (cache.read(), owned.read(&table.shard));
     let mut sources: [&[u8]; CHUNK_ROWS] = [&[]; CHUNK_ROWS];
     for (i, &id) in ids.iter().enumerate() {
         if let Some(&ahead) = ids.get(i + INDEX_AHEAD) {
             cache.prefetch(ahead);
+            if owned.is_updated()
+                && let Some(location) = table.book.locate(ahead)
+                && location.part == node
+            {
+                owned.prefetch(location.row);
+            }
         }
         let refused = OutOfRange { at: first + i, id };
         let location = table.book.locate(id).ok_or(refused)?;
         if location.part == node {
-            match table.shard.row(location.row) {
+            match owned.row(location.row) {
                 Some(row) => sources[i] = row,
                 None if location.row >= table.shard.rows() => return Err(refused),
                 None => found.unmapped.push(WantedRow { row: location.row, at: (first + i) as u32 }),

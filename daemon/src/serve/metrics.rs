@@ -23,7 +23,8 @@ pub(super) fn fetch_seconds() -> prometheus::Result<Histogram> {
 pub(super) fn collectors(engine: &Arc<Engine>) -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let handles = Handles::new()?;
     let snapshot = Snapshot { engine: Arc::clone(engine), handles, scrape: Mutex::new(()) };
-    Ok(vec![Box::new(engine.fetch_seconds.clone()), Box::new(snapshot)])
+    let versions = super::versions_metrics::VersionsMetrics::new(engine)?;
+    Ok(vec![Box::new(engine.fetch_seconds.clone()), Box::new(snapshot), Box::new(versions)])
 }
 
 struct Handles {

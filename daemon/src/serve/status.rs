@@ -5,6 +5,7 @@ use super::engine::{Engine, Reason};
 use crate::dataset::{BlockShard, BlockShardStatus};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The state of one table's serving.
 #[derive(Debug, Clone, Serialize)]
@@ -39,6 +40,8 @@ pub struct TableStatus {
     pub network: NetworkRows,
     /// What became of announced batches.
     pub lookahead: LookaheadStatus,
+    /// Updates, and how new the rows of other nodes are.
+    pub versions: VersionsStatus,
     /// Rows that lost their slot to another.
     pub evicted_rows: u64,
     /// Rows that lost their slot because the cache shrank.
@@ -73,6 +76,8 @@ pub struct NetworkRows {
     pub prefetch_rows: u64,
     /// Because a trainer had announced them.
     pub lookahead_rows: u64,
+    /// Because their owner had changed them.
+    pub refresh_rows: u64,
     /// Because a tool call brought them in.
     pub tool_rows: u64,
     /// Because a trainer wanted them here before it used them.
@@ -96,6 +101,35 @@ pub struct LookaheadStatus {
     pub waiting_rows: usize,
     /// Batches that trainers are asked to announce ahead now.
     pub horizon: u32,
+}
+
+/// Updates and versions since the start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct VersionsStatus {
+    /// Updates of this node's trainers.
+    pub updates: u64,
+    /// Rows in them.
+    pub update_rows: u64,
+    /// Updates of this node's trainers that failed, whole or in part.
+    pub failed_updates: u64,
+    /// Updates applied to rows of this node, whoever made them.
+    pub applied_updates: u64,
+    /// Rows in those.
+    pub applied_rows: u64,
+    /// Rows of this node that are held beside the shard because they were updated.
+    pub updated_rows: u64,
+    /// Their bytes.
+    pub updated_bytes: u64,
+    /// Time since the rows held of the owner longest not asked were known to be what it has; absent while nothing is held.
+    pub revalidation_age_seconds: Option<f64>,
+    /// Cached rows that their owner had changed.
+    pub stale_rows: u64,
+    /// Of them, rows fetched anew.
+    pub repulled_rows: u64,
+    /// Cached rows thrown out because their owner could not be asked in time.
+    pub expired_rows: u64,
+    /// Times that an owner could not be asked for its changes.
+    pub failed_refreshes: u64,
 }
 
 /// How full memory is.
@@ -171,6 +205,7 @@ impl Engine {
                 demand_rows: crossed(Reason::Demand),
                 prefetch_rows: crossed(Reason::Policy),
                 lookahead_rows: crossed(Reason::Lookahead),
+                refresh_rows: crossed(Reason::Refresh),
                 tool_rows: crossed(Reason::Tool),
                 warm_rows: crossed(Reason::Warm),
                 bytes: Reason::ALL.into_iter().map(crossed).sum::<u64>() * table.row_bytes as u64,
@@ -183,11 +218,33 @@ impl Engine {
                 waiting_rows: ahead.waiting_rows,
                 horizon: ahead.horizon,
             },
+            versions: self.versions_status(at),
             evicted_rows: read(&cache.stats().evicted_rows),
             shrunk_rows: read(&cache.stats().shrunk_rows),
             shifts: read(&cache.stats().shifts),
             failed_fetches: read(&stats.failed_fetches),
             blocks: table.shard.blocks().map(BlockShard::status),
+        }
+    }
+
+    pub(super) fn versions_status(&self, at: usize) -> VersionsStatus {
+        self.meet_all(at);
+        let (versions, applied) = (&self.tables[at].versions, self.owned.table(at).counts());
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counts = &versions.counts;
+        VersionsStatus {
+            updates: read(&counts.updates),
+            update_rows: read(&counts.update_rows),
+            failed_updates: read(&counts.failed_updates),
+            applied_updates: applied.updates,
+            applied_rows: applied.rows,
+            updated_rows: applied.held_rows,
+            updated_bytes: applied.held_bytes,
+            revalidation_age_seconds: versions.age(Instant::now()).map(|age| age.as_secs_f64()),
+            stale_rows: read(&counts.stale_rows),
+            repulled_rows: read(&counts.repulled_rows),
+            expired_rows: read(&counts.expired_rows),
+            failed_refreshes: read(&counts.failed_refreshes),
         }
     }
 }

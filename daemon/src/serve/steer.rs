@@ -3,6 +3,7 @@
 //! works beside it, and what it brings in goes through the same flights and the same admission as any other row.
 
 use super::engine::{Engine, Reason};
+use super::refresh::RefreshAnswer;
 use crate::cache::{Fill, TableCache};
 use crate::memory::MemoryReading;
 use crate::tools::{
@@ -74,7 +75,7 @@ impl Engine {
             done.push(match &call {
                 ToolCall::Grow(grow) => Done::Grow(self.grow(table, grow).await),
                 ToolCall::Evict(evict) => Done::Evict(self.turn_over(table, evict).await),
-                ToolCall::Refresh(refresh) => Done::Refresh(self.refresh_tool(table, refresh)),
+                ToolCall::Refresh(refresh) => Done::Refresh(self.refresh_tool(table, refresh).await),
                 ToolCall::Warm(warm) => Done::Warm(self.warm(table, warm).await?),
                 ToolCall::Hold(_) => break,
             });
@@ -90,10 +91,10 @@ impl Engine {
         self.dataset.tables()[table].name.clone()
     }
 
-    /// The cached tables that `call` is about.
+    /// The cached tables that `call` is about; staged rows are refreshed, too, where nothing is cached.
     fn tables_of(&self, call: &ToolCall) -> Result<Vec<usize>, ToolError> {
-        let cached: Vec<usize> =
-            (0..self.tables.len()).filter(|&at| self.tables[at].cache.spec().ceiling_rows > 0).collect();
+        let is_held = |at: usize| matches!(call, ToolCall::Refresh(_)) || self.tables[at].cache.spec().ceiling_rows > 0;
+        let cached: Vec<usize> = (0..self.tables.len()).filter(|&at| is_held(at)).collect();
         let tables = match call.table() {
             None => cached.clone(),
             Some(name) => cached.iter().copied().filter(|&at| self.dataset.tables()[at].name == name).collect(),
@@ -207,15 +208,12 @@ impl Engine {
         Ok(Warmed { table: of.name.clone(), remote_rows: remote, cached_rows, brought })
     }
 
-    /// Rows of a dataset do not change yet: every cached row is as its owner has it.
-    fn refresh_tool(&self, table: usize, _refresh: &Refresh) -> Refreshed {
-        Refreshed {
-            table: self.name(table),
-            checked_rows: self.tables[table].cache.used_rows(),
-            changed_rows: 0,
-            repulled_rows: 0,
-            unreachable: Vec::new(),
-        }
+    async fn refresh_tool(self: &Arc<Self>, table: usize, refresh: &Refresh) -> Refreshed {
+        // What is too long for a duration is as good as for ever.
+        let max_age = Duration::try_from_secs_f64(refresh.max_age_s.unwrap_or(0.0)).unwrap_or(Duration::MAX);
+        let RefreshAnswer { checked_rows, changed_rows, repulled_rows, unreachable } =
+            self.refresh(table, max_age).await;
+        Refreshed { table: self.name(table), checked_rows, changed_rows, repulled_rows, unreachable }
     }
 
     /// Brings rows in for a tool call, waiting for them no longer than it may.
@@ -230,7 +228,7 @@ impl Engine {
         let (pieces, mut done) = tokio::sync::mpsc::unbounded_channel();
         let engine = Arc::clone(self);
         // A task of its own: what was begun is brought to its end, whether or not somebody still waits.
-        self.network().spawn(async move {
+        self.network.spawn(async move {
             for piece in ids.chunks(BRING_ROWS) {
                 let filled = engine.bring_in(table, piece.to_vec(), reason, fill).await;
                 let _ = pieces.send((piece.len() as u64, filled as u64));
