@@ -247,7 +247,7 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
             certificate = "{authority / f'node-{node}.pem'}"
             key = "{authority / f'node-{node}.key'}"
             connect_timeout_ms = 5000
-            request_timeout_ms = 2000
+            request_timeout_ms = 5000
             [admin]
             listen = "127.0.0.1:{free_port(socket.SOCK_STREAM)}"
             [peers.addresses]
