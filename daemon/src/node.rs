@@ -1,9 +1,13 @@
 //! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
+mod steering;
+
+use crate::agent::journal::Decision;
+use crate::agent::run::Agent;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
-use crate::config::{CacheConfig, Config, Invalid, LookaheadConfig, Policy};
-use crate::dataset::{Dataset, DatasetError, Table, Verify};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
+use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
 use crate::memory::MemorySource;
@@ -17,8 +21,8 @@ use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
@@ -33,6 +37,8 @@ pub struct Node {
     peers: Arc<Peers>,
     local: LocalServer,
     collectors: Collectors,
+    /// Stopped first: it calls tools.
+    agent: Mutex<Option<Agent>>,
     serving: AtomicBool,
     started: Instant,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
@@ -80,6 +86,9 @@ pub enum StartError {
     /// The local socket cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The agent cannot be started.
+    #[error("the agent cannot be started: {0}")]
+    Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No threads.
     #[error("the kernel gives no threads: {0}")]
     Threads(#[from] io::Error),
@@ -130,15 +139,25 @@ impl Node {
             "serving"
         );
         let collectors = collectors(&engine, &peers)?;
+        let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
+        let agent = Mutex::new(agent);
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
-        Ok(Self { config, dataset, engine, peers, local, collectors, serving, started, runtimes })
+        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, runtimes })
     }
 }
 
 impl Service for Node {
     fn status(&self) -> Value {
-        status(&self.config, &self.dataset, &self.engine, &self.peers, self.started)
+        let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
+        if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
+            fields.insert("agent".to_owned(), agent_status(agent));
+        }
+        status
+    }
+
+    fn decisions(&self, limit: usize) -> Vec<Decision> {
+        self.agent().as_ref().map(|agent| agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -157,11 +176,14 @@ impl Service for Node {
     }
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        (self.collectors)()
+        let mut all = (self.collectors)();
+        all.extend(self.agent().as_ref().map(Agent::collectors).unwrap_or_default());
+        all
     }
 
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
+        drop(self.agent().take());
         let end = Instant::now() + deadline;
         if let [Some(serving), Some(network)] = &self.runtimes {
             serving.block_on(self.local.shutdown(deadline));
@@ -172,6 +194,7 @@ impl Service for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        drop(self.agent().take());
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();
@@ -180,17 +203,48 @@ impl Drop for Node {
     }
 }
 
+impl Node {
+    fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who decides, and what was decided last.
+fn agent_status(agent: &Agent) -> Value {
+    let last = agent.decisions(1).pop();
+    json!({
+        "controller": agent.controller(),
+        "decisions": last.as_ref().map_or(0, |last| last.number),
+        "last_tool": last.as_ref().map(|last| last.call.tool()),
+        "last_outcome": last.as_ref().map(|last| last.outcome.clone()),
+        "last_reason": last.as_ref().map(|last| last.reason.clone()),
+    })
+}
+
 fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
     let verify = match config.dataset.verify {
         crate::config::Verify::Full => Verify::Full,
         crate::config::Verify::Shape => Verify::Shape,
     };
+    let blocks = block_settings(&config.dataset);
     let begin = Instant::now();
-    let dataset = Dataset::open(&config.dataset.path, config.node.index, verify, &|done, total| {
+    let dataset = Dataset::open_with(&config.dataset.path, config.node.index, verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
     Ok(dataset)
+}
+
+fn block_settings(config: &DatasetConfig) -> Option<BlockSettings> {
+    match config.access {
+        Access::Map => None,
+        Access::Blocks => Some(BlockSettings {
+            block_bytes: config.block_bytes,
+            cache_bytes: config.block_cache_bytes,
+            reads_max: config.reads_max,
+            read_timeout: Duration::from_millis(config.read_timeout_ms),
+        }),
+    }
 }
 
 fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), StartError> {
@@ -315,6 +369,7 @@ fn status_text(
 
 fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
     let serving = engine.status();
+    let blocks = dataset.blocks().map(|cache| cache.status());
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -335,10 +390,12 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
             "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
             "updated_bytes": sum(|table| table.versions.updated_bytes),
             "network_buffer_bytes": peers.pooled_bytes(),
+            "block_cache_bytes": blocks.map_or(0, |blocks| blocks.held_bytes),
             "limit_bytes": serving.memory.limit_bytes,
             "used_bytes": serving.memory.used_bytes,
             "pressure_shrinks": serving.memory.pressure_shrinks,
         },
+        "blocks": blocks,
         "tables": serving.tables,
         "peers": peers.status(),
         "peer_totals": peers.stats().totals,

@@ -112,6 +112,64 @@ fn the_comparison_is_complete_true_and_leaves_nothing_behind() {
     assert!(is_empty(temp.path()), "the run folder is still there");
 }
 
+/// `rudder replay` of a trace with a cache of `rows` rows: the only result.
+fn replay(trace: &Path, rows: u64, policy: &str, lookahead: &str) -> Value {
+    let rows = rows.to_string();
+    let arguments = ["--capacity", &rows, "--policy", policy, "--lookahead", lookahead, "--json"];
+    let output = Command::new(rudder()).arg("replay").arg(trace).args(arguments).output().unwrap();
+    json(&output)["results"][0].clone()
+}
+
+#[test]
+fn a_run_moves_the_rows_that_a_replay_of_its_trace_moves() {
+    let temp = tempfile::tempdir().unwrap();
+    for lookahead in ["0", "8"] {
+        let trace = temp.path().join(lookahead);
+        let arguments = ["--graph", "powerlaw:8000", "--epochs", "5", "--dim", "4", "--policy", "epoch", "--json"];
+        let mut demo = demo(temp.path(), &arguments);
+        demo.args(["--lookahead", lookahead, "--trace"]).arg(&trace);
+        let report = json(&demo.output().unwrap());
+        let run = &report["runs"][0];
+        let mut remote_rows = 0;
+        for (node, daemon) in run["daemons"].as_array().unwrap().iter().enumerate() {
+            assert_eq!(daemon["node"], node);
+            let count = |name: &str| daemon[name].as_u64().unwrap();
+            let replayed = replay(&trace.join(format!("node{node}")), count("capacity_rows"), "epoch", lookahead);
+            let asked = count("hit_rows") + count("staged_rows") + count("stall_rows");
+            remote_rows += asked;
+            // Replay's hit rate tells its requests: as many as the daemon's, since every fetch was recorded.
+            let requests = replayed["hits"].as_f64().unwrap() / replayed["hit_rate"].as_f64().unwrap();
+            assert_eq!(requests.round() as u64, asked);
+            let ratio = count("network_rows") as f64 / replayed["network_rows"].as_f64().unwrap();
+            assert!((ratio - 1.0).abs() < 0.03, "node {node}, lookahead {lookahead}: {ratio}: {daemon} {replayed}");
+        }
+        assert_eq!(run["remote_rows"], remote_rows);
+    }
+}
+
+#[test]
+fn trainers_that_share_a_daemon_move_fewer_rows() {
+    let temp = tempfile::tempdir().unwrap();
+    let arguments = ["--graph", "powerlaw:4000", "--trainers", "4", "--epochs", "6", "--batch", "16", "--dim", "4"];
+    let report =
+        json(&demo(temp.path(), &arguments).args(["--policy", "epoch", "--private", "--json"]).output().unwrap());
+    let runs = report["runs"].as_array().unwrap();
+    let daemons = |run: &Value| run["daemons"].as_array().unwrap().len();
+    assert_eq!(
+        runs.iter().map(|run| (run["private"] == true, daemons(run))).collect::<Vec<_>>(),
+        [(false, 2), (true, 8)]
+    );
+    let [shared, private] = [&runs[0], &runs[1]].map(|run| run["capacity_rows"].as_f64().unwrap());
+    assert!((shared - private).abs() <= 8.0, "as much memory in all: {shared} and {private} rows");
+    assert_eq!(runs[0]["remote_rows"], runs[1]["remote_rows"]);
+    assert_eq!(runs[0]["accuracy"], runs[1]["accuracy"]);
+    assert!(runs.iter().all(|run| run["wrong_rows"] == 0));
+    let ratio = report["sharing"][0]["ratio"].as_f64().unwrap();
+    assert!(ratio < 0.8, "shared daemons moved {ratio} of the rows of private ones");
+    let again = runs[0]["network_rows"].as_f64().unwrap() / runs[1]["network_rows"].as_f64().unwrap();
+    assert!((ratio - again).abs() < 1e-9);
+}
+
 #[test]
 fn people_get_a_table_and_keep_gets_the_folder() {
     let temp = tempfile::tempdir().unwrap();
@@ -182,7 +240,7 @@ fn a_daemon_that_dies_is_named_and_the_rest_is_taken_down() {
 #[test]
 fn wrong_usage_is_status_2_and_starts_nothing() {
     let temp = tempfile::tempdir().unwrap();
-    for arguments in [&["--policy", "epoch,epoch"][..], &["--nodes", "1"], &["--graph", "web"]] {
+    for arguments in [&["--policy", "epoch,epoch"][..], &["--nodes", "1"], &["--graph", "web"], &["--private"]] {
         let output = demo(temp.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty() && output.stdout.is_empty());

@@ -131,7 +131,7 @@ fn memory_bounds_growth_and_pressure_gives_some_back() {
     let write = |name: &str, bytes: u64| std::fs::write(dir.path().join(name), format!("{bytes}\n")).unwrap();
     // Far below what the machine has left, so that this cgroup is the one that counts.
     write("memory.max", 10_000_000);
-    write("memory.current", 8_500_000);
+    write("memory.current", 5_000_000);
     let cluster = cluster(4000, |config| {
         config.cache.cgroup = dir.path().to_owned();
         config.cache.tables.entry("label".to_owned()).or_default().policy = Some(rudder_daemon::config::Policy::None);
@@ -139,6 +139,9 @@ fn memory_bounds_growth_and_pressure_gives_some_back() {
     heat(&cluster, &(ROWS / 2..ROWS / 2 + 4000).collect::<Vec<u64>>());
     assert!(wait_until(Duration::from_secs(5), || number(&table(&cluster), "/cached_rows") == 4000));
     let held = number(&table(&cluster), "/cache_bytes");
+    write("memory.current", 8_500_000);
+    let noticed = || number(&cluster.nodes[0].as_ref().unwrap().status(), "/memory/used_bytes") == 8_500_000;
+    assert!(wait_until(Duration::from_secs(5), noticed));
     let answer = grown(&cluster, json!({"factor": 2}));
     assert_eq!(answer.limited_by.as_deref(), Some("memory"));
     let rows_max = (9_000_000 - (8_500_000 - held)) / (held / 4000);

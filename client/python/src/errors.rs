@@ -41,6 +41,7 @@ fn class_name(error: &ClientError) -> &'static str {
             ErrorCode::PeerFailed => "PeerFailedError",
             ErrorCode::Draining => "DrainingError",
             ErrorCode::Internal => "InternalError",
+            ErrorCode::Storage => "StorageError",
         },
         _ => "RudderError",
     }

@@ -185,6 +185,28 @@ class Daemon:
         return rudder.connect(self.socket, **options)
 
 
+def meet(daemon: Daemon, source: Source) -> None:
+    """Wait until node 0 has a connection to node 1, which it dials when it first needs a row from there: on a machine that is
+    busy beyond reason that takes longer than a fetch may wait for it.
+
+    Parameters
+    ----------
+    daemon : Daemon
+        Node 0.
+    source : Source
+        Whose remote rows to ask for.
+    """
+    client = daemon.connect()
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while True:
+        try:
+            client.fetch("f32", source.remote_ids("f32")[:1])
+            return
+        except rudder.PeerUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+
+
 def certificates(folder: Path, nodes: int) -> Path:
     """Make an authority and a certificate for each node."""
     run("rudder", "certs", "init", "--out", folder, "--json")
@@ -224,8 +246,8 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
             authority = "{authority / 'ca.pem'}"
             certificate = "{authority / f'node-{node}.pem'}"
             key = "{authority / f'node-{node}.key'}"
-            connect_timeout_ms = 1000
-            request_timeout_ms = 2000
+            connect_timeout_ms = 5000
+            request_timeout_ms = 5000
             [admin]
             listen = "127.0.0.1:{free_port(socket.SOCK_STREAM)}"
             [peers.addresses]

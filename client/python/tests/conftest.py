@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Daemon, Source, certificates, cluster
+from cluster import Daemon, Source, certificates, cluster, meet
 
 import rudder
 
@@ -40,11 +40,12 @@ def authority(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def daemons(folder: Path, dataset: Path, authority: Path) -> Iterator[list[Daemon]]:
+def daemons(folder: Path, dataset: Path, authority: Path, source: Source) -> Iterator[list[Daemon]]:
     """Two daemons that every test shares: leave them as they are."""
     path = folder / "shared"
     path.mkdir()
     with cluster(path, dataset, authority) as running:
+        meet(running[0], source)
         yield running
 
 

@@ -224,6 +224,8 @@ pub enum ErrorCode {
     Draining,
     /// A defect of the daemon; its log says more.
     Internal,
+    /// The daemon cannot read its own shard: the file shrank, or the disk fails or hangs.
+    Storage,
 }
 
 /// One feature table as a client sees it.

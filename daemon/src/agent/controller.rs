@@ -116,10 +116,10 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    /// Windows since a tool other than `hold` was last called; a large number if none was.
+    /// Windows since the tool of this name was last called; a large number if it was not, as far as is remembered.
     #[must_use]
-    pub fn windows_since_action(&self) -> u64 {
-        let last = self.past.iter().rev().find(|past| !matches!(past.call, ToolCall::Hold(_)));
+    pub fn windows_since(&self, tool: &str) -> u64 {
+        let last = self.past.iter().rev().find(|past| past.call.tool() == tool);
         last.map_or(u64::MAX, |past| self.now.window.saturating_sub(past.seen.window))
     }
 }

@@ -59,14 +59,15 @@ pub struct Guard {
     settings: GuardSettings,
     /// By tool and state: times it made things worse, and the window until which it is vetoed.
     strikes: BTreeMap<(&'static str, Likeness), (u32, u64)>,
-    last_action: Option<u64>,
+    /// By tool, the window of its last call.
+    last: BTreeMap<&'static str, u64>,
 }
 
 impl Guard {
     /// A guard without memories.
     #[must_use]
     pub fn new(settings: GuardSettings) -> Self {
-        Self { settings, strikes: BTreeMap::new(), last_action: None }
+        Self { settings, strikes: BTreeMap::new(), last: BTreeMap::new() }
     }
 
     /// Judges `call` after the window `now`.
@@ -89,23 +90,25 @@ impl Guard {
                 format!("the cache has {rows} rows, and can have no other number now"),
             );
         }
-        self.last_action = Some(now.window);
+        self.last.insert(call.tool(), now.window);
         Verdict::Allowed { call, clamped }
     }
 
     fn refusal(&self, call: &ToolCall, now: &Snapshot) -> Option<Verdict> {
         let refused = |rule, why: String| Some(Verdict::Refused(rule, why));
-        if let Some(last) = self.last_action
+        // Growth costs nothing on the network but what is then worth its slot, and is bounded by its factor.
+        if let Some(&last) = self.last.get(call.tool()).filter(|_| !matches!(call, ToolCall::Grow(_)))
             && now.window.saturating_sub(last) <= self.settings.cooldown_windows
         {
-            return refused("cooldown", format!("the last action was {} windows ago", now.window - last));
+            let windows = now.window - last;
+            return refused("cooldown", format!("the last {} was {windows} windows ago", call.tool()));
         }
         if let Some(&(_, until)) = self.strikes.get(&(call.tool(), likeness(now)))
             && now.window < until
         {
             return refused("veto", format!("{} made things worse twice in states like this", call.tool()));
         }
-        if now.run_progress.is_some_and(|progress| progress >= NEARLY_DONE) && !matches!(call, ToolCall::Refresh(_)) {
+        if now.run_progress.is_some_and(|progress| progress >= NEARLY_DONE) && costs(call, now) {
             return refused("nearly-done", "the run is nearly over".to_owned());
         }
         match call {
@@ -155,6 +158,16 @@ impl Guard {
             entry.1 = past.seen.window + 1 + self.settings.veto_windows;
             entry.0 = 0;
         }
+    }
+}
+
+/// Whether `call` brings rows in that would not have come anyway.
+fn costs(call: &ToolCall, now: &Snapshot) -> bool {
+    match call {
+        ToolCall::Grow(Grow { factor: Some(factor), .. }) => *factor > 1.0,
+        ToolCall::Grow(Grow { rows: Some(rows), .. }) => *rows > now.capacity_rows,
+        ToolCall::Grow(_) | ToolCall::Evict(_) | ToolCall::Warm(_) => true,
+        ToolCall::Refresh(_) | ToolCall::Hold(_) => false,
     }
 }
 
@@ -224,6 +237,7 @@ mod tests {
         assert_eq!(judged(evict(0.5, true), &Snapshot { shifted: true, ..now }), "allowed");
         let done = Snapshot { run_progress: Some(0.99), ..now };
         assert_eq!(judged(grow(1.2), &done), "nearly-done");
+        assert_eq!(judged(grow(0.8), &done), "allowed", "shrinking costs nothing");
         assert_eq!(judged(ToolCall::Refresh(Refresh::default()), &done), "allowed");
         let warm = crate::tools::Warm { table: "x".to_owned(), ids: vec![1] };
         assert_eq!(judged(ToolCall::Warm(warm), &now), "not-a-decision");
@@ -232,9 +246,11 @@ mod tests {
     #[test]
     fn actions_come_with_a_pause_between() {
         let mut guard = Guard::new(SETTINGS);
-        assert_eq!(rule(&guard.judge(grow(1.2), &seen(5))), "allowed");
-        assert_eq!(rule(&guard.judge(grow(1.2), &seen(7))), "cooldown");
-        assert_eq!(rule(&guard.judge(grow(1.2), &seen(8))), "allowed");
+        assert_eq!(rule(&guard.judge(evict(0.05, false), &seen(5))), "allowed");
+        assert_eq!(rule(&guard.judge(evict(0.05, false), &seen(7))), "cooldown");
+        assert_eq!(rule(&guard.judge(grow(1.2), &seen(7))), "allowed", "another tool");
+        assert_eq!(rule(&guard.judge(grow(1.2), &seen(8))), "allowed", "growth needs no pause");
+        assert_eq!(rule(&guard.judge(evict(0.05, false), &seen(8))), "allowed");
     }
 
     #[test]

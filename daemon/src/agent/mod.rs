@@ -8,7 +8,10 @@
 pub mod controller;
 pub mod guard;
 pub mod journal;
+pub mod metrics;
 pub mod pilot;
 pub mod rules;
+pub mod run;
+pub mod scrape;
 pub mod snapshot;
 pub mod spec;

@@ -259,7 +259,7 @@ impl TableCache {
     #[must_use]
     pub fn weigh(&self) -> (f64, usize) {
         let Some(scorer) = self.scorer() else { return (0.0, 0) };
-        let worth = scorer.worth_fetching();
+        let worth = scorer.cold_below();
         let (mut cold, mut residents) = (0usize, 0usize);
         self.walk(scorer, |score, _, cached| {
             residents += usize::from(cached);

@@ -4,10 +4,12 @@
 
 #![allow(clippy::print_stdout)]
 
+mod crowd;
+
 use super::CliError;
 use super::demo::cluster::{Cluster, Site, certify, find_daemon};
 use super::demo::stage::Stage;
-use crate::config::{Capacity, Policy};
+use crate::config::{AgentConfig, Capacity, Policy};
 use crate::dataset::{BookSpec, DatasetWriter, Existing};
 use crate::peers::install_tls_provider;
 use crate::serve::gather_in_process;
@@ -52,9 +54,20 @@ pub struct BenchFetchArgs {
     /// Fetches of a single row
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     single: u32,
+    /// Also measure the throughput of so many clients together, each fetching as many rows; several numbers in turns
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clients)]
+    clients: Vec<usize>,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Most clients of `--clients`; each has its own memory for rows.
+const CLIENTS_MAX: usize = 64;
+
+fn clients(text: &str) -> Result<usize, String> {
+    let found = text.parse().ok().filter(|clients| (1..=CLIENTS_MAX).contains(clients));
+    found.ok_or_else(|| format!("`{text}` is no number of clients from 1 to {CLIENTS_MAX}"))
 }
 
 impl BenchFetchArgs {
@@ -97,11 +110,12 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
         dataset_bytes: args.table_rows() * args.row_bytes() as u64,
         certificates,
         nodes: 2,
+        agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
         ports: Vec::new(),
     };
     let capacity = Capacity::Rows(u64::from(args.cached_rows));
     let threads = args.gather_threads;
-    let cluster = Cluster::start(&stage, &site, &folder, &|config| {
+    let cluster = Cluster::start(&stage, &site, &folder, 1, &|config| {
         config.cache.policy = Policy::Epoch;
         config.cache.capacity = capacity;
         config.local.gather_threads = threads;
@@ -110,8 +124,9 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
     warm(args, &client)?;
     let measured = measure(args, &client)?;
     drop(client);
+    let crowds = crowd::measure(args, &cluster.daemons[0].socket)?;
     cluster.stop()?;
-    report(args, &measured);
+    report(args, &measured, &crowds);
     Ok(())
 }
 
@@ -213,7 +228,7 @@ fn quantile(values: &[f64], share: f64) -> f64 {
     values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
-fn report(args: &BenchFetchArgs, measured: &Measured) {
+fn report(args: &BenchFetchArgs, measured: &Measured, crowds: &[crowd::Crowd]) {
     let Measured { hit_ns, gather_ns, single_us } = measured;
     let (hit, gather) = (quantile(hit_ns, 0.5), quantile(gather_ns, 0.5));
     if args.json {
@@ -226,6 +241,7 @@ fn report(args: &BenchFetchArgs, measured: &Measured) {
             "ratio": gather / hit,
             "hit_gb_s": args.row_bytes() as f64 / hit,
             "single_row_us_p50": quantile(single_us, 0.5), "single_row_us_p99": quantile(single_us, 0.99),
+            "clients": crowd::to_json(crowds),
         });
         println!("{result}");
         return;
@@ -243,4 +259,7 @@ fn report(args: &BenchFetchArgs, measured: &Measured) {
         quantile(single_us, 0.99),
         args.single
     );
+    for line in crowd::lines(crowds) {
+        println!("{line}");
+    }
 }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 /// Batches of horizon per batch that fits into the cache: with 4·C/R announced batches, of C slots and R remote rows
 /// per batch, Belady's choice inside the horizon gives 97% of the optimum's hits (measured; see `docs/lookahead.md`).
-const HORIZON_FACTOR: f64 = 4.0;
+pub const HORIZON_FACTOR: f64 = 4.0;
 
 /// Weight of the newest batch in the running mean of rows per batch.
 const MEAN_WEIGHT: f64 = 0.1;

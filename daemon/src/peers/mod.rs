@@ -135,9 +135,12 @@ pub enum SourceError {
     /// A later update of the same writer was applied.
     #[error("a later update of the same node was applied already")]
     Overtaken,
-    /// The rows could not be read.
+    /// The rows could not be had.
     #[error("{0}")]
     Failed(String),
+    /// The file that holds the rows could not be read.
+    #[error("{0}")]
+    Storage(String),
 }
 
 impl From<SourceError> for RemoteError {
@@ -149,6 +152,7 @@ impl From<SourceError> for RemoteError {
             SourceError::UpdatesFull { rows, rows_max } => Self::UpdatesFull { rows, rows_max },
             SourceError::Overtaken => Self::Overtaken,
             SourceError::Failed(text) => Self::Internal(wire::short_text(&text)),
+            SourceError::Storage(text) => Self::Storage(wire::short_text(&text)),
         }
     }
 }

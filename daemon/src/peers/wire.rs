@@ -302,6 +302,9 @@ pub enum RemoteError {
     /// Its own trouble.
     #[error("it failed: {0}")]
     Internal(String),
+    /// It cannot read its own shard.
+    #[error("it cannot read its shard: {0}")]
+    Storage(String),
 }
 
 /// Head of an answer.

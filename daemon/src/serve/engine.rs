@@ -3,9 +3,11 @@
 //! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
 
 use super::ahead::Ahead;
+use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
-use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::insight::Insight;
 use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
@@ -17,7 +19,6 @@ use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,6 +87,7 @@ pub(super) struct TableState {
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
     pub(super) versions: Versions,
+    pub(super) insight: Insight,
     recorder: Recorder,
 }
 
@@ -175,6 +177,7 @@ impl Engine {
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
                 versions: Versions::new(parts.owned.dataset().parts()),
+                insight: Insight::default(),
                 recorder: Recorder::default(),
             })
         };
@@ -260,6 +263,12 @@ impl Engine {
         self.forget_announcements(connection);
     }
 
+    /// Epochs ended, of the mean trainer, with the share of the running one.
+    pub(super) fn epochs(&self) -> f64 {
+        let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
+        f64::from(clock.epoch) + f64::from(clock.progress)
+    }
+
     /// Trainers that report their progress.
     pub(super) fn trainers_reporting(&self) -> usize {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).trainers()
@@ -276,7 +285,7 @@ impl Engine {
         let stats = &self.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources, self.started);
+                stats.count(sources, consumed.is_some(), self.started);
                 self.fetch_seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
@@ -287,10 +296,19 @@ impl Engine {
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
-        let Found { local, hits, misses } = self.gather_here(job).await?;
+        let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        unmapped.sort_unstable();
+        let reading = self.read_blocks(job, unmapped);
         let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
         let (missed, seats) = unique(&misses);
-        let claim = self.land(job, &misses, (&missed, &seats)).await?;
+        let landed = self.land(job, &misses, (&missed, &seats)).await;
+        // Before any answer, a failure too: the trainer may use the place of its rows for something else then.
+        let read = reading.await;
+        let claim = landed?;
+        if let Err(error) = read {
+            self.tables[job.table].flights.retire(&claim);
+            return Err(error);
+        }
         sources.staged = seats.iter().filter(|&&seat| claim.was_ready(seat as usize)).count() as u64;
         sources.peer = misses.len() as u64 - sources.staged;
         let missed = missed.into_iter().map(|(id, _)| id).collect();
@@ -312,7 +330,8 @@ impl Engine {
             let part = other.await.map_err(|_| RequestError::Internal("a gather ended early"))?;
             found = merge(found, part);
         }
-        found.map_err(|refused| self.out_of_range(job.table, refused))
+        let table = &self.dataset.tables()[job.table];
+        found.map_err(|refused| RequestError::out_of_range(table, refused.at, refused.id))
     }
 
     async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
@@ -329,12 +348,8 @@ impl Engine {
                 tokio::task::yield_now().await;
             }
         }
+        blocks::take_resident(table, &mut found.unmapped, &job.out).await;
         Ok(found)
-    }
-
-    fn out_of_range(&self, table: usize, refused: OutOfRange) -> RequestError {
-        let Table { name, rows, .. } = &self.dataset.tables()[table];
-        RequestError::IdOutOfRange { table: name.clone(), id: refused.id, at: refused.at, last: rows.saturating_sub(1) }
     }
 
     /// Claims `rows` (id and owner) and asks the peers for those that nobody has asked for.
@@ -458,7 +473,9 @@ impl Engine {
     /// # Errors
     /// When a metric cannot be made.
     pub fn collectors(self: &Arc<Self>) -> prometheus::Result<Vec<Box<dyn prometheus::core::Collector>>> {
-        super::metrics::collectors(self)
+        let mut all = super::metrics::collectors(self)?;
+        all.extend(super::block_metrics::collectors(&self.dataset)?);
+        Ok(all)
     }
 
     /// Time that trainers have waited for peers, all of them together.
@@ -476,21 +493,4 @@ fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> R
         }
         (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
-}
-
-/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
-/// among them.
-fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
-    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
-    let mut rows = Vec::with_capacity(misses.len());
-    let seats = misses
-        .iter()
-        .map(|miss| {
-            *places.entry(miss.id).or_insert_with(|| {
-                rows.push((miss.id, miss.part));
-                (rows.len() - 1) as u32
-            })
-        })
-        .collect();
-    (rows, seats)
 }

@@ -1,5 +1,7 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::dataset::ReadError;
+use crate::dataset::Table;
 use crate::lookahead::AnnounceError;
 use crate::peers::{PeerError, RemoteError, SourceError};
 use crate::tools::ToolError;
@@ -40,6 +42,8 @@ pub(super) enum RequestError {
     Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
+    Shard { table: String, rows: usize, cause: Arc<ReadError> },
     #[error("{rows} rows of an update of table `{table}` were not applied, {applied} were: {fault}")]
     Update { table: String, rows: usize, applied: usize, fault: UpdateFault },
     #[error(transparent)]
@@ -82,6 +86,11 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 }
 
 impl RequestError {
+    /// Id `id`, at position `at` of what was asked, is none of `table`.
+    pub(super) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
+        Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
+    }
+
     /// The code for programs.
     pub(super) fn code(&self) -> ErrorCode {
         match self {
@@ -98,6 +107,7 @@ impl RequestError {
             Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
             Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
             Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Protocol,
+            Self::Shard { .. } => ErrorCode::Storage,
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,
         }

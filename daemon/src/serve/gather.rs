@@ -4,7 +4,8 @@
 
 use super::owned::OwnedTable;
 use crate::cache::{TableCache, prefetch};
-use crate::dataset::Table;
+use crate::dataset::{Table, WantedRow};
+use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -60,6 +61,8 @@ pub(super) struct Found {
     pub(super) hits: Vec<u32>,
     /// Rows that a peer must be asked for.
     pub(super) misses: Vec<Miss>,
+    /// Rows of the node's own shard that are not mapped.
+    pub(super) unmapped: Vec<WantedRow>,
 }
 
 impl Found {
@@ -68,6 +71,7 @@ impl Found {
         self.local += other.local;
         self.hits.append(&mut other.hits);
         self.misses.append(&mut other.misses);
+        self.unmapped.append(&mut other.unmapped);
     }
 }
 
@@ -118,7 +122,11 @@ fn gather_chunk(
         let refused = OutOfRange { at: first + i, id };
         let location = table.book.locate(id).ok_or(refused)?;
         if location.part == node {
-            sources[i] = owned.row(location.row).ok_or(refused)?;
+            match owned.row(location.row) {
+                Some(row) => sources[i] = row,
+                None if location.row >= table.shard.rows() => return Err(refused),
+                None => found.unmapped.push(WantedRow { row: location.row, at: (first + i) as u32 }),
+            }
             found.local += 1;
         } else if let Some(row) = reader.get(id) {
             sources[i] = row;
@@ -142,6 +150,23 @@ fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
             out.write((first + i) * row_bytes, source);
         }
     }
+}
+
+/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
+/// among them.
+pub(super) fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
+    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
+    let mut rows = Vec::with_capacity(misses.len());
+    let seats = misses
+        .iter()
+        .map(|miss| {
+            *places.entry(miss.id).or_insert_with(|| {
+                rows.push((miss.id, miss.part));
+                (rows.len() - 1) as u32
+            })
+        })
+        .collect();
+    (rows, seats)
 }
 
 /// The yardstick of `rudder bench fetch`: the same copies with the same prefetching inside one process, from an array of

@@ -6,11 +6,14 @@
 //! not the owner's.
 
 mod ahead;
+mod block_metrics;
+mod blocks;
 mod engine;
 mod error;
 mod flights;
 mod gather;
 mod held;
+mod insight;
 mod metrics;
 mod owned;
 mod progress;

@@ -83,6 +83,24 @@ impl Engine {
         }
     }
 
+    /// Cached rows of a table whose owners have changed them since they were last asked, as far as versions of blocks can
+    /// tell. Changes nothing; owners that cannot be asked count for none.
+    pub(super) async fn outdated_rows(self: &Arc<Self>, table: usize) -> u64 {
+        let (book, state) = (&self.dataset.tables()[table].book, &self.tables[table]);
+        let mut outdated = 0;
+        for part in self.others() {
+            self.meet(table, part);
+            let Some(since) = state.versions.part(part).freshness().synced() else { continue };
+            let Ok(changes) = self.peers.changes(part, table as u16, book.owned(part), since).await else { continue };
+            if !changes.is_empty() {
+                let changed =
+                    |id| self.owner(table, id).is_some_and(|(owner, row)| owner == part && changes.holds(row));
+                outdated += state.cache.residents(changed).len() as u64;
+            }
+        }
+        outdated
+    }
+
     /// The parts that others own.
     fn others(&self) -> impl Iterator<Item = u16> + use<> {
         let node = self.dataset.node();

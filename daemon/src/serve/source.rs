@@ -1,8 +1,9 @@
 //! What this node gives to its peers: the rows that it owns, what was updated of them, and updates.
 
+use super::blocks;
 use super::owned::{Owned, OwnedRows};
 use crate::cache::prefetch;
-use crate::dataset::Table;
+use crate::dataset::{Table, WantedRow};
 use crate::peers::{Changes, RowSource, SourceError, Stamp};
 use std::sync::Arc;
 
@@ -26,12 +27,13 @@ impl ShardSource {
         self.owned.dataset().tables().get(usize::from(table)).ok_or(SourceError::UnknownTable { table })
     }
 
-    fn row<'a>(&self, table: &Table, rows: &'a OwnedRows<'_>, id: u64) -> Result<&'a [u8], SourceError> {
+    /// A row of this node: its bytes, or, when it is neither updated nor mapped, its place in the shard.
+    fn row<'a>(&self, table: &Table, rows: &'a OwnedRows<'_>, id: u64) -> Result<Result<&'a [u8], u64>, SourceError> {
         let location = table.book.locate(id).ok_or(SourceError::OutOfRange { id, rows: table.rows })?;
-        if location.part != self.owned.dataset().node() {
+        if location.part != self.owned.dataset().node() || location.row >= table.shard.rows() {
             return Err(SourceError::NotOwned { id });
         }
-        rows.row(location.row).ok_or(SourceError::NotOwned { id })
+        Ok(rows.row(location.row).ok_or(location.row))
     }
 }
 
@@ -43,15 +45,23 @@ impl RowSource for ShardSource {
     fn copy_rows(&self, number: u16, ids: &[u64], out: &mut [u8]) -> Result<(), SourceError> {
         let table = self.table(number)?;
         let rows = self.owned.read(usize::from(number));
+        let mut unmapped = Vec::new();
         for (i, (&id, target)) in ids.iter().zip(out.chunks_exact_mut(table.row_bytes)).enumerate() {
             if let Some(&ahead) = ids.get(i + ROWS_AHEAD)
-                && let Ok(row) = self.row(table, &rows, ahead)
+                && let Ok(Ok(row)) = self.row(table, &rows, ahead)
             {
                 prefetch::row(row);
             }
-            target.copy_from_slice(self.row(table, &rows, id)?);
+            match self.row(table, &rows, id)? {
+                Ok(row) => target.copy_from_slice(row),
+                Err(row) => unmapped.push(WantedRow { row, at: i as u32 }),
+            }
         }
-        Ok(())
+        // Readers of updated rows must not be held while a disk is read.
+        drop(rows);
+        let Some(blocks) = table.shard.blocks().filter(|_| !unmapped.is_empty()) else { return Ok(()) };
+        let copied = blocks::copy_rows(blocks, unmapped, table.row_bytes, out);
+        copied.map_err(|error| SourceError::Storage(error.to_string()))
     }
 
     fn stamp(&self) -> Stamp {

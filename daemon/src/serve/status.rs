@@ -2,6 +2,7 @@
 //! `docs/operations.md`.
 
 use super::engine::{Engine, Reason};
+use crate::dataset::{BlockShard, BlockShardStatus};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -49,6 +50,8 @@ pub struct TableStatus {
     pub shifts: u64,
     /// Fetches that failed.
     pub failed_fetches: u64,
+    /// The blocks of this node's shard; absent when it is mapped.
+    pub blocks: Option<BlockShardStatus>,
 }
 
 /// Rows answered to trainers since the start; duplicates count each time.
@@ -220,6 +223,7 @@ impl Engine {
             shrunk_rows: read(&cache.stats().shrunk_rows),
             shifts: read(&cache.stats().shifts),
             failed_fetches: read(&stats.failed_fetches),
+            blocks: table.shard.blocks().map(BlockShard::status),
         }
     }
 

@@ -79,12 +79,7 @@ impl Engine {
         let last: HashMap<u64, usize> = ids.iter().enumerate().map(|(at, &id)| (id, at)).collect();
         let mut owners: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (at, &id) in ids.iter().enumerate() {
-            let location = table.book.locate(id).ok_or_else(|| RequestError::IdOutOfRange {
-                table: table.name.clone(),
-                id,
-                at,
-                last: table.rows.saturating_sub(1),
-            })?;
+            let location = table.book.locate(id).ok_or_else(|| RequestError::out_of_range(table, at, id))?;
             if last.get(&id) == Some(&at) {
                 owners.entry(location.part).or_default().push(at);
             }

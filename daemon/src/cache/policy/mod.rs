@@ -78,13 +78,23 @@ impl Scorer {
         }
     }
 
-    /// The score from which an absent row is worth a request that nobody waits for: used again within an epoch, or, where
-    /// epochs are not known, asked for twice of late. Below it the row may well cross the network for nothing.
+    /// The score below which a resident is cold: not expected again within an epoch, or, where epochs are not known, asked for
+    /// less than twice of late.
     #[must_use]
-    pub fn worth_fetching(self) -> f32 {
+    pub fn cold_below(self) -> f32 {
         match self {
             Scorer::Epoch(_) => 1.0,
             Scorer::Frequency => 2.0,
+        }
+    }
+
+    /// The score from which an absent row is worth a request that nobody waits for: what would not be cold. Below it the row may well cross the network for nothing. None is before
+    /// a whole epoch has been seen: what was asked for once in the first tenth of an epoch looks far hotter than it is.
+    #[must_use]
+    pub fn worth_fetching(self) -> f32 {
+        match self {
+            Scorer::Epoch(phase) if phase.weight < 1.0 => f32::INFINITY,
+            Scorer::Epoch(_) | Scorer::Frequency => self.cold_below(),
         }
     }
 }

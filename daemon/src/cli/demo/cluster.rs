@@ -1,17 +1,19 @@
 //! Owns the daemons of one run: their configuration files, their start, the wait until they are ready, their counters and
 //! their end. Must never talk to them but as any operator can: TOML, signals, HTTP.
 
+use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::door::Door;
 use super::error::DemoError;
-use super::link::{self, Port};
+use super::link::Port;
 use super::role::{DaemonRole, Role};
 use super::stage::Stage;
-use crate::config::Config;
+use crate::config::{AgentConfig, Config};
 use crate::peers::authority;
 
 /// Certificates live for a day: they are thrown away with the run folder.
@@ -22,16 +24,19 @@ const CLUSTER_NAME: &str = "demo";
 const READY_BASE: Duration = Duration::from_secs(30);
 /// Slowest disk that is waited for.
 const READ_BYTES_PER_S: u64 = 50 << 20;
+/// Longest waits of a daemon for a connection to a peer, and for a peer's answer: all of them share this machine with their
+/// trainers, and at the first step everybody wants everything at once. With the defaults, a fetch fails where sixteen daemons
+/// had half a core.
+const CONNECT_TIMEOUT_MS: u64 = 20_000;
+const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How often readiness is asked for.
 const READY_POLL: Duration = Duration::from_millis(10);
-/// Longest wait for one HTTP answer.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time a daemon gets to drain when its run is over, and the time after which it is killed.
 const DRAIN: Duration = Duration::from_secs(5);
 const KILL: Duration = Duration::from_secs(15);
 /// Longest path of a Unix socket: `sun_path` less its ending zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
-/// Ports inside a namespace of its own.
+/// Ports inside a namespace of its own; each further daemon in it takes the next two.
 const NAMESPACE_PORTS: [u16; 2] = [7400, 7401];
 /// Prefix of the daemons' names on the stage.
 const NAME: &str = "rudderd of node ";
@@ -43,6 +48,8 @@ pub(in crate::cli) struct Site {
     pub(in crate::cli) dataset_bytes: u64,
     pub(in crate::cli) certificates: PathBuf,
     pub(in crate::cli) nodes: u16,
+    /// Who steers the caches; `journal` is the folder of all journals.
+    pub(in crate::cli) agent: AgentConfig,
     /// One per node with `--link`, none without.
     pub(in crate::cli) ports: Vec<Port>,
 }
@@ -80,11 +87,11 @@ pub(super) fn check_socket_path(path: &Path) -> Result<(), DemoError> {
 
 /// One running daemon.
 pub(in crate::cli) struct Daemon {
-    name: String,
+    /// The node whose rows it owns.
+    pub(super) node: u16,
     /// Its socket for trainers.
     pub(in crate::cli) socket: PathBuf,
-    admin: SocketAddr,
-    namespace: Option<PathBuf>,
+    pub(super) door: Door,
 }
 
 /// Counters of a daemon's feature table.
@@ -103,15 +110,43 @@ pub(super) struct Counters {
     pub(super) network_bytes: u64,
 }
 
+impl Counters {
+    /// What was counted since `before`; the capacity is what it is.
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            capacity_rows: self.capacity_rows,
+            hit_rows: self.hit_rows - before.hit_rows,
+            staged_rows: self.staged_rows - before.staged_rows,
+            missed_rows: self.missed_rows - before.missed_rows,
+            network_rows: self.network_rows - before.network_rows,
+            network_bytes: self.network_bytes - before.network_bytes,
+        }
+    }
+}
+
+impl Sum for Counters {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            capacity_rows: sum.capacity_rows + one.capacity_rows,
+            hit_rows: sum.hit_rows + one.hit_rows,
+            staged_rows: sum.staged_rows + one.staged_rows,
+            missed_rows: sum.missed_rows + one.missed_rows,
+            network_rows: sum.network_rows + one.network_rows,
+            network_bytes: sum.network_bytes + one.network_bytes,
+        })
+    }
+}
+
 /// The daemons of one run.
 pub(in crate::cli) struct Cluster<'a> {
     stage: &'a Stage,
+    /// By node; several of one node come one after the other.
     pub(in crate::cli) daemons: Vec<Daemon>,
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts a daemon per node with its files in `folder`, its configuration changed by `adapt`, and waits until all are
-    /// ready.
+    /// Starts `copies` daemons per node with their files in `folder`, their configurations changed by `adapt`, and waits until
+    /// all are ready. The first daemons of all nodes know each other, and so do the second, and so on.
     ///
     /// # Errors
     /// A daemon does not start, ends, or is not ready in time.
@@ -119,32 +154,35 @@ impl<'a> Cluster<'a> {
         stage: &'a Stage,
         site: &Site,
         folder: &Path,
+        copies: u16,
         adapt: &dyn Fn(&mut Config),
     ) -> Result<Self, DemoError> {
-        let addresses = addresses(site)?;
+        let addresses = addresses(site, copies)?;
         let mut daemons = Vec::new();
-        for node in 0..site.nodes {
-            let (peer, admin) = addresses[usize::from(node)];
-            let place = folder.join(format!("node{node}"));
+        for (node, copy) in (0..site.nodes).flat_map(|node| (0..copies).map(move |copy| (node, copy))) {
+            let at = |node: u16| addresses[usize::from(node) * usize::from(copies) + usize::from(copy)];
+            let (peer, admin) = at(node);
+            let suffix = if copies == 1 { String::new() } else { format!("-{copy}") };
+            let place = folder.join(format!("node{node}{suffix}"));
             std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
-            let daemon = Daemon {
-                name: format!("{NAME}{node}"),
-                socket: place.join("rudder.sock"),
-                admin,
-                namespace: site.ports.get(usize::from(node)).map(|port| port.namespace.clone()),
-            };
+            let namespace = site.ports.get(usize::from(node)).map(|port| port.namespace.clone());
+            let door = Door { name: format!("{NAME}{node}{suffix}"), admin, namespace };
+            let daemon = Daemon { node, socket: place.join("rudder.sock"), door };
             let mut config = Config::default();
             config.node.index = node;
             config.node.drain_ms = DRAIN.as_millis() as u64;
             config.dataset.path.clone_from(&site.dataset);
             config.local.socket.clone_from(&daemon.socket);
             config.peers.listen = peer;
-            config.peers.addresses = (0..).zip(&addresses).map(|(node, (peer, _))| (node, peer.to_string())).collect();
-            config.peers.addresses.remove(&node);
+            let others = (0..site.nodes).filter(|&other| other != node);
+            config.peers.addresses = others.map(|other| (other, at(other).0.to_string())).collect();
             config.peers.authority = site.certificates.join("ca.pem");
             config.peers.certificate = site.certificates.join(format!("node-{node}.pem"));
             config.peers.key = site.certificates.join(format!("node-{node}.key"));
+            config.peers.connect_timeout_ms = CONNECT_TIMEOUT_MS;
+            config.peers.request_timeout_ms = REQUEST_TIMEOUT_MS;
             config.admin.listen = admin;
+            config.agent.clone_from(&site.agent);
             adapt(&mut config);
             daemon.spawn(stage, site, &place, &config)?;
             daemons.push(daemon);
@@ -159,17 +197,17 @@ impl<'a> Cluster<'a> {
         for daemon in &self.daemons {
             loop {
                 self.stage.check()?;
-                let reason = match daemon.get("/readyz") {
+                let reason = match daemon.door.ask("/readyz", None) {
                     Ok((200, _)) => break,
                     Ok((_, said)) => said.trim().to_owned(),
                     Err(reason) => reason,
                 };
                 if begun.elapsed() > limit {
                     return Err(DemoError::NotReady {
-                        name: daemon.name.clone(),
+                        name: daemon.door.name.clone(),
                         waited_s: limit.as_secs(),
                         reason,
-                        log: self.stage.log_tail(&daemon.name),
+                        log: self.stage.log_tail(&daemon.door.name),
                     });
                 }
                 std::thread::sleep(READY_POLL);
@@ -178,22 +216,12 @@ impl<'a> Cluster<'a> {
         Ok(())
     }
 
-    /// The counters of all daemons together.
+    /// The counters of each daemon.
     ///
     /// # Errors
     /// A daemon does not answer, or its status lacks a field.
-    pub(super) fn counters(&self) -> Result<Counters, DemoError> {
-        let mut sum = Counters::default();
-        for daemon in &self.daemons {
-            let one = daemon.counters()?;
-            sum.capacity_rows += one.capacity_rows;
-            sum.hit_rows += one.hit_rows;
-            sum.staged_rows += one.staged_rows;
-            sum.missed_rows += one.missed_rows;
-            sum.network_rows += one.network_rows;
-            sum.network_bytes += one.network_bytes;
-        }
-        Ok(sum)
+    pub(super) fn counters(&self) -> Result<Vec<Counters>, DemoError> {
+        self.daemons.iter().map(Daemon::counters).collect()
     }
 
     /// Ends the daemons as an operator would, by SIGTERM.
@@ -211,7 +239,7 @@ impl Daemon {
         let file = place.join("rudderd.toml");
         let text = config.effective_toml().map_err(DemoError::prepare("write a configuration"))?;
         std::fs::write(&file, text).map_err(DemoError::file("write", &file))?;
-        let role = DaemonRole { program: site.program.clone(), config: file, namespace: self.namespace.clone() };
+        let role = DaemonRole { program: site.program.clone(), config: file, namespace: self.door.namespace.clone() };
         let mut command = Role::Daemon(role).command(&place.join("role.json"))?;
         // The configuration file says everything; what the environment says is for other daemons.
         for (key, _) in std::env::vars_os() {
@@ -219,34 +247,13 @@ impl Daemon {
                 command.env_remove(key);
             }
         }
-        stage.spawn(&self.name, &mut command, &place.join("rudderd.log"))
+        stage.spawn(&self.door.name, &mut command, &place.join("rudderd.log"))
     }
 
     fn counters(&self) -> Result<Counters, DemoError> {
-        let fault = |reason: String| DemoError::Status { name: self.name.clone(), reason };
-        let (code, text) = self.get("/v1/status").map_err(fault)?;
-        if code != 200 {
-            return Err(fault(format!("/v1/status answered {code}: {}", text.trim())));
-        }
-        let status: Value = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
-        counters_of(&status).map_err(fault)
-    }
-
-    /// `GET path` on the daemon's HTTP interface: status code and body.
-    fn get(&self, path: &str) -> Result<(u16, String), String> {
-        let url = format!("http://{}{path}", self.admin);
-        let ask = || {
-            let config = ureq::Agent::config_builder().timeout_global(Some(HTTP_TIMEOUT)).http_status_as_error(false);
-            let agent: ureq::Agent = config.build().into();
-            let mut response = agent.get(&url).call().map_err(|error| format!("{url}: {error}"))?;
-            let text = response.body_mut().read_to_string().map_err(|error| format!("{url}: {error}"))?;
-            Ok((response.status().as_u16(), text))
-        };
-        let Some(namespace) = &self.namespace else { return ask() };
-        // A thread of its own moves into the namespace, whose loopback the daemon listens on, and ends there.
-        let inside = || link::enter(namespace).map_err(|error| error.to_string()).and_then(|()| ask());
-        std::thread::scope(|scope| scope.spawn(inside).join())
-            .unwrap_or_else(|_| Err("the question panicked".to_owned()))
+        let text = self.door.demand("/v1/status", None)?;
+        let status: Value = serde_json::from_str(&text).map_err(|error| self.door.fault(error.to_string()))?;
+        counters_of(&status).map_err(|reason| self.door.fault(reason))
     }
 }
 
@@ -275,16 +282,17 @@ fn counters_of(status: &Value) -> Result<Counters, String> {
     })
 }
 
-/// Addresses of each node: for its peers (UDP) and for HTTP.
-fn addresses(site: &Site) -> Result<Vec<(SocketAddr, SocketAddr)>, DemoError> {
+/// Addresses of each daemon, `copies` per node: for its peers (UDP) and for HTTP.
+fn addresses(site: &Site, copies: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, DemoError> {
     let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     if !site.ports.is_empty() {
         let [peer, admin] = NAMESPACE_PORTS;
-        return Ok(site.ports.iter().map(|port| (SocketAddr::from((port.address, peer)), loopback(admin))).collect());
+        let pair = |port: &Port, copy| (SocketAddr::from((port.address, peer + 2 * copy)), loopback(admin + 2 * copy));
+        return Ok(site.ports.iter().flat_map(|port| (0..copies).map(move |copy| pair(port, copy))).collect());
     }
     // Free ports, all held until all are found. Another process may take one before the daemon does; it then says so.
     let free = || -> std::io::Result<_> { Ok((UdpSocket::bind(loopback(0))?, TcpListener::bind(loopback(0))?)) };
-    let held: std::io::Result<Vec<_>> = (0..site.nodes).map(|_| free()).collect();
+    let held: std::io::Result<Vec<_>> = (0..u32::from(site.nodes) * u32::from(copies)).map(|_| free()).collect();
     let held = held.map_err(DemoError::prepare("find free ports"))?;
     let pairs: std::io::Result<Vec<_>> =
         held.iter().map(|(udp, tcp)| Ok((udp.local_addr()?, tcp.local_addr()?))).collect();
@@ -303,20 +311,21 @@ mod tests {
     }
 
     #[test]
-    fn nodes_get_ports_of_their_own() {
+    fn daemons_get_ports_of_their_own() {
         let site = Site {
             program: PathBuf::new(),
             dataset: PathBuf::new(),
             dataset_bytes: 0,
             certificates: PathBuf::new(),
             nodes: 8,
+            agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
             ports: Vec::new(),
         };
-        let found = addresses(&site).unwrap();
+        let found = addresses(&site, 2).unwrap();
         let mut ports: Vec<u16> = found.iter().map(|(peer, _)| peer.port()).collect();
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 8);
+        assert_eq!(ports.len(), 16);
     }
 
     #[test]

@@ -40,13 +40,24 @@ pub(super) enum Message {
 /// What a trainer counted while it trained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct TrainerReport {
+    /// Minibatches it fetched.
+    pub(super) fetches: u64,
     /// Seconds inside `fetch`.
     pub(super) stall_seconds: f64,
     /// Rows it asked for that other nodes own.
     pub(super) remote_rows: u64,
-    /// Of these, rows of the epochs after the first; and of those, rows that it had to wait for.
-    pub(super) later_rows: u64,
-    pub(super) later_stalled_rows: u64,
+    /// What came of them, epoch by epoch.
+    pub(super) epochs: Vec<EpochRows>,
+}
+
+/// Where the remote rows of an epoch came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct EpochRows {
+    pub(super) remote_rows: u64,
+    /// Of these, rows that were in the cache.
+    pub(super) hit_rows: u64,
+    /// Of these, rows that the trainer had to wait for.
+    pub(super) stall_rows: u64,
 }
 
 /// What a trainer measured on the test vertices of its share.

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use indicatif::ProgressBar;
 
 use super::cluster::{Cluster, Counters, Site, check_socket_path};
-use super::control::{Channel, Evaluation, Message, TrainerReport};
+use super::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
 use super::error::DemoError;
 use super::prepare::Prepared;
-use super::report::RunReport;
+use super::recording::{Accesses, Recording};
+use super::report::{DaemonReport, RunReport};
 use super::role::Role;
 use super::stage::Stage;
 use super::trainer::{PREFIX, TrainerRole};
@@ -40,6 +41,18 @@ pub(super) struct Plan {
     pub(super) dim: u32,
     pub(super) capacity: Capacity,
     pub(super) seed: u64,
+    /// Whether accesses are recorded.
+    pub(super) record: bool,
+}
+
+/// What one run does otherwise than another.
+#[derive(Clone, Copy)]
+pub(super) struct Variant {
+    pub(super) policy: Policy,
+    /// Minibatches announced ahead.
+    pub(super) lookahead: u32,
+    /// A daemon for each trainer, with its part of the capacity, instead of one per node.
+    pub(super) private: bool,
 }
 
 impl Plan {
@@ -50,13 +63,14 @@ impl Plan {
     }
 }
 
-/// What a run did, and the hash of the model it ended with.
+/// What a run did, the hash of the model it ended with, and by daemon what its trainers asked for, if that was recorded.
 pub(super) struct Outcome {
     pub(super) report: RunReport,
     pub(super) model: u64,
+    pub(super) accesses: Vec<Accesses>,
 }
 
-/// Trains once under `policy`, with daemons of its own.
+/// Trains once as `variant` says, with daemons of its own.
 ///
 /// # Errors
 /// A process fails or says something unexpected.
@@ -65,27 +79,43 @@ pub(super) fn run(
     site: &Site,
     prepared: &Prepared,
     plan: Plan,
-    (policy, lookahead): (Policy, u32),
+    variant: Variant,
     folder: &Path,
     bar: &ProgressBar,
 ) -> Result<Outcome, DemoError> {
-    bar.set_message(format!("{policy}: starting {} daemons", site.nodes));
-    let cluster = Cluster::start(stage, site, folder, &|config| {
+    let policy = variant.policy;
+    let copies = if variant.private { plan.trainers as u16 } else { 1 };
+    bar.set_message(format!("{policy}: starting {} daemons", u32::from(site.nodes) * u32::from(copies)));
+    let cluster = Cluster::start(stage, site, folder, copies, &|config| {
         config.cache.policy = policy;
-        config.cache.capacity = plan.capacity;
+        config.cache.capacity = part_of(plan.capacity, copies);
+        if !site.agent.journal.as_os_str().is_empty() {
+            let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index);
+            config.agent.journal = site.agent.journal.join(name);
+        }
     })?;
     bar.set_message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));
-    let roles = roles(&cluster, prepared, (plan, lookahead), folder);
+    let roles = roles(&cluster, prepared, (plan, variant), folder);
     let check = || stage.check();
     let mut channels = launch(stage, &roles, folder, &check)?;
 
+    let doors = || cluster.daemons.iter().map(|daemon| daemon.door.clone()).collect();
+    let recording = plan.record.then(|| Recording::start(doors())).transpose()?;
     let before = cluster.counters()?;
     let epoch_seconds = train(&mut channels, &roles[0], policy, bar)?;
     let trained = gather(&mut channels, |message| match message {
         Message::Trained(report) => Some(report),
         _ => None,
     })?;
-    let counters = cluster.counters()?;
+    let trainers_of = |daemon: usize| {
+        let each = roles.len() / cluster.daemons.len();
+        &trained[daemon * each..(daemon + 1) * each]
+    };
+    let fetches = |daemon| trainers_of(daemon).iter().map(|trainer| trainer.fetches).sum();
+    let due = (0..cluster.daemons.len()).map(fetches).collect();
+    let accesses = recording.map(|recording| recording.finish(due)).transpose()?.unwrap_or_default();
+    let counted: Vec<Counters> =
+        cluster.counters()?.into_iter().zip(before).map(|(now, then)| now.since(then)).collect();
     bar.set_message(format!("{policy}: measuring the accuracy"));
     channels.iter_mut().try_for_each(|channel| channel.send(&Message::Evaluate))?;
     let evaluated = gather(&mut channels, |message| match message {
@@ -94,21 +124,36 @@ pub(super) fn run(
     })?;
     drop(channels);
     stage.end(NAME, false, END_MAX)?;
+    let daemons = cluster.daemons.iter().zip(&counted).map(|(daemon, counted)| DaemonReport::new(daemon.node, counted));
+    let daemons = daemons.collect();
     cluster.stop()?;
-    summarise((policy, lookahead), &before, &counters, &trained, &evaluated, epoch_seconds)
+    let (mut report, model) = summarise(variant, &counted.into_iter().sum(), &trained, &evaluated, epoch_seconds)?;
+    report.daemons = daemons;
+    Ok(Outcome { report, model, accesses })
+}
+
+/// The capacity of each of `daemons` that share what one would have.
+fn part_of(capacity: Capacity, daemons: u16) -> Capacity {
+    let parts = u64::from(daemons);
+    match capacity {
+        Capacity::Rows(rows) => Capacity::Rows((rows / parts).max(1)),
+        Capacity::Share(share) => Capacity::Share(share / f64::from(daemons)),
+        Capacity::Bytes(bytes) => Capacity::Bytes((bytes / parts).max(1)),
+    }
 }
 
 /// One role per trainer, by rank.
 fn roles(
     cluster: &Cluster<'_>,
     prepared: &Prepared,
-    (plan, lookahead): (Plan, u32),
+    (plan, variant): (Plan, Variant),
     folder: &Path,
 ) -> Vec<TrainerRole> {
     let steps_per_epoch = plan.steps_per_epoch(prepared);
     let mut roles = Vec::new();
-    for (daemon, range) in cluster.daemons.iter().zip(prepared.starts.windows(2)) {
-        for place in 0..plan.trainers {
+    let per_node = if variant.private { plan.trainers as usize } else { 1 };
+    for (daemons, range) in cluster.daemons.chunks(per_node).zip(prepared.starts.windows(2)) {
+        for (place, daemon) in (0..plan.trainers).zip(daemons.iter().cycle()) {
             roles.push(TrainerRole {
                 rank: roles.len() as u32,
                 place,
@@ -120,7 +165,7 @@ fn roles(
                 dim: plan.dim as usize,
                 classes: prepared.classes,
                 epochs: plan.epochs,
-                lookahead,
+                lookahead: variant.lookahead,
                 shift: plan.shift,
                 steps_per_epoch,
                 batch: plan.batch,
@@ -225,17 +270,15 @@ fn gather<T>(channels: &mut [Channel<'_>], wanted: impl Fn(Message) -> Option<T>
     Ok(all)
 }
 
+/// The report of a run, but for its daemons, and the hash of the model.
 fn summarise(
-    (policy, lookahead): (Policy, u32),
-    before: &Counters,
-    after: &Counters,
+    Variant { policy, lookahead, private }: Variant,
+    counted: &Counters,
     trained: &[TrainerReport],
     evaluated: &[Evaluation],
     epoch_seconds: Vec<f64>,
-) -> Result<Outcome, DemoError> {
-    let (hits, misses) = (after.hit_rows - before.hit_rows, after.missed_rows - before.missed_rows);
-    let staged_rows = after.staged_rows - before.staged_rows;
-    let remote_rows = hits + staged_rows + misses;
+) -> Result<(RunReport, u64), DemoError> {
+    let remote_rows = counted.hit_rows + counted.staged_rows + counted.missed_rows;
     let asked: u64 = trained.iter().map(|report| report.remote_rows).sum();
     if asked != remote_rows {
         let reason = format!("they counted {remote_rows} remote rows, their trainers asked for {asked}");
@@ -250,30 +293,47 @@ fn summarise(
     }
     let vertices: u64 = evaluated.iter().map(|evaluation| evaluation.vertices).sum();
     let correct: u64 = evaluated.iter().map(|evaluation| evaluation.correct).sum();
+    let epochs = by_epoch(trained);
+    let later = epochs.get(1..).unwrap_or_default();
     let report = RunReport {
         policy: policy.name().to_owned(),
         lookahead,
-        capacity_rows: after.capacity_rows,
-        hit_rate: if remote_rows == 0 { 1.0 } else { hits as f64 / remote_rows as f64 },
+        private,
+        capacity_rows: counted.capacity_rows,
+        hit_rate: if remote_rows == 0 { 1.0 } else { counted.hit_rows as f64 / remote_rows as f64 },
         remote_rows,
-        staged_rows,
-        stall_rows: misses,
-        later_stall_share: share(
-            trained.iter().map(|report| report.later_stalled_rows).sum(),
-            trained.iter().map(|report| report.later_rows).sum(),
-        ),
-        network_rows: after.network_rows - before.network_rows,
-        network_bytes: after.network_bytes - before.network_bytes,
+        staged_rows: counted.staged_rows,
+        stall_rows: counted.missed_rows,
+        later_stall_share: share(later.iter().map(|rows| (rows.stall_rows, rows.remote_rows))),
+        epoch_hit_rates: epochs.iter().map(|rows| share([(rows.hit_rows, rows.remote_rows)])).collect(),
+        network_rows: counted.network_rows,
+        network_bytes: counted.network_bytes,
         stall_seconds: trained.iter().map(|report| report.stall_seconds).sum::<f64>() / trained.len().max(1) as f64,
         epoch_seconds,
         accuracy: correct as f64 / vertices.max(1) as f64,
         rows_checked: evaluated.iter().map(|evaluation| evaluation.rows_checked).sum(),
         wrong_rows: evaluated.iter().map(|evaluation| evaluation.wrong_rows).sum(),
+        daemons: Vec::new(),
     };
-    Ok(Outcome { report, model })
+    Ok((report, model))
 }
 
-fn share(part: u64, whole: u64) -> f64 {
+/// Rows of all trainers, epoch by epoch.
+fn by_epoch(trained: &[TrainerReport]) -> Vec<EpochRows> {
+    let mut sum = vec![EpochRows::default(); trained.first().map_or(0, |report| report.epochs.len())];
+    for report in trained {
+        for (sum, one) in sum.iter_mut().zip(&report.epochs) {
+            sum.remote_rows += one.remote_rows;
+            sum.hit_rows += one.hit_rows;
+            sum.stall_rows += one.stall_rows;
+        }
+    }
+    sum
+}
+
+/// Parts of wholes, in all; 0 of nothing.
+fn share(parts: impl IntoIterator<Item = (u64, u64)>) -> f64 {
+    let (part, whole) = parts.into_iter().fold((0, 0), |(part, whole), (p, w)| (part + p, whole + w));
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
@@ -287,14 +347,19 @@ mod tests {
             hit_rows,
             staged_rows: 0,
             missed_rows,
-            network_rows: missed_rows + 3,
+            network_rows: missed_rows,
             network_bytes: 1_000,
         }
     }
 
     fn trained(remote_rows: u64) -> Vec<TrainerReport> {
-        let report =
-            |stall_seconds, remote_rows| TrainerReport { stall_seconds, remote_rows, ..TrainerReport::default() };
+        let epochs = vec![EpochRows { remote_rows: 10, hit_rows: 4, stall_rows: 6 }; 2];
+        let report = |stall_seconds, remote_rows| TrainerReport {
+            stall_seconds,
+            remote_rows,
+            epochs: epochs.clone(),
+            ..TrainerReport::default()
+        };
         vec![report(1.0, remote_rows), report(3.0, 0)]
     }
 
@@ -302,24 +367,34 @@ mod tests {
         Evaluation { vertices: 10, correct: 4, model, rows_checked: 100, wrong_rows: 1 }
     }
 
+    const VARIANT: Variant = Variant { policy: Policy::Epoch, lookahead: 0, private: false };
+
     #[test]
     fn a_summary_adds_and_divides() {
         let tests = [evaluated(7), evaluated(7)];
-        let outcome =
-            summarise((Policy::Epoch, 0), &counters(0, 10), &counters(30, 20), &trained(40), &tests, vec![1.0])
-                .unwrap();
-        let report = outcome.report;
+        let daemons = [counters(10, 2).since(counters(0, 0)), counters(25, 13).since(counters(5, 5))];
+        let counted: Counters = daemons.into_iter().sum();
+        let (report, model) = summarise(VARIANT, &counted, &trained(40), &tests, vec![1.0]).unwrap();
         assert_eq!((report.remote_rows, report.hit_rate, report.network_rows), (40, 0.75, 10));
-        assert_eq!((report.stall_seconds, report.accuracy), (2.0, 0.4));
-        assert_eq!((report.rows_checked, report.wrong_rows, outcome.model), (200, 2, 7));
+        assert_eq!((report.stall_seconds, report.accuracy, report.capacity_rows), (2.0, 0.4, 10));
+        assert_eq!((report.later_stall_share, report.epoch_hit_rates), (0.6, vec![0.4, 0.4]));
+        assert_eq!((report.rows_checked, report.wrong_rows, model), (200, 2, 7));
     }
 
     #[test]
     fn counts_or_models_that_do_not_agree_are_errors() {
-        let (before, after) = (counters(0, 0), counters(30, 10));
-        let wrong = summarise((Policy::Epoch, 0), &before, &after, &trained(41), &[evaluated(7)], vec![]);
+        let counted = counters(30, 10);
+        let wrong = summarise(VARIANT, &counted, &trained(41), &[evaluated(7)], vec![]);
         assert!(wrong.err().unwrap().to_string().contains("trainers asked for 41"));
-        let wrong = summarise((Policy::Epoch, 0), &before, &after, &trained(40), &[evaluated(7), evaluated(8)], vec![]);
+        let wrong = summarise(VARIANT, &counted, &trained(40), &[evaluated(7), evaluated(8)], vec![]);
         assert!(wrong.err().unwrap().to_string().contains("different models"));
+    }
+
+    #[test]
+    fn private_daemons_share_the_capacity() {
+        assert_eq!(part_of(Capacity::Rows(10), 4), Capacity::Rows(2));
+        assert_eq!(part_of(Capacity::Rows(2), 4), Capacity::Rows(1));
+        assert_eq!(part_of(Capacity::Share(0.2), 4), Capacity::Share(0.05));
+        assert_eq!(part_of(Capacity::Bytes(4096), 4), Capacity::Bytes(1024));
     }
 }

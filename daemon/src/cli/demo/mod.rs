@@ -1,10 +1,12 @@
 //! `rudder demo`: the main job on one machine. Real daemons in processes of their own, a real graph, a real GNN; the same
 //! seeds under each cache policy, every received row checked, and a comparison at the end. Owns the arguments and the order
 //! of things; it must never measure a policy on anything that another policy did not get alike.
+#![allow(clippy::print_stdout)]
 
 pub(super) mod cluster;
 mod control;
 mod debian;
+mod door;
 mod drive;
 mod error;
 mod features;
@@ -14,6 +16,7 @@ mod link;
 mod mapped;
 mod powerlaw;
 mod prepare;
+mod recording;
 mod report;
 mod rng;
 mod role;
@@ -27,17 +30,22 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Map, Value, json};
 
 use self::cluster::Site;
-use self::drive::{Outcome, Plan};
+use self::drive::{Outcome, Plan, Variant};
 use self::error::DemoError;
 use self::graph::GraphChoice;
 use self::link::LinkSpeed;
 use self::prepare::{Prepared, Recipe};
-use self::report::{DemoReport, Footnotes};
+use self::report::{DemoReport, Footnotes, RunReport};
 use self::stage::Stage;
 use super::CliError;
-use crate::config::{Capacity, Policy};
+use crate::agent::spec::ControllerSpec;
+use crate::config::{AgentConfig, Capacity, Policy};
+
+/// Longest window of a controller.
+const WINDOW_MS_MAX: u64 = 60_000;
 
 /// Most trainer processes of one demo.
 const PROCESSES_MAX: u32 = 256;
@@ -83,6 +91,24 @@ pub struct DemoArgs {
     /// Seed of everything that is drawn
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
+    /// Run everything a second time with a daemon for each trainer, of equal parts of the capacity, and compare
+    #[arg(long)]
+    private: bool,
+    /// Record what the trainers of each node ask for, as traces in DIR/node0, DIR/node1, ... for `rudder replay`
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+    /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE` or `schedule:N`
+    #[arg(long, value_name = "CONTROLLER", default_value_t = ControllerSpec::Off)]
+    controller: ControllerSpec,
+    /// Fetches of a node per decision, with a controller
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    window: u64,
+    /// What a controller may grow each cache to, as for --capacity
+    #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
+    ceiling: Capacity,
+    /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     /// Join the daemons by links of this speed (1gbit or 100mbit), in network namespaces; needs root
     #[arg(long, value_name = "SPEED")]
     link: Option<LinkSpeed>,
@@ -112,12 +138,69 @@ impl DemoArgs {
         if let Some((_, policy)) = repeated {
             return Err(format!("--policy names {policy} twice: name each policy once"));
         }
+        if self.private && self.trainers == 1 {
+            return Err(
+                "--private compares trainers that share a daemon with trainers that do not: with one trainer per \
+                        node there is nothing to share; raise --trainers"
+                    .to_owned(),
+            );
+        }
         match self.shift {
             Some(shift) if shift >= self.epochs => {
                 Err(format!("--shift {shift} never comes: the epochs are 0 to {}", self.epochs - 1))
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl DemoArgs {
+    /// The runs, in their order: all with shared daemons first.
+    fn variants(&self) -> Vec<Variant> {
+        let sharing = if self.private { &[false, true][..] } else { &[false] };
+        let each = |private| {
+            let of_policy =
+                move |policy| self.lookahead.iter().map(move |&lookahead| Variant { policy, lookahead, private });
+            self.policy.iter().copied().flat_map(of_policy)
+        };
+        sharing.iter().copied().flat_map(each).collect()
+    }
+
+    /// Decisions come with the work: a window ends after so many fetches, however long they take.
+    fn agent(&self) -> AgentConfig {
+        AgentConfig {
+            controller: self.controller.to_string(),
+            window_ms: WINDOW_MS_MAX,
+            window_minibatches: self.window,
+            ceiling: Some(self.ceiling),
+            epochs: self.epochs,
+            journal: self.journal.clone().unwrap_or_default(),
+            ..AgentConfig::default()
+        }
+    }
+
+    fn plan(&self, record: bool) -> Plan {
+        Plan {
+            trainers: self.trainers,
+            epochs: self.epochs,
+            shift: self.shift,
+            batch: self.batch as usize,
+            dim: self.dim,
+            capacity: self.capacity,
+            seed: self.seed,
+            record,
+        }
+    }
+
+    /// What made a trace, for its `meta.json`.
+    fn about(&self) -> Map<String, Value> {
+        let Value::Object(about) = json!({
+            "graph": self.graph.to_string(), "nodes": self.nodes, "trainers": self.trainers, "epochs": self.epochs,
+            "batch": self.batch, "seed": self.seed, "shift": self.shift,
+        }) else {
+            return Map::new();
+        };
+        about
     }
 }
 
@@ -139,23 +222,20 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
     let prepared = prepare::prepare(&folder, recipe, &bar)?;
     bar.finish_and_clear();
     let site = site(&stage, &folder, program, &prepared, args)?;
-    let plan = Plan {
-        trainers: args.trainers,
-        epochs: args.epochs,
-        shift: args.shift,
-        batch: args.batch as usize,
-        dim: args.dim,
-        capacity: args.capacity,
-        seed: args.seed,
-    };
     let mut outcomes = Vec::new();
-    let runs = args.policy.iter().flat_map(|&policy| args.lookahead.iter().map(move |&lookahead| (policy, lookahead)));
-    for (policy, lookahead) in runs {
-        let place = folder.join(format!("{policy}-{lookahead}"));
+    for variant in args.variants() {
+        // The accesses depend on the seeds alone: those of the first run are those of all.
+        let plan = args.plan(outcomes.is_empty() && args.trace.is_some());
+        let suffix = if variant.private { "-private" } else { "" };
+        let place = folder.join(format!("{}-{}{suffix}", variant.policy, variant.lookahead));
         std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
         let bar = steps_bar();
-        outcomes.push(drive::run(&stage, &site, &prepared, plan, (policy, lookahead), &place, &bar)?);
+        let outcome = drive::run(&stage, &site, &prepared, plan, variant, &place, &bar)?;
         bar.finish_and_clear();
+        if let Some(dir) = args.trace.as_ref().filter(|_| plan.record) {
+            recording::write(dir, &prepared.dataset, &outcome.accesses, args.epochs, &args.about())?;
+        }
+        outcomes.push(outcome);
     }
     drop(stage);
     Ok(publish(args, prepared, outcomes)?)
@@ -169,6 +249,9 @@ fn site(
     prepared: &Prepared,
     args: &DemoArgs,
 ) -> Result<Site, DemoError> {
+    if let Some(journal) = &args.journal {
+        std::fs::create_dir_all(journal).map_err(DemoError::file("create", journal))?;
+    }
     let certificates = folder.join("certs");
     cluster::certify(&certificates, args.nodes)?;
     let ports = match args.link {
@@ -181,18 +264,21 @@ fn site(
         dataset_bytes: prepared.report.vertices * u64::from(args.dim) * 4,
         certificates,
         nodes: args.nodes,
+        agent: args.agent(),
         ports,
     })
 }
 
 fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Result<(), DemoError> {
     let same_model = outcomes.windows(2).all(|pair| pair[0].model == pair[1].model);
+    let runs: Vec<RunReport> = outcomes.into_iter().map(|outcome| outcome.report).collect();
     let report = DemoReport {
         graph: prepared.report,
         dim: args.dim,
         epochs: args.epochs,
         trainers: args.trainers,
-        runs: outcomes.into_iter().map(|outcome| outcome.report).collect(),
+        sharing: report::sharing(&runs),
+        runs,
     };
     if args.json {
         report::print_json(&report).map_err(DemoError::prepare("print the report"))?;
@@ -200,10 +286,18 @@ fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Resul
         let notes = Footnotes {
             graph: args.graph.to_string(),
             link: args.link.map_or("over loopback", LinkSpeed::description),
+            shift: args.shift,
             largest_class_share: prepared.largest_class_share,
             same_model,
         };
         report::print_table(&report, &notes);
+        if let Some(dir) = &args.trace {
+            let last = args.nodes - 1;
+            println!(
+                "The accesses of each node are in {0}/node0 to {0}/node{last}: see `rudder replay`.",
+                dir.display()
+            );
+        }
     }
     let sum = |count: fn(&report::RunReport) -> u64| report.runs.iter().map(count).sum();
     let (wrong, checked) = (sum(|run| run.wrong_rows), sum(|run| run.rows_checked));
@@ -265,6 +359,7 @@ mod tests {
             (&["--epochs", "0"], "1..=10000"),
             (&["--dim", "0"], "1..=32768"),
             (&["--shift", "8"], "never comes"),
+            (&["--private"], "raise --trainers"),
         ] {
             let error = parse(words).unwrap_err();
             assert!(error.contains(says), "{words:?}: {error}");

@@ -5,6 +5,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
+use super::cluster::Counters;
 use crate::cli::grouped;
 
 /// The graph that was trained on.
@@ -24,6 +25,8 @@ pub(super) struct RunReport {
     pub(super) policy: String,
     /// Minibatches announced ahead.
     pub(super) lookahead: u32,
+    /// Whether each trainer had a daemon of its own, with its part of the capacity.
+    pub(super) private: bool,
     pub(super) capacity_rows: u64,
     /// Share of the remote rows that were in the cache.
     pub(super) hit_rate: f64,
@@ -35,6 +38,8 @@ pub(super) struct RunReport {
     pub(super) stall_rows: u64,
     /// Share of the remote rows of the epochs after the first that a trainer had to wait for.
     pub(super) later_stall_share: f64,
+    /// As `hit_rate`, of each epoch.
+    pub(super) epoch_hit_rates: Vec<f64>,
     /// Rows that crossed the network for any reason, while training.
     pub(super) network_rows: u64,
     /// Bytes of these rows, as the receiving daemons counted them.
@@ -48,6 +53,62 @@ pub(super) struct RunReport {
     /// Received rows that were compared with their true content; the test's are among them.
     pub(super) rows_checked: u64,
     pub(super) wrong_rows: u64,
+    /// What each daemon counted, by node.
+    pub(super) daemons: Vec<DaemonReport>,
+}
+
+/// What one daemon counted while its trainers trained; fields as in [`RunReport`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct DaemonReport {
+    pub(super) node: u16,
+    pub(super) capacity_rows: u64,
+    /// Rows of other nodes that were in the cache.
+    pub(super) hit_rows: u64,
+    pub(super) staged_rows: u64,
+    pub(super) stall_rows: u64,
+    pub(super) network_rows: u64,
+}
+
+impl DaemonReport {
+    pub(super) fn new(node: u16, counted: &Counters) -> Self {
+        Self {
+            node,
+            capacity_rows: counted.capacity_rows,
+            hit_rows: counted.hit_rows,
+            staged_rows: counted.staged_rows,
+            stall_rows: counted.missed_rows,
+            network_rows: counted.network_rows,
+        }
+    }
+}
+
+/// Trainers that share the daemon of their node against trainers that have one each, with as much memory in all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Sharing {
+    pub(super) policy: String,
+    pub(super) lookahead: u32,
+    pub(super) shared_network_rows: u64,
+    pub(super) private_network_rows: u64,
+    /// Shared over private.
+    pub(super) ratio: f64,
+}
+
+/// Each run with private daemons beside the same run with shared ones.
+pub(super) fn sharing(runs: &[RunReport]) -> Vec<Sharing> {
+    let private = runs.iter().filter(|run| run.private);
+    let compare = |run: &RunReport| {
+        let same =
+            |other: &&RunReport| !other.private && (&other.policy, other.lookahead) == (&run.policy, run.lookahead);
+        let shared = runs.iter().find(same)?;
+        Some(Sharing {
+            policy: run.policy.clone(),
+            lookahead: run.lookahead,
+            shared_network_rows: shared.network_rows,
+            private_network_rows: run.network_rows,
+            ratio: shared.network_rows as f64 / run.network_rows.max(1) as f64,
+        })
+    };
+    private.filter_map(compare).collect()
 }
 
 /// Everything.
@@ -59,6 +120,9 @@ pub(super) struct DemoReport {
     /// Trainers of each node.
     pub(super) trainers: u32,
     pub(super) runs: Vec<RunReport>,
+    /// With `--private`: shared daemons against private ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) sharing: Vec<Sharing>,
 }
 
 /// What people want to know beside the report.
@@ -66,6 +130,8 @@ pub(super) struct Footnotes {
     pub(super) graph: String,
     pub(super) link: &'static str,
     pub(super) largest_class_share: f64,
+    /// Epoch from which on other vertices are the seeds.
+    pub(super) shift: Option<u32>,
     /// Whether every policy ended with the same parameters, bit for bit.
     pub(super) same_model: bool,
 }
@@ -95,14 +161,25 @@ pub(super) fn print_table(report: &DemoReport, notes: &Footnotes) {
         notes.link,
     );
     println!("{}", table(&report.runs));
+    println!("Later: share of the remote rows waited for, without the first epoch.");
     println!("Stall: seconds a trainer waited inside fetch (mean over trainers). Epoch: median of {}.", report.epochs);
+    if let Some(shift) = notes.shift {
+        println!("From epoch {} on, other vertices are the seeds. Hit rate of each epoch, in percent:", shift + 1);
+        report.runs.iter().for_each(|run| println!("  {}", hit_rates(run)));
+    }
     println!("A constant guess would be right in {:.1} % of the cases.", 100.0 * notes.largest_class_share);
     if notes.same_model && report.runs.len() > 1 {
         println!("All policies trained the same model, bit for bit.");
     }
-    for line in comparisons(&report.runs) {
+    for line in comparisons(&report.runs).into_iter().chain(report.sharing.iter().map(sentence)) {
         println!("{line}");
     }
+}
+
+fn hit_rates(run: &RunReport) -> String {
+    let rates: Vec<String> = run.epoch_hit_rates.iter().map(|rate| format!("{:.0}", 100.0 * rate)).collect();
+    let private = if run.private { ", private" } else { "" };
+    format!("{}{private}: {}", name(&run.policy, run.lookahead), rates.join(" "))
 }
 
 fn table(runs: &[RunReport]) -> Table {
@@ -115,6 +192,7 @@ fn table(runs: &[RunReport]) -> Table {
         "hit rate",
         "remote rows",
         "waited for",
+        "later %",
         "network rows",
         "network MB",
         "stall s",
@@ -125,12 +203,13 @@ fn table(runs: &[RunReport]) -> Table {
     ]);
     for run in runs {
         table.add_row([
-            run.policy.clone(),
+            if run.private { format!("{}, private", run.policy) } else { run.policy.clone() },
             run.lookahead.to_string(),
             grouped(run.capacity_rows),
             format!("{:.1} %", 100.0 * run.hit_rate),
             grouped(run.remote_rows),
             grouped(run.stall_rows),
+            format!("{:.1}", 100.0 * run.later_stall_share),
             grouped(run.network_rows),
             format!("{:.1}", run.network_bytes as f64 / 1e6),
             format!("{:.2}", run.stall_seconds),
@@ -146,25 +225,37 @@ fn table(runs: &[RunReport]) -> Table {
     table
 }
 
-/// The last policy against each of the others, in a sentence each.
+/// The last policy against each of the others, in a sentence each; of the runs with the nodes' own daemons.
 fn comparisons(runs: &[RunReport]) -> Vec<String> {
-    let Some((last, others)) = runs.split_last() else { return Vec::new() };
+    let shared: Vec<&RunReport> = runs.iter().filter(|run| !run.private).collect();
+    let Some((last, others)) = shared.split_last() else { return Vec::new() };
     others.iter().map(|other| comparison(last, other)).collect()
+}
+
+fn sentence(sharing: &Sharing) -> String {
+    format!(
+        "{}: one daemon per node moved {} rows over the network where a daemon per trainer, with as much memory in all, moved {} \
+         (ratio {:.2}).",
+        name(&sharing.policy, sharing.lookahead),
+        grouped(sharing.shared_network_rows),
+        grouped(sharing.private_network_rows),
+        sharing.ratio,
+    )
 }
 
 fn comparison(run: &RunReport, other: &RunReport) -> String {
     format!(
         "{} moved {} rows over the network than {}; its trainers waited {} time for rows.",
-        name(run),
+        name(&run.policy, run.lookahead),
         relative(run.network_rows as f64, other.network_rows as f64, "fewer", "more"),
-        name(other),
+        name(&other.policy, other.lookahead),
         relative(run.stall_seconds, other.stall_seconds, "less", "more"),
     )
 }
 
 /// The policy, and the lookahead if there is any.
-fn name(run: &RunReport) -> String {
-    if run.lookahead == 0 { run.policy.clone() } else { format!("{} with lookahead {}", run.policy, run.lookahead) }
+fn name(policy: &str, lookahead: u32) -> String {
+    if lookahead == 0 { policy.to_owned() } else { format!("{policy} with lookahead {lookahead}") }
 }
 
 /// `37 % fewer`, and the like.
@@ -194,12 +285,14 @@ mod tests {
         RunReport {
             policy: policy.into(),
             lookahead: 0,
+            private: false,
             capacity_rows: 9_515,
             hit_rate: 0.437,
             remote_rows: 1_000_000,
             staged_rows: 0,
             stall_rows: 563_000,
             later_stall_share: 0.5,
+            epoch_hit_rates: vec![0.2, 0.5],
             network_rows,
             network_bytes: 512_000_000,
             stall_seconds,
@@ -207,6 +300,7 @@ mod tests {
             accuracy: 0.5,
             rows_checked: 2_000_000,
             wrong_rows: 0,
+            daemons: vec![DaemonReport::new(0, &Counters::default())],
         }
     }
 
@@ -218,6 +312,7 @@ mod tests {
             epochs: 3,
             trainers: 1,
             runs: vec![run("none", 1, 1.0)],
+            sharing: Vec::new(),
         };
         let value = serde_json::to_value(&report).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
@@ -225,9 +320,26 @@ mod tests {
         assert_eq!(keys(&value["graph"]), "edge_cut edges partitions vertices");
         assert_eq!(
             keys(&value["runs"][0]),
-            "accuracy capacity_rows epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows policy \
-             remote_rows rows_checked staged_rows stall_rows stall_seconds wrong_rows"
+            "accuracy capacity_rows daemons epoch_hit_rates epoch_seconds hit_rate later_stall_share lookahead network_bytes network_rows \
+             policy private remote_rows rows_checked staged_rows stall_rows stall_seconds wrong_rows"
         );
+        assert_eq!(
+            keys(&value["runs"][0]["daemons"][0]),
+            "capacity_rows hit_rows network_rows node staged_rows stall_rows"
+        );
+    }
+
+    #[test]
+    fn private_runs_are_held_against_their_shared_ones_only() {
+        let private = |policy, rows| RunReport { private: true, ..run(policy, rows, 1.0) };
+        let runs = [run("none", 900, 1.0), run("epoch", 300, 1.0), private("none", 900), private("epoch", 1_200)];
+        let found = sharing(&runs);
+        assert_eq!(found.iter().map(|one| one.ratio).collect::<Vec<_>>(), [1.0, 0.25]);
+        assert!(
+            sentence(&found[1]).contains("moved 300 rows") && sentence(&found[1]).contains("moved 1,200 (ratio 0.25)")
+        );
+        assert_eq!(comparisons(&runs).len(), 1);
+        assert!(sharing(&runs[..2]).is_empty());
     }
 
     #[test]
@@ -241,6 +353,11 @@ mod tests {
             ]
         );
         assert!(comparisons(&[run("epoch", 1, 1.0)]).is_empty());
+    }
+
+    #[test]
+    fn hit_rates_go_by_epoch() {
+        assert_eq!(hit_rates(&RunReport { lookahead: 8, ..run("lru", 1, 1.0) }), "lru with lookahead 8: 20 50");
     }
 
     #[test]

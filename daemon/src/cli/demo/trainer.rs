@@ -10,7 +10,7 @@ use std::time::Instant;
 use rudder_client::{Client, ConnectOptions, Rows};
 use serde::{Deserialize, Serialize};
 
-use super::control::{Channel, Evaluation, Message, TrainerReport};
+use super::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
 use super::error::DemoError;
 use super::features::row_hash;
 use super::mapped::Mapped;
@@ -187,7 +187,10 @@ impl<'a> Trainer<'a> {
             parameters: shape.initial(Rng::new(&[role.seed, stream::MODEL])),
             adam: Adam::new(shape.len(), role.learning_rate),
             exchange: vec![0.0; PREFIX + shape.len()],
-            report: TrainerReport::default(),
+            report: TrainerReport {
+                epochs: vec![EpochRows::default(); role.epochs as usize],
+                ..TrainerReport::default()
+            },
             rows_checked: 0,
             wrong_rows: 0,
         })
@@ -257,12 +260,14 @@ impl<'a> Trainer<'a> {
         let begun = Instant::now();
         let rows = self.client.fetch(TABLE, &self.batch.inputs)?;
         self.report.stall_seconds += begun.elapsed().as_secs_f64();
+        self.report.fetches += 1;
         let own = u64::from(self.role.vertices[0])..u64::from(self.role.vertices[1]);
         let remote = self.batch.inputs.iter().filter(|input| !own.contains(input)).count() as u64;
         self.report.remote_rows += remote;
-        if epoch > 0 {
-            self.report.later_rows += remote;
-            self.report.later_stalled_rows += rows.sources().peer;
+        if let Some(rows_of) = self.report.epochs.get_mut(epoch as usize) {
+            rows_of.remote_rows += remote;
+            rows_of.hit_rows += rows.sources().cache;
+            rows_of.stall_rows += rows.sources().peer;
         }
         let truth = self.batch.inputs.iter().map(|&input| self.graph.truth[input as usize]);
         let received = rows.bytes().chunks_exact(rows.row_bytes());

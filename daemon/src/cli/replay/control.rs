@@ -26,6 +26,8 @@ pub(super) struct Steered {
     tool_rows: u64,
     refreshed_rows: u64,
     stale_rows_served: u64,
+    /// Network rows, and each stale row that was served as one more: what it would have cost to serve none.
+    charged_rows: u64,
     fill_rows: u64,
     evictions: u64,
     /// Memory over time: the mean of the rows that might be held.
@@ -127,6 +129,7 @@ fn summarize(
         tool_rows: done.tool_rows,
         refreshed_rows: done.refreshed_rows,
         stale_rows_served: done.stale_rows_served,
+        charged_rows: replayed.network_rows + done.stale_rows_served,
         fill_rows: replayed.fill_rows,
         evictions: replayed.evictions,
         mean_capacity_rows,

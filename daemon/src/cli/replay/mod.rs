@@ -11,6 +11,7 @@ use super::CliError;
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
+use crate::lookahead::HORIZON_FACTOR;
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ReplaySpec, Trace, optimum, replay};
 use clap::error::ErrorKind;
@@ -40,9 +41,10 @@ pub struct ReplayArgs {
     /// Policies, or `all`
     #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = [Choice::All])]
     policy: Vec<Choice>,
-    /// Minibatches known ahead; 0 for none
-    #[arg(long, value_name = "MINIBATCHES", value_delimiter = ',', default_values_t = [0])]
-    lookahead: Vec<usize>,
+    /// Minibatches known ahead; 0 for none, `4x` for 4·C/R (C rows cached, R rows of a mean minibatch), `auto` for the multiple
+    /// of C/R that a daemon asks for
+    #[arg(long, value_name = "MINIBATCHES", value_delimiter = ',', default_values_t = [Ahead::Minibatches(0)])]
+    lookahead: Vec<Ahead>,
     /// What `static` and `epoch` are told before the first minibatch: `degree` (degree.npy of the trace), `presample` (how often
     /// each id occurs in the first epoch) or `none`
     #[arg(long, value_name = "PRIOR", default_value = "degree", value_parser = ["degree", "presample", "none"])]
@@ -115,6 +117,53 @@ impl std::fmt::Display for TraceCapacity {
         match self {
             TraceCapacity::Share(share) => write!(f, "{share}"),
             TraceCapacity::Rows(rows) => write!(f, "{rows}"),
+        }
+    }
+}
+
+/// Minibatches known ahead.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Ahead {
+    Minibatches(usize),
+    /// So many times those that fit into the cache.
+    Caches(f64),
+}
+
+impl Ahead {
+    fn minibatches(self, trace: &Trace, capacity_rows: usize) -> usize {
+        match self {
+            Ahead::Minibatches(minibatches) => minibatches,
+            Ahead::Caches(factor) => {
+                let mean_rows = trace.requests() as f64 / trace.minibatches().max(1) as f64;
+                (factor * capacity_rows as f64 / mean_rows.max(1.0)).ceil() as usize
+            }
+        }
+    }
+}
+
+impl FromStr for Ahead {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Caches(HORIZON_FACTOR));
+        }
+        let factor = text.strip_suffix('x').map(str::parse::<f64>);
+        match (text.parse(), factor) {
+            (Ok(minibatches), _) => Ok(Self::Minibatches(minibatches)),
+            (_, Some(Ok(factor))) if factor > 0.0 && factor.is_finite() => Ok(Self::Caches(factor)),
+            _ => {
+                Err(format!("`{text}` is no lookahead: write a number of minibatches, a multiple of C/R (4x) or auto"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Ahead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ahead::Minibatches(minibatches) => write!(f, "{minibatches}"),
+            Ahead::Caches(factor) => write!(f, "{factor}x"),
         }
     }
 }
@@ -219,10 +268,15 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     let mut capacities: Vec<usize> = args.capacity.iter().map(|capacity| capacity.rows(distinct)).collect();
     capacities.sort_unstable();
     capacities.dedup();
-    let runs = || specs.iter().flat_map(|&spec| args.lookahead.iter().map(move |&lookahead| Some((spec, lookahead))));
+    let runs = |rows| {
+        let lookaheads = args.lookahead.iter().map(|ahead| ahead.minibatches(&trace, rows)).collect::<Vec<_>>();
+        specs.iter().flat_map(move |&spec| lookaheads.clone().into_iter().map(move |ahead| Some((spec, ahead))))
+    };
     let jobs: Vec<Job> = capacities
         .iter()
-        .flat_map(|&capacity_rows| std::iter::once(None).chain(runs()).map(move |policy| Job { capacity_rows, policy }))
+        .flat_map(|&rows| {
+            std::iter::once(None).chain(runs(rows)).map(move |policy| Job { capacity_rows: rows, policy })
+        })
         .collect();
     if !args.controller.is_empty() {
         return run_controllers(args, &trace, &prior, &jobs);
@@ -337,6 +391,18 @@ mod tests {
         assert_eq!(TraceCapacity::Share(0.5).rows(25_063), 12_532);
         for wrong in ["0", "1.5", "-1", "NaN", "lots", "0.0"] {
             assert!(wrong.parse::<TraceCapacity>().unwrap_err().contains(wrong), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn lookaheads_are_minibatches_or_multiples_of_the_cache() {
+        assert_eq!("16".parse(), Ok(Ahead::Minibatches(16)));
+        assert_eq!(("4x".parse(), "auto".parse()), (Ok(Ahead::Caches(4.0)), Ok(Ahead::Caches(HORIZON_FACTOR))));
+        let minibatches = [vec![1, 2, 3], vec![4]];
+        let trace = Trace::new(10, 1, &minibatches, Vec::new(), serde_json::Map::new()).unwrap();
+        assert_eq!(Ahead::Caches(4.0).minibatches(&trace, 5), 10, "R is 2");
+        for wrong in ["-1", "0x", "x", "soon", "infx"] {
+            assert!(wrong.parse::<Ahead>().unwrap_err().contains(wrong), "{wrong}");
         }
     }
 
