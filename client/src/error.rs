@@ -60,6 +60,18 @@ pub enum ClientError {
         /// Bytes of the element asked for.
         element_bytes: usize,
     },
+    /// New rows that are not as long as the ids say.
+    #[error("{bytes} bytes of rows came for {ids} ids; table `{table}` has {row_bytes} bytes a row")]
+    RowBytes {
+        /// The table.
+        table: String,
+        /// Number of ids.
+        ids: usize,
+        /// Bytes of a row.
+        row_bytes: usize,
+        /// Bytes that came.
+        bytes: usize,
+    },
     /// The daemon after a reconnection serves other tables than before.
     #[error("rudderd was restarted with other tables than this client knew: connect anew to see them")]
     TablesChanged,

@@ -18,6 +18,7 @@ mod dtype;
 mod error;
 mod loader;
 mod session;
+mod steer;
 #[cfg(test)]
 mod tests;
 pub mod wire;

@@ -3,11 +3,9 @@
 //! and their fetch, and must never fetch in another order than it announced.
 
 use crate::client::{Client, unexpected};
-use crate::session::Session;
-use crate::wire::{Place, Reply, Request};
+use crate::wire::{Reply, Request};
 use crate::{ClientError, Rows};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// How many batches a [`Loader`] announces ahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -44,25 +42,11 @@ impl Client {
     /// What the daemon refuses (unknown table, id out of range, too many announced rows) or the connection suffers.
     pub fn announce(&self, table: &str, ids: &[u64], step: u64) -> Result<u32, ClientError> {
         let table = self.tables[self.table_index(table)?].id;
-        match self.on_session(|session| self.announce_on(session, table, ids, step))? {
+        let request = |count, ids| Request::Announce { table, step, count, ids };
+        match self.on_session(|session| self.send_ids(session, ids, request))? {
             Reply::Announced { horizon } => Ok(horizon),
             other => Err(unexpected(&other)),
         }
-    }
-
-    fn announce_on(&self, session: &Arc<Session>, table: u16, ids: &[u64], step: u64) -> Result<Reply, ClientError> {
-        let (raw, count): (&[u8], u64) = (bytemuck::cast_slice(ids), ids.len() as u64);
-        let mut sender = session.sender();
-        let id = if self.options().inline {
-            sender.send(Request::Announce { table, step, count, ids: Place::Inline }, raw, None, None)?
-        } else {
-            let lease = sender.lease(raw.len())?;
-            lease.write(0, raw);
-            let place = Place::Arena { arena: lease.arena(), offset: lease.offset() as u64 };
-            sender.send(Request::Announce { table, step, count, ids: place }, &[], None, Some(lease))?
-        };
-        drop(sender);
-        Ok(session.wait(id)?.reply)
     }
 }
 

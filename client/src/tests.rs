@@ -86,7 +86,32 @@ impl Line {
             Request::Fetch { count, ids, rows, .. } => self.fetch(call.id, *count as usize, *ids, *rows, payload),
             Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
             Request::Announce { .. } => self.answer(call.id, Reply::Announced { horizon: 3 }, &[]),
+            Request::Update { count, ids, rows, .. } => self.update(call.id, *count as usize, *ids, *rows, payload),
+            Request::Warm { count, .. } => self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]),
+            Request::Tool { call: text } => self.answer(call.id, Reply::Tool(text.clone()), &[]),
             Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
+        }
+    }
+
+    /// Accepts an update whose rows are what a fetch of the ids would give.
+    fn update(&mut self, id: u64, count: usize, ids: Place, rows: Place, payload: &[u8]) {
+        let read = |place: Place, inline: &[u8], bytes: usize| match place {
+            Place::Inline => inline.to_vec(),
+            Place::Arena { arena, offset } => {
+                let mut out = vec![0; bytes];
+                self.arenas[&arena].read(offset as usize, &mut out);
+                out
+            }
+        };
+        let (id_bytes, row_bytes) = (count * 8, count * WIDTH as usize * 8);
+        let split = payload.len().min(id_bytes);
+        let ids = read(ids, &payload[..split], id_bytes);
+        let rows = read(rows, &payload[split..], row_bytes);
+        let expected: Vec<u8> = ids.chunks(8).flat_map(|id| id.repeat(WIDTH as usize)).collect();
+        if rows == expected {
+            self.answer(id, Reply::Updated { rows: count as u64 }, &[]);
+        } else {
+            self.fail(id, ErrorCode::Protocol, "other rows than sent");
         }
     }
 
@@ -359,4 +384,26 @@ fn threads_share_one_connection() {
             });
         }
     });
+}
+
+#[test]
+fn updates_and_tool_calls_arrive_as_they_were_sent() {
+    for inline in [false, true] {
+        let daemon = daemon(|line, _| line.serve_all());
+        let client = Client::connect(ConnectOptions { inline, ..daemon.options() }).unwrap();
+        for count in [0u64, 1, 7, 1_000] {
+            let ids: Vec<u64> = (0..count).map(|i| i * 977).collect();
+            let rows: Vec<u64> = ids.iter().flat_map(|&id| [id; WIDTH as usize]).collect();
+            assert_eq!(client.update("feat", &ids, bytemuck::cast_slice(&rows)).unwrap(), count);
+        }
+        let error = client.update("feat", &[1, 2], &[0; 9]).unwrap_err().to_string();
+        assert!(error.contains("9 bytes of rows came for 2 ids; table `feat`"), "{error}");
+        assert_eq!(client.warm("feat", &[1, 2, 3]).unwrap()["ids"], 3);
+        let grown = client.grow(None, Some(1.5), Some("a\"b")).unwrap();
+        assert_eq!(grown, serde_json::json!({ "tool": "grow", "factor": 1.5, "table": "a\"b" }));
+        let evicted = client.evict(0.25, true, None).unwrap();
+        assert_eq!(evicted, serde_json::json!({ "tool": "evict", "fraction": 0.25, "forget": true }));
+        assert_eq!(client.refresh(None, None).unwrap(), serde_json::json!({ "tool": "refresh" }));
+        assert_eq!(client.hold().unwrap(), serde_json::json!({ "tool": "hold" }));
+    }
 }

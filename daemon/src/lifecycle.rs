@@ -4,8 +4,10 @@
 
 use crate::{
     admin::{Admin, AdminError, AdminState, Metrics},
+    agent::journal::Decision,
     config::Config,
     recording::{TraceAnswer, TraceCall, TraceError},
+    tools::{ToolAnswer, ToolCall, ToolError},
 };
 use prometheus::core::Collector;
 use sd_notify::NotifyState;
@@ -42,6 +44,15 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// [`TraceError`] naming the table.
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
+
+    /// Carries out a tool call; may block for as long as `cache.tool_wait_ms` says.
+    ///
+    /// # Errors
+    /// [`ToolError`] naming the argument or table.
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
+
+    /// The last `limit` decisions of the agent, oldest first.
+    fn decisions(&self, limit: usize) -> Vec<Decision>;
 
     /// The metrics of all its modules.
     fn collectors(&self) -> Vec<Box<dyn Collector>>;
@@ -120,6 +131,19 @@ impl<S: Service> AdminState for Daemon<S> {
         match self.look() {
             (Some(service), _) => service.trace(call),
             (None, reason) => Err(TraceError::NotServing(reason.unwrap_or("starting").to_owned())),
+        }
+    }
+
+    fn decisions(&self, limit: usize) -> Vec<Decision> {
+        self.look().0.map(|service| service.decisions(limit)).unwrap_or_default()
+    }
+
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        match self.look() {
+            (Some(service), _) => service.tool(call),
+            (None, reason) => {
+                Err(ToolError::NotServing { tool: call.tool(), why: reason.unwrap_or("starting").to_owned() })
+            }
         }
     }
 }
@@ -236,7 +260,12 @@ mod tests {
         fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
             Err(TraceError::NotRecording { table: call.table().to_owned() })
         }
-
+        fn decisions(&self, _limit: usize) -> Vec<Decision> {
+            Vec::new()
+        }
+        fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+            Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
+        }
         fn collectors(&self) -> Vec<Box<dyn Collector>> {
             vec![Box::new(prometheus::IntGauge::new("rudder_pretend", "For this test").unwrap())]
         }

@@ -1,19 +1,28 @@
 //! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
+mod steering;
+
+use crate::agent::journal::Decision;
+use crate::agent::run::Agent;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
-use crate::config::{CacheConfig, Config, Invalid, LookaheadConfig, Policy};
-use crate::dataset::{Dataset, DatasetError, Table, Verify};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
+use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
+use crate::memory::MemorySource;
 use crate::peers::{Identity, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use crate::serve::{Engine, EngineError, EngineParts, LocalServer, ServeError, ShardSource, StatusText};
+use crate::serve::{
+    Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
+    SteerSettings,
+};
+use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
@@ -28,6 +37,8 @@ pub struct Node {
     peers: Arc<Peers>,
     local: LocalServer,
     collectors: Collectors,
+    /// Stopped first: it calls tools.
+    agent: Mutex<Option<Agent>>,
     serving: AtomicBool,
     started: Instant,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
@@ -66,12 +77,18 @@ pub enum StartError {
     /// The way to the other nodes cannot be opened.
     #[error(transparent)]
     Peers(#[from] PeerError),
+    /// No room for updates.
+    #[error(transparent)]
+    Owned(#[from] OwnedError),
     /// The fetch path cannot be made.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The local socket cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The agent cannot be started.
+    #[error("the agent cannot be started: {0}")]
+    Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No threads.
     #[error("the kernel gives no threads: {0}")]
     Threads(#[from] io::Error),
@@ -91,19 +108,24 @@ impl Node {
         let network = runtime("rudder-net", cores)?;
         let serving = runtime("rudder-serve", or_else(config.local.threads, cores))?;
         let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+        let owned = Owned::new(Arc::clone(&dataset), config.dataset.updates_bytes_max)?;
         let peers = {
             let _inside = network.enter();
-            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&dataset))))?
+            Peers::start(&config.peers, identity, Arc::new(ShardSource::new(Arc::clone(&owned))))?
         };
         let engine = Engine::new(EngineParts {
-            dataset: Arc::clone(&dataset),
+            owned,
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: lookahead_settings(&config.lookahead),
+            steer: steer_settings(&config.cache),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
+        watch_memory(&config.cache, &engine, &network);
         set_priors(&config.cache, &dataset, &engine)?;
+        let staleness_max = Some(config.cache.staleness_max_ms).filter(|&bound| bound > 0).map(Duration::from_millis);
+        engine.keep_fresh(staleness_max);
         let status = status_text(&config, &dataset, &engine, &peers, started);
         let local = {
             let _inside = serving.enter();
@@ -117,15 +139,25 @@ impl Node {
             "serving"
         );
         let collectors = collectors(&engine, &peers)?;
+        let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
+        let agent = Mutex::new(agent);
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
-        Ok(Self { config, dataset, engine, peers, local, collectors, serving, started, runtimes })
+        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, runtimes })
     }
 }
 
 impl Service for Node {
     fn status(&self) -> Value {
-        status(&self.config, &self.dataset, &self.engine, &self.peers, self.started)
+        let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
+        if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
+            fields.insert("agent".to_owned(), agent_status(agent));
+        }
+        status
+    }
+
+    fn decisions(&self, limit: usize) -> Vec<Decision> {
+        self.agent().as_ref().map(|agent| agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -136,12 +168,22 @@ impl Service for Node {
         self.engine.trace(call)
     }
 
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        let [_, Some(network)] = &self.runtimes else {
+            return Err(ToolError::NotServing { tool: call.tool(), why: "the daemon has stopped".to_owned() });
+        };
+        network.block_on(self.engine.tool(call))
+    }
+
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        (self.collectors)()
+        let mut all = (self.collectors)();
+        all.extend(self.agent().as_ref().map(Agent::collectors).unwrap_or_default());
+        all
     }
 
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
+        drop(self.agent().take());
         let end = Instant::now() + deadline;
         if let [Some(serving), Some(network)] = &self.runtimes {
             serving.block_on(self.local.shutdown(deadline));
@@ -152,6 +194,7 @@ impl Service for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        drop(self.agent().take());
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();
@@ -160,17 +203,48 @@ impl Drop for Node {
     }
 }
 
+impl Node {
+    fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who decides, and what was decided last.
+fn agent_status(agent: &Agent) -> Value {
+    let last = agent.decisions(1).pop();
+    json!({
+        "controller": agent.controller(),
+        "decisions": last.as_ref().map_or(0, |last| last.number),
+        "last_tool": last.as_ref().map(|last| last.call.tool()),
+        "last_outcome": last.as_ref().map(|last| last.outcome.clone()),
+        "last_reason": last.as_ref().map(|last| last.reason.clone()),
+    })
+}
+
 fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
     let verify = match config.dataset.verify {
         crate::config::Verify::Full => Verify::Full,
         crate::config::Verify::Shape => Verify::Shape,
     };
+    let blocks = block_settings(&config.dataset);
     let begin = Instant::now();
-    let dataset = Dataset::open(&config.dataset.path, config.node.index, verify, &|done, total| {
+    let dataset = Dataset::open_with(&config.dataset.path, config.node.index, verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
     Ok(dataset)
+}
+
+fn block_settings(config: &DatasetConfig) -> Option<BlockSettings> {
+    match config.access {
+        Access::Map => None,
+        Access::Blocks => Some(BlockSettings {
+            block_bytes: config.block_bytes,
+            cache_bytes: config.block_cache_bytes,
+            reads_max: config.reads_max,
+            read_timeout: Duration::from_millis(config.read_timeout_ms),
+        }),
+    }
 }
 
 fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), StartError> {
@@ -198,6 +272,8 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         table_rows: table.rows,
         row_bytes: table.row_bytes,
         capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
+        ceiling_rows: usize::try_from(config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes))
+            .unwrap_or(usize::MAX),
         policy: policy_spec(config, policy),
         seed: config.seed,
     }
@@ -218,6 +294,33 @@ pub(crate) fn policy_spec(config: &CacheConfig, policy: Policy) -> PolicySpec {
         Policy::Sieve => PolicySpec::Sieve,
         Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
     }
+}
+
+fn steer_settings(config: &CacheConfig) -> SteerSettings {
+    let CacheConfig { memory_share, pressure_share, tool_wait_ms, .. } = *config;
+    SteerSettings { memory_share, pressure_share, wait: Duration::from_millis(tool_wait_ms) }
+}
+
+/// Fits the caches into the memory there is, and looks at it from then on, for as long as the engine is there.
+fn watch_memory(config: &CacheConfig, engine: &Arc<Engine>, network: &Runtime) {
+    if config.memory_poll_ms == 0 {
+        return;
+    }
+    let source = MemorySource::find(Some(config.cgroup.as_path()).filter(|dir| !dir.as_os_str().is_empty()));
+    if let Some(reading) = source.read() {
+        engine.fit(reading);
+    }
+    let (engine, pause) = (Arc::downgrade(engine), Duration::from_millis(config.memory_poll_ms));
+    network.spawn(async move {
+        loop {
+            tokio::time::sleep(pause).await;
+            let (Some(engine), source) = (engine.upgrade(), source.clone()) else { return };
+            let relieved = tokio::task::spawn_blocking(move || source.read().map(|reading| engine.relieve(reading)));
+            if relieved.await.is_err() {
+                tracing::error!("looking at the memory failed");
+            }
+        }
+    });
 }
 
 /// Tells the caches the edges from this partition to each remote vertex, where the dataset holds its graph.
@@ -266,6 +369,7 @@ fn status_text(
 
 fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
     let serving = engine.status();
+    let blocks = dataset.blocks().map(|cache| cache.status());
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -284,8 +388,14 @@ fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, st
             "resident_bytes": resident_bytes(),
             "cache_bytes": sum(|table| table.cache_bytes),
             "bookkeeping_bytes": sum(|table| table.bookkeeping_bytes),
+            "updated_bytes": sum(|table| table.versions.updated_bytes),
             "network_buffer_bytes": peers.pooled_bytes(),
+            "block_cache_bytes": blocks.map_or(0, |blocks| blocks.held_bytes),
+            "limit_bytes": serving.memory.limit_bytes,
+            "used_bytes": serving.memory.used_bytes,
+            "pressure_shrinks": serving.memory.pressure_shrinks,
         },
+        "blocks": blocks,
         "tables": serving.tables,
         "peers": peers.status(),
         "peer_totals": peers.stats().totals,

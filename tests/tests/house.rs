@@ -21,18 +21,36 @@ const UNSAFE_FILES: [&str; 6] = [
 ];
 
 /// The modules of the daemon and those each may name, outside tests. Dependencies point one way.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("config", &[]),
     ("dataset", &[]),
     ("cache", &[]),
     ("recording", &[]),
+    ("memory", &[]),
+    ("tools", &[]),
+    ("agent", &["config", "tools"]),
     ("lookahead", &["cache"]),
-    ("replay", &["dataset", "cache", "lookahead"]),
+    ("replay", &["dataset", "cache", "lookahead", "agent", "tools"]),
     ("peers", &["config"]),
-    ("serve", &["config", "dataset", "cache", "recording", "lookahead", "peers"]),
-    ("admin", &["config", "recording"]),
-    ("lifecycle", &["config", "recording", "admin"]),
-    ("node", &["config", "dataset", "cache", "recording", "lookahead", "peers", "serve", "lifecycle"]),
+    ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers"]),
+    ("admin", &["config", "recording", "tools", "agent"]),
+    ("lifecycle", &["config", "recording", "tools", "agent", "admin"]),
+    (
+        "node",
+        &[
+            "config",
+            "dataset",
+            "cache",
+            "recording",
+            "memory",
+            "tools",
+            "agent",
+            "lookahead",
+            "peers",
+            "serve",
+            "lifecycle",
+        ],
+    ),
     (
         "cli",
         &[
@@ -40,6 +58,8 @@ const LAYERS: [(&str, &[&str]); 12] = [
             "dataset",
             "cache",
             "recording",
+            "tools",
+            "agent",
             "lookahead",
             "replay",
             "peers",

@@ -56,6 +56,49 @@ def as_ids(ids: Any) -> tuple[np.ndarray, bool]:
     return np.require(array, requirements=("C", "A")), is_tensor
 
 
+def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) -> np.ndarray:
+    """Turn new rows of a caller into the bytes that the native client sends.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray or torch.Tensor
+        ``[count, width]`` of the table's element type; for ``bf16`` a tensor of ``torch.bfloat16`` or the bits as ``uint16``.
+    count : int
+        Rows that there must be.
+    width : int
+        Elements per row.
+    dtype : numpy.dtype
+        The element type as NumPy knows it.
+    name : str
+        The table, for errors.
+
+    Returns
+    -------
+    numpy.ndarray
+        One-dimensional ``uint8``, contiguous; the caller's own memory if that was so already.
+
+    Raises
+    ------
+    TypeError
+        If the elements are of another type. None is converted: a rounding that nobody asked for would go unnoticed.
+    ValueError
+        If the shape is another.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(rows, getattr(torch, "Tensor", ())):
+        rows = rows.detach().cpu()
+        if rows.dtype == torch.bfloat16:
+            rows = rows.contiguous().view(torch.int16).numpy().view(np.uint16)
+        else:
+            rows = rows.numpy()
+    array = np.asarray(rows)
+    if array.dtype != dtype:
+        raise TypeError(f"table {name!r} has rows of {dtype}, not of {array.dtype}: convert them first")
+    if array.shape != (count, width):
+        raise ValueError(f"rows have shape {array.shape}; for these ids of table {name!r} it must be {(count, width)}")
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def as_rows(rows: _native.Rows, as_tensor: bool) -> Any:
     """Wrap rows in an array or a tensor over the very memory they were gathered into.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Union, overload
 import numpy as np
 
 from . import _native
-from ._arrays import as_ids, as_rows
+from ._arrays import as_ids, as_row_bytes, as_rows
 
 if TYPE_CHECKING:
     import torch  # type: ignore[import-not-found, unused-ignore]
@@ -283,6 +283,156 @@ class Client:
                 raise ValueError(f"{what} is {value}: it must be from {least} to {_U32_MAX}")
         self._native.progress(epoch, step, steps_per_epoch)
 
+    def update(self, table: str, ids: Any, rows: Any) -> int:
+        """Write rows, local and remote mixed, through to the nodes that own them.
+
+        When this returns, the owners have the rows, and every later fetch on this node gets them. Other nodes that have
+        cached them follow when they refresh, or within the daemon's ``cache.staleness_max_ms``. An update lives as long
+        as the owner's daemon.
+
+        Parameters
+        ----------
+        table, ids
+            As :meth:`fetch`. Of an id that appears twice, the last row stays.
+        rows : array_like or torch.Tensor
+            ``[len(ids), width]`` of :attr:`TableInfo.numpy_dtype`; for ``bf16`` also a tensor of ``torch.bfloat16``.
+
+        Returns
+        -------
+        int
+            Distinct rows written.
+
+        Raises
+        ------
+        PeerUnavailableError
+            If a peer that owns some of the rows is gone; the message says how many rows certainly were written.
+        LimitError
+            If an owner has no room for more updated rows.
+        RudderError
+            As :meth:`fetch`.
+        TypeError, ValueError
+            If ids or rows are of another type or shape.
+        """
+        array, _ = as_ids(ids)
+        info = self._tables.get(table)
+        if info is None:
+            # The native client names the tables that there are.
+            return self._native.update(table, array, np.empty(0, dtype=np.uint8))
+        return self._native.update(table, array, as_row_bytes(rows, len(array), info.width, info.numpy_dtype, table))
+
+    def warm(self, table: str, ids: Any) -> dict[str, Any]:
+        """Bring rows into the cache of this node, as far as it has room for them.
+
+        Parameters
+        ----------
+        table, ids
+            As :meth:`fetch`; rows of this node itself need no cache and are left out.
+
+        Returns
+        -------
+        dict
+            What was done, in numbers.
+
+        Raises
+        ------
+        RudderError, TypeError, ValueError
+            As :meth:`fetch`.
+        """
+        array, _ = as_ids(ids)
+        return _answer(self._native.warm(table, array))
+
+    def grow(
+        self, *, rows: int | None = None, factor: float | None = None, table: str | None = None
+    ) -> dict[str, Any]:
+        """Change the capacity of the cache.
+
+        Parameters
+        ----------
+        rows : int, optional
+            Rows to hold from now on. Say either this or ``factor``.
+        factor : float, optional
+            Times the present capacity; below 1 it shrinks.
+        table : str, optional
+            The table; by default all that are cached.
+
+        Returns
+        -------
+        dict
+            What was done, in numbers.
+
+        Raises
+        ------
+        RudderError
+            What the daemon refuses or the connection suffers.
+        """
+        return self._tool("grow", rows=rows, factor=factor, table=table)
+
+    def evict(self, fraction: float, *, forget: bool = False, table: str | None = None) -> dict[str, Any]:
+        """Turn cold cached rows over in favour of hotter ones.
+
+        Parameters
+        ----------
+        fraction : float
+            Largest share of the cached rows that may go, above 0 and at most 1.
+        forget : bool
+            Drop what was learned of the accesses first: they have changed.
+        table : str, optional
+            The table; by default all that are cached.
+
+        Returns
+        -------
+        dict
+            What was done, in numbers.
+
+        Raises
+        ------
+        RudderError
+            What the daemon refuses or the connection suffers.
+        """
+        return self._tool("evict", fraction=fraction, forget=forget, table=table)
+
+    def refresh(self, *, max_age_s: float | None = None, table: str | None = None) -> dict[str, Any]:
+        """Bring cached and staged rows up to date with their owners.
+
+        A fetch that begins after this has returned gets rows as new as their owners had when this was called.
+
+        Parameters
+        ----------
+        max_age_s : float, optional
+            Leave out the rows of owners that were asked less than so many seconds ago; by default none.
+        table : str, optional
+            The table; by default all.
+
+        Returns
+        -------
+        dict
+            What was done, in numbers, and the owners that could not be asked.
+
+        Raises
+        ------
+        RudderError
+            What the daemon refuses or the connection suffers.
+        """
+        return self._tool("refresh", max_age_s=max_age_s, table=table)
+
+    def hold(self) -> dict[str, Any]:
+        """Change nothing; the daemon counts that it was told so.
+
+        Returns
+        -------
+        dict
+
+        Raises
+        ------
+        RudderError
+            What the connection suffers.
+        """
+        return self._tool("hold")
+
+    def _tool(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        given = {name: value for name, value in arguments.items() if value is not None}
+        return _answer(self._native.tool(json.dumps({"tool": tool, **given})))
+
     def status(self) -> dict[str, Any]:
         """What the daemon is doing, as its ``GET /v1/status`` says.
 
@@ -336,6 +486,12 @@ def connect(
     (5, 128)
     """
     return Client(socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name)
+
+
+def _answer(text: str) -> dict[str, Any]:
+    """Read what a tool answered."""
+    answer: dict[str, Any] = json.loads(text)
+    return answer
 
 
 def _reconnect(options: Mapping[str, Any]) -> Client:

@@ -22,6 +22,7 @@ __all__ = [
     "RudderError",
     "ShapeError",
     "SharedMemoryError",
+    "StorageError",
     "TablesChangedError",
     "TimeoutError",
     "UnknownTableError",
@@ -126,6 +127,12 @@ class TablesChangedError(RudderError):
     """The daemon was restarted with other tables: connect anew to see them."""
 
     code = "tables_changed"
+
+
+class StorageError(RudderError, OSError):
+    """The daemon cannot read its own shard: the file shrank, or the disk fails or hangs."""
+
+    code = "storage"
 
 
 class InternalError(RudderError):

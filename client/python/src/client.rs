@@ -4,6 +4,7 @@ use crate::errors::to_python;
 use crate::ids::Ids;
 use crate::rows::NativeRows;
 use crate::signals;
+use numpy::PyReadonlyArray1;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use rudder_client::{Client, ConnectOptions, Pending};
@@ -77,6 +78,29 @@ impl NativeClient {
 
     fn progress(&self, py: Python<'_>, epoch: u32, step: u32, steps_per_epoch: u32) -> PyResult<()> {
         py.detach(|| self.client.progress(epoch, step, steps_per_epoch)).map_err(|error| to_python(py, error))
+    }
+
+    fn update(
+        &self,
+        py: Python<'_>,
+        table: &str,
+        ids: &Bound<'_, PyAny>,
+        rows: PyReadonlyArray1<'_, u8>,
+    ) -> PyResult<u64> {
+        let ids = Ids::borrow(ids)?;
+        let (ids, rows) = (ids.as_slice()?, rows.as_slice()?);
+        py.detach(|| self.client.update(table, ids, rows)).map_err(|error| to_python(py, error))
+    }
+
+    fn warm(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>) -> PyResult<String> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let answer = py.detach(|| self.client.warm(table, ids)).map_err(|error| to_python(py, error))?;
+        Ok(answer.to_string())
+    }
+
+    fn tool(&self, py: Python<'_>, call: &str) -> PyResult<String> {
+        py.detach(|| self.client.tool(call)).map_err(|error| to_python(py, error))
     }
 
     fn status(&self, py: Python<'_>) -> PyResult<String> {

@@ -26,7 +26,7 @@ fn class_name(error: &ClientError) -> &'static str {
         ClientError::Timeout { .. } => "TimeoutError",
         ClientError::UnknownTable { .. } => "UnknownTableError",
         ClientError::Memory(_) => "SharedMemoryError",
-        ClientError::Shape { .. } => "ShapeError",
+        ClientError::Shape { .. } | ClientError::RowBytes { .. } => "ShapeError",
         ClientError::TablesChanged => "TablesChangedError",
         ClientError::Protocol(_) => "ProtocolError",
         ClientError::Daemon { code, .. } => match code {
@@ -41,6 +41,7 @@ fn class_name(error: &ClientError) -> &'static str {
             ErrorCode::PeerFailed => "PeerFailedError",
             ErrorCode::Draining => "DrainingError",
             ErrorCode::Internal => "InternalError",
+            ErrorCode::Storage => "StorageError",
         },
         _ => "RudderError",
     }

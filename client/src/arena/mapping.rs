@@ -1,7 +1,7 @@
 //! The one module of this crate that holds `unsafe`: a memfd mapped by both sides. It owns the mapping and the bounds
 //! of every access to it, and must never hand out a reference to bytes that the other process may be writing.
 //!
-//! The daemon only ever copies single runs in ([`Mapping::write`]) and out ([`Mapping::read_ids`]) and holds no
+//! The daemon only ever copies single runs in ([`Mapping::write`]) and out ([`Mapping::read`]) and holds no
 //! reference, so a client that scribbles over its arena in mid-fetch can spoil its own rows and nothing else. It
 //! cannot shrink the file under the daemon either: [`Mapping::adopt`] demands the seal.
 #![allow(unsafe_code)]
@@ -119,6 +119,17 @@ impl Mapping {
         // SAFETY: target is valid for source.len() bytes (checked by `at`) and no reference to them exists on this
         // side; the other process may race, which spoils bytes that only it reads.
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
+    }
+
+    /// Copies the bytes from `offset` to `out`. Each is read once.
+    ///
+    /// # Panics
+    /// If they lie outside; callers check with [`Mapping::holds`].
+    pub fn read(&self, offset: usize, out: &mut [u8]) {
+        let source = self.at(offset, out.len());
+        // SAFETY: source is valid for out.len() bytes (checked by `at`), `out` is memory of this process, so that the two
+        // do not overlap, and any bytes make a u8; the other process may race, which spoils its own rows.
+        unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) }
     }
 
     /// Appends `count` little-endian `u64` from `offset` to `out`. Each is read once, so that what is checked later is

@@ -85,12 +85,17 @@ mod tests {
         }
 
         #[test]
-        fn a_fetch_survives_the_trip(table: u16, width: u32, count: u64, arena: u32, offset: u64) {
-            let request = Request::Fetch {
-                table, dtype: crate::DType::F16, width, count, ids: Place::Inline, rows: Place::Arena { arena, offset },
-            };
-            let call = Call { id: count, request };
-            prop_assert_eq!(decode::<Call>(&encode(&call).unwrap()).unwrap(), call);
+        fn calls_survive_the_trip(table: u16, width: u32, count: u64, arena: u32, offset: u64, text in ".{0,80}") {
+            let (dtype, ids, rows) = (crate::DType::F16, Place::Inline, Place::Arena { arena, offset });
+            for request in [
+                Request::Fetch { table, dtype, width, count, ids, rows },
+                Request::Update { table, dtype, width, count, ids, rows },
+                Request::Warm { table, count, ids: rows },
+                Request::Tool { call: text },
+            ] {
+                let call = Call { id: count, request };
+                prop_assert_eq!(decode::<Call>(&encode(&call).unwrap()).unwrap(), call);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::DType;
 use bincode::{Decode, Encode};
 
 /// Version of the local protocol; client and daemon must speak the same.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Bytes a control message may take on the wire unless a side is configured otherwise.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -111,6 +111,35 @@ pub enum Request {
     },
     /// Asks for what `GET /v1/status` says.
     Status,
+    /// Replaces rows, local and remote mixed, at their owners; of an id that appears twice, the last row stays.
+    Update {
+        /// [`TableInfo::id`].
+        table: u16,
+        /// Element type that the client believes the table to have.
+        dtype: DType,
+        /// Elements per row that the client believes the table to have.
+        width: u32,
+        /// Number of ids.
+        count: u64,
+        /// Where the ids lie: `count` little-endian `u64`.
+        ids: Place,
+        /// Where the new rows lie, in the order of the ids; if inline, behind inline ids.
+        rows: Place,
+    },
+    /// Brings rows into the cache.
+    Warm {
+        /// [`TableInfo::id`].
+        table: u16,
+        /// Number of ids.
+        count: u64,
+        /// Where the ids lie: `count` little-endian `u64`.
+        ids: Place,
+    },
+    /// Calls a tool, as `POST /v1/tools/NAME` does.
+    Tool {
+        /// JSON: an object whose `tool` names the tool, with the tool's arguments beside it.
+        call: String,
+    },
 }
 
 /// What a daemon answers.
@@ -145,6 +174,13 @@ pub enum Reply {
         /// The daemon closes the connection after this message.
         closing: bool,
     },
+    /// To [`Request::Update`]: the owners have the rows, and every later fetch of this node gets them.
+    Updated {
+        /// Distinct rows.
+        rows: u64,
+    },
+    /// To [`Request::Tool`] and [`Request::Warm`]: what the tool did, as JSON.
+    Tool(String),
 }
 
 /// Where the rows of one fetch came from; the sum is the number of ids.
@@ -188,6 +224,8 @@ pub enum ErrorCode {
     Draining,
     /// A defect of the daemon; its log says more.
     Internal,
+    /// The daemon cannot read its own shard: the file shrank, or the disk fails or hangs.
+    Storage,
 }
 
 /// One feature table as a client sees it.

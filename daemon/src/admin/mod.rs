@@ -1,4 +1,5 @@
-//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`.
+//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`,
+//! `/v1/tools`.
 //!
 //! It reads what the rest of the daemon shows through [`AdminState`] and the collectors registered in [`Metrics`]; it must
 //! never be able to slow the fetch path: it has its own limits on connections and waits, and takes no lock of its own while
@@ -17,7 +18,9 @@ pub use error::AdminError;
 pub use metrics::Metrics;
 pub use server::Admin;
 
+use crate::agent::journal::Decision;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
+use crate::tools::{ToolAnswer, ToolCall, ToolError};
 
 /// What the HTTP interface can ask of the daemon. Its calls may block for a short time: they run on blocking threads.
 pub trait AdminState: Send + Sync + 'static {
@@ -35,4 +38,13 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// [`TraceError`] naming the table.
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
+
+    /// The last `limit` decisions of the agent, oldest first: the answer of `/v1/decisions`.
+    fn decisions(&self, limit: usize) -> Vec<Decision>;
+
+    /// The answer of `POST /v1/tools/{tool}`.
+    ///
+    /// # Errors
+    /// [`ToolError`] naming the argument or table.
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
 }

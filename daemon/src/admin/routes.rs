@@ -1,15 +1,19 @@
-//! The paths and their answers. It must never change what trainers are served: all it can start is a recording.
+//! The paths and their answers. It must never change what trainers are served: all it can start is a recording or a
+//! tool call, which the engine bounds.
 
 use super::{AdminState, Metrics, token::Token};
 use crate::recording::{TraceCall, TraceError};
+use crate::tools::{ToolCall, ToolError};
 use axum::{
     Json, Router,
-    extract::{Request, State},
+    body::Bytes,
+    extract::{Path, Query, Request, State},
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use serde_json::{Map, Value};
 use std::{sync::Arc, time::Duration};
 
 /// What the handlers share.
@@ -27,6 +31,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/trace", post(trace))
+        .route("/v1/decisions", get(decisions))
+        .route("/v1/tools/{tool}", post(tool))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -52,6 +58,25 @@ async fn status(State(shared): State<Shared>) -> Response {
     }
 }
 
+/// How many decisions are asked for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionsQuery {
+    #[serde(default = "decisions_default")]
+    limit: usize,
+}
+
+fn decisions_default() -> usize {
+    20
+}
+
+async fn decisions(State(shared): State<Shared>, Query(query): Query<DecisionsQuery>) -> Response {
+    match blocking(move || shared.state.decisions(query.limit)).await {
+        Some(decisions) => Json(decisions).into_response(),
+        None => broken("the journal panicked"),
+    }
+}
+
 async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Response {
     let refused = |status, error: &TraceError| (status, format!("{error}\n")).into_response();
     match blocking(move || shared.state.trace(&call)).await {
@@ -60,6 +85,26 @@ async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Res
         Some(Err(error @ TraceError::NotServing(_))) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
         Some(Err(error)) => refused(StatusCode::CONFLICT, &error),
         None => broken("the recording panicked"),
+    }
+}
+
+/// The body is the tool's arguments as a JSON object; none at all stands for an empty one.
+async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Bytes) -> Response {
+    let refused = |status, error: &ToolError| (status, format!("{error}\n")).into_response();
+    let arguments = if body.is_empty() { Ok(Value::Object(Map::new())) } else { serde_json::from_slice(&body) };
+    let call = arguments
+        .map_err(|error| ToolError::Unreadable(error.to_string()))
+        .and_then(|arguments| ToolCall::from_arguments(&tool, arguments));
+    let call = match call {
+        Ok(call) => call,
+        Err(error) => return refused(StatusCode::BAD_REQUEST, &error),
+    };
+    match blocking(move || shared.state.tool(call)).await {
+        Some(Ok(answer)) => Json(answer).into_response(),
+        Some(Err(error @ ToolError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
+        Some(Err(error @ ToolError::NotServing { .. })) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Some(Err(error)) => refused(StatusCode::BAD_REQUEST, &error),
+        None => broken("the tool panicked"),
     }
 }
 
@@ -72,8 +117,10 @@ async fn ready(State(shared): State<Shared>) -> Response {
 }
 
 async fn unknown(uri: Uri) -> Response {
-    let text =
-        format!("no such path: {}; there are /metrics, /healthz, /readyz, /v1/status and /v1/trace\n", uri.path());
+    let text = format!(
+        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/decisions, /v1/trace and /v1/tools\n",
+        uri.path()
+    );
     (StatusCode::NOT_FOUND, text).into_response()
 }
 

@@ -3,6 +3,7 @@
 use super::{Admin, AdminError, AdminState, Metrics};
 use crate::config::AdminConfig;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
+use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use serde_json::json;
 use std::{
     io::{Read, Write},
@@ -33,6 +34,19 @@ impl AdminState for Pretend {
         match call.table() {
             "feat" => Ok(TraceAnswer { universe: 9, ..TraceAnswer::default() }),
             table => Err(TraceError::UnknownTable { table: table.to_owned(), known: "feat".to_owned() }),
+        }
+    }
+
+    fn decisions(&self, _limit: usize) -> Vec<crate::agent::journal::Decision> {
+        Vec::new()
+    }
+
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        match call.table() {
+            None | Some("feat") => Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() }),
+            Some(table) => {
+                Err(ToolError::UnknownTable { tool: call.tool(), table: table.to_owned(), known: "feat".to_owned() })
+            }
         }
     }
 }

@@ -45,6 +45,7 @@ pub struct Future {
     /// Slots without an announced use; an entry counts only while `next_use` agrees and the slot is held.
     idle: Vec<u32>,
     entries: usize,
+    covering: bool,
 }
 
 impl Future {
@@ -57,7 +58,7 @@ impl Future {
     /// Whether next uses of slots are kept: from the first announcement on.
     #[must_use]
     pub fn is_covering(&self) -> bool {
-        !self.next_use.is_empty()
+        self.covering
     }
 
     /// Announced uses that wait.
@@ -122,8 +123,9 @@ impl Future {
         self.next_use.get(slot as usize).copied().unwrap_or(NEVER)
     }
 
-    /// Keeps next uses for `slots` slots from now on.
+    /// Keeps next uses from now on, of `slots` slots so far.
     pub fn cover(&mut self, slots: usize) {
+        self.covering = true;
         let covered = self.next_use.len();
         if slots > covered {
             self.next_use.resize(slots, NEVER);
@@ -140,12 +142,25 @@ impl Future {
         }
         self.next_use[at] = step;
         if step == NEVER {
-            self.idle.push(slot);
-            if self.idle.len() > 2 * self.next_use.len() + 64 {
-                self.tidy_idle();
-            }
+            self.push_idle(slot);
         } else {
             self.due.entry(step).or_default().push(slot);
+        }
+    }
+
+    /// A row comes to `slot`, which was free, with `step` as its next announced use.
+    pub fn occupied(&mut self, slot: u32, step: u32) {
+        self.set_next_use(slot, step);
+        // A free slot is dropped from the idle ones when it is drawn: it joins them again here.
+        if step == NEVER {
+            self.push_idle(slot);
+        }
+    }
+
+    fn push_idle(&mut self, slot: u32) {
+        self.idle.push(slot);
+        if self.idle.len() > 2 * self.next_use.len() + 64 {
+            self.tidy_idle();
         }
     }
 
@@ -219,7 +234,7 @@ mod tests {
     #[test]
     fn the_last_due_and_the_idle_are_found_whatever_changed_meanwhile() {
         let mut future = Future::default();
-        let mut slots = Slots::new(3);
+        let mut slots = Slots::new(3, 3);
         (0..3).for_each(|id| assert!(slots.occupy_free(id).is_some()));
         future.set_next_use(0, 5);
         future.set_next_use(1, 9);

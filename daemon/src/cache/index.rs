@@ -96,6 +96,20 @@ impl Index {
         }
     }
 
+    /// Tells id, heat and slot of every id in `blocks` that is hot or cached. Needs no lock: words change meanwhile.
+    pub fn each(&self, blocks: &[u32], mut see: impl FnMut(u32, Heat, Option<u32>)) {
+        for &block in blocks {
+            let first = block as usize * BLOCK_IDS;
+            let words = &self.words[first.min(self.words.len())..(first + BLOCK_IDS).min(self.words.len())];
+            for (id, word) in (first as u32..).zip(words) {
+                let word = word.load(Ordering::Relaxed);
+                if word != 0 {
+                    see(id, Heat::unpack(word as u32), ((word >> 32) as u32).checked_sub(1));
+                }
+            }
+        }
+    }
+
     /// Bytes per id that this index takes once the id was touched.
     pub const BYTES_PER_ID: usize = size_of::<AtomicU64>();
 }
@@ -105,6 +119,12 @@ impl Touched {
     #[must_use]
     pub fn new(ids: usize) -> Self {
         Self { blocks: vec![false; ids.div_ceil(BLOCK_IDS)] }
+    }
+
+    /// The blocks of ids that hold anything, by number.
+    #[must_use]
+    pub fn blocks(&self) -> Vec<u32> {
+        (0u32..).zip(&self.blocks).filter(|&(_, &touched)| touched).map(|(block, _)| block).collect()
     }
 
     /// An upper bound of the ids that have been touched: whole blocks of them.

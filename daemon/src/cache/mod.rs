@@ -8,16 +8,22 @@
 pub mod future;
 pub mod heat;
 pub mod index;
+mod overlay;
 pub mod policy;
 pub mod prefetch;
 pub mod readers;
 mod slab;
 mod slots;
+mod steer;
 mod table_cache;
 
+#[cfg(test)]
+mod steer_tests;
 #[cfg(test)]
 mod tests;
 
 pub use future::BatchKey;
+pub use overlay::{Overlay, OverlayFull, OverlayReader};
 pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
-pub use table_cache::{CacheError, CacheSpec, CacheStats, Reader, TABLE_ROWS_MAX, TableCache};
+pub use steer::{Resized, Survey};
+pub use table_cache::{CacheError, CacheSpec, CacheStats, Fill, Reader, TABLE_ROWS_MAX, TableCache};

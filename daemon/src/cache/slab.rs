@@ -19,7 +19,8 @@ pub(super) struct Slab {
 }
 
 impl Slab {
-    /// Address space for `slots` rows of `row_bytes`; memory is taken when a slot is first written.
+    /// Address space for `slots` rows of `row_bytes`; memory is taken when a slot is first written, and given back by
+    /// [`Slab::give_back`].
     ///
     /// # Errors
     /// What the kernel says when there is no room.
@@ -83,6 +84,24 @@ impl Slab {
     }
 }
 
+impl Slab {
+    /// Gives the memory of all slots from `slot` up to `end` back to the kernel; they read as zero until written again.
+    ///
+    /// # Safety
+    /// As for [`Slab::write`], for each of those slots.
+    unsafe fn give_back(&self, slot: u32, end: u32) -> io::Result<()> {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let page = rustix::param::page_size();
+        let first = (slot as usize * self.stride_bytes).next_multiple_of(page);
+        let last = (end as usize * self.stride_bytes).min(memory.len());
+        if first >= last {
+            return Ok(());
+        }
+        // SAFETY: within the mapping, and nobody holds a row of these slots, as the caller promises.
+        unsafe { memory.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, first, last - first) }
+    }
+}
+
 /// The row of `id`'s slot, for a reader that is inside; kept here with the other unsafe code.
 #[inline]
 pub(super) fn read<'a>(
@@ -94,6 +113,17 @@ pub(super) fn read<'a>(
     let slot = index.slot(id)?;
     // SAFETY: found in the index just now by a reader that stays inside for as long as the slice lives.
     Some(unsafe { slab.row(slot) })
+}
+
+/// The row of a slot that a reader that is inside has just found published.
+#[inline]
+pub(super) fn read_found<'a>(
+    slab: &'a Slab,
+    found: Option<u32>,
+    _inside: &'a super::readers::Inside<'_>,
+) -> Option<&'a [u8]> {
+    // SAFETY: found among published slots by a reader that stays inside for as long as the slice lives.
+    found.map(|slot| unsafe { slab.row(slot) })
 }
 
 /// Writes rows into slots that were taken out of the index; waits out the readers first.
@@ -108,4 +138,25 @@ pub(super) fn overwrite<'a>(
         // that could have found them has left.
         unsafe { slab.write(slot, row) }
     }
+}
+
+/// Copies rows to slots that are in no index entry; waits out their readers first. Rows stay readable where they were.
+pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[(u32, u32)]) {
+    readers.wait_out();
+    for &(from, to) in moves {
+        // SAFETY: called by `TableCache` under its writer lock: `from` is not written meanwhile, `to` is in no index entry
+        // and every reader that could have found it has left.
+        unsafe { slab.write(to, slab.row(from)) }
+    }
+}
+
+/// Gives back the memory of slots that are in no index entry; waits out their readers first.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn give_back(slab: &Slab, readers: &super::readers::Readers, slot: u32, end: u32) -> io::Result<()> {
+    readers.wait_out();
+    // SAFETY: called by `TableCache` with slots that are in no index entry and that nobody occupies meanwhile; every reader
+    // that could have found them has left.
+    unsafe { slab.give_back(slot, end) }
 }

@@ -1,36 +1,59 @@
-//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers.
+//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers and the number of rows that may
+//! be held; where a row lies in memory is the slab's matter.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 const FREE: u32 = u32::MAX;
 
 /// The residents of a cache.
 #[derive(Debug)]
 pub struct Slots {
+    /// By slot, up to the highest that was used.
     ids: Vec<u32>,
-    /// Slots from here on were never used.
-    fresh: u32,
+    /// Free slots below the highest used one, the lowest first. An entry counts only while its slot is free.
+    vacant: BinaryHeap<Reverse<u32>>,
+    capacity: usize,
+    used: usize,
 }
 
 impl Slots {
     /// Bytes of bookkeeping per slot, beside the word in the index that the id has anyway.
     pub const BYTES_PER_SLOT: usize = size_of::<u32>();
 
-    /// `capacity` free slots.
+    /// `capacity` free slots, with address space for `ceiling` so that growing copies nothing.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
-        let last = u32::try_from(capacity).unwrap_or(FREE);
-        Self { ids: vec![FREE; last as usize], fresh: 0 }
+    pub fn new(capacity: usize, ceiling: usize) -> Self {
+        Self { ids: Vec::with_capacity(ceiling), vacant: BinaryHeap::new(), capacity, used: 0 }
     }
 
-    /// Number of slots.
+    /// Rows that may be held.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.ids.len()
+        self.capacity
+    }
+
+    /// Sets the rows that may be held. Residents beyond stay until they are released.
+    pub fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity;
     }
 
     /// Number of slots that hold a row.
     #[must_use]
     pub fn used(&self) -> usize {
-        self.fresh as usize
+        self.used
+    }
+
+    /// Rows that may still come before one must leave.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.used)
+    }
+
+    /// Slots up to the highest that holds a row or did: all residents lie below.
+    #[must_use]
+    pub fn span(&self) -> u32 {
+        self.ids.len() as u32
     }
 
     /// The id in `slot`.
@@ -43,28 +66,104 @@ impl Slots {
     /// Whether a slot is free.
     #[must_use]
     pub fn any_free(&self) -> bool {
-        (self.fresh as usize) < self.ids.len()
+        self.used < self.capacity
     }
 
-    /// Gives a free slot to `id`.
+    /// Gives a free slot to `id`, the lowest there is.
     pub fn occupy_free(&mut self, id: u32) -> Option<u32> {
-        let slot = self.fresh;
-        *self.ids.get_mut(slot as usize)? = id;
-        self.fresh += 1;
+        if !self.any_free() {
+            return None;
+        }
+        let slot = self.lowest_vacant().unwrap_or_else(|| {
+            self.ids.push(FREE);
+            self.span() - 1
+        });
+        self.ids[slot as usize] = id;
+        self.used += 1;
         Some(slot)
+    }
+
+    fn lowest_vacant(&mut self) -> Option<u32> {
+        while let Some(Reverse(slot)) = self.vacant.pop() {
+            if self.ids.get(slot as usize) == Some(&FREE) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// Frees `slot`; answers who had it.
+    pub fn release(&mut self, slot: u32) -> Option<u32> {
+        let id = self.id(slot)?;
+        self.ids[slot as usize] = FREE;
+        self.used -= 1;
+        self.vacant.push(Reverse(slot));
+        Some(id)
     }
 
     /// Gives `slot` to `id`; answers who had it.
     pub fn replace(&mut self, slot: u32, id: u32) -> Option<u32> {
-        let old = self.id(slot);
-        if let Some(place) = self.ids.get_mut(slot as usize) {
-            *place = id;
+        let old = self.id(slot)?;
+        self.ids[slot as usize] = id;
+        Some(old)
+    }
+
+    /// Takes the resident of the highest slot to the lowest free one, if that is lower; answers (id, from, to).
+    pub fn settle_down(&mut self) -> Option<(u32, u32, u32)> {
+        while self.ids.last() == Some(&FREE) {
+            self.ids.pop();
         }
-        old
+        let to = self.lowest_vacant()?;
+        let from = self.span() - 1;
+        let id = self.ids.pop()?;
+        self.ids[to as usize] = id;
+        while self.ids.last() == Some(&FREE) {
+            self.ids.pop();
+        }
+        Some((id, from, to))
     }
 
     /// Every slot with its id.
     pub fn residents(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         (0u32..).zip(&self.ids).filter(|&(_, &id)| id != FREE).map(|(slot, &id)| (slot, id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    proptest! {
+        /// Whatever is occupied, released and settled, a model of a map agrees, and settling leaves no hole.
+        #[test]
+        fn slots_are_a_map_without_holes_once_settled(steps in prop::collection::vec((0u8..3, 0u32..20), 0..100), capacity in 1usize..12) {
+            let (mut slots, mut model) = (Slots::new(capacity, capacity), HashMap::new());
+            for (id, (what, slot)) in (0u32..).zip(steps) {
+                match what {
+                    0 => {
+                        let got = slots.occupy_free(id);
+                        prop_assert_eq!(got.is_some(), model.len() < capacity);
+                        if let Some(got) = got {
+                            prop_assert!(model.insert(got, id).is_none(), "slot {} was held", got);
+                        }
+                    }
+                    1 => prop_assert_eq!(slots.release(slot), model.remove(&slot)),
+                    _ => while let Some((id, from, to)) = slots.settle_down() {
+                        prop_assert!(to < from);
+                        prop_assert_eq!(model.remove(&from), Some(id));
+                        prop_assert!(model.insert(to, id).is_none());
+                    },
+                }
+                prop_assert_eq!(slots.used(), model.len());
+                prop_assert_eq!(slots.residents().collect::<HashMap<_, _>>(), model.clone());
+            }
+            while let Some((id, from, to)) = slots.settle_down() {
+                model.remove(&from);
+                model.insert(to, id);
+            }
+            prop_assert_eq!(slots.span() as usize, model.len());
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slots;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most rows a cached table may have: ids are held in 32 bits, and one value is kept for "none".
@@ -24,8 +24,10 @@ pub struct CacheSpec {
     pub table_rows: u64,
     /// Bytes of one row.
     pub row_bytes: usize,
-    /// Rows to hold at most.
+    /// Rows to hold at most, at the start.
     pub capacity_rows: usize,
+    /// Rows that it may ever be told to hold; address space is kept for so many. At least `capacity_rows`.
+    pub ceiling_rows: usize,
     /// Who is worth a slot.
     pub policy: PolicySpec,
     /// Seed of the policy's randomness.
@@ -42,7 +44,9 @@ pub enum CacheError {
         rows: u64,
     },
     /// No memory for the rows.
-    #[error("no memory for {rows} cached rows of {row_bytes} bytes ({cause}): lower cache.capacity")]
+    #[error(
+        "no address space for {rows} cached rows of {row_bytes} bytes ({cause}): lower cache.capacity or cache.ceiling"
+    )]
     Memory {
         /// Rows to hold.
         rows: usize,
@@ -56,38 +60,82 @@ pub enum CacheError {
 /// Counters since the start; exact, read at any time.
 #[derive(Debug, Default)]
 pub struct CacheStats {
-    /// Rows that a trainer had asked for and that took a slot.
-    pub demand_fills: AtomicU64,
-    /// Rows that the policy had asked for and that took a slot.
-    pub prefetch_fills: AtomicU64,
+    /// Rows that took a slot, by [`Fill`].
+    pub fills: [AtomicU64; Fill::ALL.len()],
     /// Rows that lost their slot to a newcomer.
     pub evicted_rows: AtomicU64,
+    /// Rows that lost their slot because the cache shrank.
+    pub shrunk_rows: AtomicU64,
+    /// Rows that were thrown out because they may be old.
+    pub discarded_rows: AtomicU64,
+    /// Rows that were overwritten with a newer version.
+    pub renewed_rows: AtomicU64,
     /// Rows in hand that were not worth a slot.
     pub refused_rows: AtomicU64,
     /// Times that the policy found the accesses shifted and forgot its history.
     pub shifts: AtomicU64,
 }
 
+/// Why a row is offered to the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// A trainer had asked for it.
+    Demand,
+    /// The policy had asked for it.
+    Policy,
+    /// A tool call brought it in: room was made, or a colder row was to go.
+    Tool,
+    /// A trainer had asked for it to be here, without using it yet. Takes a free slot whatever the policy thinks.
+    Warm,
+}
+
+impl Fill {
+    /// All of them.
+    pub const ALL: [Fill; 4] = [Fill::Demand, Fill::Policy, Fill::Tool, Fill::Warm];
+
+    /// The name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Fill::Demand => "demand",
+            Fill::Policy => "prefetch",
+            Fill::Tool => "tool",
+            Fill::Warm => "warm",
+        }
+    }
+}
+
+impl CacheStats {
+    /// Rows that took a slot for `reason`.
+    #[must_use]
+    pub fn filled(&self, reason: Fill) -> u64 {
+        self.fills[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
 /// A cache of rows of one table.
 #[derive(Debug)]
 pub struct TableCache {
     spec: CacheSpec,
-    slab: Slab,
-    index: Index,
-    readers: Readers,
+    pub(super) slab: Slab,
+    pub(super) index: Index,
+    pub(super) readers: Readers,
     writer: Mutex<Writer>,
+    /// Held while the capacity changes, or residents must not move.
+    pub(super) resizing: Mutex<()>,
+    capacity: AtomicUsize,
     used: AtomicU64,
     tracked: AtomicU64,
-    stats: CacheStats,
+    pub(super) stats: CacheStats,
 }
 
 #[derive(Debug)]
-struct Writer {
-    slots: Slots,
-    touched: Touched,
-    future: Future,
+pub(super) struct Writer {
+    pub(super) slots: Slots,
+    pub(super) touched: Touched,
+    pub(super) future: Future,
     random: fastrand::Rng,
-    policy: Option<Box<dyn Policy>>,
+    pub(super) policy: Option<Box<dyn Policy>>,
 }
 
 /// A reader's visit. Rows found are valid until it is dropped; hold it for one chunk of a gather.
@@ -99,15 +147,14 @@ pub struct Reader<'a> {
 
 /// A row that won a slot.
 #[derive(Debug, Clone, Copy)]
-struct Placement {
+struct Placement<'r> {
     slot: u32,
     id: u32,
-    /// Position of its row among those offered.
-    at: usize,
+    row: &'r [u8],
 }
 
 impl Writer {
-    fn parts<'a>(&'a mut self, index: &'a Index) -> Option<(&'a mut Box<dyn Policy>, Ledger<'a>)> {
+    pub(super) fn parts<'a>(&'a mut self, index: &'a Index) -> Option<(&'a mut Box<dyn Policy>, Ledger<'a>)> {
         let Self { slots, touched, future, random, policy } = self;
         policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: NEVER, random }))
     }
@@ -118,6 +165,24 @@ impl Writer {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
         }
+    }
+
+    /// `slot`, which was free, has a resident that is used next at `step`.
+    pub(super) fn note_occupied(&mut self, slot: u32, step: u32) {
+        if self.future.is_covering() {
+            self.future.occupied(slot, step);
+        }
+    }
+
+    /// Takes the resident of `slot` out of the cache. The slot may be written again once readers were waited out.
+    pub(super) fn release(&mut self, index: &Index, slot: u32) -> Option<u32> {
+        let id = self.slots.id(slot)?;
+        index.set_slot(id, None);
+        if let Some((policy, mut ledger)) = self.parts(index) {
+            policy.removed(&mut ledger, id, slot);
+        }
+        self.note_next_use(slot, NEVER);
+        self.slots.release(slot)
     }
 }
 
@@ -135,15 +200,18 @@ impl TableCache {
             PolicySpec::None => (0, 0),
             _ => (spec.capacity_rows.min(ids), ids),
         };
-        let memory = |cause| CacheError::Memory { rows: capacity, row_bytes: spec.row_bytes, cause };
-        let policy = (capacity > 0).then(|| spec.policy.build(capacity)).flatten();
+        let ceiling = spec.ceiling_rows.min(ids).max(capacity);
+        let memory = |cause| CacheError::Memory { rows: ceiling, row_bytes: spec.row_bytes, cause };
+        let policy = (ceiling > 0).then(|| spec.policy.build(capacity)).flatten();
         Ok(Self {
-            spec: CacheSpec { capacity_rows: capacity, ..spec },
-            slab: Slab::new(capacity, spec.row_bytes).map_err(memory)?,
+            spec: CacheSpec { capacity_rows: capacity, ceiling_rows: ceiling, ..spec },
+            slab: Slab::new(ceiling, spec.row_bytes).map_err(memory)?,
             index: Index::new(ids),
             readers: Readers::default(),
+            resizing: Mutex::default(),
+            capacity: AtomicUsize::new(capacity),
             writer: Mutex::new(Writer {
-                slots: Slots::new(capacity),
+                slots: Slots::new(capacity, ceiling),
                 touched: Touched::new(ids),
                 future: Future::default(),
                 random: fastrand::Rng::with_seed(spec.seed),
@@ -155,7 +223,7 @@ impl TableCache {
         })
     }
 
-    /// What it was made of; the capacity is what it really has.
+    /// What it was made of; capacity and ceiling are what it really began with.
     #[must_use]
     pub fn spec(&self) -> &CacheSpec {
         &self.spec
@@ -165,6 +233,18 @@ impl TableCache {
     #[must_use]
     pub fn stats(&self) -> &CacheStats {
         &self.stats
+    }
+
+    /// Rows that may be held now.
+    #[must_use]
+    pub fn capacity_rows(&self) -> usize {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that one cached row takes, with its padding.
+    #[must_use]
+    pub fn slot_bytes(&self) -> usize {
+        self.slab.stride_bytes()
     }
 
     /// Rows held now.
@@ -182,7 +262,7 @@ impl TableCache {
     /// Bytes of bookkeeping now: per slot, and per id that was ever touched.
     #[must_use]
     pub fn bookkeeping_bytes(&self) -> u64 {
-        let slots = self.spec.capacity_rows * Slots::BYTES_PER_SLOT;
+        let slots = self.capacity_rows() * Slots::BYTES_PER_SLOT;
         slots as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
     }
 
@@ -197,12 +277,18 @@ impl TableCache {
         Reader { cache: self, inside: self.readers.enter() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Writer> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets what the counters outside the lock say.
+    pub(super) fn publish_sizes(&self, writer: &Writer) {
+        self.capacity.store(writer.slots.capacity(), Ordering::Relaxed);
+        self.used.store(writer.slots.used() as u64, Ordering::Relaxed);
+    }
+
     /// Accounts for a minibatch that was answered, and offers the rows that had to be fetched: `row(i)` is the row of
-    /// `missed[i]`. Answers the ids that the policy wants brought in besides, which [`TableCache::fill`] takes.
+    /// `missed[i]`, or nothing where it may not be kept; it is asked under the writer lock. Answers the ids that the policy wants brought in besides, which [`TableCache::fill`] takes.
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
@@ -210,7 +296,7 @@ impl TableCache {
         &self,
         hit: &[u32],
         missed: &[u32],
-        row: impl Fn(usize) -> &'r [u8],
+        row: impl Fn(usize) -> Option<&'r [u8]>,
         consumed: Option<BatchKey>,
     ) -> Vec<u32> {
         let mut guard = self.lock();
@@ -225,22 +311,24 @@ impl TableCache {
             policy.touch(&mut ledger, id, None);
         }
         policy.end_minibatch(&mut ledger);
-        self.place(writer, (missed, &next_uses), row, &self.stats.demand_fills);
+        self.place(writer, (missed, &next_uses), row, Fill::Demand);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
         wanted
     }
 
-    /// Offers rows that nobody asked for: `row(i)` is the row of `ids[i]`. Answers how many took a slot.
-    pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> &'r [u8]) -> usize {
-        self.place(&mut self.lock(), (ids, &[]), row, &self.stats.prefetch_fills)
+    /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept; it is
+    /// asked under the writer lock. Answers how many took a slot.
+    pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>, reason: Fill) -> usize {
+        self.place(&mut self.lock(), (ids, &[]), row, reason)
     }
 
     /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
     pub fn announce(&self, step: u32, ids: Vec<u32>) -> BatchKey {
         let mut writer = self.lock();
-        writer.future.cover(self.spec.capacity_rows);
+        let span = writer.slots.span() as usize;
+        writer.future.cover(span);
         writer.future.announce(step, ids, |id| self.index.slot(id))
     }
 
@@ -304,65 +392,62 @@ impl TableCache {
         &self,
         writer: &mut Writer,
         (ids, next_uses): (&[u32], &[u32]),
-        row: impl Fn(usize) -> &'r [u8],
-        fills: &AtomicU64,
+        row: impl Fn(usize) -> Option<&'r [u8]>,
+        reason: Fill,
     ) -> usize {
-        let mut placements: Vec<Placement> = Vec::new();
+        let mut placements: Vec<Placement<'_>> = Vec::new();
         let mut evicted = 0;
         for (at, &id) in ids.iter().enumerate() {
             if self.index.slot(id).is_some() {
                 continue;
             }
+            let Some(row) = row(at) else { continue };
             let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
-            if let Some((slot, replaced)) = self.find_place(writer, id, next_use) {
+            if let Some((slot, replaced)) = self.find_place(writer, id, next_use, reason) {
                 evicted += u64::from(replaced);
-                placements.push(Placement { slot, id, at });
+                placements.push(Placement { slot, id, row });
             }
         }
         // A newcomer may itself have lost its slot to a later one: the last decision stands.
         placements.retain(|placed| writer.slots.id(placed.slot) == Some(placed.id));
-        if placements.is_empty() {
-            self.stats.refused_rows.fetch_add(ids.len() as u64, Ordering::Relaxed);
+        let filled = placements.len();
+        self.stats.refused_rows.fetch_add((ids.len() - filled) as u64, Ordering::Relaxed);
+        if filled == 0 {
             return 0;
         }
-        slab::overwrite(&self.slab, &self.readers, placements.iter().map(|placed| (placed.slot, row(placed.at))));
+        slab::overwrite(&self.slab, &self.readers, placements.iter().map(|placed| (placed.slot, placed.row)));
         for placed in &placements {
             self.index.set_slot(placed.id, Some(placed.slot));
         }
-        let filled = placements.len();
-        fills.fetch_add(filled as u64, Ordering::Relaxed);
+        self.stats.fills[reason as usize].fetch_add(filled as u64, Ordering::Relaxed);
         self.stats.evicted_rows.fetch_add(evicted, Ordering::Relaxed);
-        self.stats.refused_rows.fetch_add((ids.len() - filled) as u64, Ordering::Relaxed);
-        self.used.store(writer.slots.used() as u64, Ordering::Relaxed);
+        self.publish_sizes(writer);
         filled
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32, reason: Fill) -> Option<(u32, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;
         if any_free {
-            if !policy.takes_free_slot(&mut ledger, id) {
+            if !policy.takes_free_slot(&mut ledger, id) && reason != Fill::Warm {
                 return None;
             }
             let slot = writer.slots.occupy_free(id)?;
-            writer.note_next_use(slot, next_use);
+            writer.note_occupied(slot, next_use);
             let (policy, mut ledger) = writer.parts(&self.index)?;
             policy.inserted(&mut ledger, id, slot);
             return Some((slot, false));
         }
         let slot = policy.victim(&mut ledger, id)?;
-        let leaver = writer.slots.replace(slot, id);
+        let leaver = writer.slots.replace(slot, id)?;
         writer.note_next_use(slot, next_use);
         let (policy, mut ledger) = writer.parts(&self.index)?;
         // A newcomer of the same call may be the leaver: it was never published, so it does not count as evicted.
-        let mut evicted = false;
-        if let Some(leaver) = leaver {
-            evicted = self.index.slot(leaver).is_some();
-            self.index.set_slot(leaver, None);
-            policy.removed(&mut ledger, leaver, slot);
-        }
+        let evicted = self.index.slot(leaver).is_some();
+        self.index.set_slot(leaver, None);
+        policy.removed(&mut ledger, leaver, slot);
         policy.inserted(&mut ledger, id, slot);
         Some((slot, evicted))
     }

@@ -6,11 +6,13 @@ pub mod bench;
 pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
+pub mod decisions;
 pub mod demo;
 mod http;
 pub mod import;
 pub mod replay;
 pub mod status;
+pub mod tool;
 pub mod trace;
 
 use clap::{Parser, Subcommand};
@@ -130,6 +132,10 @@ enum Command {
     Trace(trace::TraceArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
+    /// Shows what the agent decided, why, and what came of it
+    Decisions(decisions::DecisionsArgs),
+    /// Steers the caches of a running daemon: the same tools that an agent calls
+    Tool(tool::ToolArgs),
 }
 
 impl Command {
@@ -142,6 +148,8 @@ impl Command {
             Command::Replay(args) => replay::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Status(args) => status::run(args),
+            Command::Decisions(args) => decisions::run(args),
+            Command::Tool(args) => tool::run(args),
         }
     }
 }

@@ -45,7 +45,7 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
 }
 
 /// The status for people: scalars as `name  value` lines, lists of objects as tables, groups indented.
-fn summary(status: &Value) -> String {
+pub(super) fn summary(status: &Value) -> String {
     let mut out = String::new();
     match status {
         Value::Object(fields) => group(&mut out, fields, 0),

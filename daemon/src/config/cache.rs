@@ -2,7 +2,7 @@
 
 use super::Capacity;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
 
 /// Which rows the cache keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +88,8 @@ pub struct TableCacheConfig {
     pub capacity: Option<Capacity>,
     /// Policy of this table's cache; absent = `cache.policy`.
     pub policy: Option<Policy>,
+    /// Ceiling of this table's cache; absent = `cache.ceiling`.
+    pub ceiling: Option<Capacity>,
 }
 
 /// Section `[cache]`.
@@ -96,6 +98,18 @@ pub struct TableCacheConfig {
 pub struct CacheConfig {
     /// Rows kept per table: a number of rows, a share of the table's remote rows, or a size.
     pub capacity: Capacity,
+    /// Rows that a cache may be grown to while it runs, in the same forms. Address space is kept for so many.
+    pub ceiling: Capacity,
+    /// Share of the memory limit (of the cgroup, else of the machine) that growing may fill, all other memory counted in.
+    pub memory_share: f64,
+    /// Share of the memory limit from which caches are shrunk, back to `memory_share`.
+    pub pressure_share: f64,
+    /// Time between two looks at the memory in use, in milliseconds; 0 = never look, and know no memory limit.
+    pub memory_poll_ms: u64,
+    /// Folder of the cgroup whose limit holds; empty = the daemon's own and those around it.
+    pub cgroup: PathBuf,
+    /// How long a tool call waits for the rows that it brings in before it answers, in milliseconds.
+    pub tool_wait_ms: u64,
     /// Who is kept.
     pub policy: Policy,
     /// Minibatches between two replacements (policy `periodic`) or two decisions (policy `rudder`).
@@ -107,6 +121,9 @@ pub struct CacheConfig {
     /// Whether the edges from this partition to each remote vertex, where the dataset holds its graph, are read at the start
     /// to tell what will be asked for (policies `epoch` and `static`).
     pub degrees: bool,
+    /// Longest time for which a cached or staged row may be served after its owner has changed it, in milliseconds; 0 sets no
+    /// bound: rows are then brought up to date by `refresh` only.
+    pub staleness_max_ms: u64,
     /// Seed of every random choice of the cache.
     pub seed: u64,
     /// Exceptions by table name. Last, because TOML wants tables after plain keys.
@@ -122,17 +139,29 @@ impl CacheConfig {
             table.and_then(|table| table.policy).unwrap_or(self.policy),
         )
     }
+
+    /// The ceiling that holds for the table of this name.
+    pub fn ceiling_of(&self, name: &str) -> Capacity {
+        self.tables.get(name).and_then(|table| table.ceiling).unwrap_or(self.ceiling)
+    }
 }
 
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             capacity: Capacity::Share(0.15),
+            ceiling: Capacity::Share(1.0),
+            memory_share: 0.9,
+            pressure_share: 0.95,
+            memory_poll_ms: 1000,
+            cgroup: PathBuf::new(),
+            tool_wait_ms: 5000,
             policy: Policy::Epoch,
             period: 10,
             alpha: 0.05,
             sample: 16,
             degrees: true,
+            staleness_max_ms: 0,
             seed: 1,
             tables: BTreeMap::new(),
         }

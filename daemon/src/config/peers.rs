@@ -62,6 +62,9 @@ pub struct PeersConfig {
     pub demand_requests_max: usize,
     /// Bulk requests of peers answered at once; others wait, at most half of `request_timeout_ms`.
     pub bulk_requests_max: usize,
+    /// Updates of peers received and applied at once, each of up to `request_rows_max` rows; others wait, at most half of
+    /// `request_timeout_ms`.
+    pub update_requests_max: usize,
     /// Longest a bulk answer holds back one block while demand answers are being sent.
     pub bulk_yield_ms: u64,
     /// Streams a peer may have open on one connection.
@@ -99,6 +102,7 @@ impl Default for PeersConfig {
             response_block_bytes: 256 << 10,
             demand_requests_max: 256,
             bulk_requests_max: 16,
+            update_requests_max: 4,
             bulk_yield_ms: 20,
             streams_max: 512,
             stream_window_bytes: 4 << 20,
@@ -145,6 +149,7 @@ impl PeersConfig {
             ("response_block_bytes", self.response_block_bytes),
             ("demand_requests_max", self.demand_requests_max),
             ("bulk_requests_max", self.bulk_requests_max),
+            ("update_requests_max", self.update_requests_max),
             ("streams_max", self.streams_max as usize),
             ("stream_window_bytes", self.stream_window_bytes as usize),
             ("connection_window_bytes", self.connection_window_bytes as usize),

@@ -1,6 +1,6 @@
 //! The rules of the configuration, each with the message it gives.
 
-use super::{Capacity, Config, ConfigError, Layers, Policy};
+use super::{Access, Capacity, Config, ConfigError, Layers, Policy};
 use std::path::Path;
 
 const MINIMAL: &str = "[node]\nindex = 1\n[dataset]\npath = \"/data/graph\"\n";
@@ -146,6 +146,26 @@ fn values_out_of_range_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn keys_of_the_block_cache_come_by_environment_and_are_held_to_their_limits() {
+    let with = |more: &[(&str, &str)]| file(MINIMAL).unwrap().environment(pairs(more)).unwrap().finish();
+    let config = with(&[("RUDDER_DATASET__ACCESS", "blocks"), ("RUDDER_DATASET__BLOCK_CACHE_BYTES", "4GiB")]).unwrap();
+    assert_eq!((config.dataset.access, config.dataset.block_cache_bytes), (Access::Blocks, 4 << 30));
+    for (key, value, expected) in [
+        ("BLOCK_BYTES", "1KiB", "dataset.block_bytes = 1024: out of range; write a number from 4096 to 67108864"),
+        (
+            "BLOCK_CACHE_BYTES",
+            "32KiB",
+            "dataset.block_cache_bytes = 32768: no block of dataset.block_bytes = 65536 fits",
+        ),
+        ("READS_MAX", "0", "dataset.reads_max = 0: out of range"),
+        ("READ_TIMEOUT_MS", "0", "dataset.read_timeout_ms = 0: out of range"),
+    ] {
+        let error = with(&[(&format!("RUDDER_DATASET__{key}"), value)]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_missing_required_key_says_how_to_set_it() {
     let error = Layers::new().finish().unwrap_err().to_string();
     assert!(error.contains("node.index is not set") && error.contains("RUDDER_NODE__INDEX"), "{error}");
@@ -211,7 +231,7 @@ fn the_page_lists_every_key_with_its_default() {
             expected.push((full, default));
         }
     }
-    for key in ["capacity", "policy"] {
+    for key in ["capacity", "ceiling", "policy"] {
         expected.push((format!("cache.tables.NAME.{key}"), String::from("not set")));
     }
     expected.sort();

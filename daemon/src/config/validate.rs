@@ -1,11 +1,15 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
-use super::{Config, Invalid, InvalidPeersKey};
+use super::agent::is_controller;
+use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 /// No wait in the configuration may be longer than a day.
 const WAIT_MS: RangeInclusive<u64> = 1..=86_400_000;
+
+/// Below, owners would be asked more often than they can answer.
+const STALENESS_MS_MIN: u64 = 50;
 
 type Verdict = Result<(), Invalid>;
 
@@ -16,10 +20,12 @@ impl Config {
     /// The first key that makes no sense.
     pub fn validate(&self) -> Verdict {
         self.validate_node()?;
+        self.validate_dataset()?;
         self.validate_local()?;
         self.validate_cache()?;
         self.validate_lookahead()?;
         self.validate_peers()?;
+        self.validate_agent()?;
         self.validate_admin()
     }
 
@@ -66,12 +72,46 @@ impl Config {
         Ok(())
     }
 
+    fn validate_agent(&self) -> Verdict {
+        let agent = &self.agent;
+        if !is_controller(&agent.controller) {
+            let remedy = "write rules, llm, classifier:FILE, schedule:N or off";
+            return wrong("agent.controller", quoted(&agent.controller), "no controller", remedy);
+        }
+        within("agent.window_ms", agent.window_ms, 10..=*WAIT_MS.end())?;
+        within("agent.deadline_ms", agent.deadline_ms, WAIT_MS)?;
+        within("agent.journal_bytes_max", agent.journal_bytes_max, 64 << 10..=1 << 40)?;
+        within("agent.journal_files_max", agent.journal_files_max, 0..=1000)?;
+        within("agent.decisions_max", agent.decisions_max, 1..=1_000_000)?;
+        if !(agent.jitter >= 0.0 && agent.jitter < 1.0) {
+            return wrong("agent.jitter", agent.jitter, "not from 0 to below 1", "write a share, such as 0.1");
+        }
+        Ok(())
+    }
+
     fn validate_node(&self) -> Verdict {
-        within("node.drain_ms", self.node.drain_ms, 0..=*WAIT_MS.end())?;
+        within("node.drain_ms", self.node.drain_ms, 0..=*WAIT_MS.end())
+    }
+
+    fn validate_dataset(&self) -> Verdict {
         if self.dataset.path.as_os_str().is_empty() {
             return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
         }
-        Ok(())
+        let DatasetConfig { block_bytes, block_cache_bytes, reads_max, read_timeout_ms, .. } = self.dataset;
+        within("dataset.block_bytes", block_bytes, 4 << 10..=64 << 20)?;
+        within("dataset.block_cache_bytes", block_cache_bytes, 4 << 10..=1 << 50)?;
+        if block_cache_bytes < block_bytes as u64 {
+            let problem = format!("no block of dataset.block_bytes = {block_bytes} fits");
+            return wrong(
+                "dataset.block_cache_bytes",
+                block_cache_bytes,
+                problem,
+                "write at least some hundred blocks",
+            );
+        }
+        within("dataset.reads_max", reads_max, 1..=1024)?;
+        within("dataset.read_timeout_ms", read_timeout_ms, WAIT_MS)?;
+        within("dataset.updates_bytes_max", self.dataset.updates_bytes_max, 0..=1 << 46)
     }
 
     fn validate_local(&self) -> Verdict {
@@ -102,6 +142,21 @@ impl Config {
         if !(cache.alpha > 0.0 && cache.alpha <= 1.0) {
             return wrong("cache.alpha", cache.alpha, "not above 0 and at most 1", "write for example 0.05");
         }
+        if cache.staleness_max_ms != 0 {
+            within("cache.staleness_max_ms", cache.staleness_max_ms, STALENESS_MS_MIN..=*WAIT_MS.end())?;
+        }
+        for (key, share) in [("cache.memory_share", cache.memory_share), ("cache.pressure_share", cache.pressure_share)]
+        {
+            if !(share > 0.0 && share <= 1.0) {
+                return wrong(key, share, "not above 0 and at most 1", "write a share of the limit, such as 0.9");
+            }
+        }
+        if cache.pressure_share < cache.memory_share {
+            let problem = format!("below cache.memory_share, {}", cache.memory_share);
+            return wrong("cache.pressure_share", cache.pressure_share, problem, "write a share at least as large");
+        }
+        within("cache.memory_poll_ms", cache.memory_poll_ms, 0..=*WAIT_MS.end())?;
+        within("cache.tool_wait_ms", cache.tool_wait_ms, WAIT_MS)?;
         within("cache.sample", cache.sample, 1..=1024)
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rudder_client::DType;
 
+use super::blocks::BlockCacheError;
 use super::manifest::FORMAT_VERSION;
 use super::npy::{NpyError, NpyType, Shape};
 
@@ -64,6 +65,12 @@ pub enum DatasetError {
     /// The manifest's shard is not what the partition book says.
     #[error("{}: table `{table}`: its shard of part {part} has {found} rows, but the partition book of `{vertex_type}` gives that part {expected}", .path.display())]
     ShardRows { path: PathBuf, table: String, vertex_type: String, part: u16, found: u64, expected: u64 },
+    /// A block of the shard has no place in the block cache.
+    #[error("{}: dataset.block_cache_bytes = {cache_bytes} does not hold one of its blocks of {block_bytes} bytes: raise it, or lower dataset.block_bytes ({row_bytes} bytes of a row are the least)", .path.display())]
+    BlockTooLarge { path: PathBuf, cache_bytes: u64, block_bytes: u64, row_bytes: usize },
+    /// There is no block cache.
+    #[error("the block cache cannot be made: {0}")]
+    BlockCache(#[from] BlockCacheError),
     /// The output folder holds something.
     #[error("{}: not empty: choose another folder, or pass --force to replace a dataset", .dir.display())]
     OutputExists { dir: PathBuf },

@@ -1,8 +1,9 @@
 //! Datasets: named feature tables over vertex types, split over the nodes of a cluster. Owns the on-disk format
-//! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the partition books, the memory-mapped shards, the
-//! writer, and the partitioner. It knows no other module, and must never change a dataset that is complete: shards are
+//! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the partition books, the shards, memory-mapped or
+//! read by blocks, the writer, and the partitioner. It knows no other module, and must never change a dataset that is complete: shards are
 //! mapped by daemons.
 
+mod blocks;
 mod book;
 mod build;
 mod error;
@@ -23,6 +24,9 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use blocks::{
+    BlockCache, BlockCacheError, BlockCacheStatus, BlockSettings, BlockShard, BlockShardStatus, ReadError, WantedRow,
+};
 pub use book::{BookError, Location, PartitionBook};
 pub use build::{FillRow, GraphDataset, GraphSummary, TableSource, write_graph_dataset};
 pub use error::DatasetError;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rudder_client::DType;
 use serde::{Deserialize, Serialize};
 
+use super::blocks::{BlockCache, BlockSettings};
 use super::book::{BookError, PartitionBook};
 use super::error::DatasetError;
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
@@ -61,6 +62,7 @@ pub struct Dataset {
     node: u16,
     fingerprint: u64,
     tables: Vec<Table>,
+    blocks: Option<Arc<BlockCache>>,
 }
 
 impl Dataset {
@@ -70,6 +72,20 @@ impl Dataset {
     /// # Errors
     /// [`DatasetError`] naming the file at fault.
     pub fn open(dir: &Path, node: u16, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        Self::open_with(dir, node, verify, None, progress)
+    }
+
+    /// As [`Dataset::open`], but with `blocks` the shards are read through a cache of blocks and not mapped.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; also when a row is larger than the cache.
+    pub fn open_with(
+        dir: &Path,
+        node: u16,
+        verify: Verify,
+        blocks: Option<BlockSettings>,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Self, DatasetError> {
         let manifest = Manifest::load(dir)?;
         if node >= manifest.parts {
             return Err(DatasetError::NodeOutOfRange { path: dir.join(MANIFEST_FILE), node, parts: manifest.parts });
@@ -81,6 +97,7 @@ impl Dataset {
         for vertex_type in &manifest.vertex_types {
             books.insert(vertex_type.name.as_str(), Arc::new(open_book(dir, manifest.parts, vertex_type)?));
         }
+        let blocks = blocks.map(BlockCache::new).transpose()?;
         let mut tables = Vec::with_capacity(manifest.tables.len());
         for (id, table) in (0u16..).zip(&manifest.tables) {
             // `Manifest::load` has checked that the type is there.
@@ -95,11 +112,11 @@ impl Dataset {
                 rows: table.rows,
                 row_bytes: table.width as usize * table.dtype.size(),
                 book: Arc::clone(book),
-                shard: Shard::open(dir, table, &table.shards[usize::from(node)])?,
+                shard: Shard::open(dir, table, &table.shards[usize::from(node)], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),
             });
         }
-        Ok(Self { dir: dir.to_owned(), fingerprint: manifest.fingerprint(), manifest, node, tables })
+        Ok(Self { dir: dir.to_owned(), fingerprint: manifest.fingerprint(), manifest, node, tables, blocks })
     }
 
     /// Opens a dataset of which every file is on this machine, and checks them all: for tools. The node is 0; other
@@ -150,6 +167,12 @@ impl Dataset {
         self.fingerprint
     }
 
+    /// The cache of blocks that the shards are read through; `None` when they are mapped.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&Arc<BlockCache>> {
+        self.blocks.as_ref()
+    }
+
     /// The tables; a table's place is its id.
     #[must_use]
     pub fn tables(&self) -> &[Table] {
@@ -179,7 +202,7 @@ impl Dataset {
             node: part,
             parts: self.parts(),
         })?;
-        Shard::open(&self.dir, manifest, shard)
+        Shard::open(&self.dir, manifest, shard, None)
     }
 
     /// The id that each id of `vertex_type` had before relabelling; `None` when the dataset keeps no such map. Its

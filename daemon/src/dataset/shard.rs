@@ -1,13 +1,15 @@
-//! The rows of one table that one part owns, memory-mapped. Owns a read-only map and the bounds of its rows. It must never
-//! be given a file whose length was not checked against its header, nor assume that rows are aligned.
+//! The rows of one table that one part owns, memory-mapped or read by blocks. Owns the way to them and the bounds of the
+//! rows. It must never be given a file whose length was not checked against its header, nor assume that rows are aligned.
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memmap2::Mmap;
 use rudder_client::DType;
 
+use super::blocks::{BlockCache, BlockShard};
 use super::error::DatasetError;
 use super::manifest::{ShardManifest, TableManifest, resolve};
 use super::map::{Access, map};
@@ -16,15 +18,21 @@ use super::npy::NpyHeader;
 /// Rows of a shard, row-major, little endian, without padding.
 #[derive(Debug)]
 pub struct Shard {
-    map: Mmap,
-    data_offset: usize,
+    way: Way,
     rows: u64,
     row_bytes: usize,
     path: PathBuf,
 }
 
+/// How the rows are had.
+#[derive(Debug)]
+enum Way {
+    Mapped { map: Mmap, data_offset: usize },
+    Blocks(BlockShard),
+}
+
 impl Shard {
-    /// The bytes of a row; `None` when the shard has no such row. Not aligned.
+    /// The bytes of a row; `None` when the shard has no such row, or is read by [`Shard::blocks`]. Not aligned.
     #[inline]
     #[must_use]
     pub fn row(&self, row: u64) -> Option<&[u8]> {
@@ -32,14 +40,26 @@ impl Shard {
             return None;
         }
         let start = row as usize * self.row_bytes;
-        self.bytes().get(start..start + self.row_bytes)
+        self.bytes()?.get(start..start + self.row_bytes)
     }
 
-    /// All rows: `rows() * row_bytes` bytes.
+    /// All rows, `rows() * row_bytes` bytes; `None` when the shard is not mapped.
     #[inline]
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.map[self.data_offset..]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.way {
+            Way::Mapped { map, data_offset } => map.get(*data_offset..),
+            Way::Blocks(_) => None,
+        }
+    }
+
+    /// The way to the rows when the shard is not mapped.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&BlockShard> {
+        match &self.way {
+            Way::Mapped { .. } => None,
+            Way::Blocks(blocks) => Some(blocks),
+        }
     }
 
     /// Number of rows.
@@ -62,8 +82,14 @@ impl Shard {
         &self.path
     }
 
-    /// Opens the shard of `table` that `manifest` describes, checking header and length.
-    pub(crate) fn open(dir: &Path, table: &TableManifest, manifest: &ShardManifest) -> Result<Self, DatasetError> {
+    /// Opens the shard of `table` that `manifest` describes, checking header and length. With `blocks` (a cache, and the
+    /// table's number) it is read by blocks, else mapped.
+    pub(crate) fn open(
+        dir: &Path,
+        table: &TableManifest,
+        manifest: &ShardManifest,
+        blocks: Option<(&Arc<BlockCache>, u16)>,
+    ) -> Result<Self, DatasetError> {
         let path = resolve(dir, &manifest.file);
         let (file, header) = open_listed_npy(&path)?;
         if !header.element.is_same_bytes(table.dtype) {
@@ -81,9 +107,18 @@ impl Shard {
         if found != manifest.file.bytes {
             return Err(DatasetError::SizeMismatch { path, found, expected: manifest.file.bytes });
         }
-        let map = map(&file, Access::Random).map_err(DatasetError::io(&path, "map"))?;
         let row_bytes = table.width as usize * table.dtype.size();
-        Ok(Self { map, data_offset: header.data_offset as usize, rows: manifest.rows, row_bytes, path })
+        let (rows, data_offset) = (manifest.rows, header.data_offset);
+        let way = match blocks {
+            None => {
+                let map = map(&file, Access::Random).map_err(DatasetError::io(&path, "map"))?;
+                Way::Mapped { map, data_offset: data_offset as usize }
+            }
+            Some((cache, table)) => {
+                Way::Blocks(BlockShard::open(cache, table, (&path, file), data_offset, (rows, row_bytes))?)
+            }
+        };
+        Ok(Self { way, rows, row_bytes, path })
     }
 }
 

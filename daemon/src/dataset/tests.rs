@@ -73,7 +73,7 @@ fn what_is_written_is_read() {
         }
         assert_eq!(feat.shard.row(feat.shard.rows()), None);
         assert_eq!(feat.shard.row(u64::MAX), None);
-        assert_eq!(feat.shard.bytes().len() as u64, feat.shard.rows() * 12);
+        assert_eq!(feat.shard.bytes().unwrap().len() as u64, feat.shard.rows() * 12);
         let bytes = dataset.table("bytes").unwrap();
         for id in 0..5 {
             let at = bytes.book.locate(id).unwrap();

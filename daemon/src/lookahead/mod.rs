@@ -162,7 +162,7 @@ impl Lookahead {
         entry.queue.push_back(Announced { batch, step, print, rows, lacking: None, since_ms: now_ms });
         self.waiting_rows += rows;
         self.counts.announced += 1;
-        Ok(self.horizon(cache.spec().capacity_rows))
+        Ok(self.horizon(cache.capacity_rows()))
     }
 
     /// Batches that a trainer should announce ahead, for a cache of `capacity` rows.

@@ -8,7 +8,8 @@ const SETTINGS: Settings =
 
 fn cache() -> TableCache {
     let policy = PolicySpec::Epoch { sample: 16 };
-    TableCache::new(CacheSpec { table_rows: 1000, row_bytes: 0, capacity_rows: 10, policy, seed: 1 }).unwrap()
+    TableCache::new(CacheSpec { table_rows: 1000, row_bytes: 0, capacity_rows: 10, ceiling_rows: 10, policy, seed: 1 })
+        .unwrap()
 }
 
 fn all(ids: Vec<u32>) -> Vec<u32> {
@@ -99,7 +100,7 @@ fn a_known_future_gives_the_optimum() {
         let (batch, _) = ahead.consume(&cache, 1, step, 0);
         let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
-        cache.settle(&hit, &missed, |_| &[], batch);
+        cache.settle(&hit, &missed, |_| Some(&[]), batch);
     }
     assert_eq!(hits, optimum(&batches, 10));
 }

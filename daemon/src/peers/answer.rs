@@ -1,22 +1,24 @@
 //! The answering side: takes connections of peers that prove who they are and agree in the Hello, and answers each
-//! stream with rows of this node's own shard. Owns the order of an answer (gather a block, hash it, hand it to QUIC);
-//! one bad stream or connection must never disturb another.
+//! stream: rows of this node's own, what was updated of them, updates. Owns the order of an answer (gather a block, hash
+//! it, hand it to QUIC); one bad stream or connection must never disturb another.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::priority::{Turn, stream_priority};
 use super::shared::{Shared, code, read_hello};
 use super::tls::NodeName;
+use super::versions::Changes;
 use super::wire::{
-    BlockHeader, Class, Hello, HelloReply, Need, Refusal, RemoteError, RequestDecoder, ResponseHeader, RowsRequest,
-    WireError, frame, hello_frame, short_text,
+    BlockHeader, ChangesRequest, Class, Hello, HelloReply, Need, Payload, Refusal, RemoteError, Request,
+    RequestDecoder, RequestLimits, ResponseHeader, RowsRequest, UpdateRequest, WORD_BYTES, WireError, frame,
+    hello_frame, short_text,
 };
 
 /// Longest wait for a peer to have read why it was refused.
@@ -109,7 +111,8 @@ async fn greet(shared: &Shared, connection: &Connection) -> Result<u16, String> 
             }
         }
     };
-    let reply = refusal.clone().map_or_else(|| HelloReply::Welcome(shared.hello()), HelloReply::Refused);
+    let reply =
+        refusal.clone().map_or_else(|| HelloReply::Welcome(shared.hello(), shared.source.stamp()), HelloReply::Refused);
     let bytes = hello_frame(shared.version, &reply).map_err(|error| error.to_string())?;
     send.write_all(&bytes).await.map_err(|error| error.to_string())?;
     let _ = send.finish();
@@ -136,12 +139,12 @@ fn told(refusal: &Refusal) -> String {
 }
 
 /// Answers one stream. Whatever goes wrong ends with this stream.
-async fn answer(shared: &Shared, peer: u16, mut send: SendStream, mut recv: RecvStream) {
+async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv: RecvStream) {
     let read = match timeout(shared.request_timeout(), read_request(shared, &mut recv)).await {
         Ok(read) => read,
         Err(_) => Err(ReadError::Request(RemoteError::BadRequest("it did not arrive in time".to_owned()))),
     };
-    let (request, ids) = match read {
+    let (request, payload, place) = match read {
         Ok(request) => request,
         Err(ReadError::Gone) => return,
         Err(ReadError::Request(error)) => {
@@ -150,24 +153,33 @@ async fn answer(shared: &Shared, peer: u16, mut send: SendStream, mut recv: Recv
             return fail(&mut send, &ResponseHeader::Failed(error)).await;
         }
     };
-    let _ = send.set_priority(stream_priority(request.class));
-    let turn = match admit(shared, &request).await {
-        Ok(turn) => turn,
-        Err(error) => {
-            tracing::debug!(peer, table = request.table, %error, "request of a peer refused");
-            return fail(&mut send, &ResponseHeader::Failed(error)).await;
+    let table = request.table();
+    let outcome = match request {
+        Request::Rows(request) => rows(shared, peer, &request, payload.ids(), &mut send).await,
+        Request::Changes(request) => changes(shared, &request, &mut send).await,
+        Request::Update(request) => {
+            let outcome = update(shared, peer, request, payload, &mut send).await;
+            drop(place);
+            outcome
         }
     };
-    match blocks(shared, peer, &request, &ids, turn, &mut send).await {
+    match outcome {
         Ok(()) => {}
-        Err(SendError::Gone) => tracing::debug!(peer, table = request.table, "a peer gave its request up"),
+        Err(SendError::Refused(error)) => {
+            tracing::debug!(peer, table, %error, "request of a peer refused");
+            fail(&mut send, &ResponseHeader::Failed(error)).await;
+        }
+        Err(SendError::Gone) => tracing::debug!(peer, table, "a peer gave its request up"),
         Err(SendError::TooSlow) => {
-            tracing::warn!(peer, table = request.table, "answer abandoned: the peer does not take it");
+            tracing::warn!(peer, table, "answer abandoned: the peer does not take it");
             let _ = send.reset(code::TOO_SLOW);
         }
-        Err(SendError::Source(error)) => {
-            tracing::warn!(peer, table = request.table, %error, "request of a peer failed");
-            fail(&mut send, &BlockHeader::Failed(error)).await;
+        Err(SendError::Source { error, header_sent }) => {
+            tracing::warn!(peer, table, %error, "request of a peer failed");
+            match header_sent {
+                true => fail(&mut send, &BlockHeader::Failed(error)).await,
+                false => fail(&mut send, &ResponseHeader::Failed(error)).await,
+            }
         }
     }
 }
@@ -192,8 +204,13 @@ impl From<quinn::ReadError> for ReadError {
     }
 }
 
-async fn read_request(shared: &Shared, recv: &mut RecvStream) -> Result<(RowsRequest, Vec<u64>), ReadError> {
-    let mut decoder = RequestDecoder::new(shared.config.request_rows_max);
+/// A request with what followed its head, and for an update the place that it takes.
+type Received<'a> = (Request, Payload, Option<SemaphorePermit<'a>>);
+
+async fn read_request<'a>(shared: &'a Shared, recv: &mut RecvStream) -> Result<Received<'a>, ReadError> {
+    let limits = RequestLimits { rows_max: shared.config.request_rows_max, row_bytes_max: shared.row_bytes_max };
+    let mut decoder = RequestDecoder::new(limits);
+    let mut place = None;
     let mut control = [0; 64];
     loop {
         match decoder.need() {
@@ -201,6 +218,9 @@ async fn read_request(shared: &Shared, recv: &mut RecvStream) -> Result<(RowsReq
                 let most = missing.min(control.len());
                 let n = recv.read(&mut control[..most]).await?.ok_or(WireError::Truncated)?;
                 decoder.control(&control[..n])?;
+                if let Some(Request::Update(request)) = decoder.request() {
+                    place = Some(admit_update(shared, request).await.map_err(ReadError::Request)?);
+                }
             }
             Need::Payload(range) => {
                 let n = recv.read(&mut decoder.payload_mut()[range]).await?.ok_or(WireError::Truncated)?;
@@ -208,7 +228,10 @@ async fn read_request(shared: &Shared, recv: &mut RecvStream) -> Result<(RowsReq
             }
             Need::End => {
                 return match recv.read(&mut control[..1]).await? {
-                    None => Ok(decoder.finish()?),
+                    None => {
+                        let (request, payload) = decoder.finish()?;
+                        Ok((request, payload, place))
+                    }
                     Some(_) => Err(WireError::Excess.into()),
                 };
             }
@@ -216,23 +239,91 @@ async fn read_request(shared: &Shared, recv: &mut RecvStream) -> Result<(RowsReq
     }
 }
 
-/// Checks a request against this node's tables and waits for its turn.
-async fn admit<'a>(shared: &'a Shared, request: &RowsRequest) -> Result<Turn<'a>, RemoteError> {
+/// Checks table and size of rows.
+fn check(shared: &Shared, table: u16, row_bytes: u32) -> Result<(), RemoteError> {
     if shared.is_draining() {
         return Err(RemoteError::Draining);
     }
-    let table = request.table;
-    let row_bytes = shared.source.row_bytes(table).ok_or(RemoteError::UnknownTable { table })?;
-    if row_bytes != request.row_bytes as usize {
-        return Err(RemoteError::RowBytes { theirs: row_bytes as u32, asked: request.row_bytes });
+    let theirs = shared.source.row_bytes(table).ok_or(RemoteError::UnknownTable { table })?;
+    if theirs == row_bytes as usize {
+        Ok(())
+    } else {
+        Err(RemoteError::RowBytes { theirs: theirs as u32, asked: row_bytes })
     }
-    shared.turns.take(request.class, shared.request_timeout() / 2).await
+}
+
+/// Checks an update before there is room for its rows, and waits for a place.
+async fn admit_update<'a>(shared: &'a Shared, request: &UpdateRequest) -> Result<SemaphorePermit<'a>, RemoteError> {
+    check(shared, request.table, request.row_bytes)?;
+    let wait = shared.request_timeout() / 2;
+    match timeout(wait, shared.updates.acquire()).await {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(_)) | Err(_) => Err(RemoteError::Busy {
+            limit: shared.config.update_requests_max as u32,
+            waited_ms: wait.as_millis() as u32,
+        }),
+    }
 }
 
 enum SendError {
     Gone,
     TooSlow,
-    Source(RemoteError),
+    /// Nothing was sent yet.
+    Refused(RemoteError),
+    /// This node's own trouble.
+    Source {
+        error: RemoteError,
+        /// Whether the error comes in place of a block, or of the header.
+        header_sent: bool,
+    },
+}
+
+/// Answers with rows once there is a turn.
+async fn rows(
+    shared: &Shared,
+    peer: u16,
+    request: &RowsRequest,
+    ids: &[u64],
+    send: &mut SendStream,
+) -> Result<(), SendError> {
+    let _ = send.set_priority(stream_priority(request.class));
+    check(shared, request.table, request.row_bytes).map_err(SendError::Refused)?;
+    let turn = shared.turns.take(request.class, shared.request_timeout() / 2).await.map_err(SendError::Refused)?;
+    blocks(shared, peer, request, ids, turn, send).await
+}
+
+/// Answers which blocks of rows were updated.
+async fn changes(shared: &Shared, request: &ChangesRequest, send: &mut SendStream) -> Result<(), SendError> {
+    let changes = shared.source.changes(request.table, request.since);
+    let Changes { now, all, words } = changes.map_err(|error| SendError::Refused(error.into()))?;
+    let mut message = encode(&ResponseHeader::Changes { now, all, words: words.len() as u32 })?;
+    for words in words.chunks((shared.config.response_block_bytes / WORD_BYTES).max(1)) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        message.extend(encode(&BlockHeader::Rows { rows: words.len() as u32, checksum: xxh3_64(&bytes) })?);
+        message.extend(bytes);
+    }
+    write(shared, send, &mut [Bytes::from(message)]).await?;
+    let _ = send.finish();
+    Ok(())
+}
+
+/// Applies an update, beside the threads that serve the network: it may copy a lot.
+async fn update(
+    shared: &Arc<Shared>,
+    peer: u16,
+    request: UpdateRequest,
+    payload: Payload,
+    send: &mut SendStream,
+) -> Result<(), SendError> {
+    let source = Arc::clone(&shared.source);
+    let apply = move || source.update(peer, request.writer, request.table, payload.ids(), payload.rows());
+    let applied = tokio::task::spawn_blocking(apply).await;
+    let failed = |error| SendError::Source { error, header_sent: false };
+    let applied = applied.map_err(|error| failed(RemoteError::Internal(short_text(&error.to_string()))))?;
+    let now = applied.map_err(|error| failed(error.into()))?;
+    write(shared, send, &mut [Bytes::from(encode(&ResponseHeader::Updated { now })?)]).await?;
+    let _ = send.finish();
+    Ok(())
 }
 
 /// Sends the rows of `ids`, block by block while they are gathered.
@@ -255,7 +346,8 @@ async fn blocks(
         turn.give_way().await;
         let mut rows = shared.send_pool.take(ids.len() * row_bytes);
         let copied = shared.source.copy_rows(request.table, ids, &mut rows);
-        copied.map_err(|error| SendError::Source(error.into()))?;
+        let header_sent = head.is_empty();
+        copied.map_err(|error| SendError::Source { error: error.into(), header_sent })?;
         let header = BlockHeader::Rows { rows: ids.len() as u32, checksum: xxh3_64(&rows) };
         head.extend(encode(&header)?);
         let block = &mut [Bytes::from(std::mem::take(&mut head)), Bytes::from_owner(rows)];
@@ -275,7 +367,7 @@ async fn blocks(
 }
 
 fn encode<M: bincode::Encode>(message: &M) -> Result<Vec<u8>, SendError> {
-    frame(message).map_err(|error| SendError::Source(RemoteError::Internal(error.to_string())))
+    frame(message).map_err(|error| SendError::Refused(RemoteError::Internal(error.to_string())))
 }
 
 async fn write(shared: &Shared, send: &mut SendStream, bytes: &mut [Bytes]) -> Result<(), SendError> {

@@ -1,5 +1,5 @@
-//! One row request on one stream, from the asking side: sends the ids, receives the rows into the caller's buffer,
-//! checks every block. Owns nothing; it must never wait without its caller's time limit around it.
+//! One request on one stream, from the asking side: sends it, receives the rows or words of the answer into the caller's
+//! buffer, checks every block. Owns nothing; it must never wait without its caller's time limit around it.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use quinn::{Connection, ReadError, RecvStream, WriteError};
 
 use super::priority::stream_priority;
 use super::shared::code;
-use super::wire::{Need, RemoteError, ResponseDecoder, ResponseError, RowsRequest, WireError, frame};
+use super::wire::{Class, Expected, Need, RemoteError, ResponseDecoder, ResponseError, WireError};
 
 /// Why a request brought no rows.
 #[derive(Debug)]
@@ -50,26 +50,24 @@ impl From<ReadError> for AskError {
     }
 }
 
-/// Asks for `ids`; their rows fill `rows`.
-pub(crate) async fn ask(
+/// Sends `message`, a whole request, and receives what is `expected`; rows or words fill the begin of `out`.
+pub(crate) async fn exchange(
     connection: &Connection,
-    request: RowsRequest,
-    ids: &[u64],
-    rows: &mut [u8],
-) -> Result<(), AskError> {
+    message: Bytes,
+    class: Class,
+    expected: Expected,
+    out: &mut [u8],
+) -> Result<ResponseDecoder, AskError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| AskError::Lost(error.to_string()))?;
     // Fails only on closed streams, which the write below reports.
-    let _ = send.set_priority(stream_priority(request.class));
-    let mut message = frame(&request)?;
-    message.reserve(ids.len() * 8);
-    ids.iter().for_each(|id| message.extend_from_slice(&id.to_le_bytes()));
-    match send.write_chunk(Bytes::from(message)).await {
+    let _ = send.set_priority(stream_priority(class));
+    match send.write_chunk(message).await {
         // A peer that refuses the request stops the stream; its answer says why.
         Ok(()) | Err(WriteError::Stopped(_)) => {}
         Err(error) => return Err(AskError::Lost(error.to_string())),
     }
     let _ = send.finish();
-    let outcome = receive(&mut recv, ResponseDecoder::new(request.count, request.row_bytes as usize), rows).await;
+    let outcome = receive(&mut recv, ResponseDecoder::new(expected), out).await;
     if matches!(outcome, Err(AskError::Wire(_))) {
         // Tells the peer that it was not understood.
         let _ = recv.stop(code::PROTOCOL);
@@ -77,7 +75,11 @@ pub(crate) async fn ask(
     outcome
 }
 
-async fn receive(recv: &mut RecvStream, mut decoder: ResponseDecoder, rows: &mut [u8]) -> Result<(), AskError> {
+async fn receive(
+    recv: &mut RecvStream,
+    mut decoder: ResponseDecoder,
+    rows: &mut [u8],
+) -> Result<ResponseDecoder, AskError> {
     let mut control = [0; 64];
     loop {
         match decoder.need() {
@@ -92,7 +94,7 @@ async fn receive(recv: &mut RecvStream, mut decoder: ResponseDecoder, rows: &mut
             }
             Need::End => {
                 return match recv.read(&mut control[..1]).await? {
-                    None => Ok(()),
+                    None => Ok(decoder),
                     Some(_) => Err(WireError::Excess.into()),
                 };
             }

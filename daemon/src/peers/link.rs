@@ -12,7 +12,7 @@ use quinn::{Connection, ConnectionError};
 use super::error::DialError;
 use super::shared::{ReadHelloError, Shared, code, read_hello};
 use super::tls::NodeName;
-use super::wire::{HelloReply, Refusal, hello_frame};
+use super::wire::{HelloReply, Refusal, Stamp, hello_frame};
 
 /// TLS alerts are QUIC transport errors from this number on (RFC 9001, section 4.8).
 const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
@@ -29,6 +29,18 @@ pub(crate) struct Link {
     next: AtomicUsize,
     open: AtomicUsize,
     backoff: Mutex<Backoff>,
+    met: Mutex<Option<Met>>,
+}
+
+/// Where a peer's versions stood when connections to it were made.
+#[derive(Debug, Clone, Copy)]
+pub struct Met {
+    /// At the first connection: every row that ever came from the peer is as new.
+    pub first: Stamp,
+    /// When that was.
+    pub since: Instant,
+    /// At the last connection.
+    pub last: Stamp,
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +59,33 @@ pub(crate) struct Away {
 impl Link {
     pub(crate) fn new(peer: u16, address: String, connections: usize) -> Self {
         let slots = (0..connections).map(|_| tokio::sync::Mutex::new(None)).collect();
-        Self { peer, address, slots, next: AtomicUsize::new(0), open: AtomicUsize::new(0), backoff: Mutex::default() }
+        Self {
+            peer,
+            address,
+            slots,
+            next: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            backoff: Mutex::default(),
+            met: Mutex::default(),
+        }
+    }
+
+    /// Where the peer's versions stood; `None` while there never was a connection.
+    pub(crate) fn met(&self) -> Option<Met> {
+        *self.met.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes where the peer's versions stand, before the first request on a new connection. Answers whether it is another
+    /// process than at the last one.
+    fn meet(&self, stamp: Stamp, since: Instant) -> bool {
+        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *met {
+            Some(met) => std::mem::replace(&mut met.last, stamp).incarnation != stamp.incarnation,
+            None => {
+                *met = Some(Met { first: stamp, since, last: stamp });
+                false
+            }
+        }
     }
 
     /// An open connection, dialled if there is none. While the peer is in back-off this fails at once.
@@ -189,6 +227,7 @@ async fn resolve(address: &str, local: SocketAddr) -> Result<SocketAddr, DialErr
 /// Exchanges Hellos on the connection's first stream.
 async fn greet(shared: &Shared, link: &Link, connection: &Connection) -> Result<(), DialError> {
     let lost = |error: &ConnectionError| explain(error, shared);
+    let begin = Instant::now();
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
     // A failure to send shows, with its reason, when the answer is read.
     let _ = send.write_all(&hello_frame(shared.version, &shared.hello())?).await;
@@ -203,11 +242,17 @@ async fn greet(shared: &Shared, link: &Link, connection: &Connection) -> Result<
     }
     match reply.message()? {
         HelloReply::Refused(refusal) => Err(refused(refusal)),
-        HelloReply::Welcome(hello) if hello.node != link.peer => Err(DialError::WrongNode { found: hello.node }),
+        HelloReply::Welcome(hello, _) if hello.node != link.peer => Err(DialError::WrongNode { found: hello.node }),
         // The same judgement from this side, should the peer be less strict.
-        HelloReply::Welcome(hello) => match shared.judge(&hello, link.peer) {
+        HelloReply::Welcome(hello, stamp) => match shared.judge(&hello, link.peer) {
             Some(refusal) => Err(refused(turn(refusal))),
-            None => Ok(()),
+            None => {
+                if link.meet(stamp, begin) {
+                    tracing::info!(peer = link.peer, "peer was restarted: updates of its rows are gone");
+                    shared.renewed.notify_one();
+                }
+                Ok(())
+            }
         },
     }
 }

@@ -15,11 +15,13 @@ mod shared;
 mod stats;
 mod tls;
 mod transport;
+mod versions;
 pub mod wire;
 
 #[cfg(test)]
 mod tests;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,12 +29,16 @@ use std::time::{Duration, Instant};
 
 pub use buffers::RowBatch;
 pub use error::{DialError, PeerError};
+pub use link::Met;
 pub use stats::{PeerStats, Totals};
 pub use tls::{NodeName, install_tls_provider, tls_configs};
-pub use wire::{Class, RemoteError};
+pub use versions::{Changes, Rewrite, UpdateFailed};
+pub use wire::{BLOCK_ROWS, Class, RemoteError, Stamp};
+
+use bytes::Bytes;
 
 use crate::config::peers::PeersConfig;
-use ask::{AskError, all, ask};
+use ask::{AskError, all, exchange};
 use buffers::BufferPool;
 use link::Link;
 use priority::Turns;
@@ -41,7 +47,7 @@ use tls::Credentials;
 use transport::Transport;
 #[cfg(test)]
 use wire::WireError;
-use wire::{PROTOCOL_VERSION, RowsRequest};
+use wire::{Expected, PROTOCOL_VERSION, Request, ResponseDecoder, RowsRequest, frame};
 
 /// Shortest wait for peers to learn that this node leaves.
 const FAREWELL_MIN: Duration = Duration::from_millis(200);
@@ -57,7 +63,7 @@ pub struct Identity {
     pub fingerprint: u64,
 }
 
-/// What a node can answer to its peers: rows of its own shard.
+/// What a node can answer to its peers: rows that it owns, and what was updated of them.
 pub trait RowSource: Send + Sync + 'static {
     /// Bytes of one row of a table; `None` when there is no such table.
     fn row_bytes(&self, table: u16) -> Option<usize>;
@@ -67,6 +73,32 @@ pub trait RowSource: Send + Sync + 'static {
     /// # Errors
     /// The first id or table that this node cannot answer for.
     fn copy_rows(&self, table: u16, ids: &[u64], out: &mut [u8]) -> Result<(), SourceError>;
+
+    /// Where the versions of the rows stand. Rows that never change need no other answer than this.
+    fn stamp(&self) -> Stamp {
+        Stamp::default()
+    }
+
+    /// Which blocks of the table's rows were updated after `since`. Rows copied after this call are as new as its answer
+    /// says.
+    ///
+    /// # Errors
+    /// There is no such table.
+    fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError> {
+        self.row_bytes(table).ok_or(SourceError::UnknownTable { table })?;
+        let now = self.stamp();
+        Ok(Changes { now, all: since.incarnation != now.incarnation, words: Vec::new() })
+    }
+
+    /// Replaces the rows of `ids` (global, owned by this node; of one that appears twice, the last stays) by `rows` on
+    /// behalf of node `peer`, all of them or none. A repetition, known by `writer`, changes nothing. May block.
+    ///
+    /// # Errors
+    /// The first id or table that this node cannot answer for, no room, or [`SourceError::Overtaken`].
+    fn update(&self, peer: u16, writer: Stamp, table: u16, ids: &[u64], rows: &[u8]) -> Result<Stamp, SourceError> {
+        let _ = (peer, writer, table, ids, rows);
+        Err(SourceError::Failed("its rows cannot be updated".to_owned()))
+    }
 }
 
 /// Why a [`RowSource`] has no rows to give.
@@ -92,9 +124,23 @@ pub enum SourceError {
         /// Rows of the table over all partitions.
         rows: u64,
     },
-    /// The rows could not be read.
+    /// No room for more updated rows.
+    #[error("{rows} updated rows are more than the {rows_max} that dataset.updates_bytes_max allows")]
+    UpdatesFull {
+        /// Rows that would be held.
+        rows: u64,
+        /// Rows that may be.
+        rows_max: u64,
+    },
+    /// A later update of the same writer was applied.
+    #[error("a later update of the same node was applied already")]
+    Overtaken,
+    /// The rows could not be had.
     #[error("{0}")]
     Failed(String),
+    /// The file that holds the rows could not be read.
+    #[error("{0}")]
+    Storage(String),
 }
 
 impl From<SourceError> for RemoteError {
@@ -103,7 +149,10 @@ impl From<SourceError> for RemoteError {
             SourceError::UnknownTable { table } => Self::UnknownTable { table },
             SourceError::NotOwned { id } => Self::NotOwned { id },
             SourceError::OutOfRange { id, rows } => Self::OutOfRange { id, rows },
+            SourceError::UpdatesFull { rows, rows_max } => Self::UpdatesFull { rows, rows_max },
+            SourceError::Overtaken => Self::Overtaken,
             SourceError::Failed(text) => Self::Internal(wire::short_text(&text)),
+            SourceError::Storage(text) => Self::Storage(wire::short_text(&text)),
         }
     }
 }
@@ -180,6 +229,7 @@ impl Peers {
             identity,
             version,
             name: credentials.name,
+            row_bytes_max: (0..=u16::MAX).map_while(|table| source.row_bytes(table)).max().unwrap_or(0),
             source,
             transport,
             stats: PeerStats::new(identity.node, identity.parts).map_err(|error| start(error.to_string()))?,
@@ -187,6 +237,8 @@ impl Peers {
             receive_pool: BufferPool::new(config.buffer_pool_bytes),
             send_pool: BufferPool::new(config.buffer_pool_bytes),
             turns: Turns::new(config.demand_requests_max, config.bulk_requests_max, yield_max),
+            updates: tokio::sync::Semaphore::new(config.update_requests_max),
+            renewed: tokio::sync::Notify::new(),
             answers: tokio_util::task::TaskTracker::new(),
             draining: AtomicBool::new(false),
             handle: handle.clone(),
@@ -238,17 +290,28 @@ impl Peers {
         let (Some(bytes), Ok(wire_row_bytes)) = (bytes, u32::try_from(row_bytes)) else {
             return Err(PeerError::TooLarge { rows, row_bytes });
         };
-        let heard = link.heard();
         let mut buffer = shared.receive_pool.take(bytes);
         let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class };
         let rows_max = shared.config.request_rows_max;
         let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
-        let requests = pieces.map(|(ids, out)| self.request(link, template, ids, out));
-        match tokio::time::timeout(shared.request_timeout(), all(requests, shared.config.requests_in_flight)).await {
-            Ok(Ok(())) => Ok(RowBatch::new(buffer, row_bytes, rows)),
+        let requests = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out));
+        let all = all(requests, shared.config.requests_in_flight);
+        self.within(link, (table, rows), all).await.map(|()| RowBatch::new(buffer, row_bytes, rows))
+    }
+
+    /// Bounds the time of requests to a peer, and says what became of them.
+    async fn within<T>(
+        &self,
+        link: &Link,
+        (table, rows): (u16, usize),
+        requests: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, PeerError> {
+        let (shared, peer, heard) = (&self.shared, link.peer, link.heard());
+        match tokio::time::timeout(shared.request_timeout(), requests).await {
+            Ok(Ok(answer)) => Ok(answer),
             // This node's own end closes its connections: that is no fault of the peer.
             Ok(Err(Failure::Ask(AskError::Lost(_)))) if shared.is_draining() => {
-                Err(PeerError::ShuttingDown { peer: part, rows })
+                Err(PeerError::ShuttingDown { peer, rows })
             }
             Ok(Err(failure)) => Err(explain(link, table, rows, failure)),
             Err(_) => {
@@ -256,13 +319,13 @@ impl Peers {
                     link.give_up();
                 }
                 let timeout_ms = shared.config.request_timeout_ms;
-                Err(PeerError::Timeout { peer: part, address: link.address.clone(), rows, timeout_ms })
+                Err(PeerError::Timeout { peer, address: link.address.clone(), rows, timeout_ms })
             }
         }
     }
 
-    /// One request, repeated once on a fresh connection when its own was lost.
-    async fn request(
+    /// One request for rows.
+    async fn request_rows(
         &self,
         link: &Arc<Link>,
         template: RowsRequest,
@@ -270,17 +333,32 @@ impl Peers {
         out: &mut [u8],
     ) -> Result<(), Failure> {
         let request = RowsRequest { count: ids.len() as u32, ..template };
+        let mut message = frame(&Request::Rows(request)).map_err(AskError::from)?;
+        message.reserve(ids.len() * 8);
+        ids.iter().for_each(|id| message.extend_from_slice(&id.to_le_bytes()));
+        let expected = Expected::Rows { count: request.count, row_bytes: request.row_bytes as usize };
+        self.request(link, message.into(), request.class, expected, out).await.map(|_| ())
+    }
+
+    /// One request, repeated once on a fresh connection when its own was lost.
+    async fn request(
+        &self,
+        link: &Arc<Link>,
+        message: Bytes,
+        class: Class,
+        expected: Expected,
+        out: &mut [u8],
+    ) -> Result<ResponseDecoder, Failure> {
         let mut repeated = false;
         loop {
             let connection = link.connection(&self.shared).await.map_err(Failure::Away)?;
-            match ask(&connection, request, ids, out).await {
-                Ok(()) => return Ok(()),
+            match exchange(&connection, message.clone(), class, expected, out).await {
                 Err(AskError::Lost(cause)) if !repeated && !self.shared.is_draining() => {
-                    tracing::info!(peer = link.peer, cause, rows = ids.len(), "connection lost, asking again");
+                    tracing::info!(peer = link.peer, cause, "connection lost, asking again");
                     self.shared.stats.totals.requests_repeated.fetch_add(1, Ordering::Relaxed);
                     repeated = true;
                 }
-                Err(error) => return Err(Failure::Ask(error)),
+                outcome => return outcome.map_err(Failure::Ask),
             }
         }
     }
@@ -379,6 +457,12 @@ fn pieces_mut(buffer: &mut [u8], bytes: usize) -> impl Iterator<Item = &mut [u8]
 enum Failure {
     Away(link::Away),
     Ask(AskError),
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::Ask(error)
+    }
 }
 
 fn explain(link: &Link, table: u16, rows: usize, failure: Failure) -> PeerError {

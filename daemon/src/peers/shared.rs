@@ -45,6 +45,12 @@ pub(crate) struct Shared {
     pub(crate) receive_pool: Arc<BufferPool>,
     pub(crate) send_pool: Arc<BufferPool>,
     pub(crate) turns: Turns,
+    /// Places for updates that are received and applied.
+    pub(crate) updates: tokio::sync::Semaphore,
+    /// Bytes of the longest row of any table.
+    pub(crate) row_bytes_max: usize,
+    /// Told when a peer turns out to be another process than before.
+    pub(crate) renewed: tokio::sync::Notify,
     pub(crate) answers: TaskTracker,
     pub(crate) draining: AtomicBool,
     pub(crate) handle: tokio::runtime::Handle,

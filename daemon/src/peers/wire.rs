@@ -4,22 +4,30 @@
 //!
 //! ```text
 //! first stream:  hello ▸                          ◂ hello reply          (each: magic, version, length, body)
-//! row request:   frame(RowsRequest) ids ▸         ◂ frame(ResponseHeader) { frame(BlockHeader) rows }*
-//! frame          u16 length, bincode body         ids and rows: raw, little endian
+//! rows:          frame(Request) ids ▸             ◂ frame(ResponseHeader) { frame(BlockHeader) rows }*
+//! changes:       frame(Request) ▸                 ◂ frame(ResponseHeader) { frame(BlockHeader) words }*
+//! update:        frame(Request) ids rows ▸        ◂ frame(ResponseHeader)
+//! frame          u16 length, bincode body         ids, rows and words: raw, little endian
 //! ```
 
 mod decode;
 
 use bincode::{Decode, Encode};
 
-pub use decode::{HelloDecoder, Need, RequestDecoder, ResponseDecoder, ResponseError};
+pub use decode::{
+    Expected, HelloDecoder, Need, Payload, RequestDecoder, RequestLimits, ResponseDecoder, ResponseError,
+};
 
 /// Version of everything below. Peers of different versions part after the Hello.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Largest body of a control frame.
 pub const FRAME_BYTES_MAX: usize = 1024;
 /// Longest free text inside a control frame, in bytes.
 pub const TEXT_BYTES_MAX: usize = 400;
+/// Rows of an owner's part of a table, in the order of its shard, that share one version.
+pub const BLOCK_ROWS: u64 = 64;
+/// Bytes of one word of the bitmap in an answer to a [`ChangesRequest`].
+pub const WORD_BYTES: usize = 8;
 const MAGIC: [u8; 4] = *b"RDPR";
 const HELLO_HEAD_BYTES: usize = 8;
 const FRAME_HEAD_BYTES: usize = 2;
@@ -64,6 +72,17 @@ pub enum WireError {
         /// Rows still due.
         due: u32,
     },
+    /// An update with longer rows than any table has.
+    #[error("an update with rows of {row_bytes} bytes; the longest row here has {row_bytes_max}")]
+    RowTooLong {
+        /// Bytes of a row in the request.
+        row_bytes: u32,
+        /// Bytes of the longest row of the answering node.
+        row_bytes_max: usize,
+    },
+    /// An answer to another question.
+    #[error("an answer that was not asked for")]
+    Unexpected,
     /// The rows of a block are not the ones its sender hashed.
     #[error("rows {first} to {last} of the answer do not match their checksum")]
     Checksum {
@@ -131,10 +150,19 @@ pub enum Refusal {
 /// Answer to a Hello.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum HelloReply {
-    /// Come in; this is who answers.
-    Welcome(Hello),
+    /// Come in; this is who answers, and where its versions stand.
+    Welcome(Hello, Stamp),
     /// Stay out.
     Refused(Refusal),
+}
+
+/// A point in the life of an owner's rows: every update applied to them moves the clock by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct Stamp {
+    /// Drawn at random when the process started: updates do not outlive it.
+    pub incarnation: u64,
+    /// Updates applied since then.
+    pub clock: u64,
 }
 
 /// How urgent a request is.
@@ -144,6 +172,54 @@ pub enum Class {
     Demand,
     /// Filling ahead of need; gives way to demand.
     Bulk,
+}
+
+/// Head of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Rows; ids follow.
+    Rows(RowsRequest),
+    /// What was updated; nothing follows.
+    Changes(ChangesRequest),
+    /// New rows; ids and rows follow.
+    Update(UpdateRequest),
+}
+
+impl Request {
+    /// Index of the table.
+    #[must_use]
+    pub fn table(&self) -> u16 {
+        match *self {
+            Self::Rows(RowsRequest { table, .. })
+            | Self::Changes(ChangesRequest { table, .. })
+            | Self::Update(UpdateRequest { table, .. }) => table,
+        }
+    }
+}
+
+/// Asks which blocks of the answering node's rows were updated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ChangesRequest {
+    /// Index of the table.
+    pub table: u16,
+    /// Updates up to this point are known.
+    pub since: Stamp,
+}
+
+/// Head of an update; `count` little-endian u64 ids follow, then as many rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct UpdateRequest {
+    /// Index of the table.
+    pub table: u16,
+    /// Bytes of one row as the asking side knows it.
+    pub row_bytes: u32,
+    /// Number of ids and rows.
+    pub count: u32,
+    /// The asking process and its number for this request, higher for each: an owner applies a number once, and none that
+    /// is lower than one it has applied.
+    pub writer: Stamp,
+    /// xxh3-64 of all that follows.
+    pub checksum: u64,
 }
 
 /// Head of a row request; `count` little-endian u64 ids follow.
@@ -198,6 +274,17 @@ pub enum RemoteError {
         /// Row size in the request.
         asked: u32,
     },
+    /// No room for more updated rows.
+    #[error("it holds no more updated rows: {rows} would be over {rows_max} (its dataset.updates_bytes_max)")]
+    UpdatesFull {
+        /// Rows that it would hold.
+        rows: u64,
+        /// Its limit.
+        rows_max: u64,
+    },
+    /// A repetition that was overtaken.
+    #[error("it has applied a later update of this node already")]
+    Overtaken,
     /// No place among the requests it answers at once.
     #[error("it is busy: {limit} requests of this class were being answered for {waited_ms} ms")]
     Busy {
@@ -215,6 +302,9 @@ pub enum RemoteError {
     /// Its own trouble.
     #[error("it failed: {0}")]
     Internal(String),
+    /// It cannot read its own shard.
+    #[error("it cannot read its shard: {0}")]
+    Storage(String),
 }
 
 /// Head of an answer.
@@ -224,6 +314,21 @@ pub enum ResponseHeader {
     Rows {
         /// Rows in all blocks together.
         count: u32,
+    },
+    /// Blocks with this many words follow: a bitmap of the blocks of rows that were updated, lowest bit first. No words if
+    /// none was, or `all`.
+    Changes {
+        /// Where the versions stand.
+        now: Stamp,
+        /// Everything may have changed: the asking side's stamp is of another process.
+        all: bool,
+        /// Words in all blocks together.
+        words: u32,
+    },
+    /// The update is applied; nothing follows.
+    Updated {
+        /// Where the versions stand, this update included.
+        now: Stamp,
     },
     /// Nothing follows.
     Failed(RemoteError),

@@ -2,8 +2,9 @@
 //! bytes, and a row that is asked for is there at once. It owns the order of calls within a minibatch, which must stay that
 //! of `serve`.
 
+use super::control::{ControlSpec, Controlled, Steering};
 use super::{Trace, TraceTotals};
-use crate::cache::{BatchKey, CacheError, CacheSpec, Clock, PolicySpec, TableCache};
+use crate::cache::{BatchKey, CacheError, CacheSpec, Clock, Fill, PolicySpec, TableCache};
 use crate::lookahead::{AnnounceError, Lookahead, Settings};
 use hashbrown::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,34 +71,59 @@ pub fn replay(
     prior: &[(u32, f32)],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Replayed, ReplayError> {
+    replay_under(trace, spec, prior, None, progress).map(|(replayed, _)| replayed)
+}
+
+/// Replays `trace` as [`replay`] does, under a controller if there is one.
+///
+/// # Errors
+/// [`ReplayError`].
+pub fn replay_under(
+    trace: &Trace,
+    spec: ReplaySpec,
+    prior: &[(u32, f32)],
+    control: Option<ControlSpec>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<(Replayed, Option<Controlled>), ReplayError> {
     let cache = TableCache::new(CacheSpec {
         table_rows: trace.meta.universe,
         row_bytes: 0,
         capacity_rows: spec.capacity_rows,
+        ceiling_rows: control.as_ref().map_or(0, |control| control.ceiling_rows).max(spec.capacity_rows),
         policy: spec.policy,
         seed: spec.seed,
     })?;
     cache.set_prior(prior);
     let per_epoch = trace.meta.minibatches_per_epoch;
     let mut run = Run::new(&cache, spec);
+    let universe = if control.is_some() { trace.distinct_ids() } else { Vec::new() };
+    let mut steering = control.map(|control| Steering::new(&cache, control, universe));
     let (mut hit, mut missed) = (Vec::new(), Vec::new());
     for m in 0..trace.minibatches() {
         let (epoch, step) = (m as u64 / per_epoch, m as u64 % per_epoch);
         cache.tick(Clock { epoch: epoch as u32, progress: step as f32 / per_epoch as f32 });
         run.announce_up_to(trace, m + spec.lookahead)?;
         look_up(&cache, trace.minibatch(m), &mut hit, &mut missed);
+        let before = (run.stall_rows, run.ahead_rows);
         run.settle(m, &hit, &missed);
+        if let Some(steering) = &mut steering {
+            let moved = (run.stall_rows - before.0, run.ahead_rows - before.1);
+            steering.after_minibatch(m, (&hit, &missed), moved, (m + 1) as f64 / per_epoch as f64);
+        }
         progress(m + 1);
     }
+    let controlled = steering.map(Steering::finish);
+    let by_tools = controlled.as_ref().map_or(0, |done| done.tool_rows + done.refreshed_rows);
     let (stats, read) = (cache.stats(), |counter: &AtomicU64| counter.load(Ordering::Relaxed));
-    Ok(Replayed {
+    let replayed = Replayed {
         totals: run.totals,
         stall_rows: run.stall_rows,
-        network_rows: run.stall_rows + run.ahead_rows,
-        fill_rows: read(&stats.demand_fills) + read(&stats.prefetch_fills),
+        network_rows: run.stall_rows + run.ahead_rows + by_tools,
+        fill_rows: stats.fills.iter().map(read).sum(),
         evictions: read(&stats.evicted_rows),
         shifts: read(&stats.shifts),
-    })
+    };
+    Ok((replayed, controlled))
 }
 
 fn look_up(cache: &TableCache, ids: &[u32], hit: &mut Vec<u32>, missed: &mut Vec<u32>) {
@@ -174,7 +200,7 @@ impl<'a> Run<'a> {
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
         let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).0);
-        let mut wanted = self.cache.settle(hit, missed, |_| &[], consumed);
+        let mut wanted = self.cache.settle(hit, missed, |_| Some(&[]), consumed);
         if let Some(batch) = consumed {
             for id in self.staged.remove(&batch).unwrap_or_default() {
                 self.here.remove(&id);
@@ -183,6 +209,6 @@ impl<'a> Run<'a> {
         }
         wanted.retain(|id| !self.here.contains(id));
         self.ahead_rows += wanted.len() as u64;
-        self.cache.fill(&wanted, |_| &[]);
+        self.cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     }
 }

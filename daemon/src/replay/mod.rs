@@ -2,6 +2,7 @@
 //! repeatably, beside the optimum. It owns traces ([`Trace`]), the drive ([`replay()`]) and OPT ([`optimum()`]). It must never
 //! decide anything that the cache decides in a running daemon.
 
+mod control;
 mod drive;
 mod opt;
 mod trace;
@@ -9,7 +10,8 @@ mod trace;
 #[cfg(test)]
 mod tests;
 
-pub use drive::{ReplayError, ReplaySpec, Replayed, replay};
+pub use control::{ControlSpec, Controlled};
+pub use drive::{ReplayError, ReplaySpec, Replayed, replay, replay_under};
 pub use opt::optimum;
 pub use trace::{FORMAT_VERSION, Trace, TraceError, TraceMeta};
 

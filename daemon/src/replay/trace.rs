@@ -188,9 +188,15 @@ impl Trace {
     /// How many ids occur at all.
     #[must_use]
     pub fn distinct(&self) -> u64 {
+        self.distinct_ids().len() as u64
+    }
+
+    /// The distinct ids, ascending.
+    #[must_use]
+    pub fn distinct_ids(&self) -> Vec<u32> {
         let mut seen = vec![false; self.meta.universe as usize];
         self.ids.iter().for_each(|&id| seen[id as usize] = true);
-        seen.into_iter().filter(|&seen| seen).count() as u64
+        (0u32..).zip(seen).filter(|&(_, seen)| seen).map(|(id, _)| id).collect()
     }
 
     /// How often each id occurs in the first `minibatches` minibatches: what presampling would see.

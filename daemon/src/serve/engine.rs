@@ -3,18 +3,22 @@
 //! bookkeeping, hand out a row of a failed request, or wait without a limit (peers bound their own time).
 
 use super::ahead::Ahead;
+use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
-use super::gather::{Found, Miss, Out, OutOfRange, gather};
+use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::insight::Insight;
+use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
-use crate::cache::{BatchKey, CacheError, CacheSpec, TableCache};
+use super::steer::{Pressure, SteerSettings};
+use super::versions::Versions;
+use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::{Dataset, Table};
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
-use hashbrown::HashMap;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +34,8 @@ const SPLIT_ROWS_MIN: usize = 16_384;
 /// What the engine of a node is made of.
 #[derive(Debug)]
 pub struct EngineParts {
-    /// Tables and books.
-    pub dataset: Arc<Dataset>,
+    /// The rows of this node, and with them tables and books.
+    pub owned: Arc<Owned>,
     /// The way to the other nodes.
     pub peers: Arc<Peers>,
     /// The runtime that drives requests to peers.
@@ -42,6 +46,8 @@ pub struct EngineParts {
     pub gather_threads: usize,
     /// What bounds lookahead.
     pub lookahead: lookahead::Settings,
+    /// What bounds tool calls.
+    pub steer: SteerSettings,
 }
 
 /// Why an engine cannot be made.
@@ -59,14 +65,17 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engine {
     pub(super) dataset: Arc<Dataset>,
-    peers: Arc<Peers>,
-    network: Handle,
+    pub(super) owned: Arc<Owned>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) network: Handle,
     gather_threads: usize,
     pub(super) tables: Vec<TableState>,
     board: Mutex<Board>,
     pub(super) started: Instant,
     pub(super) stall_ns: AtomicU64,
     pub(super) fetch_seconds: prometheus::Histogram,
+    pub(super) steer: SteerSettings,
+    pub(super) pressure: Pressure,
     draining: AtomicBool,
 }
 
@@ -77,6 +86,8 @@ pub(super) struct TableState {
     pub(super) stats: TableStats,
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
+    pub(super) versions: Versions,
+    pub(super) insight: Insight,
     recorder: Recorder,
 }
 
@@ -127,6 +138,30 @@ pub(super) enum Reason {
     Policy,
     /// A trainer has announced them.
     Lookahead,
+    /// A tool call brings them in.
+    Tool,
+    /// A trainer wants them here.
+    Warm,
+    /// Their owner has changed them.
+    Refresh,
+}
+
+impl Reason {
+    /// All of them.
+    pub(super) const ALL: [Reason; 6] =
+        [Reason::Demand, Reason::Policy, Reason::Lookahead, Reason::Tool, Reason::Warm, Reason::Refresh];
+
+    /// The name in metrics.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Reason::Demand => "demand",
+            Reason::Policy => "prefetch",
+            Reason::Lookahead => "lookahead",
+            Reason::Tool => "tool",
+            Reason::Warm => "warm",
+            Reason::Refresh => "refresh",
+        }
+    }
 }
 
 impl Engine {
@@ -141,12 +176,15 @@ impl Engine {
                 stats: TableStats::default(),
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
+                versions: Versions::new(parts.owned.dataset().parts()),
+                insight: Insight::default(),
                 recorder: Recorder::default(),
             })
         };
         Ok(Arc::new(Self {
             tables: parts.caches.into_iter().map(state).collect::<Result<_, CacheError>>()?,
-            dataset: parts.dataset,
+            dataset: Arc::clone(parts.owned.dataset()),
+            owned: parts.owned,
             peers: parts.peers,
             network: parts.network,
             gather_threads: parts.gather_threads.max(1),
@@ -154,6 +192,8 @@ impl Engine {
             started: Instant::now(),
             stall_ns: AtomicU64::new(0),
             fetch_seconds: super::metrics::fetch_seconds()?,
+            steer: parts.steer,
+            pressure: Pressure::default(),
             draining: AtomicBool::new(false),
         }))
     }
@@ -223,6 +263,12 @@ impl Engine {
         self.forget_announcements(connection);
     }
 
+    /// Epochs ended, of the mean trainer, with the share of the running one.
+    pub(super) fn epochs(&self) -> f64 {
+        let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
+        f64::from(clock.epoch) + f64::from(clock.progress)
+    }
+
     /// Trainers that report their progress.
     pub(super) fn trainers_reporting(&self) -> usize {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).trainers()
@@ -239,7 +285,7 @@ impl Engine {
         let stats = &self.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources, self.started);
+                stats.count(sources, consumed.is_some(), self.started);
                 self.fetch_seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
@@ -250,10 +296,19 @@ impl Engine {
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
-        let Found { local, hits, misses } = self.gather_here(job).await?;
+        let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        unmapped.sort_unstable();
+        let reading = self.read_blocks(job, unmapped);
         let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
         let (missed, seats) = unique(&misses);
-        let claim = self.land(job, &misses, (&missed, &seats)).await?;
+        let landed = self.land(job, &misses, (&missed, &seats)).await;
+        // Before any answer, a failure too: the trainer may use the place of its rows for something else then.
+        let read = reading.await;
+        let claim = landed?;
+        if let Err(error) = read {
+            self.tables[job.table].flights.retire(&claim);
+            return Err(error);
+        }
         sources.staged = seats.iter().filter(|&&seat| claim.was_ready(seat as usize)).count() as u64;
         sources.peer = misses.len() as u64 - sources.staged;
         let missed = missed.into_iter().map(|(id, _)| id).collect();
@@ -279,18 +334,20 @@ impl Engine {
     }
 
     async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
-        let (table, cache) = (&self.dataset.tables()[job.table], &self.tables[job.table].cache);
+        let (table, owned) = (&self.dataset.tables()[job.table], self.owned.table(job.table));
+        let (node, cache) = (self.dataset.node(), &self.tables[job.table].cache);
         let mut found = Found::default();
         let end = (first + rows).min(job.ids.len());
         let mut at = first;
         while at < end {
             let turn_end = (at + TURN_ROWS).min(end);
-            gather(table, self.dataset.node(), cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
+            gather(table, node, owned, cache, (at, &job.ids[at..turn_end]), &job.out, &mut found)?;
             at = turn_end;
             if at < end {
                 tokio::task::yield_now().await;
             }
         }
+        blocks::take_resident(table, &mut found.unmapped, &job.out).await;
         Ok(found)
     }
 
@@ -374,14 +431,15 @@ impl Engine {
             let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
             state.recorder.record(hits.iter().chain(&missed).copied(), clock, Instant::now());
         }
-        let wanted = state.cache.settle(&hits, &missed, |i| claim.row(i).unwrap_or_default(), consumed);
+        let wanted = state.cache.settle(&hits, &missed, |i| claim.fresh_row(i), consumed);
         state.flights.retire(&claim);
         if let Some(batch) = consumed {
             self.unstage(table, batch);
             self.order_ahead(table);
         }
         if !wanted.is_empty() {
-            self.bring_in(table, wanted);
+            let engine = Arc::clone(self);
+            self.network.spawn(async move { engine.bring_in(table, wanted, Reason::Policy, Fill::Policy).await });
         }
     }
 
@@ -391,23 +449,27 @@ impl Engine {
         ids.iter().filter_map(|&id| book.locate(u64::from(id)).map(|location| (id, location.part))).collect()
     }
 
-    /// Fetches rows that the policy wants and nobody waits for.
-    fn bring_in(self: &Arc<Self>, table: usize, wanted: Vec<u32>) {
-        let rows = self.with_owners(table, &self.tables[table].flights.absent(wanted));
-        let engine = Arc::clone(self);
-        self.network.spawn(async move {
-            let claim = engine.order(table, &rows, Reason::Policy);
-            for flight in &claim.flights {
-                if let Err(error) = flight.landing().await {
-                    tracing::warn!(%error, rows = rows.len(), "rows that the policy wants could not be brought in");
-                }
+    /// Fetches absent rows that no trainer waits for, each of `wanted` once, and offers them to the cache. Answers how many
+    /// took a slot.
+    pub(super) async fn bring_in(
+        self: &Arc<Self>,
+        table: usize,
+        wanted: Vec<u32>,
+        reason: Reason,
+        fill: Fill,
+    ) -> usize {
+        let state = &self.tables[table];
+        let rows = self.with_owners(table, &state.flights.absent(wanted));
+        let claim = self.order(table, &rows, reason);
+        for flight in &claim.flights {
+            if let Err(error) = flight.landing().await {
+                tracing::warn!(%error, rows = rows.len(), reason = reason.name(), "rows could not be brought in");
             }
-            let state = &engine.tables[table];
-            let landed: Vec<usize> = (0..rows.len()).filter(|&i| claim.row(i).is_some()).collect();
-            let ids: Vec<u32> = landed.iter().map(|&i| rows[i].0).collect();
-            state.cache.fill(&ids, |i| claim.row(landed[i]).unwrap_or_default());
-            state.flights.retire(&claim);
-        });
+        }
+        let ids: Vec<u32> = rows.iter().map(|&(id, _)| id).collect();
+        let filled = state.cache.fill(&ids, |i| claim.fresh_row(i), fill);
+        state.flights.retire(&claim);
+        filled
     }
 
     /// The collectors of the fetch path and the cache.
@@ -415,7 +477,9 @@ impl Engine {
     /// # Errors
     /// When a metric cannot be made.
     pub fn collectors(self: &Arc<Self>) -> prometheus::Result<Vec<Box<dyn prometheus::core::Collector>>> {
-        super::metrics::collectors(self)
+        let mut all = super::metrics::collectors(self)?;
+        all.extend(super::block_metrics::collectors(&self.dataset)?);
+        Ok(all)
     }
 
     /// Time that trainers have waited for peers, all of them together.
@@ -433,21 +497,4 @@ fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> R
         }
         (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
-}
-
-/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
-/// among them.
-fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
-    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
-    let mut rows = Vec::with_capacity(misses.len());
-    let seats = misses
-        .iter()
-        .map(|miss| {
-            *places.entry(miss.id).or_insert_with(|| {
-                rows.push((miss.id, miss.part));
-                (rows.len() - 1) as u32
-            })
-        })
-        .collect();
-    (rows, seats)
 }

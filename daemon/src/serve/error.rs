@@ -1,7 +1,9 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::dataset::ReadError;
 use crate::lookahead::AnnounceError;
-use crate::peers::PeerError;
+use crate::peers::{PeerError, RemoteError, SourceError};
+use crate::tools::ToolError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use std::sync::Arc;
 
@@ -39,10 +41,47 @@ pub(super) enum RequestError {
     Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
+    Shard { table: String, rows: usize, cause: Arc<ReadError> },
+    #[error("{rows} rows of an update of table `{table}` were not applied, {applied} were: {fault}")]
+    Update { table: String, rows: usize, applied: usize, fault: UpdateFault },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
     #[error("this daemon is draining: it is about to stop and takes no new fetches; fetch again when it is back")]
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
     Internal(&'static str),
+}
+
+/// Why rows of an update were not applied.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum UpdateFault {
+    /// By this node.
+    #[error("this node: {0}")]
+    Own(SourceError),
+    /// By their owner.
+    #[error("{0}")]
+    Peer(Arc<PeerError>),
+}
+
+impl UpdateFault {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Own(SourceError::UpdatesFull { .. }) => ErrorCode::Limit,
+            Self::Own(_) => ErrorCode::Internal,
+            Self::Peer(cause) => peer_code(cause),
+        }
+    }
+}
+
+/// The code for what a peer did.
+fn peer_code(cause: &PeerError) -> ErrorCode {
+    match cause {
+        PeerError::ShuttingDown { .. } => ErrorCode::Draining,
+        PeerError::Remote { error: RemoteError::UpdatesFull { .. }, .. } => ErrorCode::Limit,
+        cause if cause.is_transient() => ErrorCode::PeerUnavailable,
+        _ => ErrorCode::PeerFailed,
+    }
 }
 
 impl RequestError {
@@ -57,9 +96,12 @@ impl RequestError {
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
-            Self::Peer { cause, .. } if matches!(**cause, PeerError::ShuttingDown { .. }) => ErrorCode::Draining,
-            Self::Peer { cause, .. } if cause.is_transient() => ErrorCode::PeerUnavailable,
-            Self::Peer { .. } => ErrorCode::PeerFailed,
+            Self::Peer { cause, .. } => peer_code(cause),
+            Self::Update { fault, .. } => fault.code(),
+            Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
+            Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
+            Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Protocol,
+            Self::Shard { .. } => ErrorCode::Storage,
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,
         }

@@ -1,9 +1,12 @@
 //! Rows on their way: who asked for what and has not got it yet. It owns the promise that a row is fetched once for the
-//! node, however many trainers wait for it. It does no I/O: the engine asks the peers and completes the flights.
+//! node, however many trainers wait for it, and the marks on rows that their owner has changed since: nobody joins those
+//! any more, and [`Claim::fresh_row`] has them no longer. It does no I/O: the engine asks the peers and completes the
+//! flights.
 
 use crate::peers::{PeerError, RowBatch};
-use hashbrown::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use hashbrown::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tokio::sync::Notify;
 
 /// What a flight brought.
@@ -14,9 +17,35 @@ pub(super) type Landing = Result<RowBatch, Arc<PeerError>>;
 pub(super) struct Flight {
     landed: OnceLock<Landing>,
     notify: Notify,
+    /// Its rows in their order; known when the claim that opened it is made.
+    ids: OnceLock<Box<[u32]>>,
+    /// One bit for each row that was changed since it was asked for; made when there is one.
+    outdated: OnceLock<Box<[AtomicU64]>>,
 }
 
 impl Flight {
+    /// Rows in hand, of which only changes are to be learned: nobody waits for them.
+    pub(super) fn of_rows(ids: &[u32]) -> Arc<Self> {
+        Arc::new(Self { ids: OnceLock::from(Box::from(ids)), ..Self::default() })
+    }
+
+    fn outdate(&self, row: u32) {
+        let words = || {
+            let rows = self.ids.get().map_or(0, |ids| ids.len());
+            (0..rows.div_ceil(u64::BITS as usize)).map(|_| AtomicU64::new(0)).collect()
+        };
+        if let Some(word) = self.outdated.get_or_init(words).get((row / u64::BITS) as usize) {
+            word.fetch_or(1 << (row % u64::BITS), Ordering::AcqRel);
+        }
+    }
+
+    /// Whether row `row` was changed since it was asked for.
+    pub(super) fn is_outdated(&self, row: u32) -> bool {
+        let word =
+            |words: &Box<[AtomicU64]>| words.get((row / u64::BITS) as usize).map(|word| word.load(Ordering::Acquire));
+        self.outdated.get().and_then(word).is_some_and(|word| word >> (row % u64::BITS) & 1 == 1)
+    }
+
     /// Waits until the request was answered or failed; peers bound that time.
     pub(super) async fn landing(&self) -> &Landing {
         loop {
@@ -80,19 +109,81 @@ pub(super) struct Claim {
 /// The rows of one table that are on their way.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    seats: Mutex<HashMap<u32, (Arc<Flight>, u32)>>,
+    known: Mutex<Known>,
+}
+
+/// Every flight whose rows may still find their way into the cache.
+#[derive(Debug, Default)]
+struct Known {
+    /// Rows that claims may join.
+    seats: HashMap<u32, (Arc<Flight>, u32)>,
+    /// Flights whose rows nobody joins any more, while somebody still holds them.
+    leaving: Vec<Weak<Flight>>,
+}
+
+impl Known {
+    /// Keeps an eye on a flight until nobody holds it.
+    fn watch(&mut self, flight: &Arc<Flight>) {
+        self.leaving.retain(|flight| flight.strong_count() > 0);
+        self.leaving.push(Arc::downgrade(flight));
+    }
+
+    fn outdate_leaving(&self, changed: impl Fn(u32) -> bool, except: Option<&Arc<Flight>>) {
+        for flight in self.leaving.iter().filter_map(Weak::upgrade) {
+            if except.is_some_and(|except| Arc::ptr_eq(except, &flight)) {
+                continue;
+            }
+            let ids = flight.ids.get().map(|ids| &ids[..]).unwrap_or_default();
+            (0..).zip(ids).filter(|&(_, &id)| changed(id)).for_each(|(row, _)| flight.outdate(row));
+        }
+    }
 }
 
 impl Flights {
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, (Arc<Flight>, u32)>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has rows in hand marked when their owner changes them, like those on their way.
+    pub(super) fn watch(&self, flight: &Arc<Flight>) {
+        self.lock().watch(flight);
+    }
+
+    /// Marks the rows that `changed` picks, wherever they are between their owner and the cache: later claims order them
+    /// anew.
+    pub(super) fn outdate(&self, changed: impl Fn(u32) -> bool) {
+        let mut known = self.lock();
+        // A row without a seat needs no other reminder: its mark stays.
+        known.seats.retain(|&id, (flight, row)| {
+            let outdated = changed(id);
+            if outdated {
+                flight.outdate(*row);
+            }
+            !outdated
+        });
+        known.outdate_leaving(changed, None);
+    }
+
+    /// As [`Flights::outdate`] for `ids`, but for those in `except`.
+    pub(super) fn outdate_ids(&self, ids: &[u32], except: Option<&Arc<Flight>>) {
+        let mut known = self.lock();
+        for id in ids {
+            if let Some((flight, row)) = known.seats.remove(id) {
+                flight.outdate(row);
+            }
+        }
+        if known.leaving.iter().any(|flight| flight.strong_count() > 0) {
+            let ids: HashSet<u32> = ids.iter().copied().collect();
+            known.outdate_leaving(|id| ids.contains(&id), except);
+        }
     }
 
     /// Claims rows, given as id and owner, each id once: joins flights that are under way and opens one per owner for
     /// the rest.
     pub(super) fn claim(&self, rows: impl Iterator<Item = (u32, u16)>) -> Claim {
         let mut claim = Claim::default();
-        let mut seats = self.lock();
+        let mut known = self.lock();
+        let seats = &mut known.seats;
         for (id, part) in rows {
             let seat = match seats.get(&id).filter(|(flight, _)| !flight.failed()) {
                 Some((flight, row)) => Seat { flight: claim.join(flight), row: *row },
@@ -104,27 +195,32 @@ impl Flights {
             };
             claim.seats.push(seat);
         }
+        for Order { flight, ids, .. } in &claim.orders {
+            let _ = claim.flights[*flight].ids.set(ids.iter().map(|&id| id as u32).collect());
+        }
         claim
     }
 
     /// Those of `ids` that are not on their way, nor here and waiting for their use.
     pub(super) fn absent(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        let seats = self.lock();
-        ids.retain(|id| seats.get(id).is_none_or(|(flight, _)| flight.failed()));
+        let known = self.lock();
+        ids.retain(|id| known.seats.get(id).is_none_or(|(flight, _)| flight.failed()));
         ids
     }
 
     /// Forgets the rows that `claim` ordered: they are in the cache now, or not worth it, or failed.
     pub(super) fn retire(&self, claim: &Claim) {
-        let mut seats = self.lock();
+        let mut known = self.lock();
         for order in &claim.orders {
             let flight = &claim.flights[order.flight];
             for id in order.ids.iter().map(|&id| id as u32) {
-                // Rows of a failed flight may have been ordered anew by another.
-                if seats.get(&id).is_some_and(|(holder, _)| Arc::ptr_eq(holder, flight)) {
-                    seats.remove(&id);
+                // Rows of a failed or outdated flight may have been ordered anew by another.
+                if known.seats.get(&id).is_some_and(|(holder, _)| Arc::ptr_eq(holder, flight)) {
+                    known.seats.remove(&id);
                 }
             }
+            // Others that joined may still offer its rows.
+            known.watch(flight);
         }
     }
 }
@@ -161,6 +257,14 @@ impl Claim {
         self.orders.iter().any(|order| order.flight == at)
     }
 
+    /// The row of the `i`-th claimed id, unless its owner has changed it since; asked under the cache's writer lock it says
+    /// whether the row may be kept.
+    pub(super) fn fresh_row(&self, i: usize) -> Option<&[u8]> {
+        let seat = self.seats[i];
+        let outdated = self.flights[seat.flight as usize].is_outdated(seat.row);
+        if outdated { None } else { self.row(i) }
+    }
+
     /// The row of the `i`-th claimed id, once its flight has landed well.
     pub(super) fn row(&self, i: usize) -> Option<&[u8]> {
         let seat = self.seats[i];
@@ -190,6 +294,43 @@ mod tests {
         flights.retire(&first);
         assert_eq!(flights.absent(vec![3, 4]), [3]);
     }
+
+    fn is_outdated(claim: &Claim, i: usize) -> bool {
+        claim.flights[claim.seats[i].flight as usize].is_outdated(claim.seats[i].row)
+    }
+
+    #[test]
+    fn a_changed_row_is_marked_wherever_it_is_and_ordered_anew() {
+        let flights = Flights::default();
+        let first = flights.claim((1..200).map(|id| (id, 7)));
+        let joined = flights.claim([(150, 7), (2, 7)].into_iter());
+        flights.outdate_ids(&[150], None);
+        assert!(is_outdated(&first, 149) && is_outdated(&joined, 0) && !is_outdated(&first, 148));
+        let anew = flights.claim([(150, 7), (2, 7)].into_iter());
+        assert_eq!(anew.orders[0].ids, [150]);
+        // The first has settled, the second, which joined it, has not: what it offers must still be marked.
+        flights.retire(&first);
+        flights.outdate(|id| id == 2);
+        assert!(is_outdated(&joined, 1) && is_outdated(&anew, 1) && !is_outdated(&anew, 0));
+        flights.outdate(|id| id == 150);
+        assert!(is_outdated(&anew, 0));
+        assert_eq!(flights.absent(vec![150, 2]), [150, 2]);
+    }
+
+    #[test]
+    fn rows_in_hand_are_marked_but_by_who_holds_them() {
+        let flights = Flights::default();
+        let written = Flight::of_rows(&[5, 6]);
+        flights.watch(&written);
+        flights.outdate_ids(&[5, 6], Some(&written));
+        assert!(!written.is_outdated(0) && !written.is_outdated(1));
+        flights.outdate(|id| id == 6);
+        assert!(!written.is_outdated(0) && written.is_outdated(1));
+        drop(written);
+        flights.watch(&Flight::of_rows(&[1]));
+        assert_eq!(flights.lock().leaving.len(), 1, "what nobody holds is forgotten");
+    }
+
     #[test]
     fn a_failed_flight_is_not_joined_and_its_retirement_leaves_the_next_one_alone() {
         let flights = Flights::default();

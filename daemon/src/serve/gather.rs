@@ -2,8 +2,10 @@
 //! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a cached
 //! row beyond one chunk.
 
+use super::owned::OwnedTable;
 use crate::cache::{TableCache, prefetch};
-use crate::dataset::Table;
+use crate::dataset::{Table, WantedRow};
+use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,6 +61,8 @@ pub(super) struct Found {
     pub(super) hits: Vec<u32>,
     /// Rows that a peer must be asked for.
     pub(super) misses: Vec<Miss>,
+    /// Rows of the node's own shard that are not mapped.
+    pub(super) unmapped: Vec<WantedRow>,
 }
 
 impl Found {
@@ -67,6 +71,7 @@ impl Found {
         self.local += other.local;
         self.hits.append(&mut other.hits);
         self.misses.append(&mut other.misses);
+        self.unmapped.append(&mut other.unmapped);
     }
 }
 
@@ -81,13 +86,14 @@ pub(super) struct OutOfRange {
 pub(super) fn gather(
     table: &Table,
     node: u16,
+    owned: &OwnedTable,
     cache: &TableCache,
     (first, ids): (usize, &[u64]),
     out: &Out,
     found: &mut Found,
 ) -> Result<(), OutOfRange> {
     for (chunk, ids) in (0..).zip(ids.chunks(CHUNK_ROWS)) {
-        gather_chunk(table, node, cache, (first + chunk * CHUNK_ROWS, ids), out, found)?;
+        gather_chunk(table, node, owned, cache, (first + chunk * CHUNK_ROWS, ids), out, found)?;
     }
     Ok(())
 }
@@ -95,21 +101,32 @@ pub(super) fn gather(
 fn gather_chunk(
     table: &Table,
     node: u16,
+    owned: &OwnedTable,
     cache: &TableCache,
     (first, ids): (usize, &[u64]),
     out: &Out,
     found: &mut Found,
 ) -> Result<(), OutOfRange> {
-    let reader = cache.read();
+    let (reader, owned) = (cache.read(), owned.read(&table.shard));
     let mut sources: [&[u8]; CHUNK_ROWS] = [&[]; CHUNK_ROWS];
     for (i, &id) in ids.iter().enumerate() {
         if let Some(&ahead) = ids.get(i + INDEX_AHEAD) {
             cache.prefetch(ahead);
+            if owned.is_updated()
+                && let Some(location) = table.book.locate(ahead)
+                && location.part == node
+            {
+                owned.prefetch(location.row);
+            }
         }
         let refused = OutOfRange { at: first + i, id };
         let location = table.book.locate(id).ok_or(refused)?;
         if location.part == node {
-            sources[i] = table.shard.row(location.row).ok_or(refused)?;
+            match owned.row(location.row) {
+                Some(row) => sources[i] = row,
+                None if location.row >= table.shard.rows() => return Err(refused),
+                None => found.unmapped.push(WantedRow { row: location.row, at: (first + i) as u32 }),
+            }
             found.local += 1;
         } else if let Some(row) = reader.get(id) {
             sources[i] = row;
@@ -133,6 +150,23 @@ fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
             out.write((first + i) * row_bytes, source);
         }
     }
+}
+
+/// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
+/// among them.
+pub(super) fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
+    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
+    let mut rows = Vec::with_capacity(misses.len());
+    let seats = misses
+        .iter()
+        .map(|miss| {
+            *places.entry(miss.id).or_insert_with(|| {
+                rows.push((miss.id, miss.part));
+                (rows.len() - 1) as u32
+            })
+        })
+        .collect();
+    (rows, seats)
 }
 
 /// The yardstick of `rudder bench fetch`: the same copies with the same prefetching inside one process, from an array of

@@ -1,10 +1,13 @@
 //! The fetch path and the cache as Prometheus sees them. It owns handles that it fills from the engine's counters when it
 //! is scraped, and must never be on the fetch path.
 
-use super::engine::{Engine, TableState};
+use super::engine::{Engine, Reason, TableState};
+use crate::cache::Fill;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, GaugeVec, Histogram, HistogramOpts, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,7 +25,8 @@ pub(super) fn fetch_seconds() -> prometheus::Result<Histogram> {
 pub(super) fn collectors(engine: &Arc<Engine>) -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let handles = Handles::new()?;
     let snapshot = Snapshot { engine: Arc::clone(engine), handles, scrape: Mutex::new(()) };
-    Ok(vec![Box::new(engine.fetch_seconds.clone()), Box::new(snapshot)])
+    let versions = super::versions_metrics::VersionsMetrics::new(engine)?;
+    Ok(vec![Box::new(engine.fetch_seconds.clone()), Box::new(snapshot), Box::new(versions)])
 }
 
 struct Handles {
@@ -41,6 +45,15 @@ struct Handles {
     capacity: IntGaugeVec,
     bytes: IntGaugeVec,
     trainers: IntGauge,
+    ceiling: IntGaugeVec,
+    memory_limit: IntGauge,
+    memory_used: IntGauge,
+    pressure: IntCounter,
+    epochs: Gauge,
+    late: IntCounterVec,
+    cold: GaugeVec,
+    hotter: IntGaugeVec,
+    outdated: IntGaugeVec,
 }
 
 struct Snapshot {
@@ -77,10 +90,28 @@ impl Handles {
             capacity: gauge("rudder_cache_capacity_rows", "Rows that the cache may hold.")?,
             bytes: gauge("rudder_cache_bytes", "Bytes of rows in the cache.")?,
             trainers: IntGauge::new("rudder_trainers_reporting", "Trainers that report their progress.")?,
+            ceiling: gauge("rudder_cache_ceiling_rows", "Rows that configuration and memory allow the cache now.")?,
+            memory_limit: IntGauge::new("rudder_memory_limit_bytes", "Memory limit of the cgroup or machine.")?,
+            memory_used: IntGauge::new("rudder_memory_used_bytes", "Memory in use under that limit, without files.")?,
+            epochs: Gauge::new(
+                "rudder_epochs",
+                "Epochs ended, of the mean trainer, with the share of the running one.",
+            )?,
+            late: counter("rudder_late_rows_total", "Announced rows that a trainer had to wait for.", &["table"])?,
+            cold: GaugeVec::new(
+                Opts::new("rudder_cold_resident_ratio", "Share of cached rows that are not expected again soon."),
+                &["table"],
+            )?,
+            hotter: gauge("rudder_hotter_absent_rows", "Absent rows that are each hotter than a cached one.")?,
+            outdated: gauge("rudder_outdated_cache_rows", "Cached rows that their owners have changed.")?,
+            pressure: IntCounter::new(
+                "rudder_pressure_shrinks_total",
+                "Times that memory ran short and caches shrank.",
+            )?,
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 15] {
+    fn all(&self) -> [&dyn Collector; 24] {
         [
             &self.fetched,
             &self.failed,
@@ -97,6 +128,15 @@ impl Handles {
             &self.capacity,
             &self.bytes,
             &self.trainers,
+            &self.ceiling,
+            &self.memory_limit,
+            &self.memory_used,
+            &self.pressure,
+            &self.epochs,
+            &self.late,
+            &self.cold,
+            &self.hotter,
+            &self.outdated,
         ]
     }
 
@@ -112,14 +152,20 @@ impl Handles {
         set(&self.fetched, &[name, "staged"], &stats.staged_rows);
         set(&self.fetched, &[name, "peer"], &stats.peer_rows);
         set(&self.failed, &[name], &stats.failed_fetches);
-        set(&self.network, &[name, "demand"], &stats.demand_rows);
-        set(&self.network, &[name, "prefetch"], &stats.prefetch_rows);
-        set(&self.network, &[name, "lookahead"], &stats.lookahead_rows);
-        set(&self.fills, &[name, "demand"], &cache.demand_fills);
-        set(&self.fills, &[name, "prefetch"], &cache.prefetch_fills);
+        set(&self.late, &[name], &stats.late_rows);
+        let insight = &table.insight;
+        self.cold.with_label_values(&[name]).set(insight.cold_share());
+        for reason in Reason::ALL {
+            set(&self.network, &[name, reason.name()], stats.crossed(reason));
+        }
+        for reason in Fill::ALL {
+            set(&self.fills, &[name, reason.name()], &cache.fills[reason as usize]);
+        }
         set(&self.refused, &[name], &cache.refused_rows);
         set(&self.evicted, &[name, "replaced"], &cache.evicted_rows);
-        let ahead = table.ahead.status(table.cache.spec().capacity_rows);
+        set(&self.evicted, &[name, "shrunk"], &cache.shrunk_rows);
+        set(&self.evicted, &[name, "outdated"], &cache.discarded_rows);
+        let ahead = table.ahead.status(table.cache.capacity_rows());
         for (outcome, count) in [("used", ahead.counts.used), ("expired", ahead.counts.expired)] {
             let counter = self.announced.with_label_values(&[name, outcome]);
             counter.reset();
@@ -130,9 +176,11 @@ impl Handles {
             self.hit_ratio.with_label_values(&[name]).set(ratio);
         }
         let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
+        gauge(&self.hotter, insight.hotter_absent_rows.load(Ordering::Relaxed));
+        gauge(&self.outdated, insight.outdated_rows.load(Ordering::Relaxed));
         gauge(&self.waiting, ahead.waiting_rows as u64);
         gauge(&self.rows, table.cache.used_rows());
-        gauge(&self.capacity, table.cache.spec().capacity_rows as u64);
+        gauge(&self.capacity, table.cache.capacity_rows() as u64);
         gauge(&self.bytes, table.cache.row_bytes_held());
     }
 }
@@ -148,6 +196,15 @@ impl Collector for Snapshot {
         for (table, state) in self.engine.dataset.tables().iter().zip(&self.engine.tables) {
             handles.take(&table.name, state, &self.engine);
         }
+        for (at, table) in self.engine.dataset.tables().iter().enumerate() {
+            handles.ceiling.with_label_values(&[&table.name]).set(self.engine.ceiling(at).0 as i64);
+        }
+        handles.epochs.set(self.engine.epochs());
+        let pressure = &self.engine.pressure;
+        handles.memory_limit.set(pressure.limit_bytes.load(Ordering::Relaxed) as i64);
+        handles.memory_used.set(pressure.used_bytes.load(Ordering::Relaxed) as i64);
+        handles.pressure.reset();
+        handles.pressure.inc_by(pressure.shrinks.load(Ordering::Relaxed));
         handles.stall.reset();
         handles.stall.inc_by(self.engine.stalled().as_secs_f64());
         handles.trainers.set(self.engine.trainers_reporting() as i64);

@@ -6,26 +6,38 @@
 //! not the owner's.
 
 mod ahead;
+mod block_metrics;
+mod blocks;
 mod engine;
 mod error;
 mod flights;
 mod gather;
+mod insight;
 mod metrics;
+mod owned;
 mod progress;
 mod receive;
 mod recorder;
+mod refresh;
 mod replies;
 mod session;
 mod socket;
 mod source;
 mod stats;
 mod status;
+mod steer;
+mod update;
+mod versions;
+mod versions_metrics;
 
 pub use engine::{Engine, EngineError, EngineParts};
 pub use error::ServeError;
 pub use gather::gather_in_process;
+pub use owned::{Owned, OwnedError};
+pub use refresh::RefreshAnswer;
 pub use source::ShardSource;
-pub use status::{EngineStatus, FetchedRows, LookaheadStatus, NetworkRows, TableStatus};
+pub use status::{EngineStatus, FetchedRows, LookaheadStatus, MemoryStatus, NetworkRows, TableStatus, VersionsStatus};
+pub use steer::SteerSettings;
 
 use crate::config::LocalConfig;
 use error::RequestError;

@@ -34,10 +34,8 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub(super) fn new(stream: Arc<UnixStream>, config: &LocalConfig) -> Self {
-        let limits = FrameLimits {
-            message_bytes_max: config.frame_bytes_max,
-            payload_bytes_max: config.ids_max.saturating_mul(8).min(config.inline_bytes_max),
-        };
+        let limits =
+            FrameLimits { message_bytes_max: config.frame_bytes_max, payload_bytes_max: config.inline_bytes_max };
         Self { stream, frames: FrameBuffer::new(limits), bytes: vec![0; READ_BYTES] }
     }
 
@@ -78,10 +76,9 @@ impl Receiver {
             FrameError::MessageTooLong { .. } => {
                 RequestError::Protocol(format!("{error} (local.frame_bytes_max); {SAME_VERSION}"))
             }
-            FrameError::PayloadTooLong { .. } => {
-                let keys = "the lower of local.inline_bytes_max and 8 bytes for each of local.ids_max";
-                RequestError::Protocol(format!("{error} ({keys}); send fewer ids at once, or raise them"))
-            }
+            FrameError::PayloadTooLong { .. } => RequestError::Protocol(format!(
+                "{error} (local.inline_bytes_max); send fewer ids or rows at once, or raise it"
+            )),
             FrameError::Empty => RequestError::Protocol(format!("{error}; {SAME_VERSION}")),
         })
     }

@@ -2,6 +2,8 @@
 //! arenas and the limits on what the client may ask for. It must never believe a length, an offset or a descriptor before
 //! it was checked, and never let one client's mistake touch another.
 
+mod calls;
+
 use super::Shared;
 use super::engine::Job;
 use super::error::RequestError;
@@ -33,7 +35,7 @@ pub(super) struct Session {
     name: Option<String>,
 }
 
-/// What a fetch asks for, as it came.
+/// What a fetch asks for, or an update brings, as it came.
 struct FetchCall {
     table: u16,
     dtype: DType,
@@ -147,6 +149,11 @@ impl Session {
             Request::Fetch { table, dtype, width, count, ids, rows } => {
                 return self.fetch(id, &FetchCall { table, dtype, width, count, ids, rows }, &payload).await;
             }
+            Request::Update { table, dtype, width, count, ids, rows } => {
+                return self.update(id, &FetchCall { table, dtype, width, count, ids, rows }, payload).await;
+            }
+            Request::Warm { table, count, ids } => return self.warm(id, (table, count, ids), &payload).await,
+            Request::Tool { call } => return self.tool(id, &call).await,
         };
         self.replies.send(id, reply, &[]).await;
         Ok(())
@@ -213,20 +220,26 @@ impl Session {
 
     /// Holds a fetch against the table and the limits, and finds its places.
     fn check(&self, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
-        let table = self.table(call.table)?;
-        if (table.dtype, table.width) != (call.dtype, call.width) {
-            return Err(RequestError::Shape {
-                table: table.name.clone(),
-                dtype: table.dtype,
-                width: table.width,
-                asked_dtype: call.dtype,
-                asked_width: call.width,
-            });
-        }
+        let table = self.table_of_shape(call)?;
         let count = self.count(call.count)?;
         let ids = self.read_ids(call.ids, count, payload)?;
         let out = self.place_rows(call.rows, count, table.row_bytes)?;
         Ok(Job { connection: self.connection, table: usize::from(table.id), ids, out })
+    }
+
+    /// The table, if its rows are what the client believes them to be.
+    fn table_of_shape(&self, call: &FetchCall) -> Result<&Table, RequestError> {
+        let table = self.table(call.table)?;
+        if (table.dtype, table.width) == (call.dtype, call.width) {
+            return Ok(table);
+        }
+        Err(RequestError::Shape {
+            table: table.name.clone(),
+            dtype: table.dtype,
+            width: table.width,
+            asked_dtype: call.dtype,
+            asked_width: call.width,
+        })
     }
 
     fn table(&self, number: u16) -> Result<&Table, RequestError> {

@@ -23,12 +23,10 @@ pub(super) struct TableStats {
     pub(super) staged_rows: AtomicU64,
     /// Rows for which a peer had to be waited for, duplicates and shared requests included.
     pub(super) peer_rows: AtomicU64,
-    /// Rows that crossed the network because a trainer waited for them.
-    pub(super) demand_rows: AtomicU64,
-    /// Rows that crossed the network because the policy wanted them.
-    pub(super) prefetch_rows: AtomicU64,
-    /// Rows that crossed the network because a trainer had announced them.
-    pub(super) lookahead_rows: AtomicU64,
+    /// Rows that crossed the network, by [`Reason`].
+    crossed: [AtomicU64; Reason::ALL.len()],
+    /// Rows for which a peer had to be waited for although they had been announced.
+    pub(super) late_rows: AtomicU64,
     /// Fetches that failed.
     pub(super) failed_fetches: AtomicU64,
     window: Mutex<Window>,
@@ -58,16 +56,15 @@ fn piece_of(since_start: Duration) -> u64 {
 impl TableStats {
     /// The counter of rows that crossed the network for `reason`.
     pub(super) fn crossed(&self, reason: Reason) -> &AtomicU64 {
-        match reason {
-            Reason::Demand => &self.demand_rows,
-            Reason::Policy => &self.prefetch_rows,
-            Reason::Lookahead => &self.lookahead_rows,
-        }
+        &self.crossed[reason as usize]
     }
 
     /// Counts one answered fetch.
-    pub(super) fn count(&self, sources: &RowSources, started: Instant) {
+    pub(super) fn count(&self, sources: &RowSources, was_announced: bool, started: Instant) {
         let RowSources { local, cache, staged, peer } = *sources;
+        if was_announced {
+            self.late_rows.fetch_add(peer, Ordering::Relaxed);
+        }
         self.local_rows.fetch_add(local, Ordering::Relaxed);
         self.cache_rows.fetch_add(cache, Ordering::Relaxed);
         self.staged_rows.fetch_add(staged, Ordering::Relaxed);

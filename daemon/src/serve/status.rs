@@ -1,9 +1,11 @@
 //! What the fetch path says of itself on `/v1/status` and to clients. Field names are an interface: see
 //! `docs/operations.md`.
 
-use super::engine::Engine;
+use super::engine::{Engine, Reason};
+use crate::dataset::{BlockShard, BlockShardStatus};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// The state of one table's serving.
 #[derive(Debug, Clone, Serialize)]
@@ -22,6 +24,8 @@ pub struct TableStatus {
     pub policy: &'static str,
     /// Rows the cache may hold.
     pub capacity_rows: usize,
+    /// Rows that configuration and memory allow it now.
+    pub ceiling_rows: u64,
     /// Rows it holds.
     pub cached_rows: u64,
     /// Their bytes.
@@ -36,12 +40,18 @@ pub struct TableStatus {
     pub network: NetworkRows,
     /// What became of announced batches.
     pub lookahead: LookaheadStatus,
-    /// Rows that lost their slot.
+    /// Updates, and how new the rows of other nodes are.
+    pub versions: VersionsStatus,
+    /// Rows that lost their slot to another.
     pub evicted_rows: u64,
+    /// Rows that lost their slot because the cache shrank.
+    pub shrunk_rows: u64,
     /// Times that the accesses were found shifted and history was forgotten.
     pub shifts: u64,
     /// Fetches that failed.
     pub failed_fetches: u64,
+    /// The blocks of this node's shard; absent when it is mapped.
+    pub blocks: Option<BlockShardStatus>,
 }
 
 /// Rows answered to trainers since the start; duplicates count each time.
@@ -66,6 +76,12 @@ pub struct NetworkRows {
     pub prefetch_rows: u64,
     /// Because a trainer had announced them.
     pub lookahead_rows: u64,
+    /// Because their owner had changed them.
+    pub refresh_rows: u64,
+    /// Because a tool call brought them in.
+    pub tool_rows: u64,
+    /// Because a trainer wanted them here before it used them.
+    pub warm_rows: u64,
     /// Bytes of all of them, without headers.
     pub bytes: u64,
 }
@@ -87,6 +103,46 @@ pub struct LookaheadStatus {
     pub horizon: u32,
 }
 
+/// Updates and versions since the start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct VersionsStatus {
+    /// Updates of this node's trainers.
+    pub updates: u64,
+    /// Rows in them.
+    pub update_rows: u64,
+    /// Updates of this node's trainers that failed, whole or in part.
+    pub failed_updates: u64,
+    /// Updates applied to rows of this node, whoever made them.
+    pub applied_updates: u64,
+    /// Rows in those.
+    pub applied_rows: u64,
+    /// Rows of this node that are held beside the shard because they were updated.
+    pub updated_rows: u64,
+    /// Their bytes.
+    pub updated_bytes: u64,
+    /// Time since the rows held of the owner longest not asked were known to be what it has; absent while nothing is held.
+    pub revalidation_age_seconds: Option<f64>,
+    /// Cached rows that their owner had changed.
+    pub stale_rows: u64,
+    /// Of them, rows fetched anew.
+    pub repulled_rows: u64,
+    /// Cached rows thrown out because their owner could not be asked in time.
+    pub expired_rows: u64,
+    /// Times that an owner could not be asked for its changes.
+    pub failed_refreshes: u64,
+}
+
+/// How full memory is.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MemoryStatus {
+    /// Limit of the cgroup, or memory of the machine; 0 while unknown.
+    pub limit_bytes: u64,
+    /// In use under that limit, without pages of files.
+    pub used_bytes: u64,
+    /// Times that memory ran short and caches were shrunk.
+    pub pressure_shrinks: u64,
+}
+
 /// The state of the fetch path.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStatus {
@@ -94,6 +150,8 @@ pub struct EngineStatus {
     pub tables: Vec<TableStatus>,
     /// Time that trainers waited for peers, all together.
     pub stall_seconds: f64,
+    /// Memory under the limit of the cgroup or machine, when it was last looked at.
+    pub memory: MemoryStatus,
     /// Trainers that report their progress; while 0, EPOCH scores fall back to decayed frequency.
     pub trainers_reporting: usize,
     /// What the scores of policy `epoch` are made of now: `progress` or `frequency`.
@@ -108,6 +166,11 @@ impl Engine {
         EngineStatus {
             tables: (0..self.tables.len()).map(|at| self.table_status(at)).collect(),
             stall_seconds: self.stalled().as_secs_f64(),
+            memory: MemoryStatus {
+                limit_bytes: self.pressure.limit_bytes.load(Ordering::Relaxed),
+                used_bytes: self.pressure.used_bytes.load(Ordering::Relaxed),
+                pressure_shrinks: self.pressure.shrinks.load(Ordering::Relaxed),
+            },
             trainers_reporting,
             scores: if trainers_reporting > 0 { "progress" } else { "frequency" },
         }
@@ -117,9 +180,8 @@ impl Engine {
         let (table, state) = (&self.dataset.tables()[at], &self.tables[at]);
         let (stats, cache) = (&state.stats, &state.cache);
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (demand_rows, prefetch_rows) = (read(&stats.demand_rows), read(&stats.prefetch_rows));
-        let lookahead_rows = read(&stats.lookahead_rows);
-        let ahead = state.ahead.status(cache.spec().capacity_rows);
+        let crossed = |reason| read(stats.crossed(reason));
+        let ahead = state.ahead.status(cache.capacity_rows());
         TableStatus {
             name: table.name.clone(),
             dtype: table.dtype.name(),
@@ -127,7 +189,8 @@ impl Engine {
             rows: table.rows,
             local_rows: table.shard.rows(),
             policy: cache.spec().policy.name(),
-            capacity_rows: cache.spec().capacity_rows,
+            capacity_rows: cache.capacity_rows(),
+            ceiling_rows: self.ceiling(at).0,
             cached_rows: cache.used_rows(),
             cache_bytes: cache.row_bytes_held(),
             bookkeeping_bytes: cache.bookkeeping_bytes(),
@@ -139,10 +202,13 @@ impl Engine {
                 peer: read(&stats.peer_rows),
             },
             network: NetworkRows {
-                demand_rows,
-                prefetch_rows,
-                lookahead_rows,
-                bytes: (demand_rows + prefetch_rows + lookahead_rows) * table.row_bytes as u64,
+                demand_rows: crossed(Reason::Demand),
+                prefetch_rows: crossed(Reason::Policy),
+                lookahead_rows: crossed(Reason::Lookahead),
+                refresh_rows: crossed(Reason::Refresh),
+                tool_rows: crossed(Reason::Tool),
+                warm_rows: crossed(Reason::Warm),
+                bytes: Reason::ALL.into_iter().map(crossed).sum::<u64>() * table.row_bytes as u64,
             },
             lookahead: LookaheadStatus {
                 announced_batches: ahead.counts.announced,
@@ -152,9 +218,33 @@ impl Engine {
                 waiting_rows: ahead.waiting_rows,
                 horizon: ahead.horizon,
             },
+            versions: self.versions_status(at),
             evicted_rows: read(&cache.stats().evicted_rows),
+            shrunk_rows: read(&cache.stats().shrunk_rows),
             shifts: read(&cache.stats().shifts),
             failed_fetches: read(&stats.failed_fetches),
+            blocks: table.shard.blocks().map(BlockShard::status),
+        }
+    }
+
+    pub(super) fn versions_status(&self, at: usize) -> VersionsStatus {
+        self.meet_all(at);
+        let (versions, applied) = (&self.tables[at].versions, self.owned.table(at).counts());
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counts = &versions.counts;
+        VersionsStatus {
+            updates: read(&counts.updates),
+            update_rows: read(&counts.update_rows),
+            failed_updates: read(&counts.failed_updates),
+            applied_updates: applied.updates,
+            applied_rows: applied.rows,
+            updated_rows: applied.held_rows,
+            updated_bytes: applied.held_bytes,
+            revalidation_age_seconds: versions.age(Instant::now()).map(|age| age.as_secs_f64()),
+            stale_rows: read(&counts.stale_rows),
+            repulled_rows: read(&counts.repulled_rows),
+            expired_rows: read(&counts.expired_rows),
+            failed_refreshes: read(&counts.failed_refreshes),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The EPOCH policy: residents and newcomers are held against each other by the score of [`crate::cache::heat`]. It
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
-use super::{Clock, Ledger, Policy};
+use super::{Clock, Ledger, Policy, Scorer};
 use crate::cache::future::NEVER;
 use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
@@ -158,15 +158,25 @@ impl EpochPolicy {
     }
 
     fn score(&self, heat: Heat) -> f32 {
-        if self.epoch.is_some() { heat.score(self.phase) } else { heat.frequency() }
+        self.scale().score(heat)
+    }
+
+    #[inline]
+    fn scale(&self) -> Scorer {
+        if self.epoch.is_some() { Scorer::Epoch(self.phase) } else { Scorer::Frequency }
     }
 
     /// The coldest of a sample of slots, if it is colder than `id`.
     fn victim_by_score(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
-        let capacity = u32::try_from(ledger.slots.capacity()).ok().filter(|&capacity| capacity > 0)?;
-        let mut coldest = (self.score(ledger.index.heat(id)), None);
+        self.colder_than(self.score(ledger.index.heat(id)), ledger)
+    }
+
+    /// The coldest of a sample of slots, if it is colder than `score`.
+    fn colder_than(&self, score: f32, ledger: &mut Ledger<'_>) -> Option<u32> {
+        let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
+        let mut coldest = (score, None);
         for _ in 0..self.sample {
-            let slot = ledger.random.u32(0..capacity);
+            let slot = ledger.random.u32(0..span);
             let Some(resident) = ledger.slots.id(slot) else { continue };
             let score = self.score(ledger.index.heat(resident));
             if score < coldest.0 {
@@ -196,7 +206,7 @@ impl EpochPolicy {
     }
 
     /// What was learned becomes a faint prior, and counting begins anew.
-    fn forget(&mut self, ledger: &mut Ledger<'_>) {
+    fn forget_history(&mut self, ledger: &mut Ledger<'_>) {
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
         self.phase = Phase { span: 0.0, weight: PRIOR_EPOCHS, ..self.phase };
         self.shift = ShiftDetector { at: self.shift.at, ..ShiftDetector::default() };
@@ -263,6 +273,18 @@ impl Policy for EpochPolicy {
         if ledger.future.is_known() { self.victim_by_future(ledger, id) } else { self.victim_by_score(ledger, id) }
     }
 
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+        self.colder_than(f32::INFINITY, ledger)
+    }
+
+    fn scorer(&self) -> Option<Scorer> {
+        Some(self.scale())
+    }
+
+    fn forget(&mut self, ledger: &mut Ledger<'_>) {
+        self.forget_history(ledger);
+    }
+
     fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {
         let shifted = match self.epoch {
             Some(running) if running == clock.epoch => self.shift.advance(clock.progress),
@@ -275,7 +297,7 @@ impl Policy for EpochPolicy {
             None => false,
         };
         if shifted {
-            self.forget(ledger);
+            self.forget_history(ledger);
         }
         if self.epoch.is_none() {
             // Counting begins here, wherever in its epoch the training is.

@@ -4,7 +4,8 @@
 //! 2022). No parameters.
 //!
 //! The chosen rows are brought in at the start, a bounded number per minibatch, and taken where they come by earlier. Slots
-//! that no id of the prior claims go to whoever comes first. Nothing is ever replaced.
+//! that no id of the prior claims go to whoever comes first. Nothing is ever replaced. When the cache grows, the next in the
+//! order of weights are chosen; when it shrinks, the rows that came last go.
 
 use super::{Ledger, Policy};
 use hashbrown::HashSet;
@@ -17,8 +18,23 @@ const WANTED_ROWS_MAX: usize = 65_536;
 pub struct StaticPolicy {
     /// Chosen and not yet resident.
     awaited: HashSet<u32>,
+    /// All ids of the prior, the hottest last, as far as they were not chosen yet.
+    others: Vec<u32>,
+    /// Ids chosen so far.
+    chosen: usize,
     /// Chosen and not yet asked for, the hottest last.
     unasked: Vec<u32>,
+}
+
+impl StaticPolicy {
+    /// Chooses the hottest of those left until as many are chosen as there are slots.
+    fn choose(&mut self, capacity: usize) {
+        let more = capacity.saturating_sub(self.chosen).min(self.others.len());
+        let next = self.others.split_off(self.others.len() - more);
+        self.chosen += more;
+        self.awaited.extend(&next);
+        self.unasked.splice(0..0, next);
+    }
 }
 
 impl Policy for StaticPolicy {
@@ -27,14 +43,12 @@ impl Policy for StaticPolicy {
     fn prior(&mut self, ledger: &mut Ledger<'_>, weights: &[(u32, f32)]) {
         let mut hottest = weights.to_vec();
         hottest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        hottest.truncate(ledger.slots.capacity());
-        self.unasked = hottest.iter().rev().map(|&(id, _)| id).collect();
-        self.awaited = self.unasked.iter().copied().collect();
+        self.others = hottest.iter().rev().map(|&(id, _)| id).collect();
+        self.choose(ledger.slots.capacity());
     }
 
     fn takes_free_slot(&mut self, ledger: &mut Ledger<'_>, id: u32) -> bool {
-        let free = ledger.slots.capacity() - ledger.slots.used();
-        self.awaited.contains(&id) || free > self.awaited.len()
+        self.awaited.contains(&id) || ledger.slots.free() > self.awaited.len()
     }
 
     fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
@@ -43,6 +57,22 @@ impl Policy for StaticPolicy {
 
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: u32) {
         self.awaited.remove(&id);
+    }
+
+    fn resized(&mut self, ledger: &mut Ledger<'_>) {
+        let capacity = ledger.slots.capacity();
+        self.choose(capacity);
+        // After shrinking, what was chosen last and is not here is chosen no more.
+        while self.awaited.len() > ledger.slots.free() && !self.unasked.is_empty() {
+            let coldest = self.unasked.remove(0);
+            self.awaited.remove(&coldest);
+            self.others.push(coldest);
+            self.chosen -= 1;
+        }
+    }
+
+    fn replace_now(&mut self, ledger: &mut Ledger<'_>) -> Vec<u32> {
+        self.wanted(ledger)
     }
 
     fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {

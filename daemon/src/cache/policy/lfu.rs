@@ -45,11 +45,22 @@ impl Policy for LfuPolicy {
         self.order.first().map(|&(_, _, slot)| slot)
     }
 
+    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<u32> {
+        self.order.first().map(|&(_, _, slot)| slot)
+    }
+
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
         self.put(slot, 1);
     }
 
     fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
         self.take(slot);
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+        let (accesses, time) = self.uses[from as usize];
+        self.order.remove(&(accesses, time, from));
+        self.uses[to as usize] = (accesses, time);
+        self.order.insert((accesses, time, to));
     }
 }

@@ -65,6 +65,27 @@ impl SlotList {
         self.len += 1;
     }
 
+    /// Lets `to`, which is not in the list, stand where `from` stands.
+    pub(super) fn relocate(&mut self, from: u32, to: u32) {
+        if !self.holds(from) || self.holds(to) {
+            return;
+        }
+        let link = self.links[from as usize];
+        self.links[from as usize].held = false;
+        if self.links.len() <= to as usize {
+            self.links.resize(to as usize + 1, Link { newer: NONE, older: NONE, held: false });
+        }
+        self.links[to as usize] = link;
+        match known(link.newer) {
+            Some(newer) => self.links[newer as usize].older = to,
+            None => self.newest = to,
+        }
+        match known(link.older) {
+            Some(older) => self.links[older as usize].newer = to,
+            None => self.oldest = to,
+        }
+    }
+
     /// Takes `slot` out, if it is in.
     pub(super) fn remove(&mut self, slot: u32) {
         if !self.holds(slot) {
@@ -92,15 +113,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_list_is_a_queue_that_forgets_from_the_middle(steps in prop::collection::vec((any::<bool>(), 0u32..12), 0..200)) {
+        fn a_list_is_a_queue_that_forgets_from_the_middle(steps in prop::collection::vec((0u8..3, 0u32..12, 0u32..12), 0..200)) {
             let (mut list, mut model) = (SlotList::default(), VecDeque::new());
-            for (push, slot) in steps {
-                model.retain(|&other| other != slot);
-                if push {
-                    model.push_back(slot);
-                    list.push(slot);
+            for (what, slot, other) in steps {
+                if what == 2 {
+                    if !model.contains(&other) {
+                        model.iter_mut().filter(|held| **held == slot).for_each(|held| *held = other);
+                    }
+                    list.relocate(slot, other);
                 } else {
-                    list.remove(slot);
+                    model.retain(|&held| held != slot);
+                    if what == 1 {
+                        model.push_back(slot);
+                        list.push(slot);
+                    } else {
+                        list.remove(slot);
+                    }
                 }
                 prop_assert_eq!(list.len(), model.len());
                 let walk: Vec<u32> = std::iter::successors(list.oldest(), |&slot| list.newer(slot)).collect();

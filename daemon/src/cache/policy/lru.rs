@@ -21,11 +21,19 @@ impl Policy for LruPolicy {
         self.recency.oldest()
     }
 
+    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<u32> {
+        self.recency.oldest()
+    }
+
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
         self.recency.push(slot);
     }
 
     fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
         self.recency.remove(slot);
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+        self.recency.relocate(from, to);
     }
 }

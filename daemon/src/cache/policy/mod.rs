@@ -27,6 +27,7 @@ pub use spec::PolicySpec;
 pub use tinylfu::TinyLfuPolicy;
 
 use super::future::Future;
+use super::heat::{Heat, Phase};
 use super::index::{Index, Touched};
 use super::slots::Slots;
 use std::fmt::Debug;
@@ -57,6 +58,47 @@ pub struct Ledger<'a> {
     pub random: &'a mut fastrand::Rng,
 }
 
+/// How hot an id is to the policy now: a value, so that many ids can be scored without the writer lock.
+#[derive(Debug, Clone, Copy)]
+pub enum Scorer {
+    /// EPOCH scores at this position in the training.
+    Epoch(Phase),
+    /// Decayed accesses, where nobody reports progress.
+    Frequency,
+}
+
+impl Scorer {
+    /// The score of an id with this heat; higher is hotter.
+    #[inline]
+    #[must_use]
+    pub fn score(self, heat: Heat) -> f32 {
+        match self {
+            Scorer::Epoch(phase) => heat.score(phase),
+            Scorer::Frequency => heat.frequency(),
+        }
+    }
+
+    /// The score below which a resident is cold: not expected again within an epoch, or, where epochs are not known, asked for
+    /// less than twice of late.
+    #[must_use]
+    pub fn cold_below(self) -> f32 {
+        match self {
+            Scorer::Epoch(_) => 1.0,
+            Scorer::Frequency => 2.0,
+        }
+    }
+
+    /// The score from which an absent row is worth a request that nobody waits for: what would not be cold. Below it the row may well cross the network for nothing. None is before
+    /// a whole epoch has been seen: what was asked for once in the first tenth of an epoch looks far hotter than it is.
+    #[must_use]
+    pub fn worth_fetching(self) -> f32 {
+        match self {
+            Scorer::Epoch(phase) if phase.weight < 1.0 => f32::INFINITY,
+            Scorer::Epoch(_) | Scorer::Frequency => self.cold_below(),
+        }
+    }
+}
+
 /// The interface of a replacement policy.
 pub trait Policy: Send + Debug {
     /// `id` was asked for; `slot` holds its row if it was a hit.
@@ -79,10 +121,37 @@ pub trait Policy: Send + Debug {
     /// `id` lies in `slot` no more.
     fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: u32) {}
 
+    /// The row of `id` was moved from one slot to another.
+    fn moved(&mut self, ledger: &mut Ledger<'_>, id: u32, (from, to): (u32, u32)) {
+        self.removed(ledger, id, from);
+        self.inserted(ledger, id, to);
+    }
+
     /// Absent ids that the policy wants brought in although nobody asked; each is named once.
     fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
         Vec::new()
     }
+
+    /// A slot whose resident shall go because the cache shrinks.
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+        ledger.slots.span().checked_sub(1)
+    }
+
+    /// The cache may hold another number of rows from now on.
+    fn resized(&mut self, _ledger: &mut Ledger<'_>) {}
+
+    /// How hot ids are, cached or not; `None` if the policy keeps no record of ids that are not cached.
+    fn scorer(&self) -> Option<Scorer> {
+        None
+    }
+
+    /// Replaces what is stale now instead of when its time comes; answers the absent ids to bring in for that.
+    fn replace_now(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
+        Vec::new()
+    }
+
+    /// Forgets what was learned: accesses have changed.
+    fn forget(&mut self, _ledger: &mut Ledger<'_>) {}
 
     /// What is known of the ids before anything was accessed: pairs of id and weight, higher is hotter, each id once.
     fn prior(&mut self, _ledger: &mut Ledger<'_>, _weights: &[(u32, f32)]) {}

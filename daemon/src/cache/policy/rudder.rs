@@ -40,6 +40,9 @@ pub struct ScoreSettings {
     pub alpha: f64,
 }
 
+/// Residents looked at to find one that goes when the cache shrinks.
+const GIVE_UP_SAMPLE: usize = 16;
+
 /// The paper's score policy.
 #[derive(Debug)]
 pub struct ScorePolicy {
@@ -98,7 +101,7 @@ impl ScorePolicy {
     fn plan(&mut self, ledger: &Ledger<'_>) {
         self.planned.clear();
         self.untold = true;
-        let free = ledger.slots.capacity() - ledger.slots.used();
+        let free = ledger.slots.free();
         let mut stale: Vec<(f32, u32)> = ledger
             .slots
             .residents()
@@ -158,6 +161,22 @@ impl Policy for ScorePolicy {
         self.planned.get(&id).copied().flatten()
     }
 
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+        let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
+        let drawn: Vec<u32> = (0..GIVE_UP_SAMPLE).map(|_| ledger.random.u32(0..span)).collect();
+        let held = drawn.into_iter().filter(|&slot| ledger.slots.id(slot).is_some());
+        held.min_by(|&a, &b| self.score(a).total_cmp(&self.score(b)))
+    }
+
+    fn resized(&mut self, ledger: &mut Ledger<'_>) {
+        self.residents.resize(self.residents.len().max(ledger.slots.capacity()), Resident { score: 1.0, until: 0 });
+    }
+
+    fn replace_now(&mut self, ledger: &mut Ledger<'_>) -> Vec<u32> {
+        self.plan(ledger);
+        self.wanted(ledger)
+    }
+
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
         self.planned.remove(&id);
         let score = self.candidates.remove(&id).unwrap_or(1.0);
@@ -175,5 +194,9 @@ impl Policy for ScorePolicy {
         let mut ids: Vec<u32> = self.planned.keys().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+        self.residents[to as usize] = self.residents[from as usize];
     }
 }

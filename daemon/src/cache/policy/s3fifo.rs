@@ -99,6 +99,10 @@ impl Policy for S3FifoPolicy {
     }
 
     fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+        self.give_up(ledger)
+    }
+
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
         if self.main.len() > main_rows(ledger.slots.capacity()) {
             return self.leaver_of_main();
         }
@@ -119,5 +123,11 @@ impl Policy for S3FifoPolicy {
         }
         self.small.remove(slot);
         self.main.remove(slot);
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+        self.hits[to as usize] = self.hits[from as usize];
+        self.small.relocate(from, to);
+        self.main.relocate(from, to);
     }
 }

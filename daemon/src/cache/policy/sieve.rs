@@ -21,7 +21,11 @@ impl Policy for SievePolicy {
         }
     }
 
-    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+        self.give_up(ledger)
+    }
+
+    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<u32> {
         let mut at = self.hand.or(self.queue.oldest())?;
         // Each step clears a bit, so a second round at the latest finds one.
         while std::mem::take(&mut self.visited[at as usize]) {
@@ -44,5 +48,13 @@ impl Policy for SievePolicy {
             self.hand = self.queue.newer(slot);
         }
         self.queue.remove(slot);
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+        if self.hand == Some(from) {
+            self.hand = Some(to);
+        }
+        self.visited[to as usize] = self.visited[from as usize];
+        self.queue.relocate(from, to);
     }
 }

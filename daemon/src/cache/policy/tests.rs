@@ -2,7 +2,7 @@
 //! the paper's own policy step by step.
 
 use super::*;
-use crate::cache::{CacheSpec, TableCache};
+use crate::cache::{CacheSpec, Fill, TableCache};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -21,7 +21,15 @@ const ALL: [PolicySpec; 9] = [
 ];
 
 fn cache(policy: PolicySpec, capacity_rows: usize) -> TableCache {
-    TableCache::new(CacheSpec { table_rows: u64::from(IDS), row_bytes: 0, capacity_rows, policy, seed: 1 }).unwrap()
+    TableCache::new(CacheSpec {
+        table_rows: u64::from(IDS),
+        row_bytes: 0,
+        capacity_rows,
+        ceiling_rows: capacity_rows,
+        policy,
+        seed: 1,
+    })
+    .unwrap()
 }
 
 fn residents(cache: &TableCache) -> Vec<u32> {
@@ -31,8 +39,8 @@ fn residents(cache: &TableCache) -> Vec<u32> {
 /// Serves a minibatch; answers what was wanted besides.
 fn serve(cache: &TableCache, ids: &[u32]) -> Vec<u32> {
     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
-    let wanted = cache.settle(&hit, &missed, |_| &[], None);
-    cache.fill(&wanted, |_| &[]);
+    let wanted = cache.settle(&hit, &missed, |_| Some(&[]), None);
+    cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     wanted
 }
 

@@ -2,7 +2,8 @@
 //! policy", ACM Transactions on Storage 13(4), 2017): a 4-bit count-min sketch with aging decides whether a newcomer beats
 //! the least recently used resident. moka holds ids only, each of weight one; the rows stay in the slab.
 //!
-//! moka has no way to change its capacity while it lives, so a cache of this policy keeps the size it was made with.
+//! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the residents
+//! over, and the sketch begins anew.
 
 use super::{Ledger, Policy};
 use hashbrown::HashMap;
@@ -37,11 +38,14 @@ impl Hasher for FixedHasher {
     }
 }
 
+type Ids = Cache<u32, (), BuildHasherDefault<FixedHasher>>;
+type Log = Arc<Mutex<Vec<u32>>>;
+
 /// TinyLFU replacement.
 pub struct TinyLfuPolicy {
-    ids: Cache<u32, (), BuildHasherDefault<FixedHasher>>,
+    ids: Ids,
     /// Ids that moka has thrown out since this was last looked at.
-    thrown_out: Arc<Mutex<Vec<u32>>>,
+    thrown_out: Log,
     /// Where each resident lies; the index learns of a newcomer only once its row is written.
     slots: HashMap<u32, u32>,
     accesses: u32,
@@ -57,15 +61,7 @@ impl TinyLfuPolicy {
     /// The policy for `capacity` slots.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
-        let thrown_out: Arc<Mutex<Vec<u32>>> = Arc::default();
-        let log = Arc::clone(&thrown_out);
-        let ids = Cache::builder()
-            .max_capacity(capacity as u64)
-            .eviction_policy(EvictionPolicy::tiny_lfu())
-            .eviction_listener(move |id: Arc<u32>, (), _cause| {
-                log.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
-            })
-            .build_with_hasher(BuildHasherDefault::default());
+        let (ids, thrown_out) = build(capacity);
         Self { ids, thrown_out, slots: HashMap::new(), accesses: 0 }
     }
 
@@ -75,6 +71,20 @@ impl TinyLfuPolicy {
         self.ids.run_pending_tasks();
         std::mem::take(&mut *self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Ids in moka, and the log of those it throws out.
+fn build(capacity: usize) -> (Ids, Log) {
+    let thrown_out: Log = Arc::default();
+    let log = Arc::clone(&thrown_out);
+    let ids = Cache::builder()
+        .max_capacity(capacity as u64)
+        .eviction_policy(EvictionPolicy::tiny_lfu())
+        .eviction_listener(move |id: Arc<u32>, (), _cause| {
+            log.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
+        })
+        .build_with_hasher(BuildHasherDefault::default());
+    (ids, thrown_out)
 }
 
 impl Policy for TinyLfuPolicy {
@@ -99,6 +109,21 @@ impl Policy for TinyLfuPolicy {
         thrown_out.into_iter().find_map(|resident| self.slots.get(&resident).copied())
     }
 
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+        // moka does not tell which of its ids it likes least.
+        let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
+        Some(ledger.random.u32(0..span))
+    }
+
+    fn resized(&mut self, ledger: &mut Ledger<'_>) {
+        (self.ids, self.thrown_out) = build(ledger.slots.capacity());
+        for (_, id) in ledger.slots.residents() {
+            self.ids.insert(id, ());
+        }
+        self.ids.run_pending_tasks();
+        self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
         self.slots.insert(id, slot);
     }
@@ -111,5 +136,9 @@ impl Policy for TinyLfuPolicy {
             self.ids.run_pending_tasks();
             self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+    }
+
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, id: u32, (_, to): (u32, u32)) {
+        self.slots.insert(id, to);
     }
 }

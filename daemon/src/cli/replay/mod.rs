@@ -3,10 +3,12 @@
 
 #![allow(clippy::print_stdout)]
 
+mod control;
 mod plot;
 mod report;
 
 use super::CliError;
+use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::lookahead::HORIZON_FACTOR;
@@ -60,6 +62,18 @@ pub struct ReplayArgs {
     /// Seed of the policies' randomness
     #[arg(long, value_name = "SEED", default_value_t = CacheConfig::default().seed)]
     seed: u64,
+    /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N` or `off`
+    #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
+    controller: Vec<ControllerSpec>,
+    /// Minibatches per decision, with a controller
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
+    window: usize,
+    /// Cache size that a controller may grow to, as for --capacity
+    #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.25))]
+    ceiling: TraceCapacity,
+    /// Rows that owners change per minibatch, with a controller
+    #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
+    updates: f64,
     /// Write hit rates over capacity and over time to this file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -205,6 +219,16 @@ impl ReplayArgs {
         chosen
     }
 
+    fn spec(&self, policy: PolicySpec, lookahead: usize, capacity_rows: usize) -> ReplaySpec {
+        let limits = LookaheadConfig {
+            depth: self.depth,
+            budget: self.budget,
+            rows_max: usize::MAX,
+            ..LookaheadConfig::default()
+        };
+        ReplaySpec { policy, capacity_rows, seed: self.seed, lookahead, ahead: lookahead_settings(&limits) }
+    }
+
     fn prior(&self, trace: &Trace) -> Vec<(u32, f32)> {
         match self.prior.as_str() {
             "degree" => trace.degree.clone(),
@@ -254,6 +278,9 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
             std::iter::once(None).chain(runs(rows)).map(move |policy| Job { capacity_rows: rows, policy })
         })
         .collect();
+    if !args.controller.is_empty() {
+        return run_controllers(args, &trace, &prior, &jobs);
+    }
     let done = run_all(args, &trace, &prior, &jobs)?;
     let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy().into_owned();
     let comparisons = report::collect(&trace, &name, distinct, &jobs, done);
@@ -268,6 +295,28 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
         }
     } else {
         comparisons.iter().for_each(|comparison| println!("{}", comparison.table()));
+    }
+    Ok(())
+}
+
+/// One run for each controller, policy, lookahead and capacity.
+fn run_controllers(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs: &[Job]) -> Result<(), CliError> {
+    let course = control::Course { args, trace, prior, distinct: trace.distinct() };
+    let mut results = Vec::new();
+    for job in jobs {
+        let Some((policy, lookahead)) = job.policy else { continue };
+        for controller in &args.controller {
+            results.push(course.steer(controller, args.spec(policy, lookahead, job.capacity_rows))?);
+        }
+    }
+    if args.json {
+        let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
+        let all = serde_json::json!({
+            "trace": name, "universe": trace.meta.universe, "requests": trace.requests(), "results": results,
+        });
+        println!("{}", serde_json::to_string_pretty(&all)?);
+    } else {
+        println!("{}", control::table(&results, trace.requests()));
     }
     Ok(())
 }
@@ -320,15 +369,7 @@ fn run_one(
         return Ok(Done::Optimum(Optimum::new(&optimum(trace, job.capacity_rows, &mut tick), span, begin.elapsed())));
     };
     bar.set_message(format!("{}, {} rows", policy.name(), job.capacity_rows));
-    let limits =
-        LookaheadConfig { depth: args.depth, budget: args.budget, rows_max: usize::MAX, ..LookaheadConfig::default() };
-    let spec = ReplaySpec {
-        policy,
-        capacity_rows: job.capacity_rows,
-        seed: args.seed,
-        lookahead,
-        ahead: lookahead_settings(&limits),
-    };
+    let spec = args.spec(policy, lookahead, job.capacity_rows);
     let replayed = replay(trace, spec, prior, &mut tick)?;
     Ok(Done::Policy(Outcome::new(policy.name(), lookahead, &replayed, span, begin.elapsed())))
 }

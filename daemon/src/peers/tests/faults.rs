@@ -3,7 +3,7 @@
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 
 use super::super::shared::read_hello;
-use super::super::wire::{BlockHeader, HelloReply, ResponseHeader, frame, hello_frame};
+use super::super::wire::{BlockHeader, HelloReply, ResponseHeader, UpdateRequest, hello_frame};
 use super::*;
 
 /// A node 1 whose answers the test writes: `script` gets each request stream with the number of its connection.
@@ -21,7 +21,9 @@ where
             let (mut send, mut recv) = connection.accept_bi().await.unwrap();
             read_hello(&mut recv).await.unwrap();
             let hello = wire::Hello { node: 1, parts: PARTS, fingerprint: 0xfeed };
-            send.write_all(&hello_frame(PROTOCOL_VERSION, &HelloReply::Welcome(hello)).unwrap()).await.unwrap();
+            send.write_all(&hello_frame(PROTOCOL_VERSION, &HelloReply::Welcome(hello, Stamp::default())).unwrap())
+                .await
+                .unwrap();
             send.finish().unwrap();
             while let Ok((send, recv)) = connection.accept_bi().await {
                 script(nth, connection.clone(), send, recv).await;
@@ -186,7 +188,7 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     let peers = client(dir.path(), &address, |_| {});
     check(&fetch(&peers, &[1]).await.unwrap(), &[1]);
     // As a Hello: the connection is closed with a code and words.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RDPR\x01\x00\xff\xff", b"RDPR\x01\x00\x02\x00\xff\xff", b"RD"] {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RDPR\x02\x00\xff\xff", b"RDPR\x02\x00\x02\x00\xff\xff", b"RD"] {
         let (_transport, connection) = vandal(dir.path(), &address).await;
         let (mut send, _recv) = connection.open_bi().await.unwrap();
         send.write_all(garbage).await.unwrap();
@@ -206,21 +208,29 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     send.write_all(&hello_frame(PROTOCOL_VERSION, &hello).unwrap()).await.unwrap();
     read_hello(&mut recv).await.unwrap().message::<HelloReply>().unwrap();
     let request = RowsRequest { table: 0, row_bytes: ROW_BYTES as u32, count: 3, class: Class::Demand };
-    let truncated = [frame(&request).unwrap(), vec![0; 20]].concat();
-    let excess = [frame(&request).unwrap(), vec![0; 25]].concat();
-    let huge = frame(&RowsRequest { count: u32::MAX, ..request }).unwrap();
+    let head = frame(&Request::Rows(request)).unwrap();
+    let truncated = [head.clone(), vec![0; 20]].concat();
+    let excess = [head, vec![0; 25]].concat();
+    let update_request =
+        UpdateRequest { table: 0, row_bytes: ROW_BYTES as u32, count: 1, writer: Stamp::default(), checksum: 7 };
+    let update = |request| frame(&Request::Update(request)).unwrap();
+    let damaged = [update(update_request), vec![0; 8 + ROW_BYTES]].concat();
+    let long = update(UpdateRequest { row_bytes: u32::MAX, count: 60_000, ..update_request });
+    let huge = frame(&Request::Rows(RowsRequest { count: u32::MAX, ..request })).unwrap();
     for (garbage, says) in [
         (vec![0xff; 3_000], "over the limit"),
         (vec![3, 0, 0xff, 0xff, 0xff], "does not decode"),
         (truncated, "ended inside"),
         (excess, "follow the last"),
         (huge, "TooManyRows"),
+        (damaged, "do not match their checksum"),
+        (long, "the longest row here has 40"),
     ] {
         let (mut send, mut recv) = connection.open_bi().await.unwrap();
         let _ = send.write_all(&garbage).await;
         let _ = send.finish();
         let answer = recv.read_to_end(2_000).await.unwrap();
-        let mut decoder = wire::ResponseDecoder::new(3, ROW_BYTES);
+        let mut decoder = ResponseDecoder::new(Expected::Rows { count: 3, row_bytes: ROW_BYTES });
         decoder.control(&answer[..2]).unwrap();
         let error = format!("{:?}", decoder.control(&answer[2..]).unwrap_err());
         assert!(error.contains(says), "{error}");
@@ -239,7 +249,12 @@ async fn shutdown_finishes_answers_and_refuses_new_ones() {
             std::thread::sleep(Duration::from_millis(300));
         }
     });
-    let server = Peers::start(&config(dir.path(), 1), identity(1), Arc::new(Truth { node: 1, before })).unwrap();
+    let server = Peers::start(
+        &config(dir.path(), 1),
+        identity(1),
+        Arc::new(Truth { node: 1, before, updates: Mutex::default() }),
+    )
+    .unwrap();
     let peers = client(dir.path(), &server.local_addr().to_string(), |_| {});
     let slow = Arc::clone(&peers);
     let slow = tokio::spawn(async move { slow.fetch(1, 1, ROW_BYTES, &[1, 5], Class::Demand).await });
@@ -266,7 +281,8 @@ async fn a_full_peer_says_busy() {
         }
     });
     let config = PeersConfig { demand_requests_max: 1, request_timeout_ms: 400, ..config(dir.path(), 1) };
-    let server = Peers::start(&config, identity(1), Arc::new(Truth { node: 1, before })).unwrap();
+    let server =
+        Peers::start(&config, identity(1), Arc::new(Truth { node: 1, before, updates: Mutex::default() })).unwrap();
     let peers = client(dir.path(), &server.local_addr().to_string(), |_| {});
     let slow = Arc::clone(&peers);
     let slow = tokio::spawn(async move { slow.fetch(1, 1, ROW_BYTES, &[1], Class::Demand).await });

@@ -3,6 +3,7 @@
 mod faults;
 mod hello;
 mod rows;
+mod versions;
 
 use std::io::Write;
 use std::path::Path;
@@ -31,6 +32,8 @@ pub(super) struct Truth {
     pub(super) node: u16,
     /// Called with the table before rows are copied.
     pub(super) before: Box<dyn Fn(u16) + Send + Sync>,
+    /// Writing peer, its number, ids and bytes of rows of each update.
+    pub(super) updates: Mutex<Vec<(u16, Stamp, usize, usize)>>,
 }
 
 impl RowSource for Truth {
@@ -48,6 +51,37 @@ impl RowSource for Truth {
             }
         }
         Ok(())
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp { incarnation: self.node.into(), clock: 3 }
+    }
+
+    /// Every seventh block changed after clock 1; none after clock 3.
+    fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError> {
+        let now = self.stamp();
+        match table {
+            0..2 if since.incarnation != now.incarnation => Ok(Changes { now, all: true, words: Vec::new() }),
+            0..2 if since.clock >= 3 => Ok(Changes { now, all: false, words: Vec::new() }),
+            0..2 => {
+                let mut words = vec![0; Changes::words_of(ROWS / u64::from(PARTS))];
+                (0..words.len() * 64).step_by(7).for_each(|block| words[block / 64] |= 1 << (block % 64));
+                Ok(Changes { now, all: false, words })
+            }
+            _ => Err(SourceError::UnknownTable { table }),
+        }
+    }
+
+    fn update(&self, peer: u16, writer: Stamp, table: u16, ids: &[u64], rows: &[u8]) -> Result<Stamp, SourceError> {
+        (self.before)(table);
+        for (id, row) in ids.iter().zip(rows.chunks(ROW_BYTES)) {
+            match *id {
+                id if id % u64::from(PARTS) != u64::from(self.node) => return Err(SourceError::NotOwned { id }),
+                id => assert_eq!(row, truth(id), "id {id}"),
+            }
+        }
+        self.updates.lock().unwrap().push((peer, writer, ids.len(), rows.len()));
+        Ok(Stamp { clock: 4, ..self.stamp() })
     }
 }
 
@@ -77,7 +111,7 @@ pub(super) fn identity(node: u16) -> Identity {
 }
 
 pub(super) fn source(node: u16) -> Arc<Truth> {
-    Arc::new(Truth { node, before: Box::new(|_| {}) })
+    Arc::new(Truth { node, before: Box::new(|_| {}), updates: Mutex::default() })
 }
 
 /// A node that answers, and its address.

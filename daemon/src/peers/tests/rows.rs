@@ -116,7 +116,8 @@ async fn demand_is_answered_while_every_place_for_bulk_is_taken() {
         }
     });
     let config = PeersConfig { bulk_requests_max: 2, ..config(dir.path(), 1) };
-    let server = Peers::start(&config, identity(1), Arc::new(Truth { node: 1, before })).unwrap();
+    let server =
+        Peers::start(&config, identity(1), Arc::new(Truth { node: 1, before, updates: Mutex::default() })).unwrap();
     let peers = client(dir.path(), &server.local_addr().to_string(), |_| {});
     let bulk: Vec<_> = (0..8)
         .map(|_| {

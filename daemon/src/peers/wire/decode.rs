@@ -7,8 +7,8 @@ use bincode::Decode;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    BlockHeader, FRAME_BYTES_MAX, FRAME_HEAD_BYTES, HELLO_HEAD_BYTES, MAGIC, RemoteError, ResponseHeader, RowsRequest,
-    WireError, parse,
+    BlockHeader, FRAME_BYTES_MAX, FRAME_HEAD_BYTES, HELLO_HEAD_BYTES, MAGIC, RemoteError, Request, ResponseHeader,
+    RowsRequest, Stamp, UpdateRequest, WORD_BYTES, WireError, parse,
 };
 
 /// Collects one control frame from bytes that arrive in any pieces.
@@ -103,22 +103,53 @@ pub enum Need {
     End,
 }
 
-/// Decodes a row request on the answering side.
+/// What a node takes from its peers.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestLimits {
+    /// Rows of one request.
+    pub rows_max: usize,
+    /// Bytes of the longest row of any table.
+    pub row_bytes_max: usize,
+}
+
+/// What follows the head of a request: ids, and for an update their rows.
+#[derive(Debug, Default)]
+pub struct Payload {
+    words: Vec<u64>,
+    ids: usize,
+    bytes: usize,
+}
+
+impl Payload {
+    /// The ids.
+    #[must_use]
+    pub fn ids(&self) -> &[u64] {
+        &self.words[..self.ids]
+    }
+
+    /// The rows, one after the other.
+    #[must_use]
+    pub fn rows(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[self.ids * 8..self.bytes]
+    }
+}
+
+/// Decodes a request on the answering side.
 #[derive(Debug)]
 pub struct RequestDecoder {
-    rows_max: usize,
+    limits: RequestLimits,
     frame: Collector,
-    request: Option<RowsRequest>,
-    ids: Vec<u64>,
+    request: Option<Request>,
+    payload: Payload,
     filled: usize,
 }
 
 impl RequestDecoder {
-    /// Accepts requests of at most `rows_max` rows.
+    /// Accepts requests within `limits`.
     #[must_use]
-    pub fn new(rows_max: usize) -> Self {
+    pub fn new(limits: RequestLimits) -> Self {
         let frame = Collector::new(FRAME_HEAD_BYTES);
-        Self { rows_max, frame, request: None, ids: Vec::new(), filled: 0 }
+        Self { limits, frame, request: None, payload: Payload::default(), filled: 0 }
     }
 
     /// What comes next.
@@ -126,23 +157,40 @@ impl RequestDecoder {
     pub fn need(&self) -> Need {
         match self.request {
             None => Need::Control(self.frame.missing()),
-            Some(_) if self.filled < self.ids.len() * 8 => Need::Payload(self.filled..self.ids.len() * 8),
+            Some(_) if self.filled < self.payload.bytes => Need::Payload(self.filled..self.payload.bytes),
             Some(_) => Need::End,
         }
+    }
+
+    /// The head, once it is there. Nothing has room for what follows before [`Self::payload_mut`].
+    #[must_use]
+    pub fn request(&self) -> Option<&Request> {
+        self.request.as_ref()
     }
 
     /// Takes bytes of the control frame.
     ///
     /// # Errors
-    /// When they are no request, or one for too many rows.
+    /// When they are no request, or one beyond the limits.
     pub fn control(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         self.frame.push(bytes)?;
         if self.frame.missing() == 0 {
-            let request: RowsRequest = parse(self.frame.body())?;
-            if request.count as usize > self.rows_max {
-                return Err(WireError::TooManyRows { rows: request.count.into(), rows_max: self.rows_max as u64 });
+            let request: Request = parse(self.frame.body())?;
+            let (ids, row_bytes) = match request {
+                Request::Rows(RowsRequest { count, .. }) => (count as usize, 0),
+                Request::Changes(_) => (0, 0),
+                Request::Update(UpdateRequest { count, row_bytes, .. }) => {
+                    let RequestLimits { row_bytes_max, .. } = self.limits;
+                    if row_bytes as usize > row_bytes_max {
+                        return Err(WireError::RowTooLong { row_bytes, row_bytes_max });
+                    }
+                    (count as usize, row_bytes as usize)
+                }
+            };
+            if ids > self.limits.rows_max {
+                return Err(WireError::TooManyRows { rows: ids as u64, rows_max: self.limits.rows_max as u64 });
             }
-            self.ids = vec![0; request.count as usize];
+            self.payload = Payload { words: Vec::new(), ids, bytes: ids * (8 + row_bytes) };
             self.request = Some(request);
         }
         Ok(())
@@ -150,26 +198,32 @@ impl RequestDecoder {
 
     /// The whole payload; write into the range that [`Self::need`] named, then call [`Self::advance`].
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.ids)
+        let Payload { words, bytes, .. } = &mut self.payload;
+        words.resize(bytes.div_ceil(8), 0);
+        &mut bytemuck::cast_slice_mut(words)[..*bytes]
     }
 
     /// `bytes` more of the payload were written.
     pub fn advance(&mut self, bytes: usize) {
-        self.filled = (self.filled + bytes).min(self.ids.len() * 8);
+        self.filled = (self.filled + bytes).min(self.payload.bytes);
     }
 
-    /// The request with its ids, once [`Self::need`] says [`Need::End`].
+    /// The request with what followed, once [`Self::need`] says [`Need::End`].
     ///
     /// # Errors
-    /// When it is not whole.
-    pub fn finish(mut self) -> Result<(RowsRequest, Vec<u64>), WireError> {
-        match (self.need(), self.request) {
-            (Need::End, Some(request)) => {
-                self.ids.iter_mut().for_each(|id| *id = u64::from_le(*id));
-                Ok((request, self.ids))
-            }
-            _ => Err(WireError::Truncated),
+    /// When it is not whole, or an update does not match its checksum.
+    pub fn finish(mut self) -> Result<(Request, Payload), WireError> {
+        let (Need::End, Some(request)) = (self.need(), self.request) else { return Err(WireError::Truncated) };
+        if let Request::Update(UpdateRequest { checksum, count, .. }) = request
+            && xxh3_64(self.payload_mut()) != checksum
+        {
+            return Err(WireError::Checksum { first: 0, last: count.saturating_sub(1) });
         }
+        let ids = self.payload.ids;
+        if let Some(ids) = self.payload.words.get_mut(..ids) {
+            ids.iter_mut().for_each(|id| *id = u64::from_le(*id));
+        }
+        Ok((request, self.payload))
     }
 }
 
@@ -184,6 +238,25 @@ pub enum ResponseError {
     Remote(#[from] RemoteError),
 }
 
+/// What an answer must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// This many rows of this many bytes.
+    Rows {
+        /// Rows.
+        count: u32,
+        /// Bytes of one.
+        row_bytes: usize,
+    },
+    /// A bitmap of this many words, or none.
+    Changes {
+        /// Words of a whole bitmap.
+        words: u32,
+    },
+    /// Word that an update was applied.
+    Updated,
+}
+
 #[derive(Debug)]
 enum Part {
     Header,
@@ -192,26 +265,62 @@ enum Part {
     End,
 }
 
-/// Decodes an answer on the asking side. The rows go straight into the caller's buffer.
+/// Decodes an answer on the asking side. The rows, or the words, go straight into the caller's buffer.
 #[derive(Debug)]
 pub struct ResponseDecoder {
+    expected: Expected,
+    /// Bytes of what the blocks count: rows or words.
     row_bytes: usize,
     count: u32,
     received: u32,
     filled: usize,
     frame: Collector,
     part: Part,
+    stamp: Option<Stamp>,
+    all: bool,
 }
 
 impl ResponseDecoder {
-    /// Expects `count` rows of `row_bytes`.
+    /// Takes `expected`, or the peer's error.
     #[must_use]
-    pub fn new(count: u32, row_bytes: usize) -> Self {
+    pub fn new(expected: Expected) -> Self {
         let frame = Collector::new(FRAME_HEAD_BYTES);
-        Self { row_bytes, count, received: 0, filled: 0, frame, part: Part::Header }
+        let row_bytes = match expected {
+            Expected::Rows { row_bytes, .. } => row_bytes,
+            Expected::Changes { .. } | Expected::Updated => WORD_BYTES,
+        };
+        Self {
+            expected,
+            row_bytes,
+            count: 0,
+            received: 0,
+            filled: 0,
+            frame,
+            part: Part::Header,
+            stamp: None,
+            all: false,
+        }
     }
 
-    /// What comes next; a payload range lies within `count * row_bytes`.
+    /// Where the answering node's versions stand, if the answer says it.
+    #[must_use]
+    pub fn stamp(&self) -> Option<Stamp> {
+        self.stamp
+    }
+
+    /// Whether everything may have changed.
+    #[must_use]
+    pub fn all(&self) -> bool {
+        self.all
+    }
+
+    /// Rows or words that the answer has announced.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// What comes next; a payload range lies within what is expected.
     #[must_use]
     pub fn need(&self) -> Need {
         match self.part {
@@ -238,16 +347,26 @@ impl ResponseDecoder {
     }
 
     fn header(&mut self, header: ResponseHeader) -> Result<(), ResponseError> {
-        match header {
-            ResponseHeader::Failed(error) => Err(error.into()),
-            ResponseHeader::Rows { count } if count != self.count => {
-                Err(WireError::BlockRows { announced: count, due: self.count }.into())
+        let misfit = |announced, due| Err(WireError::BlockRows { announced, due }.into());
+        self.count = match (header, self.expected) {
+            (ResponseHeader::Failed(error), _) => return Err(error.into()),
+            (ResponseHeader::Rows { count }, Expected::Rows { count: due, .. }) if count == due => count,
+            (ResponseHeader::Rows { count }, Expected::Rows { count: due, .. }) => return misfit(count, due),
+            (ResponseHeader::Changes { now, all, words }, Expected::Changes { words: due }) => {
+                if words != 0 && (all || words != due) {
+                    return misfit(words, due);
+                }
+                (self.stamp, self.all) = (Some(now), all);
+                words
             }
-            ResponseHeader::Rows { .. } => {
-                self.part = if self.count == 0 { Part::End } else { Part::BlockHeader };
-                Ok(())
+            (ResponseHeader::Updated { now }, Expected::Updated) => {
+                self.stamp = Some(now);
+                0
             }
-        }
+            _ => return Err(WireError::Unexpected.into()),
+        };
+        self.part = if self.count == 0 { Part::End } else { Part::BlockHeader };
+        Ok(())
     }
 
     fn block(&mut self, header: BlockHeader) -> Result<(), ResponseError> {

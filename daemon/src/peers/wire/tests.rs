@@ -7,7 +7,7 @@ use super::*;
 
 /// Feeds `bytes` in pieces of `piece` to a response decoder, as a stream would.
 fn receive(bytes: &[u8], piece: usize, count: u32, row_bytes: usize) -> Result<Vec<u8>, ResponseError> {
-    let mut decoder = ResponseDecoder::new(count, row_bytes);
+    let mut decoder = ResponseDecoder::new(Expected::Rows { count, row_bytes });
     let mut rows = vec![0; count as usize * row_bytes];
     let mut rest = bytes;
     loop {
@@ -31,8 +31,8 @@ fn receive(bytes: &[u8], piece: usize, count: u32, row_bytes: usize) -> Result<V
     }
 }
 
-fn accept(bytes: &[u8], piece: usize, rows_max: usize) -> Result<(RowsRequest, Vec<u64>), WireError> {
-    let mut decoder = RequestDecoder::new(rows_max);
+fn accept(bytes: &[u8], piece: usize, rows_max: usize) -> Result<(Request, Payload), WireError> {
+    let mut decoder = RequestDecoder::new(RequestLimits { rows_max, row_bytes_max: 12 });
     let mut rest = bytes;
     loop {
         match decoder.need() {
@@ -76,14 +76,22 @@ fn a_length_that_lies_allocates_nothing() {
     body[..2].copy_from_slice(&length.to_le_bytes());
     assert!(matches!(receive(&body, 99, 1, 1), Err(ResponseError::Wire(WireError::Garbage(_)))));
     // A request that claims more ids than allowed is refused before the ids have a place.
-    let request = RowsRequest { table: 0, row_bytes: 4, count: u32::MAX, class: Class::Demand };
-    let refused = accept(&frame(&request).unwrap(), 99, 10).unwrap_err();
-    assert_eq!(refused, WireError::TooManyRows { rows: u32::MAX.into(), rows_max: 10 });
+    let rows = RowsRequest { table: 0, row_bytes: 4, count: u32::MAX, class: Class::Demand };
+    let update = UpdateRequest { table: 0, row_bytes: 4, count: u32::MAX, writer: Stamp::default(), checksum: 0 };
+    for request in [Request::Rows(rows), Request::Update(update)] {
+        let refused = accept(&frame(&request).unwrap(), 99, 10).unwrap_err();
+        assert_eq!(refused, WireError::TooManyRows { rows: u32::MAX.into(), rows_max: 10 });
+    }
+    // So is an update with longer rows than there are.
+    let update = UpdateRequest { row_bytes: u32::MAX, count: 1, ..update };
+    let refused = accept(&frame(&Request::Update(update)).unwrap(), 99, 10).unwrap_err();
+    assert_eq!(refused, WireError::RowTooLong { row_bytes: u32::MAX, row_bytes_max: 12 });
 }
 
 #[test]
 fn a_frame_with_bytes_left_over_is_refused() {
-    let mut bytes = frame(&RowsRequest { table: 0, row_bytes: 4, count: 0, class: Class::Bulk }).unwrap();
+    let request = RowsRequest { table: 0, row_bytes: 4, count: 0, class: Class::Bulk };
+    let mut bytes = frame(&Request::Rows(request)).unwrap();
     bytes.push(7);
     bytes[0] += 1;
     assert_eq!(accept(&bytes, 99, 10).unwrap_err(), WireError::Trailing(1));
@@ -101,6 +109,13 @@ proptest! {
     fn any_bytes_are_an_error_or_a_message(bytes in prop::collection::vec(any::<u8>(), 0..3000), piece in 1usize..64) {
         let _ = accept(&bytes, piece, 256);
         let _ = receive(&bytes, piece, 7, 24);
+        for expected in [Expected::Changes { words: 5 }, Expected::Updated] {
+            let mut decoder = ResponseDecoder::new(expected);
+            while let (Need::Control(missing), Ok(())) = (decoder.need(), decoder.control(&bytes[..0])) {
+                let n = missing.min(bytes.len());
+                if n == 0 || decoder.control(&bytes[..n]).is_err() { break; }
+            }
+        }
         let mut hello = HelloDecoder::default();
         let mut rest = &bytes[..];
         while hello.missing() > 0 && !rest.is_empty() {
@@ -115,12 +130,34 @@ proptest! {
     fn requests_survive_the_wire(ids in prop::collection::vec(any::<u64>(), 0..300), piece in 1usize..5000,
                                  table: u16, row_bytes: u32, bulk: bool) {
         let class = if bulk { Class::Bulk } else { Class::Demand };
-        let request = RowsRequest { table, row_bytes, count: ids.len() as u32, class };
+        let request = Request::Rows(RowsRequest { table, row_bytes, count: ids.len() as u32, class });
         let mut bytes = frame(&request).unwrap();
         ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
-        prop_assert_eq!(accept(&bytes, piece, 300).unwrap(), (request, ids));
+        let (received, payload) = accept(&bytes, piece, 300).unwrap();
+        prop_assert_eq!((received, payload.ids()), (request, &ids[..]));
         bytes.pop();
         prop_assert_eq!(accept(&bytes, piece, 300).unwrap_err(), WireError::Truncated);
+    }
+
+    #[test]
+    fn updates_survive_the_wire_and_a_flipped_bit_does_not(rows in prop::collection::vec(any::<[u8; 5]>(), 1..60),
+                                                           piece in 1usize..300, clock: u64, at: prop::sample::Index) {
+        let ids: Vec<u64> = (0..rows.len() as u64).map(|i| i * 1_000_003).collect();
+        let payload = [bytemuck::cast_slice(&ids), rows.as_flattened()].concat();
+        let writer = Stamp { incarnation: 5, clock };
+        let head = UpdateRequest { table: 3, row_bytes: 5, count: rows.len() as u32, writer, checksum: xxh3_64(&payload) };
+        let mut bytes = frame(&Request::Update(head)).unwrap();
+        let head_bytes = bytes.len();
+        bytes.extend(&payload);
+        let (received, got) = accept(&bytes, piece, 60).unwrap();
+        prop_assert_eq!((received, got.ids(), got.rows()), (Request::Update(head), &ids[..], rows.as_flattened()));
+        let at = head_bytes + at.index(payload.len());
+        bytes[at] ^= 0x10;
+        let damaged = matches!(accept(&bytes, piece, 60), Err(WireError::Checksum { .. }));
+        prop_assert!(damaged);
+        bytes[at] ^= 0x10;
+        bytes.pop();
+        prop_assert_eq!(accept(&bytes, piece, 60).unwrap_err(), WireError::Truncated);
     }
 
     #[test]

@@ -1,0 +1,17 @@
+//! The agent: watches the daemon in windows, has a controller decide, guards what it decided, has it carried out and measures
+//! what it did. [`snapshot`] is what is seen, [`controller`] the interface of those who decide, [`guard`] what keeps them from
+//! doing harm, [`pilot`] the loop without its clock, [`journal`] the record.
+//!
+//! **It must never** be on the fetch path or hold anything that it waits for: an agent that is slow, absent or wrong is not
+//! noticed by a trainer. It reads numbers and calls tools; how a cache works is not its business.
+
+pub mod controller;
+pub mod guard;
+pub mod journal;
+pub mod metrics;
+pub mod pilot;
+pub mod rules;
+pub mod run;
+pub mod scrape;
+pub mod snapshot;
+pub mod spec;

@@ -1,0 +1,186 @@
+//! `rudder replay --controller`: the agent's decision loop over a trace, one run per controller, beside the same capacity left
+//! alone and beside what a fixed capacity of the same memory over time would have done.
+
+use super::ReplayArgs;
+use crate::agent::controller::Controller;
+use crate::agent::guard::GuardSettings;
+use crate::agent::journal::Decision;
+use crate::agent::spec::ControllerSpec;
+use crate::cache::PolicySpec;
+use crate::cli::CliError;
+use crate::replay::{ControlSpec, Controlled, ReplaySpec, Replayed, Trace, replay_under};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// One controller over the trace.
+#[derive(Debug, Serialize)]
+pub(super) struct Steered {
+    controller: String,
+    policy: &'static str,
+    lookahead: usize,
+    hit_rate: f64,
+    stall_rows: u64,
+    /// All rows that crossed the network, those of tools included.
+    network_rows: u64,
+    tool_rows: u64,
+    refreshed_rows: u64,
+    stale_rows_served: u64,
+    /// Network rows, and each stale row that was served as one more: what it would have cost to serve none.
+    charged_rows: u64,
+    fill_rows: u64,
+    evictions: u64,
+    /// Memory over time: the mean of the rows that might be held.
+    mean_capacity_rows: f64,
+    /// Network rows of policy and seed at a fixed capacity of `mean_capacity_rows`, without a controller.
+    fixed_network_rows: u64,
+    /// `network_rows` over that.
+    ratio_to_fixed: f64,
+    /// Tool calls carried out, by tool.
+    calls: BTreeMap<String, u64>,
+    /// Decisions that the guard refused.
+    refused: u64,
+    /// Decisions in which the fallback stood in.
+    fallbacks: u64,
+    /// Decisions whose effect was as expected, of those that have one.
+    expected_right: u64,
+    expected_known: u64,
+    seconds: f64,
+    decisions: Vec<Decision>,
+}
+
+/// What is steered, and by whom.
+pub(super) struct Course<'a> {
+    pub(super) args: &'a ReplayArgs,
+    pub(super) trace: &'a Trace,
+    pub(super) prior: &'a [(u32, f32)],
+    pub(super) distinct: u64,
+}
+
+impl Course<'_> {
+    /// The controller of this description.
+    fn controller(&self, spec: &ControllerSpec) -> Result<Box<dyn Controller>, CliError> {
+        spec.simple().ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))
+    }
+
+    fn epochs(&self) -> u32 {
+        let per_epoch = self.trace.meta.minibatches_per_epoch.max(1);
+        u32::try_from((self.trace.minibatches() as u64).div_ceil(per_epoch)).unwrap_or(u32::MAX)
+    }
+
+    fn replay(
+        &self,
+        spec: ReplaySpec,
+        controller: Option<Box<dyn Controller>>,
+    ) -> Result<(Replayed, Option<Controlled>), CliError> {
+        let args = self.args;
+        let control = controller.map(|controller| ControlSpec {
+            controller,
+            window: args.window,
+            ceiling_rows: args.ceiling.rows(self.distinct).max(spec.capacity_rows),
+            updates: args.updates,
+            guard: GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64 },
+            epochs: Some(self.epochs()),
+            seed: args.seed,
+        });
+        Ok(replay_under(self.trace, spec, self.prior, control, &mut |_| ())?)
+    }
+
+    /// One controller at one capacity, with `policy` and a lookahead.
+    pub(super) fn steer(&self, controller: &ControllerSpec, spec: ReplaySpec) -> Result<Steered, CliError> {
+        let begin = Instant::now();
+        let (replayed, controlled) = self.replay(spec, Some(self.controller(controller)?))?;
+        let seconds = begin.elapsed().as_secs_f64();
+        let done = controlled.unwrap_or_default();
+        let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
+        let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
+        let (fixed, _) = self.replay(fixed, None)?;
+        Ok(summarize(
+            controller,
+            spec.policy,
+            spec.lookahead,
+            (&replayed, done),
+            (mean_capacity_rows, fixed.network_rows),
+            seconds,
+        ))
+    }
+}
+
+fn summarize(
+    controller: &ControllerSpec,
+    policy: PolicySpec,
+    lookahead: usize,
+    (replayed, done): (&Replayed, Controlled),
+    (mean_capacity_rows, fixed_network_rows): (f64, u64),
+    seconds: f64,
+) -> Steered {
+    let count = |test: &dyn Fn(&&Decision) -> bool| done.decisions.iter().filter(test).count() as u64;
+    let mut calls = BTreeMap::new();
+    for decision in &done.decisions {
+        *calls.entry(decision.call.tool().to_owned()).or_default() += 1;
+    }
+    Steered {
+        controller: controller.to_string(),
+        policy: policy.name(),
+        lookahead,
+        hit_rate: replayed.totals.hit_rate(),
+        stall_rows: replayed.stall_rows,
+        network_rows: replayed.network_rows,
+        tool_rows: done.tool_rows,
+        refreshed_rows: done.refreshed_rows,
+        stale_rows_served: done.stale_rows_served,
+        charged_rows: replayed.network_rows + done.stale_rows_served,
+        fill_rows: replayed.fill_rows,
+        evictions: replayed.evictions,
+        mean_capacity_rows,
+        fixed_network_rows,
+        ratio_to_fixed: replayed.network_rows as f64 / fixed_network_rows.max(1) as f64,
+        refused: count(&|decision| decision.outcome == "refused"),
+        fallbacks: count(&|decision| decision.fallback.is_some()),
+        expected_right: count(&|decision| decision.effect.is_some_and(|effect| effect.as_expected)),
+        expected_known: count(&|decision| decision.effect.is_some()),
+        calls,
+        seconds,
+        decisions: done.decisions,
+    }
+}
+
+/// For people.
+pub(super) fn table(results: &[Steered], requests: u64) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header([
+        "controller",
+        "policy",
+        "hits %",
+        "network %",
+        "by tools %",
+        "stale served",
+        "mean capacity",
+        "of fixed",
+        "grow/evict/refresh/hold",
+        "refused",
+        "fallback",
+    ]);
+    let percent = |rows: u64| format!("{:.2}", 100.0 * rows as f64 / requests.max(1) as f64);
+    for result in results {
+        let calls = ["grow", "evict", "refresh", "hold"].map(|tool| result.calls.get(tool).copied().unwrap_or(0));
+        table.add_row([
+            result.controller.clone(),
+            result.policy.to_owned(),
+            format!("{:.2}", 100.0 * result.hit_rate),
+            percent(result.network_rows),
+            percent(result.tool_rows + result.refreshed_rows),
+            result.stale_rows_served.to_string(),
+            format!("{:.0}", result.mean_capacity_rows),
+            format!("{:.3}", result.ratio_to_fixed),
+            calls.map(|calls| calls.to_string()).join("/"),
+            result.refused.to_string(),
+            result.fallbacks.to_string(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Right);
+    }
+    table.to_string().lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
+}
