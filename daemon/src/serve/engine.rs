@@ -15,7 +15,7 @@ use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
 use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
-use crate::dataset::{Dataset, Table};
+use crate::dataset::Dataset;
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
