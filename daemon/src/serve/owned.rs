@@ -184,7 +184,7 @@ impl Owned {
         }
         let newcomers = state.overlay.newcomers(locals.iter().copied());
         let stride = state.overlay.stride_bytes().max(1) as u64;
-        let others: u64 = self.tables.iter().map(|table| table.overlay_bytes()).sum::<u64>() - state.overlay_bytes();
+        let others: u64 = self.tables.iter().map(OwnedTable::overlay_bytes).sum::<u64>() - state.overlay_bytes();
         let rows_max = self.bytes_max.saturating_sub(others) / stride;
         let after = (state.overlay.rows() + newcomers) as u64;
         if after > rows_max {
