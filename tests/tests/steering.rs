@@ -1,6 +1,8 @@
 //! Tools on running daemons: caches grow, shrink, turn over and warm while trainers fetch, and give memory back when it runs
 //! short. Each test states what the answer must say and what status shows afterwards.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
 use rudder_daemon::config::{Capacity, Config};
 use rudder_daemon::lifecycle::Service;
 use rudder_daemon::tools::{Done, Grown, ToolAnswer, ToolCall, ToolError};

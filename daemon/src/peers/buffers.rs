@@ -102,9 +102,9 @@ impl RowBatch {
 
     /// Rows that no peer sent.
     #[cfg(test)]
-    pub(crate) fn of_bytes(bytes: Vec<u8>, row_bytes: usize) -> Self {
+    pub(crate) fn of_bytes(bytes: &[u8], row_bytes: usize) -> Self {
         let (rows, mut buffer) = (bytes.len() / row_bytes, BufferPool::new(0).take(bytes.len()));
-        buffer.copy_from_slice(&bytes);
+        buffer.copy_from_slice(bytes);
         Self::new(buffer, row_bytes, rows)
     }
 

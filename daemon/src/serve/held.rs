@@ -97,7 +97,7 @@ mod tests {
         let claim = held.flights.claim(missed.iter().map(|&id| (id, 1)));
         for order in &claim.orders {
             let bytes: Vec<u8> = order.ids.iter().flat_map(|&id| owner.read(id as u32)).collect();
-            claim.flights[order.flight].land(Ok(RowBatch::of_bytes(bytes, 8)));
+            claim.flights[order.flight].land(Ok(RowBatch::of_bytes(&bytes, 8)));
         }
         if random.u8(..4) == 0 {
             std::thread::yield_now();
@@ -115,7 +115,7 @@ mod tests {
         let claim = held.flights.claim(stale.iter().map(|&id| (id, 1)));
         for order in &claim.orders {
             let bytes: Vec<u8> = order.ids.iter().flat_map(|&id| owner.read(id as u32)).collect();
-            claim.flights[order.flight].land(Ok(RowBatch::of_bytes(bytes, 8)));
+            claim.flights[order.flight].land(Ok(RowBatch::of_bytes(&bytes, 8)));
         }
         while claim.flights.iter().any(|flight| flight.landed().is_none()) {
             std::thread::yield_now();
