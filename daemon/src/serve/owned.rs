@@ -195,9 +195,8 @@ impl Owned {
             rows: full.rows as u64,
             rows_max: full.rows_max as u64,
         };
-        let clock = self.clock.load(Ordering::Relaxed) + 1;
-        self.clock.store(clock, Ordering::Release);
         state.overlay.update(locals, row).map_err(full)?;
+        let clock = self.clock.load(Ordering::Relaxed) + 1;
         for &local in locals {
             if let Some(version) = state.versions.get((local / BLOCK_ROWS) as usize) {
                 version.store(clock, Ordering::Relaxed);
