@@ -131,8 +131,8 @@ impl Drop for Agent {
 /// A question to the controller, with its number.
 type Question = (u64, Snapshot, Vec<Past>);
 
-/// An answer to the question of that number, and how long it took.
-type Answer = (u64, Result<Proposal, ControllerError>, Duration);
+/// An answer to the question of that number.
+type Answer = (u64, Result<Proposal, ControllerError>);
 
 /// The controller's own thread: one question at a time.
 struct Asking {
@@ -151,9 +151,8 @@ impl Asking {
         let (answer, answers) = sync_channel::<Answer>(2);
         std::thread::Builder::new().name("rudder-decide".to_owned()).spawn(move || {
             while let Ok((number, now, past)) = asked.recv() {
-                let begin = Instant::now();
                 let proposal = controller.propose(View { now: &now, past: &past });
-                if answer.send((number, proposal, begin.elapsed())).is_err() {
+                if answer.send((number, proposal)).is_err() {
                     return;
                 }
             }
@@ -171,7 +170,7 @@ impl Asking {
     fn answer(&mut self, now: &Snapshot, past: &[Past], deadline: Duration) -> Result<Proposal, ControllerError> {
         let late = ControllerError::Late(deadline.as_millis() as u64);
         // What came too late was decided for another state.
-        while let Ok((number, ..)) = self.answers.try_recv() {
+        while let Ok((number, _)) = self.answers.try_recv() {
             self.open = self.open.filter(|&open| open != number);
         }
         if self.open.is_some() {
@@ -185,18 +184,15 @@ impl Asking {
                 return Err(ControllerError::Degraded("the controller panicked; see the log".to_owned()));
             }
         }
-        let end = Instant::now() + deadline;
-        loop {
-            match self.answers.recv_timeout(end.saturating_duration_since(Instant::now())) {
-                Ok((number, answer, _)) if number == self.number => {
-                    self.open = None;
-                    return answer;
-                }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => return Err(late),
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(ControllerError::Degraded("the controller panicked; see the log".to_owned()));
-                }
+        let answer = self.answers.recv_timeout(deadline);
+        if !matches!(answer, Err(RecvTimeoutError::Timeout)) {
+            self.open = None;
+        }
+        match answer {
+            Ok((_, answer)) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(late),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(ControllerError::Degraded("the controller panicked; see the log".to_owned()))
             }
         }
     }
