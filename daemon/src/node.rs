@@ -341,8 +341,8 @@ fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Resul
 }
 
 pub(crate) fn lookahead_settings(config: &LookaheadConfig) -> Settings {
-    let LookaheadConfig { depth, horizon, horizon_max, budget, rows_max, expire_ms } = *config;
-    Settings { depth, horizon, horizon_max, budget, rows_max, expire_ms }
+    let LookaheadConfig { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms } = *config;
+    Settings { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms }
 }
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {

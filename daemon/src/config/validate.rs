@@ -62,6 +62,9 @@ impl Config {
         let lookahead = &self.lookahead;
         within("lookahead.depth", lookahead.depth, 1..=64)?;
         within("lookahead.horizon", lookahead.horizon, 0..=65_536)?;
+        if !(lookahead.horizon_factor >= 0.1 && lookahead.horizon_factor <= 64.0) {
+            return wrong("lookahead.horizon_factor", lookahead.horizon_factor, "not from 0.1 to 64", "write 4, or 8");
+        }
         within("lookahead.horizon_max", lookahead.horizon_max, 1..=65_536)?;
         within("lookahead.rows_max", lookahead.rows_max, 1..=1 << 34)?;
         within("lookahead.expire_ms", lookahead.expire_ms, WAIT_MS)?;
