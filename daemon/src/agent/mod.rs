@@ -8,6 +8,7 @@
 pub mod controller;
 pub mod guard;
 pub mod journal;
+pub mod llm;
 pub mod pilot;
 pub mod rules;
 pub mod snapshot;
