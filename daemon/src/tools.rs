@@ -306,13 +306,13 @@ impl ToolCall {
                 Some("it wants either `rows` or `factor`".to_owned())
             }
             ToolCall::Grow(Grow { factor: Some(factor), .. }) if !(*factor > 0.0 && *factor <= FACTOR_MAX) => {
-                Some(format!("`factor` is {factor}; it must be above 0 and at most {FACTOR_MAX}"))
+                Some(format!("`factor` is {factor:?}; it must be above 0 and at most {FACTOR_MAX}"))
             }
             ToolCall::Evict(Evict { fraction, .. }) if !(*fraction > 0.0 && *fraction <= 1.0) => {
                 Some(format!("`fraction` is {fraction}; it must be above 0 and at most 1"))
             }
             ToolCall::Refresh(Refresh { max_age_s: Some(age), .. }) if !(*age >= 0.0 && *age <= AGE_MAX_S) => {
-                Some(format!("`max_age_s` is {age}; it must be 0 or more and at most {AGE_MAX_S}"))
+                Some(format!("`max_age_s` is {age:?}; it must be 0 or more and at most {AGE_MAX_S}"))
             }
             _ => None,
         };

@@ -169,7 +169,7 @@ fn ten_megabytes_are_not_read() {
 fn arguments_and_tools_that_make_no_sense_are_no_decision() {
     let with = |tool: &str, arguments: Value| invalid(answer_in(Mode::Schema, decision(tool, arguments)));
     assert!(with("rm", json!({})).contains("unknown variant `rm`"));
-    assert!(with("grow", json!({"factor": -1})).contains("`factor` is -1; it must be above 0"));
+    assert!(with("grow", json!({"factor": -1})).contains("`factor` is -1.0; it must be above 0"));
     assert!(with("grow", json!({"factor": 1e300})).contains("at most 1000000"));
     assert!(with("evict", json!({"fraction": "NaN"})).contains("invalid type"));
     let nan = r#"{"reason": "", "call": {"tool": "grow", "arguments": {"factor": NaN}}, "expects": "up"}"#;
