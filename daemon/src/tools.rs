@@ -370,7 +370,10 @@ mod tests {
             assert_eq!(schema.arguments["additionalProperties"], false, "{schema:?}");
             assert!(schema.description.ends_with('.') && !schema.description.contains('\n'), "{schema:?}");
         }
-        assert_eq!(schemas.iter().map(|schema| schema.name).collect::<Vec<_>>(), ["grow", "evict", "refresh", "warm", "hold"]);
+        assert_eq!(
+            schemas.iter().map(|schema| schema.name).collect::<Vec<_>>(),
+            ["grow", "evict", "refresh", "warm", "hold"]
+        );
         let fraction = &schemas[1].arguments["properties"]["fraction"];
         assert_eq!((&fraction["exclusiveMinimum"], &fraction["maximum"]), (&0.into(), &1.into()));
         assert_eq!(schemas[1].arguments["required"], serde_json::json!(["fraction"]));

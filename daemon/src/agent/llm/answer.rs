@@ -86,8 +86,9 @@ fn called(call: &Value) -> Result<Proposal, String> {
     let arguments = match function.get("arguments") {
         // Some endpoints send the object itself.
         Some(Value::Object(arguments)) => arguments.clone(),
-        Some(Value::String(text)) => serde_json::from_str::<Map<String, Value>>(text)
-            .map_err(|error| format!("the arguments of {} are no JSON object ({error}): {}", quoted(tool), quoted(text)))?,
+        Some(Value::String(text)) => serde_json::from_str::<Map<String, Value>>(text).map_err(|error| {
+            format!("the arguments of {} are no JSON object ({error}): {}", quoted(tool), quoted(text))
+        })?,
         _ => return Err(format!("the call of {} has no arguments", quoted(tool))),
     };
     let mut arguments = arguments;
@@ -117,7 +118,8 @@ mod tests {
     }
 
     fn good() -> String {
-        json!({"reason": "short of slots", "call": {"tool": "grow", "arguments": {"factor": 1.5}}, "expects": "up"}).to_string()
+        json!({"reason": "short of slots", "call": {"tool": "grow", "arguments": {"factor": 1.5}}, "expects": "up"})
+            .to_string()
     }
 
     #[test]
@@ -136,7 +138,9 @@ mod tests {
     #[test]
     fn what_is_no_decision_says_why() {
         let with = |tool: &str, arguments: &str| {
-            content(&format!(r#"{{"reason": "", "call": {{"tool": "{tool}", "arguments": {arguments}}}, "expects": "up"}}"#))
+            content(&format!(
+                r#"{{"reason": "", "call": {{"tool": "{tool}", "arguments": {arguments}}}, "expects": "up"}}"#
+            ))
         };
         let ended = |reason: Value| json!({"choices": [{"finish_reason": reason, "message": {"content": good()}}]});
         for (response, why) in [

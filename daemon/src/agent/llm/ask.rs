@@ -44,10 +44,7 @@ impl Asker {
         let [schema, tools, text] = &self.forms;
         let request = Request {
             model: &self.settings.model,
-            messages: [
-                Message { role: "system", content: &self.prefix },
-                Message { role: "user", content: &state },
-            ],
+            messages: [Message { role: "system", content: &self.prefix }, Message { role: "user", content: &state }],
             temperature: self.settings.temperature,
             seed: self.settings.seed,
             max_tokens: self.settings.max_tokens,

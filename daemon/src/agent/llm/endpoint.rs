@@ -226,7 +226,8 @@ impl Endpoint {
 }
 
 fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
-    let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    let seconds =
+        headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
     let wait = seconds.map(|seconds| Duration::from_secs(seconds).min(QUIET_MAX));
     let text = String::from_utf8_lossy(body);
     let message = serde_json::from_str::<Value>(&text).ok().and_then(|value| {

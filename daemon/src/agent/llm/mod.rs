@@ -84,7 +84,9 @@ impl Shared {
         let (model, mode, apt, took_ms) = (&self.settings.model, probe.mode, probe.apt, probe.took_ms);
         match &standing {
             Standing::Healthy(_) => tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked"),
-            _ => tracing::warn!(model, ?mode, apt, took_ms, verdict = ?probe.verdict, "language model probed: rules stand in"),
+            _ => {
+                tracing::warn!(model, ?mode, apt, took_ms, verdict = ?probe.verdict, "language model probed: rules stand in")
+            }
         }
         state.standing = standing;
         state.probe = Some(probe);

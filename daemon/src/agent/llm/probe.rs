@@ -48,7 +48,11 @@ fn canaries() -> [Canary; 5] {
             Snapshot { shifted: true, hit_rate_trend: -0.2, cold_share: 0.7, hotter_absent_rows: 30_000, ..poor },
         ),
         canary("stale", &["refresh"], Snapshot { stale_rows: 40_000, staleness_seconds: 500.0, ..steady }),
-        canary("idle", &["hold"], Snapshot { hit_rate: None, remote_rows: 0, network_rows: 0, stall_share: 0.0, ..steady }),
+        canary(
+            "idle",
+            &["hold"],
+            Snapshot { hit_rate: None, remote_rows: 0, network_rows: 0, stall_share: 0.0, ..steady },
+        ),
     ]
 }
 

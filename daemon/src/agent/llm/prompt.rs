@@ -9,6 +9,34 @@ use crate::tools::{Evict, Grow, Refresh, ToolCall};
 use serde_json::Value;
 use std::fmt::Write as _;
 
+/// What a person would do: case, reason, call and expectation. One for each tool, so that none is favoured by being shown.
+const CASES: [(&str, &str, &str, &str); 4] = [
+    (
+        "steady, or no remote rows, or nothing to gain",
+        "steady, nothing to gain",
+        r#"{"tool":"hold","arguments":{}}"#,
+        "same",
+    ),
+    (
+        "100% full, and may grow to more rows than it may hold now",
+        "full and may grow",
+        r#"{"tool":"grow","arguments":{"factor":2.0}}"#,
+        "up",
+    ),
+    (
+        "the accesses have shifted, or the hit rate is falling, and absent rows are hotter",
+        "shifted",
+        r#"{"tool":"evict","arguments":{"fraction":0.25,"forget":false}}"#,
+        "up",
+    ),
+    (
+        "many cached rows are older than their owner's",
+        "rows are old",
+        r#"{"tool":"refresh","arguments":{"max_age_s":0}}"#,
+        "same",
+    ),
+];
+
 /// The static prefix.
 pub(super) fn prefix(offers: &[Offer]) -> String {
     let mut text = String::from(
@@ -20,18 +48,13 @@ pub(super) fn prefix(offers: &[Offer]) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "- {}: {}", offer.name, offer.description);
     }
-    text.push_str(
-        "\nHow to choose:\n\
-         - Full, below the largest capacity, rows cross the network, few residents cold: grow.\n\
-         - The accesses have shifted, or the hit rate falls and absent rows are hotter than residents: evict.\n\
-         - Many cached rows are older than their owner's: refresh.\n\
-         - Nothing to gain: hold.\n\
-         Learn from what your last decisions did.\n\nAnswer with one JSON object and nothing else, of this JSON schema:\n",
-    );
+    text.push_str("\nAnswer with one JSON object and nothing else, of this JSON schema:\n");
     text.push_str(&serde_json::to_string(&answer(offers)).unwrap_or_default());
-    text.push_str(
-        "\nFor example: {\"reason\":\"nothing to gain\",\"call\":{\"tool\":\"hold\",\"arguments\":{}},\"expects\":\"same\"}",
-    );
+    text.push_str("\n\nHow to choose, and an answer for each case:\n");
+    for (case, reason, call, expects) in CASES {
+        let _ = writeln!(text, "- {case}: {{\"reason\":\"{reason}\",\"call\":{call},\"expects\":\"{expects}\"}}");
+    }
+    text.push_str("Learn from what your last decisions did.");
     text
 }
 
@@ -101,7 +124,8 @@ fn numbers(now: &Snapshot) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::super::controller::{Effect, Impact};
-    use super::super::schema::offers;
+    use super::super::answer::read;
+    use super::super::schema::{Mode, offers};
     use super::*;
 
     #[test]
@@ -126,7 +150,8 @@ mod tests {
     #[test]
     fn history_says_whether_an_expectation_came_true_and_is_bounded() {
         let effect = Effect { hit_rate: (0.5, 0.61), network_share: (0.5, 0.4), as_expected: true };
-        let seen = |window| Snapshot { window, hit_rate: Some(0.5), capacity_rows: 9, cached_rows: 9, ..Snapshot::default() };
+        let seen =
+            |window| Snapshot { window, hit_rate: Some(0.5), capacity_rows: 9, cached_rows: 9, ..Snapshot::default() };
         let grow = ToolCall::Grow(Grow { factor: Some(1.5), ..Grow::default() });
         let past: Vec<_> = (1..=9)
             .map(|window| Past { seen: seen(window), call: grow.clone(), expected: Impact::Up, effect: Some(effect) })
@@ -137,6 +162,17 @@ mod tests {
                     network rows per row 0.50 to 0.40; expected up: came true.";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("hit_rate 0.5,") && text.ends_with("window 10"), "{text}");
-        assert!(prefix(&offers()).contains("- evict: "));
+    }
+
+    #[test]
+    fn the_answers_that_are_shown_are_valid_and_name_each_tool_once() {
+        let prefix = prefix(&offers());
+        for ((_, reason, call, expects), tool) in CASES.iter().zip(["hold", "grow", "evict", "refresh"]) {
+            let shown = format!(r#"{{"reason":"{reason}","call":{call},"expects":"{expects}"}}"#);
+            assert!(prefix.contains(&shown), "{prefix}");
+            let message = serde_json::json!({"content": shown});
+            let response = serde_json::json!({"choices": [{"finish_reason": "stop", "message": message}]});
+            assert_eq!(read(&response, Mode::Text).unwrap().call.tool(), tool);
+        }
     }
 }

@@ -103,7 +103,10 @@ pub(super) fn offers() -> Vec<Offer> {
 }
 
 fn reason() -> (&'static str, Node) {
-    ("reason", Node::Plain(json!({"type": "string", "maxLength": REASON_MAX, "description": "Why, in one short sentence."})))
+    (
+        "reason",
+        Node::Plain(json!({"type": "string", "maxLength": REASON_MAX, "description": "Why, in one short sentence."})),
+    )
 }
 
 fn expects() -> (&'static str, Node) {

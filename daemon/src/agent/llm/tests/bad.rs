@@ -136,7 +136,8 @@ fn a_500_is_repeated_and_then_unreachable() {
 
 #[test]
 fn a_429_is_obeyed_within_the_budget_and_leaves_the_endpoint_alone_beyond_it() {
-    let after = |seconds| Reply { retry_after: Some(seconds), ..Reply::status(429, r#"{"error": {"message": "slow down"}}"#) };
+    let after =
+        |seconds| Reply { retry_after: Some(seconds), ..Reply::status(429, r#"{"error": {"message": "slow down"}}"#) };
     let once = move |request: &Value, number| if number == 0 { after("1") } else { sane(request) };
     let (answer, took, asked) = turned(settings, once);
     assert_eq!((answer.is_ok(), asked), (true, 2));

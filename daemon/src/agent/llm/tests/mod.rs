@@ -67,7 +67,8 @@ fn each_mode_that_an_endpoint_honours_is_found_and_used() {
 
 #[test]
 fn a_model_whose_choice_does_not_depend_on_its_input_is_degraded_until_it_is_probed_again() {
-    let server = Server::start(|request, _| Reply::ok(answer_in(Server::mode(request), decision("grow", json!({"factor": 2})))));
+    let server =
+        Server::start(|request, _| Reply::ok(answer_in(Server::mode(request), decision("grow", json!({"factor": 2})))));
     let quick = LlmSettings { reprobe_ms: 50, ..settings(&server) };
     let (mut llm, status) = probed(quick.clone());
     assert_eq!(status.state, "degraded");
@@ -101,7 +102,10 @@ fn a_model_without_a_valid_answer_in_any_mode_is_degraded() {
     let (mut llm, status) = probed(settings(&server));
     let probe = status.probe.unwrap();
     assert_eq!((status.state, probe.mode, probe.modes.len()), ("degraded", None, 3));
-    assert!(probe.modes.iter().all(|mode| mode.asked == 2 && mode.valid == 0), "no more than two canaries each: {probe:?}");
+    assert!(
+        probe.modes.iter().all(|mode| mode.asked == 2 && mode.valid == 0),
+        "no more than two canaries each: {probe:?}"
+    );
     assert!(matches!(ask(&mut llm), Err(ControllerError::Degraded(why)) if why.contains("in no mode")));
 }
 
