@@ -82,11 +82,11 @@ impl Shared {
         let reached = !matches!(standing, Standing::Unreachable { .. });
         state.unreached = if reached { 0 } else { state.unreached + 1 };
         let (model, mode, apt, took_ms) = (&self.settings.model, probe.mode, probe.apt, probe.took_ms);
-        match &standing {
-            Standing::Healthy(_) => tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked"),
-            _ => {
-                tracing::warn!(model, ?mode, apt, took_ms, verdict = ?probe.verdict, "language model probed: rules stand in")
-            }
+        if probe.verdict == Verdict::Healthy {
+            tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked");
+        } else {
+            let verdict = &probe.verdict;
+            tracing::warn!(model, ?mode, apt, took_ms, ?verdict, "language model probed: rules stand in");
         }
         state.standing = standing;
         state.probe = Some(probe);
