@@ -67,7 +67,13 @@ pub(super) fn state(view: View<'_>, history: usize) -> String {
         past.iter().for_each(|past| say_past(&mut text, past));
         text.push('\n');
     }
-    let _ = write!(text, "Now, window {}: {}\nIn numbers: {}", view.now.window, view.now.in_words(), numbers(view.now));
+    let _ = write!(
+        text,
+        "Now, window {}: {}\nIn numbers, where they are not 0: {}",
+        view.now.window,
+        view.now.in_words(),
+        numbers(view.now)
+    );
     text
 }
 
@@ -106,15 +112,15 @@ fn call(call: &ToolCall) -> String {
     }
 }
 
-/// All numbers of a window, by the names that the journal uses.
+/// All numbers of a window but those that are 0, by the names that the journal uses: every token is waited for.
 fn numbers(now: &Snapshot) -> String {
     let mut text = String::new();
     let Ok(Value::Object(fields)) = serde_json::to_value(now) else { return text };
-    for (name, value) in &fields {
+    for (name, value) in fields.iter().filter(|(_, value)| value.as_f64().is_none_or(|number| number != 0.0)) {
         let separator = if text.is_empty() { "" } else { ", " };
         let _ = match value.as_f64().filter(|_| value.is_f64()) {
             Some(number) => write!(text, "{separator}{name} {}", (number * 1e3).round() / 1e3),
-            None if value.is_null() => Ok(()),
+            None if !value.is_number() => Ok(()),
             None => write!(text, "{separator}{name} {value}"),
         };
     }
