@@ -4,7 +4,6 @@
 mod steering;
 
 use crate::agent::journal::Decision;
-use crate::agent::run::Agent;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
 use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
 use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
@@ -24,6 +23,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use steering::Steering;
 use tokio::runtime::{Builder, Runtime};
 
 /// Most threads that one large fetch uses unless configured: beyond, memory is the limit.
@@ -38,7 +38,7 @@ pub struct Node {
     local: LocalServer,
     collectors: Collectors,
     /// Stopped first: it calls tools.
-    agent: Mutex<Option<Agent>>,
+    agent: Mutex<Option<Steering>>,
     serving: AtomicBool,
     started: Instant,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
@@ -151,13 +151,13 @@ impl Service for Node {
     fn status(&self) -> Value {
         let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
         if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
-            fields.insert("agent".to_owned(), agent_status(agent));
+            fields.insert("agent".to_owned(), agent.status());
         }
         status
     }
 
     fn decisions(&self, limit: usize) -> Vec<Decision> {
-        self.agent().as_ref().map(|agent| agent.decisions(limit)).unwrap_or_default()
+        self.agent().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -177,7 +177,7 @@ impl Service for Node {
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all = (self.collectors)();
-        all.extend(self.agent().as_ref().map(Agent::collectors).unwrap_or_default());
+        all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
         all
     }
 
@@ -204,21 +204,9 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn agent(&self) -> MutexGuard<'_, Option<Agent>> {
+    fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Who decides, and what was decided last.
-fn agent_status(agent: &Agent) -> Value {
-    let last = agent.decisions(1).pop();
-    json!({
-        "controller": agent.controller(),
-        "decisions": last.as_ref().map_or(0, |last| last.number),
-        "last_tool": last.as_ref().map(|last| last.call.tool()),
-        "last_outcome": last.as_ref().map(|last| last.outcome.clone()),
-        "last_reason": last.as_ref().map(|last| last.reason.clone()),
-    })
 }
 
 fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {

@@ -1,6 +1,6 @@
 //! The agent: watches the daemon in windows, has a controller decide, guards what it decided, has it carried out and measures
 //! what it did. [`snapshot`] is what is seen, [`controller`] the interface of those who decide, [`guard`] what keeps them from
-//! doing harm, [`pilot`] the loop without its clock, [`journal`] the record.
+//! doing harm, [`pilot`] the loop without its clock and [`run`] with it, [`journal`] the record, [`llm`] the controller that asks a model.
 //!
 //! **It must never** be on the fetch path or hold anything that it waits for: an agent that is slow, absent or wrong is not
 //! noticed by a trainer. It reads numbers and calls tools; how a cache works is not its business.
@@ -8,6 +8,7 @@
 pub mod controller;
 pub mod guard;
 pub mod journal;
+pub mod llm;
 pub mod metrics;
 pub mod pilot;
 pub mod rules;

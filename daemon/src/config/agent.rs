@@ -35,6 +35,26 @@ pub struct AgentConfig {
     pub journal_files_max: u32,
     /// Decisions kept in memory for `/v1/decisions`.
     pub decisions_max: usize,
+    /// Base URL of an OpenAI-compatible endpoint, up to and with its version, for controller `llm`.
+    pub llm_base_url: String,
+    /// The model, by the name that the endpoint knows it by.
+    pub llm_model: String,
+    /// Name of the environment variable that holds the endpoint's key; empty if none is needed.
+    pub llm_key_env: String,
+    /// Time within which the model must answer, repetitions included, in milliseconds.
+    pub llm_timeout_ms: u64,
+    /// Times that a request is repeated after a lost connection, status 429 or 5xx.
+    pub llm_retries: u32,
+    /// Longest wait before repetitions, all together, in milliseconds.
+    pub llm_retry_budget_ms: u64,
+    /// Past decisions that the model is shown with what they did.
+    pub llm_history: usize,
+    /// Sampling temperature.
+    pub llm_temperature: f64,
+    /// Tokens that an answer may have.
+    pub llm_max_tokens: u32,
+    /// Time until a model that was found degraded is probed again, in milliseconds.
+    pub llm_reprobe_ms: u64,
 }
 
 impl Default for AgentConfig {
@@ -53,6 +73,16 @@ impl Default for AgentConfig {
             journal_bytes_max: 16 << 20,
             journal_files_max: 4,
             decisions_max: 1_000,
+            llm_base_url: "http://127.0.0.1:11434/v1".to_owned(),
+            llm_model: String::new(),
+            llm_key_env: String::new(),
+            llm_timeout_ms: 5_000,
+            llm_retries: 2,
+            llm_retry_budget_ms: 2_000,
+            llm_history: 5,
+            llm_temperature: 0.0,
+            llm_max_tokens: 256,
+            llm_reprobe_ms: 300_000,
         }
     }
 }

@@ -81,6 +81,19 @@ impl Config {
             let remedy = "write rules, llm, classifier:FILE, schedule:N or off";
             return wrong("agent.controller", quoted(&agent.controller), "no controller", remedy);
         }
+        if agent.controller == "llm" && agent.llm_model.is_empty() {
+            let remedy = "name a model that the endpoint of agent.llm_base_url serves";
+            return wrong("agent.llm_model", "\"\"", "empty, but agent.controller is llm", remedy);
+        }
+        within("agent.llm_timeout_ms", agent.llm_timeout_ms, 1..=600_000)?;
+        within("agent.llm_retries", agent.llm_retries, 0..=100)?;
+        within("agent.llm_retry_budget_ms", agent.llm_retry_budget_ms, 0..=600_000)?;
+        within("agent.llm_history", agent.llm_history, 0..=16)?;
+        within("agent.llm_max_tokens", agent.llm_max_tokens, 1..=65_536)?;
+        within("agent.llm_reprobe_ms", agent.llm_reprobe_ms, WAIT_MS)?;
+        if !(0.0..=2.0).contains(&agent.llm_temperature) {
+            return wrong("agent.llm_temperature", agent.llm_temperature, "not from 0 to 2", "write for example 0.0");
+        }
         within("agent.window_ms", agent.window_ms, 10..=*WAIT_MS.end())?;
         within("agent.deadline_ms", agent.deadline_ms, WAIT_MS)?;
         within("agent.journal_bytes_max", agent.journal_bytes_max, 64 << 10..=1 << 40)?;

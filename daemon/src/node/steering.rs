@@ -5,6 +5,7 @@ use super::StartError;
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::JournalSettings;
+use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
 use crate::agent::run::{Agent, Hands, RunSettings};
 use crate::agent::scrape::counters;
 use crate::agent::spec::ControllerSpec;
@@ -13,6 +14,7 @@ use crate::dataset::Dataset;
 use crate::serve::Engine;
 use prometheus::Registry;
 use prometheus::core::Collector;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
@@ -24,6 +26,27 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartEr
     StartError::Agent(error.into())
 }
 
+/// A running agent, and a look at the model that it asks.
+pub(super) struct Steering {
+    pub(super) agent: Agent,
+    llm: Option<LlmWatch>,
+}
+
+impl Steering {
+    /// Who decides, and what was decided last.
+    pub(super) fn status(&self) -> Value {
+        let last = self.agent.decisions(1).pop();
+        json!({
+            "controller": self.agent.controller(),
+            "decisions": last.as_ref().map_or(0, |last| last.number),
+            "last_tool": last.as_ref().map(|last| last.call.tool()),
+            "last_outcome": last.as_ref().map(|last| last.outcome.clone()),
+            "last_reason": last.as_ref().map(|last| last.reason.clone()),
+            "llm": self.llm.as_ref().map(LlmWatch::status),
+        })
+    }
+}
+
 /// Starts the agent of a node, unless it is off.
 pub(super) fn start_agent(
     config: &Config,
@@ -31,17 +54,44 @@ pub(super) fn start_agent(
     engine: &Arc<Engine>,
     network: &Handle,
     collectors: Vec<Box<dyn Collector>>,
-) -> Result<Option<Agent>, StartError> {
+) -> Result<Option<Steering>, StartError> {
     let spec: ControllerSpec = config.agent.controller.parse().map_err(|error: String| failed(error))?;
     if spec == ControllerSpec::Off {
         return Ok(None);
     }
-    let agent = Agent::start(settings(config, dataset), controller(&spec)?, hands(engine, network, collectors)?);
-    agent.map(Some).map_err(StartError::Agent)
+    let (controller, llm) = controller(&spec, &config.agent)?;
+    let agent = Agent::start(settings(config, dataset), controller, hands(engine, network, collectors)?);
+    agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
-fn controller(spec: &ControllerSpec) -> Result<Box<dyn Controller>, StartError> {
-    spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))
+/// The controller, and a look at the model that it asks, if it is one that does.
+fn controller(
+    spec: &ControllerSpec,
+    config: &AgentConfig,
+) -> Result<(Box<dyn Controller>, Option<LlmWatch>), StartError> {
+    if *spec == ControllerSpec::Llm {
+        let llm = Llm::new(llm_settings(config)).map_err(failed)?;
+        let watch = llm.watch();
+        return Ok((Box::new(llm), Some(watch)));
+    }
+    let simple = spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))?;
+    Ok((simple, None))
+}
+
+fn llm_settings(config: &AgentConfig) -> LlmSettings {
+    LlmSettings {
+        base_url: config.llm_base_url.clone(),
+        model: config.llm_model.clone(),
+        key_env: config.llm_key_env.clone(),
+        timeout_ms: config.llm_timeout_ms,
+        retries: config.llm_retries,
+        retry_budget_ms: config.llm_retry_budget_ms,
+        history: config.llm_history,
+        temperature: config.llm_temperature,
+        max_tokens: config.llm_max_tokens,
+        reprobe_ms: config.llm_reprobe_ms,
+        ..LlmSettings::default()
+    }
 }
 
 fn settings(config: &Config, dataset: &Dataset) -> RunSettings {

@@ -106,6 +106,15 @@ pub struct DemoArgs {
     /// What a controller may grow each cache to, as for --capacity
     #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
     ceiling: Capacity,
+    /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
+    #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
+    llm_url: String,
+    /// The model that it serves
+    #[arg(long, value_name = "MODEL", default_value_t = AgentConfig::default().llm_model)]
+    llm_model: String,
+    /// Milliseconds within which the model must decide
+    #[arg(long, value_name = "MS", default_value_t = AgentConfig::default().llm_timeout_ms)]
+    llm_timeout_ms: u64,
     /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -173,6 +182,10 @@ impl DemoArgs {
             window_ms: WINDOW_MS_MAX,
             window_minibatches: self.window,
             ceiling: Some(self.ceiling),
+            llm_base_url: self.llm_url.clone(),
+            llm_model: self.llm_model.clone(),
+            llm_timeout_ms: self.llm_timeout_ms,
+            deadline_ms: self.llm_timeout_ms,
             epochs: self.epochs,
             journal: self.journal.clone().unwrap_or_default(),
             ..AgentConfig::default()

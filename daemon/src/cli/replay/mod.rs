@@ -73,6 +73,8 @@ pub struct ReplayArgs {
     /// Rows that owners change per minibatch, with a controller
     #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
     updates: f64,
+    #[command(flatten)]
+    llm: control::LlmArgs,
     /// Write hit rates over capacity and over time to this file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
