@@ -9,7 +9,7 @@ use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
 use crate::agent::run::{Agent, Hands, RunSettings};
 use crate::agent::scrape::counters;
 use crate::agent::spec::ControllerSpec;
-use crate::config::{AgentConfig, Config};
+use crate::config::{AgentConfig, Config, Policy};
 use crate::dataset::Dataset;
 use crate::serve::Engine;
 use prometheus::Registry;
@@ -96,7 +96,8 @@ fn llm_settings(config: &AgentConfig) -> LlmSettings {
 
 fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
     let AgentConfig { window_ms, window_minibatches, jitter, deadline_ms, epochs, .. } = config.agent;
-    let ceiling_rows = dataset.tables().iter().map(|table| {
+    let cached = dataset.tables().iter().filter(|table| config.cache.for_table(&table.name).1 != Policy::None);
+    let ceiling_rows = cached.map(|table| {
         let (capacity, _) = config.cache.for_table(&table.name);
         let remote_rows = table.rows - table.book.owned(dataset.node());
         config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes)
