@@ -1,5 +1,6 @@
 //! The agent on a running daemon: it sees what a scrape sees, grows a cache that is short of slots up to its ceiling and no
 //! further, writes its journal, and is not noticed by trainers when its controller has no answer.
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_daemon::config::{Capacity, Config};
 use rudder_daemon::lifecycle::Service;
