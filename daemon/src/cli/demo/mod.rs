@@ -243,7 +243,8 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
         let place = folder.join(format!("{}-{}{suffix}", variant.policy, variant.lookahead));
         std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
         let bar = steps_bar();
-        let outcome = drive::run(&stage, &site, &prepared, plan, variant, &place, &bar)?;
+        let outcome =
+            drive::run(&stage, &site, &prepared, plan, variant, &place, &bar).map_err(|error| stage.cause_of(error))?;
         bar.finish_and_clear();
         if let Some(dir) = args.trace.as_ref().filter(|_| plan.record) {
             recording::write(dir, &prepared.dataset, &outcome.accesses, args.epochs, &args.about())?;
