@@ -1,10 +1,10 @@
 //! `rudder decisions`: the agent's journal, read like a story: what was seen, who decided what and why, what the guard said, and
 //! what came of it. From a running daemon, or from journal files. It owns the words.
 
-#![allow(clippy::print_stdout)]
-
-use super::{CliError, http};
+use super::style::{self, Tone, paint, percent, plural};
+use super::{CliError, grouped, http};
 use crate::agent::journal::{Decision, FORMAT};
+use crate::tools::{Brought, Done};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -26,6 +26,9 @@ pub struct DecisionsArgs {
     /// Leave out decisions to hold that nobody objected to
     #[arg(long)]
     actions: bool,
+    /// Tell each decision to hold, too, where several in a row are one line otherwise
+    #[arg(long)]
+    each: bool,
     /// Print the decisions as JSON
     #[arg(long)]
     json: bool,
@@ -53,17 +56,18 @@ pub fn run(args: &DecisionsArgs) -> Result<(), CliError> {
     let skip = decisions.len().saturating_sub(args.limit);
     let last = &decisions[skip..];
     if args.json {
-        println!("{}", serde_json::to_string_pretty(last)?);
+        style::print_json(&last)
     } else if last.is_empty() {
-        println!("no decisions yet");
+        style::print(
+            "no decisions yet: a window of the training must end first, and agent.controller must not be off\n",
+        )
     } else {
-        last.iter().for_each(|decision| println!("{}", story(decision)));
+        style::print(&told(last, args.each))
     }
-    Ok(())
 }
 
 /// The decisions of a journal file. A last line that was cut short, by a crash or a full disk, is left out.
-fn read(path: &Path) -> Result<Vec<Decision>, CliError> {
+pub(super) fn read(path: &Path) -> Result<Vec<Decision>, CliError> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| CliError::context(format!("cannot read {}", path.display()), error))?;
     let lines: Vec<&str> = text.lines().collect();
@@ -83,27 +87,97 @@ fn read(path: &Path) -> Result<Vec<Decision>, CliError> {
     Ok(decisions)
 }
 
+/// The decisions for people: what there is, then each; several quiet ones in a row in one line.
+fn told(decisions: &[Decision], each: bool) -> String {
+    let mut out = format!("{}\n\n", headline(decisions));
+    let mut rest = decisions;
+    while let Some(first) = rest.first() {
+        let quiet = rest.iter().take_while(|decision| !each && is_quiet(decision)).count();
+        // Writing to a String cannot fail, here and below.
+        if quiet > 1 {
+            let _ = writeln!(out, "{}", held(&rest[..quiet]));
+            rest = &rest[quiet..];
+        } else {
+            let _ = writeln!(out, "{}", story(first));
+            rest = &rest[1..];
+        }
+    }
+    out
+}
+
+/// Nothing was done, and nobody objected.
+fn is_quiet(decision: &Decision) -> bool {
+    decision.call.tool() == "hold" && decision.outcome == "done" && decision.fallback.is_none()
+}
+
+fn headline(decisions: &[Decision]) -> String {
+    let count = |is: &dyn Fn(&Decision) -> bool| decisions.iter().filter(|decision| is(decision)).count() as u64;
+    let mut parts = vec![plural(decisions.len() as u64, "decision")];
+    for tool in ["grow", "evict", "refresh", "warm", "hold"] {
+        match count(&|decision| decision.call.tool() == tool && decision.outcome != "refused") {
+            0 => {}
+            number => parts.push(format!("{number} {tool}")),
+        }
+    }
+    for (outcome, tone) in [("refused", Tone::Warn), ("clamped", Tone::Warn), ("failed", Tone::Bad)] {
+        match count(&|decision| decision.outcome == outcome) {
+            0 => {}
+            number => parts.push(paint(tone, &format!("{number} {outcome}"))),
+        }
+    }
+    match count(&|decision| decision.fallback.is_some()) {
+        0 => {}
+        number => parts.push(paint(Tone::Warn, &format!("{number} by the rules for want of an answer"))),
+    }
+    let judged = count(&|decision| decision.effect.is_some());
+    let right = count(&|decision| decision.effect.is_some_and(|effect| effect.as_expected));
+    if judged > 0 {
+        parts.push(format!("{right} of {judged} came out as expected"));
+    }
+    parts.join(", ")
+}
+
+/// Several quiet decisions in a row.
+fn held(quiet: &[Decision]) -> String {
+    let (first, last) = (&quiet[0], &quiet[quiet.len() - 1]);
+    let rates = quiet.iter().filter_map(|decision| decision.snapshot.hit_rate);
+    let (low, high) = rates.fold((f64::INFINITY, 0.0f64), |(low, high), rate| (low.min(rate), high.max(rate)));
+    let rates =
+        if low.is_finite() { format!("; hit rate {} to {}", percent(low), percent(high)) } else { String::new() };
+    let text =
+        format!("#{} to #{}  held {} times{rates}; the last: {}", first.number, last.number, quiet.len(), last.reason);
+    paint(Tone::Faint, &text)
+}
+
 /// One decision in a few lines.
-fn story(decision: &Decision) -> String {
+pub(super) fn story(decision: &Decision) -> String {
     let Decision { number, snapshot, reason, outcome, call, .. } = decision;
-    let mut text = format!("#{number}  window {}, {:.2} epochs\n", snapshot.window, snapshot.epochs);
-    // Writing to a String cannot fail, here and below.
+    let tone = match outcome.as_str() {
+        "done" => Tone::Strong,
+        "failed" => Tone::Bad,
+        _ => Tone::Warn,
+    };
+    let what = format!("{}, {outcome}", arguments(call));
+    let mut text =
+        format!("#{number}  {}  (window {}, {:.2} epochs)\n", paint(tone, &what), snapshot.window, snapshot.epochs);
     let mut say = |what: &str, words: &str| _ = writeln!(text, "    {what:9} {words}");
-    say("saw", &snapshot.in_words());
+    let who = format!("{} in {:.1} ms", decision.decided_by, decision.latency_ms);
+    if decision.proposed == *call {
+        say("why", &format!("{reason} ({who})"));
+    } else {
+        say("proposed", &format!("{} ({who}): {reason}", arguments(&decision.proposed)));
+    }
     if let Some(fallback) = &decision.fallback {
         say("fallback", &format!("{} had no answer ({fallback})", decision.controller));
     }
-    let who = format!("{} in {:.1} ms", decision.decided_by, decision.latency_ms);
-    say("decided", &format!("{} ({who}): {reason}", arguments(&decision.proposed)));
     if let Some(note) = &decision.note {
         say(outcome, note);
     }
-    if call.tool() != "hold" {
-        let answer = decision.answer.as_ref().map(|answer| serde_json::to_string(&answer.tables).unwrap_or_default());
-        say("did", &format!("{} {}", arguments(call), answer.unwrap_or_default()));
+    for done in decision.answer.iter().flat_map(|answer| &answer.tables) {
+        say("did", &deed(done));
     }
     if let Some(effect) = decision.effect {
-        let percent = |(before, after): (f64, f64)| format!("{:.1}% to {:.1}%", 100.0 * before, 100.0 * after);
+        let percent = |(before, after): (f64, f64)| format!("{:.1} % to {:.1} %", 100.0 * before, 100.0 * after);
         let verdict = if effect.as_expected { "as expected" } else { "not as expected" };
         let expected = decision.expected.name();
         say(
@@ -115,12 +189,53 @@ fn story(decision: &Decision) -> String {
             ),
         );
     }
-    text.truncate(text.trim_end().len());
+    say("saw", &snapshot.in_words());
     text
 }
 
+/// What a tool did to a table, in words.
+pub(super) fn deed(done: &Done) -> String {
+    let brought = |brought: &Brought| {
+        let Brought { asked_rows, filled_rows, pending_rows, .. } = *brought;
+        let pending =
+            if pending_rows > 0 { format!(", {} on their way", grouped(pending_rows)) } else { String::new() };
+        format!("brought in {} of {} rows{pending}", grouped(filled_rows), grouped(asked_rows))
+    };
+    match done {
+        Done::Grow(done) => {
+            let limited = done.limited_by.as_ref().map_or_else(String::new, |by| format!(", limited by {by}"));
+            let dropped =
+                if done.dropped_rows > 0 { format!("; dropped {}", grouped(done.dropped_rows)) } else { String::new() };
+            let (before, after) = (grouped(done.before_rows), grouped(done.after_rows));
+            let ceiling = grouped(done.ceiling_rows);
+            let brought = brought(&done.brought);
+            format!("{}: {before} to {after} rows (ceiling {ceiling}{limited}); {brought}{dropped}", done.table)
+        }
+        Done::Evict(done) => {
+            let forgot = if done.forgot { "; history forgotten" } else { "" };
+            let (evicted, resident) = (grouped(done.evicted_rows), grouped(done.resident_rows));
+            format!("{}: turned over {evicted} of {resident} rows; {}{forgot}", done.table, brought(&done.brought))
+        }
+        Done::Refresh(done) => {
+            let (checked, changed) = (grouped(done.checked_rows), grouped(done.changed_rows));
+            let unreachable = match done.unreachable.as_slice() {
+                [] => String::new(),
+                nodes => {
+                    format!("; could not ask node {}", nodes.iter().map(u16::to_string).collect::<Vec<_>>().join(", "))
+                }
+            };
+            let repulled = grouped(done.repulled_rows);
+            format!("{}: checked {checked} rows, {changed} changed, {repulled} pulled again{unreachable}", done.table)
+        }
+        Done::Warm(done) => {
+            let (cached, remote) = (grouped(done.cached_rows), grouped(done.remote_rows));
+            format!("{}: {cached} of {remote} remote rows were cached; {}", done.table, brought(&done.brought))
+        }
+    }
+}
+
 /// A call with its arguments, as a person would say it.
-fn arguments(call: &crate::tools::ToolCall) -> String {
+pub(super) fn arguments(call: &crate::tools::ToolCall) -> String {
     let fields = serde_json::to_value(call).unwrap_or_default();
     let of = |(name, value): (&String, &serde_json::Value)| match value {
         serde_json::Value::Null => None,
@@ -163,17 +278,65 @@ mod tests {
 
     #[test]
     fn a_story_says_who_why_and_what_came_of_it() {
-        let story = story(&decision(3));
+        let story = style::plain(&story(&decision(3)));
         for words in [
-            "#3  window 7",
+            "#3  grow factor=1.500, clamped  (window 7, 0.00 epochs)",
             "llm had no answer (late",
-            "grow factor=1.500 (rules in 500.0 ms): short of slots",
+            "why       short of slots (rules in 500.0 ms)",
             "300 rows became 200",
-            "hit rate 50.0% to 60.0%",
+            "hit rate 50.0 % to 60.0 %",
             "as expected (up)",
         ] {
             assert!(story.contains(words), "{story}\nshould say: {words}");
         }
+    }
+
+    #[test]
+    fn quiet_decisions_in_a_row_are_one_line() {
+        let hold = |number| Decision {
+            call: ToolCall::Hold(crate::tools::Hold {}),
+            proposed: ToolCall::Hold(crate::tools::Hold {}),
+            outcome: "done".to_owned(),
+            note: None,
+            fallback: None,
+            reason: "steady".to_owned(),
+            effect: None,
+            ..decision(number)
+        };
+        let all = [decision(1), hold(2), hold(3), hold(4), decision(5), hold(6)];
+        let text = style::plain(&told(&all, false));
+        assert!(text.starts_with("6 decisions, 2 grow, 4 hold, 2 clamped, 2 by the rules"), "{text}");
+        assert!(text.contains("2 of 2 came out as expected"), "{text}");
+        assert!(text.contains("#2 to #4  held 3 times; hit rate 50 % to 50 %; the last: steady"), "{text}");
+        assert!(text.contains("#6  hold, done"), "one alone is told: {text}");
+        assert!(!text.contains("#3  "), "{text}");
+        assert!(style::plain(&told(&all, true)).contains("#3  hold, done"));
+    }
+
+    #[test]
+    fn what_a_tool_did_is_said_in_words() {
+        let brought = Brought { asked_rows: 1662, filled_rows: 1649, refused_rows: 3, pending_rows: 10 };
+        let grown = crate::tools::Grown {
+            table: "feat".to_owned(),
+            before_rows: 3264,
+            after_rows: 6528,
+            ceiling_rows: 6528,
+            limited_by: Some("ceiling".to_owned()),
+            dropped_rows: 0,
+            brought,
+        };
+        assert_eq!(
+            deed(&Done::Grow(grown)),
+            "feat: 3,264 to 6,528 rows (ceiling 6,528, limited by ceiling); brought in 1,649 of 1,662 rows, 10 on their way"
+        );
+        let refreshed = crate::tools::Refreshed {
+            table: "feat".to_owned(),
+            checked_rows: 9,
+            changed_rows: 2,
+            repulled_rows: 2,
+            unreachable: vec![1, 3],
+        };
+        assert!(deed(&Done::Refresh(refreshed)).ends_with("could not ask node 1, 3"));
     }
 
     #[test]

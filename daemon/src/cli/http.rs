@@ -16,10 +16,24 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 /// # Errors
 /// If the daemon cannot be reached or refuses.
 pub(super) fn ask(admin: &str, token: Option<&Path>, path: &str, body: Option<&Value>) -> Result<String, CliError> {
+    ask_within(TIMEOUT, admin, token, path, body)
+}
+
+/// [`ask`] with another bound on the wait.
+///
+/// # Errors
+/// If the daemon cannot be reached within `timeout`, or refuses.
+pub(super) fn ask_within(
+    timeout: Duration,
+    admin: &str,
+    token: Option<&Path>,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<String, CliError> {
     let base = admin.trim_end_matches('/');
     let url = format!("{}{base}{path}", if base.contains("://") { "" } else { "http://" });
     let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false).build().into();
+        ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false).build().into();
     let bearer = match token {
         None => None,
         Some(path) => {

@@ -8,11 +8,16 @@ pub mod bench_peer;
 pub mod certs;
 pub mod decisions;
 pub mod demo;
+mod finding;
+mod health;
 mod http;
 pub mod import;
 pub mod replay;
+mod scrape;
 pub mod status;
+mod style;
 pub mod tool;
+pub mod top;
 pub mod trace;
 
 use clap::{Parser, Subcommand};
@@ -134,6 +139,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Shows what the agent decided, why, and what came of it
     Decisions(decisions::DecisionsArgs),
+    /// Shows live what running daemons are doing
+    Top(top::TopArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
     Tool(tool::ToolArgs),
 }
@@ -149,6 +156,7 @@ impl Command {
             Command::Trace(args) => trace::run(args),
             Command::Status(args) => status::run(args),
             Command::Decisions(args) => decisions::run(args),
+            Command::Top(args) => top::run(args),
             Command::Tool(args) => tool::run(args),
         }
     }

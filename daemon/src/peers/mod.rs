@@ -11,6 +11,7 @@ mod buffers;
 mod error;
 mod link;
 mod priority;
+mod probe;
 mod shared;
 mod stats;
 mod tls;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 pub use buffers::RowBatch;
 pub use error::{DialError, PeerError};
 pub use link::Met;
+pub use probe::{Meeting, Probe};
 pub use stats::{PeerStats, Totals};
 pub use tls::{NodeName, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};
@@ -197,15 +199,16 @@ impl Peers {
     /// # Errors
     /// When a key of `config`, a certificate file or the address cannot be used.
     pub fn start(config: &PeersConfig, identity: Identity, source: Arc<dyn RowSource>) -> Result<Arc<Self>, PeerError> {
-        Self::start_version(config, identity, source, PROTOCOL_VERSION)
+        Self::start_with(config, identity, source, PROTOCOL_VERSION, Transport::bind)
     }
 
-    /// [`Self::start`] with any protocol version, for tests of two that differ.
-    fn start_version(
+    /// [`Self::start`] with any protocol version, for tests of two that differ, and any way to the network.
+    fn start_with(
         config: &PeersConfig,
         identity: Identity,
         source: Arc<dyn RowSource>,
         version: u16,
+        bind: fn(&PeersConfig, &Credentials) -> Result<Transport, PeerError>,
     ) -> Result<Arc<Self>, PeerError> {
         config.check()?;
         let credentials = Credentials::load(config, identity.node)?;
@@ -217,7 +220,7 @@ impl Peers {
         };
         let transport = {
             let _runtime = handle.enter();
-            Transport::bind(config, &credentials)?
+            bind(config, &credentials)?
         };
         let link = |(&peer, address): (&u16, &String)| {
             (peer, Arc::new(Link::new(peer, address.clone(), config.connections_per_peer)))

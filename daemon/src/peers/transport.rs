@@ -32,7 +32,22 @@ pub(crate) struct Transport {
 impl Transport {
     /// Binds the UDP socket; to be called inside the runtime that shall drive it.
     pub(crate) fn bind(config: &PeersConfig, credentials: &Credentials) -> Result<Self, PeerError> {
-        let transport = Arc::new(transport_config(config)?);
+        Self::bind_as(config, credentials, transport_config(config)?)
+    }
+
+    /// [`Self::bind`] with packets that begin small whatever `peers.mtu` says, and grow up to it as far as they arrive: to find
+    /// out what a path carries.
+    pub(crate) fn bind_growing(config: &PeersConfig, credentials: &Credentials) -> Result<Self, PeerError> {
+        let mut transport = transport_config(config)?;
+        let mut discovery = MtuDiscoveryConfig::default();
+        // The last step of the search is as fine as the answer that is given to people.
+        discovery.upper_bound(config.mtu).minimum_change(8);
+        transport.initial_mtu(MTU_MIN).min_mtu(MTU_MIN).mtu_discovery_config(Some(discovery));
+        Self::bind_as(config, credentials, transport)
+    }
+
+    fn bind_as(config: &PeersConfig, credentials: &Credentials, transport: TransportConfig) -> Result<Self, PeerError> {
+        let transport = Arc::new(transport);
         let start = |error: String| PeerError::Start(error);
         let tls = QuicServerConfig::try_from(credentials.server.clone()).map_err(|e| start(e.to_string()))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));

@@ -63,7 +63,7 @@ async fn another_protocol_version() {
     let log = Log::default();
     let _installed = log.install();
     let dir = authority();
-    let server = Peers::start_version(&config(dir.path(), 1), identity(1), source(1), 9).unwrap();
+    let server = Peers::start_with(&config(dir.path(), 1), identity(1), source(1), 9, Transport::bind).unwrap();
     let peers = client(dir.path(), &server.local_addr().to_string(), |_| {});
     let (cause, _, log) = told(&peers, &log).await;
     assert_eq!(cause, DialError::Version { ours: PROTOCOL_VERSION, theirs: 9 });

@@ -2,6 +2,7 @@
 
 mod faults;
 mod hello;
+mod probe;
 mod rows;
 mod versions;
 
