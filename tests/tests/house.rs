@@ -58,6 +58,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
             "dataset",
             "cache",
             "recording",
+            "memory",
             "tools",
             "agent",
             "lookahead",

@@ -8,19 +8,23 @@ pub mod bench_peer;
 pub mod certs;
 pub mod decisions;
 pub mod demo;
+pub mod doctor;
 mod finding;
 mod health;
 mod http;
 pub mod import;
+pub mod manual;
 pub mod replay;
+pub mod report;
 mod scrape;
 pub mod status;
 mod style;
+mod teach;
 pub mod tool;
 pub mod top;
 pub mod trace;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
     error::Error,
     fmt::{self, Write as _},
@@ -115,7 +119,7 @@ pub fn error_chain(error: &dyn Error) -> String {
 
 /// Works with datasets, certificates and running `rudderd` daemons.
 #[derive(Debug, Parser)]
-#[command(name = "rudder", version, propagate_version = true)]
+#[command(name = "rudder", version, propagate_version = true, styles = style::CLAP)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -141,8 +145,16 @@ enum Command {
     Decisions(decisions::DecisionsArgs),
     /// Shows live what running daemons are doing
     Top(top::TopArgs),
+    /// Checks this node, and says how to mend what it finds
+    Doctor(doctor::DoctorArgs),
+    /// Makes one HTML page with plots of a run: its numbers, and what the agent decided
+    Report(report::ReportArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
     Tool(tool::ToolArgs),
+    /// Prints a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Writes the manual pages
+    Man(manual::ManArgs),
 }
 
 impl Command {
@@ -157,17 +169,30 @@ impl Command {
             Command::Status(args) => status::run(args),
             Command::Decisions(args) => decisions::run(args),
             Command::Top(args) => top::run(args),
+            Command::Doctor(args) => doctor::run(args),
+            Command::Report(args) => report::run(args),
             Command::Tool(args) => tool::run(args),
+            Command::Completions(args) => manual::completions(args),
+            Command::Man(args) => manual::man(args),
         }
     }
 }
 
+/// The whole command line.
+fn command() -> clap::Command {
+    teach::taught(Arguments::command())
+}
+
 /// Runs the subcommand that the process was called with and says how it ended.
 pub fn main() -> ExitCode {
-    match Arguments::parse().command.run() {
+    let arguments = match Arguments::from_arg_matches(&command().get_matches()) {
+        Ok(arguments) => arguments,
+        Err(error) => error.format(&mut command()).exit(),
+    };
+    match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("rudder: {error}");
+            anstream::eprintln!("{} {error}", style::paint(style::Tone::Bad, "rudder:"));
             ExitCode::FAILURE
         }
     }
@@ -176,11 +201,10 @@ pub fn main() -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
