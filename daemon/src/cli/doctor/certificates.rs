@@ -2,7 +2,7 @@
 //! their age. A function of the files' bytes and of the time; it must never show a key.
 
 use crate::cli::finding::Finding;
-use crate::cli::style::{plural, span};
+use crate::cli::style::span;
 use crate::config::PeersConfig;
 use crate::peers::NodeName;
 use rustls::client::WebPkiServerVerifier;
@@ -143,7 +143,7 @@ fn age(name: &str, certificate: &CertificateDer<'_>, path: &Path, now: u64, mend
         let said = format!("{path} ends in {}", span(until - now));
         Finding::warning(name, said, format!("{mend} --force, and restart rudderd before then"))
     } else {
-        Finding::ok(name, format!("{path}, valid for another {}", plural(((until - now) / DAY) as u64, "day")))
+        Finding::ok(name, format!("{path}, valid for another {}", span(until - now)))
     })
 }
 

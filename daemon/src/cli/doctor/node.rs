@@ -3,7 +3,7 @@
 
 use super::machine::TableSize;
 use crate::cli::finding::Finding;
-use crate::cli::style::{bytes, count};
+use crate::cli::style::{bytes, count, plural};
 use crate::cli::{CliError, health, http};
 use crate::config::Config;
 use crate::dataset::{Dataset, Verify};
@@ -34,9 +34,9 @@ pub(super) fn dataset(config: &Config, found: &mut Vec<Finding>) -> Option<Datas
     let local: u64 =
         dataset.tables().iter().map(|table| table.book.owned(dataset.node()) * table.row_bytes as u64).sum();
     let words = format!(
-        "{path}: `{}`, {} tables, {} of rows in partition {} of {}; checksums are read by rudderd at its start",
+        "{path}: `{}`, {}, {} of rows in partition {} of {}; checksums are read by rudderd at its start",
         dataset.name(),
-        dataset.tables().len(),
+        plural(dataset.tables().len() as u64, "table"),
         bytes(local as f64),
         dataset.node(),
         dataset.parts()
@@ -215,7 +215,11 @@ pub(super) fn as_trainer(socket: &Path) -> Finding {
             let rows: u64 = client.tables().iter().map(|table| table.rows).sum();
             Finding::ok(
                 "trainers",
-                format!("{} tables of {} rows are offered to this user", client.tables().len(), count(rows as f64)),
+                format!(
+                    "{} of {} rows offered to this user",
+                    plural(client.tables().len() as u64, "table"),
+                    count(rows as f64)
+                ),
             )
         }
         Err(error) => {

@@ -10,6 +10,8 @@ const LEFT: f64 = 54.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 22.0;
 const BOTTOM: f64 = 30.0;
+/// Room that the letter of a mark takes.
+const MARK_WIDTH: f64 = 18.0;
 /// Points of a line beyond which neighbours are averaged: a screen has no more.
 const POINTS_MAX: usize = 600;
 /// Colours that the page knows; further lines begin again.
@@ -71,11 +73,20 @@ impl Chart<'_> {
         for line in &self.lines {
             self.line(&mut out, line, most);
         }
+        let mut free = LEFT - MARK_WIDTH;
         for mark in &self.marks {
-            self.mark(&mut out, mark);
+            // Where marks crowd, the first has the letter and the others their line.
+            let lettered = self.x(mark.at) >= free;
+            if lettered {
+                free = self.x(mark.at) + MARK_WIDTH;
+            }
+            self.mark(&mut out, mark, lettered);
         }
         out.push_str("</svg>\n");
         self.legend(&mut out);
+        if !self.marks.is_empty() {
+            out.push_str("<p class=\"legend\">G grow, E evict, R refresh, W warm; red where the hit rate fell. Each leads to its line below.</p>\n");
+        }
         out.push_str("</figure>\n");
         out
     }
@@ -163,18 +174,25 @@ impl Chart<'_> {
         }
     }
 
-    fn mark(&self, out: &mut String, mark: &Mark) {
+    fn mark(&self, out: &mut String, mark: &Mark, lettered: bool) {
         let (x, bottom) = (self.x(mark.at), HEIGHT - BOTTOM);
         let bad = if mark.bad { " bad" } else { "" };
         let (title, anchor) = (escaped(&mark.title), escaped(&mark.anchor));
-        let _ = writeln!(
+        let _ = write!(
             out,
             "<a href=\"#{anchor}\" class=\"mark{bad}\"><title>{title}</title><line x1=\"{x:.1}\" y1=\"{TOP}\" x2=\"{x:.1}\" \
-             y2=\"{bottom}\"/><circle cx=\"{x:.1}\" cy=\"{}\" r=\"8\"/><text x=\"{x:.1}\" y=\"{}\">{}</text></a>",
-            TOP - 9.0,
-            TOP - 5.5,
-            escaped(&mark.letter.to_string())
+             y2=\"{bottom}\"/>"
         );
+        if lettered {
+            let letter = escaped(&mark.letter.to_string());
+            let _ = write!(
+                out,
+                "<circle cx=\"{x:.1}\" cy=\"{}\" r=\"8\"/><text x=\"{x:.1}\" y=\"{}\">{letter}</text>",
+                TOP - 9.0,
+                TOP - 5.5
+            );
+        }
+        out.push_str("</a>\n");
     }
 
     fn legend(&self, out: &mut String) {
@@ -286,6 +304,16 @@ mod tests {
         let many: Vec<_> = (0..5000).map(|at| (f64::from(at), Some(1.0))).collect();
         let thin = thinned(&many);
         assert!(thin.len() <= POINTS_MAX && thin.iter().all(|(_, value)| *value == Some(1.0)), "{}", thin.len());
+    }
+
+    #[test]
+    fn marks_that_crowd_share_a_letter() {
+        let mark = |at: f64| Mark { at, letter: 'G', title: "t".into(), anchor: "a".into(), bad: at > 5.0 };
+        let marks = [0.0, 0.01, 0.02, 9.0].map(mark).to_vec();
+        let svg =
+            Chart { title: "t".into(), unit: Unit::Count, start: 0.0, end: 10.0, lines: Vec::new(), marks }.draw();
+        assert_eq!((svg.matches("<circle").count(), svg.matches("class=\"mark").count()), (2, 4), "{svg}");
+        assert_eq!(svg.matches("mark bad").count(), 1);
     }
 
     #[test]

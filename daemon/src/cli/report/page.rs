@@ -3,7 +3,7 @@
 
 use super::chart::{Chart, Line, Mark, Unit, escaped};
 use super::series::{Measure, NodeRun, Series, Told};
-use crate::cli::style::{count, percent, plural, span};
+use crate::cli::style::{count, percent, plural, span, time};
 use std::fmt::Write as _;
 
 /// Most marks in a chart: beyond, they hide what they mark.
@@ -128,8 +128,8 @@ impl Report {
         if let Some((told, gain)) = best.max_by(|a, b| a.1.total_cmp(&b.1)) {
             tile(
                 "best decision",
-                &format!("{:+.1} points", 100.0 * gain),
-                &format!("{} on {}, #{}", told.call, told.node, told.number),
+                &format!("{:+.1}", 100.0 * gain),
+                &format!("points of hit rate: {} on {}, #{}", told.call, told.node, told.number),
             );
         }
         out.push_str("</section>\n");
@@ -188,7 +188,8 @@ impl Report {
 
     /// What the agents did, as far as there is room.
     fn marks(&self) -> Vec<Mark> {
-        let acted = self.decisions().filter(|told| told.tool != "hold");
+        let mut acted: Vec<&Told> = self.decisions().filter(|told| told.tool != "hold").collect();
+        acted.sort_by(|a, b| a.at.total_cmp(&b.at));
         let mark = |told: &Told| Mark {
             at: told.at,
             letter: told.tool.chars().next().unwrap_or('?').to_ascii_uppercase(),
@@ -196,7 +197,7 @@ impl Report {
             anchor: told.anchor(),
             bad: told.gain().is_some_and(|gain| gain < 0.0),
         };
-        acted.take(MARKS_MAX).map(mark).collect()
+        acted.into_iter().take(MARKS_MAX).map(mark).collect()
     }
 
     fn table(&self, out: &mut String) {
@@ -258,7 +259,7 @@ fn row(out: &mut String, told: &Told, start: f64) {
         "<tr id=\"{}\"><td>{}</td><td>{}</td><td>{}</td><td><b>{}</b>{outcome}<br><small>{}</small></td><td>{}</td><td>{}</td>\
          <td>{expected}</td><td>{}</td><td>{}</td></tr>",
         escaped(&told.anchor()),
-        span(told.at - start),
+        time(told.at - start),
         escaped(&told.node),
         told.number,
         escaped(&told.call),
