@@ -86,7 +86,7 @@ mod tests {
 
     /// All subcommands, as `tool grow`.
     fn paths(command: &clap::Command, path: &str) -> Vec<String> {
-        let mut below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
         below
             .flat_map(|below| {
                 let path = format!("{path} {}", below.get_name()).trim().to_owned();

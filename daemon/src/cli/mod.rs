@@ -13,11 +13,8 @@ mod finding;
 mod health;
 mod http;
 pub mod import;
-<<<<<<< HEAD
-pub mod manual;
-=======
 pub mod log;
->>>>>>> main
+pub mod manual;
 pub mod replay;
 pub mod report;
 mod scrape;
@@ -155,15 +152,12 @@ enum Command {
     Report(report::ReportArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
     Tool(tool::ToolArgs),
-<<<<<<< HEAD
     /// Prints a completion script for a shell
     Completions(manual::CompletionsArgs),
     /// Writes the manual pages
     Man(manual::ManArgs),
-=======
     /// Shows or changes what a running daemon logs
     Log(log::LogArgs),
->>>>>>> main
 }
 
 impl Command {
@@ -181,12 +175,9 @@ impl Command {
             Command::Doctor(args) => doctor::run(args),
             Command::Report(args) => report::run(args),
             Command::Tool(args) => tool::run(args),
-<<<<<<< HEAD
             Command::Completions(args) => manual::completions(args),
             Command::Man(args) => manual::man(args),
-=======
             Command::Log(args) => log::run(args),
->>>>>>> main
         }
     }
 }

@@ -76,6 +76,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "log",
+        &[
+            ("what is logged now", "rudder log"),
+            ("look closely at the peers, until the next start", "rudder log info,rudder_daemon::peers=debug"),
+        ],
+    ),
+    (
         "top",
         &[
             ("this node's daemon; q quits", "rudder top"),

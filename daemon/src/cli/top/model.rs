@@ -205,7 +205,7 @@ impl Watched {
             hit_rates: self.hit_rates.iter().copied().collect(),
             trainers: whole("/trainers_reporting").unwrap_or_default(),
             epochs: gauge("rudder_epochs"),
-            fetches_per_second: rates.per_second("rudder_fetch_seconds_count", &[]),
+            fetches_per_second: rates.observed("rudder_fetch_seconds"),
             stall_share: rates.per_second("rudder_stall_seconds_total", &[]) / trainers.max(1.0),
             failed_fetches: of_table("rudder_failed_fetches_total"),
             p50_seconds: rates.quantile("rudder_fetch_seconds", &[], 0.5),
@@ -265,6 +265,13 @@ impl Rates<'_> {
     /// Growth per second of a counter that has not.
     fn per_second(&self, name: &str, with: &[(&str, &str)]) -> f64 {
         Rates { table: None, ..*self }.of_table(name, with)
+    }
+
+    /// Samples per second of a histogram.
+    fn observed(&self, name: &str) -> f64 {
+        let Some(before) = self.before else { return 0.0 };
+        let all = between(&before.scrape.histogram(name, &[]), &self.now.scrape.histogram(name, &[]));
+        all.last().map_or(0.0, |(_, count)| count / (self.now.at - before.at).max(1e-3))
     }
 
     fn rows(&self) -> Rows {

@@ -21,7 +21,7 @@ fn reading(at: f64, fetches: u64, started: u64, up: bool) -> Reading {
          rudder_fetch_rows_total{{table=\"a\",source=\"peer\"}} {}\nrudder_fetch_rows_total{{table=\"b\",source=\"cache\"}} {}\n\
          rudder_fetch_rows_total{{table=\"b\",source=\"peer\"}} {}\nrudder_stall_seconds_total {}\n\
          rudder_fetch_seconds_bucket{{le=\"0.001\"}} {}\nrudder_fetch_seconds_bucket{{le=\"0.01\"}} {fetches}\n\
-         rudder_fetch_seconds_bucket{{le=\"+Inf\"}} {fetches}\nrudder_fetch_seconds_count {fetches}\n\
+         rudder_fetch_seconds_bucket{{le=\"+Inf\"}} {fetches}\n\
          rudder_cache_rows{{table=\"a\"}} 500\nrudder_cache_capacity_rows{{table=\"a\"}} 1000\n\
          rudder_cache_ceiling_rows{{table=\"a\"}} 4000\nrudder_cache_bytes{{table=\"a\"}} 256000\n\
          rudder_cache_rows{{table=\"b\"}} 5\nrudder_cache_capacity_rows{{table=\"b\"}} 10\n\

@@ -244,7 +244,7 @@ fn decisions(pen: &mut Pen<'_>, view: &View) {
             .map_or_else(String::new, |(before, after)| format!("  [hits {} to {}]", percent(before), percent(after)));
         pen.line([
             Span::styled(format!("#{number:<5} "), FAINT),
-            Span::styled(format!("{tool}"), style),
+            Span::styled(tool.clone(), style),
             Span::raw(format!(" {outcome}{effect}: {reason}")),
         ]);
     }
