@@ -105,7 +105,7 @@ mod tests {
                 let name = path.rsplit(' ').next().unwrap();
                 assert!(script.contains(name), "{shell}: {path}");
             }
-            assert!(script.contains("--offline"), "{shell}: options are there, too");
+            assert!(script.contains("offline"), "{shell}: options are there, too");
         }
     }
 

@@ -259,15 +259,16 @@ mod tests {
     #[test]
     fn ages_are_told() {
         let (_dir, config) = site(365);
-        let day = 86_400;
-        let (verdict, text) = judged(&config, 3, now() + 350 * day);
+        // A minute over, so that a second lost in between changes no hour.
+        let (day, later) = (86_400, now() + 60);
+        let (verdict, text) = judged(&config, 3, later + 350 * day);
         assert!(verdict == Verdict::Warning && text.contains("ends in 14 d 23 h"), "{text}");
-        let (verdict, text) = judged(&config, 3, now() + 366 * day);
+        let (verdict, text) = judged(&config, 3, later + 366 * day);
         assert!(
             verdict == Verdict::Problem && text.contains("ended 1 d 0 h ago") && text.contains("--force"),
             "{text}"
         );
-        let (verdict, text) = judged(&config, 3, now() - 2 * day);
+        let (verdict, text) = judged(&config, 3, later - 2 * day);
         assert!(verdict == Verdict::Problem && text.contains("clock"), "{text}");
     }
 

@@ -110,6 +110,13 @@ fn once(args: &TopArgs) -> Result<(), CliError> {
     if let Some(why) = gone.filter(|_| !any_up) {
         return Err(CliError::message(why));
     }
+    if let Some(table) = args.table.as_ref().filter(|table| !daemons.iter().any(|view| view.tables.contains(table))) {
+        let known: Vec<&str> = daemons.iter().flat_map(|view| &view.tables).map(String::as_str).collect();
+        return Err(CliError::message(format!(
+            "--table {table}: there is no such table; there are {}",
+            known.join(", ")
+        )));
+    }
     if args.json {
         return style::print_json(&daemons);
     }
