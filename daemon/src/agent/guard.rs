@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 const NEARLY_DONE: f64 = 0.97;
 
 /// Largest growth of one decision.
-pub(super) const GROW_FACTOR_MAX: f64 = 2.0;
+pub(super) const GROW_FACTOR_MAX: f64 = 4.0;
 
 /// Smallest share that a decision may shrink a cache to.
 pub(super) const GROW_FACTOR_MIN: f64 = 0.5;
