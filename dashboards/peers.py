@@ -125,7 +125,7 @@ SLOW = Row(
         ),
         Panel(
             "Fetches from peers",
-            "Per second.",
+            "Per second; each is one trainer's need, or one bundle of rows that is brought in ahead.",
             (Query(rate("rudder_peer_request_seconds_count", *FLOW), NAME),),
             unit="reqps",
             low=0,
