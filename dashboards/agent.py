@@ -58,7 +58,9 @@ NOW = Row(
         stat(
             "Came true, last hour",
             "Share of the decisions whose expected impact on the hit rate came true.",
-            share(increase("rudder_agent_predictions_total", labels='outcome="right"'), increase("rudder_agent_predictions_total")),
+            share(
+                increase("rudder_agent_predictions_total", labels='outcome="right"'), increase("rudder_agent_predictions_total")
+            ),
             "percentunit",
             base=YELLOW,
             steps=((0.5, "green"),),
@@ -110,7 +112,12 @@ DECIDED = Row(
         Panel(
             "Rows that tools brought in",
             "The price of grow, evict and refresh: rows that crossed the network for them. It should buy hits.",
-            (Query(rate("rudder_network_rows_total", "instance", "reason", labels='reason=~"tool|refresh"'), "{{reason}} on {{instance}}"),),
+            (
+                Query(
+                    rate("rudder_network_rows_total", "instance", "reason", labels='reason=~"tool|refresh"'),
+                    "{{reason}} on {{instance}}",
+                ),
+            ),
             unit="rowsps",
             low=0,
         ),
@@ -208,7 +215,7 @@ HOW = Row(
         ),
         Panel(
             "Refusals, by rule of the guard",
-            "Per minute. docs/agent.md, \"The guard\", says what each rule is for.",
+            'Per minute. docs/agent.md, "The guard", says what each rule is for.',
             (Query("60 * " + rate("rudder_agent_refusals_total", "rule"), "{{rule}}"),),
             width=6,
             low=0,
@@ -223,7 +230,10 @@ HOW = Row(
         Panel(
             "Time of a decision",
             "Time that the controller took; agent.deadline_ms is the longest that is waited for.",
-            (Query(quantile(0.5, "rudder_agent_decision_seconds"), "median"), Query(quantile(0.99, "rudder_agent_decision_seconds"), "slowest 1 %")),
+            (
+                Query(quantile(0.5, "rudder_agent_decision_seconds"), "median"),
+                Query(quantile(0.99, "rudder_agent_decision_seconds"), "slowest 1 %"),
+            ),
             unit="s",
             width=6,
             low=0,

@@ -23,7 +23,6 @@ from promql import (
     total,
 )
 
-
 NOW = Row(
     "Is it serving?",
     (
@@ -220,7 +219,7 @@ DAEMONS = Row(
             ),
             "table",
             width=24,
-            height=8,
+            height=7,
             columns=(
                 ("job", "Job", ""),
                 ("instance", "Instance", ""),

@@ -30,7 +30,12 @@ NOW = Row(
             steps=((1, GREEN),),
             mappings=(("0", "no", RED), ("1", "yes", GREEN)),
         ),
-        stat("Up for", "Time since the daemon started; each start empties the cache.", f"time() - max({of('process_start_time_seconds')})", "s"),
+        stat(
+            "Up for",
+            "Time since the daemon started; each start empties the cache.",
+            f"time() - max({of('process_start_time_seconds')})",
+            "s",
+        ),
         stat(
             "Trainers",
             "Trainers that report their progress. With 0, EPOCH scores fall back to decayed frequency: call progress() in the training loop.",
@@ -38,7 +43,12 @@ NOW = Row(
             base=YELLOW,
             steps=((1, GREEN),),
         ),
-        stat("Epochs", "Epochs that the mean trainer has ended, with the share of the running one.", f"max({of('rudder_epochs')})", decimals=1),
+        stat(
+            "Epochs",
+            "Epochs that the mean trainer has ended, with the share of the running one.",
+            f"max({of('rudder_epochs')})",
+            decimals=1,
+        ),
         stat(
             "Waiting for peers",
             "Share of the time that a trainer of this node waits for rows of peers.",
@@ -79,7 +89,10 @@ FETCHES = Row(
         Panel(
             "Time of a fetch",
             "From a fetch's arrival until its rows are in place.",
-            tuple(Query(quantile(at, "rudder_fetch_seconds"), name) for at, name in ((0.5, "median"), (0.9, "slowest 10 %"), (0.99, "slowest 1 %"))),
+            tuple(
+                Query(quantile(at, "rudder_fetch_seconds"), name)
+                for at, name in ((0.5, "median"), (0.9, "slowest 10 %"), (0.99, "slowest 1 %"))
+            ),
             unit="s",
             low=0,
         ),
@@ -91,7 +104,7 @@ FETCHES = Row(
             "s",
         ),
         Panel(
-            "Waiting for peers",
+            "Waiting for peers, over time",
             "Share of the time that a trainer waits for rows of peers: each second of it is lost to training.",
             (Query(stall_share(), "share of the time"),),
             unit="percentunit",
@@ -108,10 +121,12 @@ FETCHES = Row(
             low=0,
         ),
         Panel(
-            "Fetches",
-            "Fetches per second, of all trainers of this node.",
-            (Query(rate("rudder_fetch_seconds_count"), "fetches/s"),),
-            unit="reqps",
+            "Fetches and connections",
+            "Fetches per second of all trainers of this node, and their open connections (at most local.connections_max).",
+            (
+                Query(rate("rudder_fetch_seconds_count"), "fetches per second"),
+                Query(total("rudder_local_connections"), "connections"),
+            ),
             low=0,
         ),
     ),
@@ -184,7 +199,12 @@ LOOKAHEAD = Row(
         Panel(
             "Announced rows that came late",
             "Share of the remote rows that were announced and still had to be waited for. High: raise lookahead.depth, or announce sooner.",
-            (Query(share(rate("rudder_late_rows_total"), rate("rudder_fetch_rows_total", labels='source=~"cache|staged|peer"')), "late"),),
+            (
+                Query(
+                    share(rate("rudder_late_rows_total"), rate("rudder_fetch_rows_total", labels='source=~"cache|staged|peer"')),
+                    "late",
+                ),
+            ),
             unit="percentunit",
             low=0,
             steps=((0.1, YELLOW),),
@@ -291,7 +311,12 @@ BLOCKS = Row(
         Panel(
             "Own rows whose block was in memory",
             "Share of the rows of this node's shard that did not wait for the disk.",
-            (Query(share(rate("rudder_block_rows_total", labels='source="resident"'), rate("rudder_block_rows_total")), "resident"),),
+            (
+                Query(
+                    share(rate("rudder_block_rows_total", labels='source="resident"'), rate("rudder_block_rows_total")),
+                    "resident",
+                ),
+            ),
             unit="percentunit",
             width=6,
             low=0,
@@ -320,7 +345,10 @@ BLOCKS = Row(
         Panel(
             "Time of a read",
             "Of one block from disk.",
-            (Query(quantile(0.5, "rudder_block_read_seconds"), "median"), Query(quantile(0.99, "rudder_block_read_seconds"), "slowest 1 %")),
+            (
+                Query(quantile(0.5, "rudder_block_read_seconds"), "median"),
+                Query(quantile(0.99, "rudder_block_read_seconds"), "slowest 1 %"),
+            ),
             unit="s",
             width=6,
             low=0,

@@ -323,13 +323,15 @@ class Dashboard:
             y += 1
             place = head["panels"] if row.collapsed else found
             x = line = 0
+            top = y
             for panel in row.panels:
                 if x + panel.width > COLUMNS:
                     x, y, line = 0, y + line, 0
                 number += 1
                 place.append(panel.json(number, x, y))
                 x, line = x + panel.width, max(line, panel.height)
-            y += line
+            # What a closed row holds takes no place until it is opened; Grafana then moves the rest.
+            y = top if row.collapsed else y + line
         return found
 
     def json(self) -> Json:

@@ -76,7 +76,12 @@ NOW = Row(
             "table",
             width=8,
             height=8,
-            columns=(("job", "Job", ""), ("instance", "Instance", ""), ("Value #A", "Node", "none"), ("Value #B", "Peers up", "none")),
+            columns=(
+                ("job", "Job", ""),
+                ("instance", "Instance", ""),
+                ("Value #A", "Node", "none"),
+                ("Value #B", "Peers up", "none"),
+            ),
         ),
     ),
 )
@@ -89,6 +94,7 @@ SLOW = Row(
             "From each peer, all requests of a fetch together. One peer slow for all: that node is busy, or its disk. All slow for one: its network.",
             (Query(quantile(0.99, "rudder_peer_request_seconds", *FLOW), NAME),),
             unit="s",
+            width=6,
             low=0,
             steps=((1, RED),),
         ),
@@ -97,13 +103,7 @@ SLOW = Row(
             "From each peer, all requests of a fetch together.",
             (Query(quantile(0.5, "rudder_peer_request_seconds", *FLOW), NAME),),
             unit="s",
-            low=0,
-        ),
-        Panel(
-            "Round trip",
-            "Of packets, as the transport measures it. Low while fetches are slow: the peer is busy, not the network.",
-            (Query(f"max by (instance, peer) ({of('rudder_peer_round_trip_seconds')})", NAME),),
-            unit="s",
+            width=6,
             low=0,
         ),
         Panel(
@@ -113,14 +113,7 @@ SLOW = Row(
                 Query("60 * " + rate("rudder_peer_failed_fetches_total", *FLOW), "failed: " + NAME),
                 Query("60 * " + rate("rudder_peer_repeated_requests_total", *FLOW), "repeated: " + NAME),
             ),
-            low=0,
-        ),
-        Panel(
-            "Lost packets",
-            "Per second. With bursts of large answers: raise peers.socket_buffer_bytes and the kernel's limit; from the start on: "
-            "peers.mtu is larger than the path carries.",
-            (Query(rate("rudder_peer_lost_packets_total", *FLOW), "{{instance}} to node {{peer}}"),),
-            unit="pps",
+            width=6,
             low=0,
         ),
         Panel(
@@ -128,6 +121,7 @@ SLOW = Row(
             "Per second; each is one trainer's need, or one bundle of rows that is brought in ahead.",
             (Query(rate("rudder_peer_request_seconds_count", *FLOW), NAME),),
             unit="reqps",
+            width=6,
             low=0,
         ),
     ),

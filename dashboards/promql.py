@@ -91,10 +91,11 @@ MEMORY_SHORT = Annotation(
     color="red",
 )
 
-#: A daemon was started.
+#: A daemon was started: its first minute, or the first point of the picture after it. Not by changes(): it may have been away for longer
+#: than that looks back.
 STARTED = Annotation(
     name="Start",
-    expr=f"sum by (instance) (changes({of('process_start_time_seconds')}[{SPAN}])) > 0",
+    expr=f"time() - max by (instance) ({of('process_start_time_seconds')}) < 60 + $__interval_ms / 1000",
     title="started",
     text="rudderd on {{instance}} was started.",
     color="blue",

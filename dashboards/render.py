@@ -2,13 +2,14 @@
 """Draws a dashboard as a picture, from what a Prometheus has: ``dashboards/render.py rudder-node --prometheus URL --out FILE``.
 
 Owns the drawing, for the pictures of ``docs/dashboards.md`` and for looking at a change without a Grafana. It reads the same JSON and runs
-the same queries with the same variables, but it is not Grafana: colours, fonts and tables look otherwise. Needs matplotlib.
+the same queries with the same variables, but it is not Grafana: colours, fonts and tables look otherwise. Needs matplotlib (which brings Pillow).
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import json
 import math
 import re
@@ -25,6 +26,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, DateFormatter
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -35,7 +37,20 @@ DPI = 80
 PAPER, CARD, INK, FAINT = "#f4f5f5", "#ffffff", "#24292e", "#8e8e8e"
 GREEN, YELLOW, RED, PURPLE, BLUE = "#37872d", "#c98a04", "#c4162a", "#8f3bb8", "#1f60c4"
 COLORS = {"green": GREEN, "#EAB839": YELLOW, "red": RED, "purple": PURPLE, "blue": BLUE}
-LINES = ["#56a64b", "#e0a502", "#3274d9", "#ff780a", "#a352cc", "#e02f44", "#1aa4b8", "#8f6b3a", "#705da0", "#6f7a82", "#b877d9", "#37872d"]
+LINES = [
+    "#56a64b",
+    "#e0a502",
+    "#3274d9",
+    "#ff780a",
+    "#a352cc",
+    "#e02f44",
+    "#1aa4b8",
+    "#8f6b3a",
+    "#705da0",
+    "#6f7a82",
+    "#b877d9",
+    "#37872d",
+]
 
 #: Most entries of a legend that are written out.
 LEGEND_MAX = 8
@@ -64,7 +79,9 @@ def number(value: float, unit: str, decimals: int | None = None) -> str:
     for name, size in (("M", 1e6), ("K", 1e3)):
         if abs(value) >= 10 * size or (name == "M" and abs(value) >= size):
             return f"{value / size:.3g}{name}{tail}"
-    return (f"{value:.0f}" if value == round(value) else f"{value:.3g}") + tail
+    if decimals is not None:
+        return f"{value:.{decimals}f}{tail}"
+    return (f"{value:.0f}" if value == round(value) or abs(value) >= 100 else f"{value:.3g}") + tail
 
 
 class Source:
@@ -75,7 +92,7 @@ class Source:
         # A picture has some 120 points; Grafana takes as many as a panel is wide.
         self.step = max(scrape_s, math.ceil((end - start) / 120))
         rate_s = max(self.step + scrape_s, 4 * scrape_s)
-        self.values = {"job": job, "instance": instance, "__rate_interval": f"{rate_s}s", "__interval": f"{self.step}s"}
+        self.values = {"job": job, "instance": instance, "__rate_interval": f"{rate_s}s", "__interval_ms": f"{self.step * 1000}"}
 
     def filled(self, text: str) -> str:
         """A query with the variables filled in."""
@@ -124,14 +141,24 @@ def draw_stat(axes: Axes, panel: dict[str, Any], source: Source) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     target = panel["targets"][0]
     found = source.last(target["expr"])
-    texts = {mapping_value: option["text"] for mapping in defaults["mappings"] for mapping_value, option in mapping["options"].items()}
+    texts = {
+        mapping_value: option["text"] for mapping in defaults["mappings"] for mapping_value, option in mapping["options"].items()
+    }
     if not found:
         axes.text(0.5, 0.45, "no data", ha="center", va="center", color=FAINT, fontsize=10)
     for at, (labels, value) in enumerate(found):
         text = texts.get(f"{value:g}", number(value, defaults["unit"], defaults.get("decimals")))
         name = "" if target["legendFormat"] == "__auto" else named(target["legendFormat"], labels)
         y = 1 - (at + 0.5) / len(found)
-        axes.text(0.5, y, f"{name} {text}".strip(), ha="center", va="center", color=color_of(panel, value), fontsize=19 if len(found) == 1 else 12)
+        axes.text(
+            0.5,
+            y,
+            f"{name} {text}".strip(),
+            ha="center",
+            va="center",
+            color=color_of(panel, value),
+            fontsize=19 if len(found) == 1 else 12,
+        )
 
 
 def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
@@ -149,18 +176,25 @@ def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
         times = sorted({at for _, points in series for at in points})
         values = [[points.get(at, 0.0) if math.isfinite(points.get(at, 0.0)) else 0.0 for at in times] for _, points in series]
         if times:
-            axes.stackplot([when(at) for at in times], values, labels=[name for name, _ in series], colors=LINES, alpha=0.75, linewidth=0)
+            axes.stackplot(
+                [when(at) for at in times], values, labels=[name for name, _ in series], colors=LINES, alpha=0.75, linewidth=0
+            )
     else:
         for at, (name, points) in enumerate(series):
             times = sorted(points)
-            axes.plot([when(t) for t in times], [points[t] for t in times], color=LINES[at % len(LINES)], linewidth=1.2, label=name)
+            axes.plot(
+                [when(t) for t in times], [points[t] for t in times], color=LINES[at % len(LINES)], linewidth=1.2, label=name
+            )
     for step in defaults["thresholds"]["steps"]:
         if step["value"] is not None and axes.get_ylim()[1] >= step["value"]:
             axes.axhline(step["value"], color=COLORS[step["color"]], linewidth=0.8, linestyle="--")
     low, high = axes.get_ylim()
-    axes.set_ylim(defaults.get("min", low), defaults.get("max", max(high, low + 1e-9)))
+    highest = max((value for _, points in series for value in points.values() if math.isfinite(value)), default=0.0)
+    high = defaults.get("max", high if highest > 0 or low < 0 else 1.0)
+    axes.set_ylim(defaults.get("min", low), high)
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, defaults["unit"], 0 if high > 0.1 else 1)))
+    decimals = (0 if high > 0.2 else 1 if high > 0.02 else 2) if defaults["unit"] == "percentunit" else None
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, defaults["unit"], decimals)))
     names = [name for name, _ in series]
     if names:
         handles, labels = axes.get_legend_handles_labels()
@@ -168,7 +202,7 @@ def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
             labels[LEGEND_MAX - 1] = f"… {len(labels) - LEGEND_MAX + 1} more"
         columns = 4 if max(map(len, labels[:LEGEND_MAX])) < 14 else 2
         axes.legend(
-            handles[:LEGEND_MAX], labels[:LEGEND_MAX], loc="upper left", bbox_to_anchor=(-0.12, -0.13), ncols=columns,
+            handles[:LEGEND_MAX], labels[:LEGEND_MAX], loc="upper left", bbox_to_anchor=(-0.12, -0.10), ncols=columns,
             fontsize=6.5, frameon=False, handlelength=1, columnspacing=1, labelspacing=0.25, labelcolor=INK,
         )  # fmt: skip
 
@@ -208,7 +242,10 @@ def draw_table(axes: Axes, panel: dict[str, Any], source: Source) -> None:
     """The queries side by side, joined by their labels."""
     axes.axis("off")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    fields = {override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]} for override in panel["fieldConfig"]["overrides"]}
+    fields = {
+        override["matcher"]["options"]: {item["id"]: item["value"] for item in override["properties"]}
+        for override in panel["fieldConfig"]["overrides"]
+    }
     for target in panel["targets"]:
         name = f"Value #{target['refId']}"
         for labels, value in source.last(target["expr"]):
@@ -221,7 +258,9 @@ def draw_table(axes: Axes, panel: dict[str, Any], source: Source) -> None:
         axes.text(0.5, 0.5, "no data", ha="center", va="center", color=FAINT)
         return
     widths = [max(len(row[at]) for row in [head, *body]) + 2 for at in range(len(head))]
-    drawn = axes.table(cellText=body, colLabels=head, loc="upper center", cellLoc="left", colWidths=[width / sum(widths) for width in widths])
+    drawn = axes.table(
+        cellText=body, colLabels=head, loc="upper center", cellLoc="left", colWidths=[width / sum(widths) for width in widths]
+    )
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(8)
     drawn.scale(1, 1.3)
@@ -282,8 +321,8 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
         figure.add_artist(plt.Rectangle((x + 0.002, y - h + 0.08 / rows), w - 0.004, h - 0.16 / rows, color=CARD, zorder=-1))
         figure.text(x + 0.006, y - 0.5 / rows, item["title"], fontsize=7.5, color=INK, va="center", weight="bold")
         bare = item["type"] in ("stat", "table")
-        left = 0.006 if bare else (0.3 * w if item["type"] == "state-timeline" else 0.040)
-        foot = 0.2 if bare else 2.3 if item["type"] == "timeseries" else 0.9
+        left = 0.006 if bare else (0.3 * w if item["type"] == "state-timeline" else 0.047)
+        foot = 0.2 if bare else 2.0 if item["type"] == "timeseries" else 0.9
         axes = figure.add_axes((x + left, y - h + foot / rows, w - left - 0.010, h - (foot + 1.0) / rows), facecolor=CARD)
         axes.grid(visible=True, color="#e9e9e9", linewidth=0.6)
         axes.tick_params(colors=INK, labelsize=6.5, length=0)
@@ -298,8 +337,11 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
             for at, color in events:
                 axes.axvline(at, color=color, linewidth=0.7, linestyle=":")
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=DPI, facecolor=PAPER, pil_kwargs={"optimize": True})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=DPI, facecolor=PAPER)
     plt.close(figure)
+    # A third of the size, and nobody sees it.
+    Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def main() -> None:
@@ -317,7 +359,9 @@ def main() -> None:
     arguments = parser.parse_args()
     end = arguments.until or time.time()
     board = json.loads((FOLDER / f"{arguments.board}.json").read_text(encoding="utf-8"))
-    source = Source(arguments.prometheus, arguments.job, arguments.instance, end - 60 * arguments.minutes, end, arguments.scrape_s)
+    source = Source(
+        arguments.prometheus, arguments.job, arguments.instance, end - 60 * arguments.minutes, end, arguments.scrape_s
+    )
     render(board, source, arguments.out, arguments.closed)
 
 

@@ -25,7 +25,7 @@ class Asked:
     def filled(self, job: str, instance: str, interval_s: int, scrape_s: int) -> str:
         """The query with its variables as Grafana fills them in, for a picture with a point each ``interval_s`` seconds."""
         rate_s = max(interval_s + scrape_s, 4 * scrape_s)
-        values = {"job": job, "instance": instance, "__rate_interval": f"{rate_s}s", "__interval": f"{interval_s}s"}
+        values = {"job": job, "instance": instance, "__rate_interval": f"{rate_s}s", "__interval_ms": f"{interval_s * 1000}"}
         text = re.sub(r"\$(?:\{(\w+)\}|(\w+))", lambda found: values[found[1] or found[2]], self.expr)
         assert "$" not in text
         return text

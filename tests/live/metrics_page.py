@@ -19,7 +19,9 @@ SCRAPE_LABELS = frozenset({"job", "instance"})
 PROMETHEUS_METRICS = {"up": SCRAPE_LABELS, "ALERTS": frozenset({"alertname", "alertstate", "severity"})}
 
 _ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \|([^|]*)\|", re.M)
-_SELECTOR = re.compile(r"\b((?:rudder|process|job|instance|instance_peer):?[\w:]*_[\w:]+|up|ALERTS)\b(?!\s*\()(\{[^}]*\})?(\[[^\]]*\])?")
+_SELECTOR = re.compile(
+    r"\b((?:rudder|process|job|instance|instance_peer):?[\w:]*_[\w:]+|up|ALERTS)\b(?!\s*\()(\{[^}]*\})?(\[[^\]]*\])?"
+)
 _MATCHER = re.compile(r"(\w+)\s*(?:=~|!~|!=|=)")
 _CLAUSE = re.compile(r"\b(?:by|on|without|ignoring|group_left|group_right)\s*\(([^)]*)\)")
 

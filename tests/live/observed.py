@@ -135,8 +135,19 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
-        command = [program("rudder"), "demo", "--graph", "powerlaw:20000", "--dim", "16", "--epochs", "10000", "--policy", "epoch"]
-        command += ["--capacity", "0.05", "--ceiling", "0.25", "--lookahead", "2", "--controller", "rules", "--window", "60"]
+        command = [
+            program("rudder"),
+            "demo",
+            "--graph",
+            "powerlaw:20000",
+            "--dim",
+            "16",
+            "--epochs",
+            "10000",
+            "--policy",
+            "epoch",
+        ]
+        command += ["--capacity", "0.05", "--ceiling", "0.25", "--lookahead", "2", "--controller", "rules", "--window", "1000"]
         self.process = Process(command, folder / "log", TMPDIR=str(folder))
         self.admin: list[str] = []
 
@@ -160,7 +171,18 @@ class Blocks:
     def __init__(self, folder: Path, nodes: int = 2) -> None:
         folder.mkdir()
         write_npy(folder / "feat.npy", ROWS, WIDTH)
-        run("rudder", "import", "npy", "--out", folder / "data", "--parts", str(nodes), "--table", f"feat={folder / 'feat.npy'}", "--json")
+        run(
+            "rudder",
+            "import",
+            "npy",
+            "--out",
+            folder / "data",
+            "--parts",
+            str(nodes),
+            "--table",
+            f"feat={folder / 'feat.npy'}",
+            "--json",
+        )
         run("rudder", "certs", "init", "--out", folder / "certs", "--json")
         for node in range(nodes):
             run("rudder", "certs", "issue", "--authority", folder / "certs", "--node", str(node), "--json")
@@ -320,7 +342,9 @@ class Observed:
             get(f"http://{admin}/v1/tools/{name}", TOKEN, arguments)
 
     def _load(self) -> None:
-        """What an operator could do: empty and warm the caches of the second cluster; take slots from the demo, whose agent wants them back."""
+        """What an operator could do: empty and warm the caches of the second cluster, and take slots from the demo, whose agent wants
+        them back.
+        """
         draw = random.Random(2)
         for turn in range(1_000_000):
             for node, admin in enumerate(self.blocks.admin):
@@ -329,7 +353,7 @@ class Observed:
                 self._tool(admin, "grow", rows=2000)
                 self._tool(admin, "warm", table="feat", ids=draw.sample(others, 1500))
             if turn % 12 == 5:
-                self._tool(self.demo.admin[turn // 12 % 2], "grow", factor=0.4)
+                self._tool(self.demo.admin[turn // 12 % 2], "grow", factor=0.1)
             if self._done.wait(1.0):
                 return
 
@@ -347,8 +371,13 @@ def short_folder() -> Iterator[Path]:
 def main() -> None:
     """Hold everything until interrupted."""
     parser = argparse.ArgumentParser(description="Real daemons under load, scraped by a real Prometheus, until interrupted.")
-    parser.add_argument("--kill-after", type=float, default=0.0, metavar="S", help="kill a daemon after so many seconds, for half a minute")
+    parser.add_argument(
+        "--kill-after", type=float, default=0.0, metavar="S", help="kill a daemon after so many seconds, for half a minute"
+    )
+    parser.add_argument("--seconds", type=float, default=1e9, metavar="S", help="how long; until interrupted when left out")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what Prometheus gathered in DIR, for its --storage.tsdb.path")
     arguments = parser.parse_args()
+    end = time.monotonic() + arguments.seconds
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with short_folder() as folder, Observed(folder) as observed:
         print(f"Prometheus: {observed.prometheus.url}\nDaemons:    {' '.join(observed.targets)}", flush=True)
@@ -358,7 +387,11 @@ def main() -> None:
                 observed.blocks.kill(1)
                 time.sleep(30)
                 observed.blocks.start(1)
-            threading.Event().wait()
+            while time.monotonic() < end:
+                time.sleep(0.5)
+        if arguments.keep:
+            observed.prometheus.process.stop()
+            shutil.copytree(folder / "prometheus" / "data", arguments.keep)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from observed import TOKEN, Observed, Prometheus, get, short_folder, wait_for
 WATCH_S = 20.0
 
 #: Marks that only an unusual state makes.
-RARE = {"Memory short", "Start"}
+RARE = {"Memory short"}
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_the_node_dashboard_works_for_a_single_daemon(observed: Observed) -> Non
     """What the demo's first daemon shows: all of it but blocks, which it has none of."""
     instance = observed.demo.admin[0]
     asked = [query for query in boards.asked() if query.board == "Rudder / Node" and query.panel not in RARE]
-    empty = [str(query) for query in asked if "rudder_block" not in query.expr and not samples(observed, fill(query, instance))]
+    empty = [str(query) for query in asked if "_block" not in query.expr and not samples(observed, fill(query, instance))]
     assert empty == []
 
 
@@ -131,6 +131,6 @@ def test_a_killed_daemon_raises_its_alerts_and_its_start_is_marked(observed: Obs
     wait_for("RudderPeerFetchesFail", lambda: pending().get("RudderPeerFetchesFail") == other)
     observed.blocks.start(1)
     observed.blocks.wait_until_ready()
-    (mark,) = {fill(query) for query in boards.asked() if query.panel == "Start"}
-    wait_for("the mark of the start", lambda: samples(observed, mark))
+    (mark,) = {fill(query, down) for query in boards.asked() if query.panel == "Start"}
+    wait_for("the mark of the start", lambda: observed.prometheus.ask("query", query=mark)["result"])
     wait_for("RudderDaemonDown to end", lambda: "RudderDaemonDown" not in pending())
