@@ -24,8 +24,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, DateFormatter
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.dates import DateFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from PIL import Image
 
 FOLDER = Path(__file__).resolve().parent
@@ -51,6 +51,9 @@ LINES = [
     "#b877d9",
     "#37872d",
 ]
+
+#: Seconds between times on an axis.
+TICKS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 
 #: Most entries of a legend that are written out.
 LEGEND_MAX = 8
@@ -189,10 +192,11 @@ def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
         if step["value"] is not None and axes.get_ylim()[1] >= step["value"]:
             axes.axhline(step["value"], color=COLORS[step["color"]], linewidth=0.8, linestyle="--")
     low, high = axes.get_ylim()
-    highest = max((value for _, points in series for value in points.values() if math.isfinite(value)), default=0.0)
-    high = defaults.get("max", high if highest > 0 or low < 0 else 1.0)
+    values = [value for _, points in series for value in points.values() if math.isfinite(value)]
+    high = defaults.get("max", high if any(values) else 1.0)
     axes.set_ylim(defaults.get("min", low), high)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    binary = defaults["unit"] in ("bytes", "Bps")
+    axes.yaxis.set_major_locator(MultipleLocator(2.0 ** math.ceil(math.log2(high / 4))) if binary else MaxNLocator(4))
     decimals = (0 if high > 0.2 else 1 if high > 0.02 else 2) if defaults["unit"] == "percentunit" else None
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, defaults["unit"], decimals)))
     names = [name for name, _ in series]
@@ -200,10 +204,13 @@ def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
         handles, labels = axes.get_legend_handles_labels()
         if len(labels) > LEGEND_MAX:
             labels[LEGEND_MAX - 1] = f"… {len(labels) - LEGEND_MAX + 1} more"
-        columns = 4 if max(map(len, labels[:LEGEND_MAX])) < 14 else 2
+        inches = panel["gridPos"]["w"] * CELL[0]
+        columns = max(1, int(inches / (0.35 + 0.055 * max(map(len, labels[:LEGEND_MAX])))))
+        place = axes.get_position()
+        corner = (place.x0 - 0.045, place.y0 - 0.2 / axes.figure.get_figheight())
         axes.legend(
-            handles[:LEGEND_MAX], labels[:LEGEND_MAX], loc="upper left", bbox_to_anchor=(-0.12, -0.10), ncols=columns,
-            fontsize=6.5, frameon=False, handlelength=1, columnspacing=1, labelspacing=0.25, labelcolor=INK,
+            handles[:LEGEND_MAX], labels[:LEGEND_MAX], loc="upper left", bbox_to_anchor=corner, bbox_transform=axes.figure.transFigure,
+            ncols=columns, fontsize=6.5, frameon=False, handlelength=1, columnspacing=1, labelspacing=0.25, labelcolor=INK,
         )  # fmt: skip
 
 
@@ -272,6 +279,15 @@ def draw_table(axes: Axes, panel: dict[str, Any], source: Source) -> None:
 DRAWN = {"stat": draw_stat, "timeseries": draw_lines, "state-timeline": draw_states, "heatmap": draw_heat, "table": draw_table}
 
 
+def mark_time(axes: Axes, source: Source, most: int) -> None:
+    """Round times on the axis, so many at most."""
+    span = source.end - source.start
+    step = next((step for step in TICKS if span / step <= most), TICKS[-1])
+    first = math.ceil(source.start / step) * step
+    axes.set_xticks([when(first + at * step) for at in range(int((source.end - first) / step) + 1)])
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M" if step >= 60 else "%H:%M:%S"))
+
+
 def marks(board: dict[str, Any], source: Source) -> list[tuple[datetime.datetime, str]]:
     """When something happened, and its colour: the first moment of each stretch of samples."""
     found = []
@@ -331,8 +347,7 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
         DRAWN[item["type"]](axes, item, source)
         if not bare:
             axes.set_xlim(when(source.start), when(source.end))
-            axes.xaxis.set_major_locator(AutoDateLocator(maxticks=5))
-            axes.xaxis.set_major_formatter(DateFormatter("%H:%M" if source.end - source.start > 300 else "%H:%M:%S"))
+            mark_time(axes, source, place["w"] // 2)
         if item["type"] == "timeseries":
             for at, color in events:
                 axes.axvline(at, color=color, linewidth=0.7, linestyle=":")
@@ -340,8 +355,9 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, facecolor=PAPER)
     plt.close(figure)
-    # A third of the size, and nobody sees it.
-    Image.open(drawn).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, optimize=True)
+    # A third of the size, and nobody sees it: MAXCOVERAGE keeps the colours of thin lines.
+    palette = {"colors": 128, "method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
+    Image.open(drawn).convert("RGB").quantize(**palette).save(out, optimize=True)
 
 
 def main() -> None:

@@ -375,7 +375,9 @@ def main() -> None:
         "--kill-after", type=float, default=0.0, metavar="S", help="kill a daemon after so many seconds, for half a minute"
     )
     parser.add_argument("--seconds", type=float, default=1e9, metavar="S", help="how long; until interrupted when left out")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what Prometheus gathered in DIR, for its --storage.tsdb.path")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep what Prometheus gathered in DIR, for its --storage.tsdb.path"
+    )
     arguments = parser.parse_args()
     end = time.monotonic() + arguments.seconds
     signal.signal(signal.SIGTERM, signal.default_int_handler)
