@@ -23,7 +23,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.dates import DateFormatter
 from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 from PIL import Image
@@ -55,8 +57,8 @@ LINES = [
 #: Seconds between times on an axis.
 TICKS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 
-#: Most entries of a legend that are written out.
-LEGEND_MAX = 8
+#: Lines of a legend that there is room for.
+LEGEND_LINES = 4
 
 
 def number(value: float, unit: str, decimals: int | None = None) -> str:
@@ -202,14 +204,14 @@ def draw_lines(axes: Axes, panel: dict[str, Any], source: Source) -> None:
     names = [name for name, _ in series]
     if names:
         handles, labels = axes.get_legend_handles_labels()
-        if len(labels) > LEGEND_MAX:
-            labels[LEGEND_MAX - 1] = f"… {len(labels) - LEGEND_MAX + 1} more"
-        inches = panel["gridPos"]["w"] * CELL[0]
-        columns = max(1, int(inches / (0.35 + 0.055 * max(map(len, labels[:LEGEND_MAX])))))
+        columns = max(1, int(panel["gridPos"]["w"] * CELL[0] / (0.35 + 0.055 * max(map(len, labels)))))
+        most = LEGEND_LINES * columns
+        if len(labels) > most:
+            labels[most - 1] = f"… {len(labels) - most + 1} more"
         place = axes.get_position()
         corner = (place.x0 - 0.045, place.y0 - 0.2 / axes.figure.get_figheight())
         axes.legend(
-            handles[:LEGEND_MAX], labels[:LEGEND_MAX], loc="upper left", bbox_to_anchor=corner, bbox_transform=axes.figure.transFigure,
+            handles[:most], labels[:most], loc="upper left", bbox_to_anchor=corner, bbox_transform=axes.figure.transFigure,
             ncols=columns, fontsize=6.5, frameon=False, handlelength=1, columnspacing=1, labelspacing=0.25, labelcolor=INK,
         )  # fmt: skip
 
@@ -316,6 +318,17 @@ def flat(board: dict[str, Any], closed: bool) -> list[dict[str, Any]]:
     return found
 
 
+def palette() -> Image.Image:
+    """All colours that are drawn with, each also mixed with the card they lie on, for edges and areas; a picture as Pillow wants it."""
+    pure = [to_rgb(color) for color in (*LINES, *COLORS.values(), INK, FAINT)]
+    mixed = [tuple(share * part + 1 - share for part in color) for color in pure for share in (1.0, 0.75, 0.5, 0.25)]
+    heat = [colormaps["Oranges"](at / 15)[:3] for at in range(16)]
+    colors = [to_rgb(PAPER), *heat, *mixed, *((grey / 15,) * 3 for grey in range(16))]
+    found = Image.new("P", (1, 1))
+    found.putpalette([round(255 * part) for color in colors[:256] for part in color])
+    return found
+
+
 def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> None:
     """Draw a dashboard into a file."""
     plt.rcParams.update({"font.family": "DejaVu Sans", "font.size": 7, "axes.edgecolor": "#cccccc", "axes.linewidth": 0.5})
@@ -347,7 +360,7 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
         DRAWN[item["type"]](axes, item, source)
         if not bare:
             axes.set_xlim(when(source.start), when(source.end))
-            mark_time(axes, source, place["w"] // 2)
+            mark_time(axes, source, max(4, place["w"] // 2))
         if item["type"] == "timeseries":
             for at, color in events:
                 axes.axvline(at, color=color, linewidth=0.7, linestyle=":")
@@ -355,9 +368,8 @@ def render(board: dict[str, Any], source: Source, out: Path, closed: bool) -> No
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=DPI, facecolor=PAPER)
     plt.close(figure)
-    # A third of the size, and nobody sees it: MAXCOVERAGE keeps the colours of thin lines.
-    palette = {"colors": 128, "method": Image.Quantize.MAXCOVERAGE, "dither": Image.Dither.NONE}
-    Image.open(drawn).convert("RGB").quantize(**palette).save(out, optimize=True)
+    # A third of the size, and nobody sees it.
+    Image.open(drawn).convert("RGB").quantize(palette=palette(), dither=Image.Dither.NONE).save(out, optimize=True)
 
 
 def main() -> None:
