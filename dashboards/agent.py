@@ -171,8 +171,14 @@ SAW = Row(
     (
         Panel(
             "Cold residents",
-            "Share of the cached rows that are not expected again within an epoch. Much of it: evict has something to do, grow has not.",
-            (Query(f"max by (instance, table) ({of('rudder_cold_resident_ratio')})", "{{table}} on {{instance}}"),),
+            "Share of the cached rows that are not expected again within an epoch (much of it: evict has something to do, grow has not), and "
+            "before the running epoch ends (what the rules give back in the last one).",
+            (
+                Query(f"max by (instance, table) ({of('rudder_cold_resident_ratio')})", "{{table}} on {{instance}}"),
+                Query(
+                    f"max by (instance, table) ({of('rudder_spent_resident_ratio')})", "{{table}} on {{instance}}: this epoch"
+                ),
+            ),
             unit="percentunit",
             width=6,
             low=0,

@@ -112,9 +112,10 @@ FETCHES = Row(
             steps=((0.3, RED),),
         ),
         Panel(
-            "Failed fetches and updates",
-            "Per minute, by table. Every one is an error in a trainer.",
+            "Failed and slow fetches, failed updates",
+            "Per minute. Every failed one is an error in a trainer; the log tells where the time of slow ones went.",
             (
+                Query("60 * " + rate("rudder_slow_fetches_total"), "slow fetches"),
                 Query("60 * " + rate("rudder_failed_fetches_total", "table"), "fetches of {{table}}"),
                 Query("60 * " + rate("rudder_failed_updates_total", "table"), "updates of {{table}}"),
             ),
