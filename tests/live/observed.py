@@ -166,9 +166,9 @@ class Demo:
 
 
 class Blocks:
-    """Two daemons that serve blocks to each other; their agent's model does not answer."""
+    """Two daemons that serve blocks to each other; their agent's model does not answer. A Prometheus may show them the cluster."""
 
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
+    def __init__(self, folder: Path, nodes: int = 2, prometheus: str = "") -> None:
         folder.mkdir()
         write_npy(folder / "feat.npy", ROWS, WIDTH)
         run(
@@ -223,6 +223,7 @@ class Blocks:
                 window_ms = 1000
                 deadline_ms = 500
                 llm_timeout_ms = 500
+                prometheus_url = "{prometheus}"
                 [admin]
                 listen = "{self.admin[node]}"
                 token_file = "{folder / "token"}"
@@ -263,7 +264,7 @@ class Prometheus:
     #: Seconds between scrapes.
     SCRAPE_S = 1
 
-    def __init__(self, folder: Path, targets: list[str]) -> None:
+    def __init__(self, folder: Path, address: str, targets: list[str]) -> None:
         shutil.copytree(DEPLOY, folder)
         (folder / "token").write_text(TOKEN)
         (folder / "targets" / "rudder.json").write_text(json.dumps([{"targets": targets}]))
@@ -274,7 +275,6 @@ class Prometheus:
             for long, short in shorter.items():
                 text = text.replace(long, short)
             file.write_text(text)
-        address = own_address()
         self.url = f"http://{address}"
         command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
         self.process = Process([*command, f"--web.listen-address={address}", "--log.level=warn"], folder / "log")
@@ -312,13 +312,14 @@ class Observed:
 
     def __enter__(self) -> Observed:
         with contextlib.ExitStack() as stack:
-            self.blocks = Blocks(self.folder / "blocks")
+            address = own_address()
+            self.blocks = Blocks(self.folder / "blocks", prometheus=f"http://{address}")
             stack.callback(self.blocks.stop)
             self.demo = Demo(self.folder / "demo")
             stack.callback(self.demo.process.stop)
             self.blocks.wait_until_ready()
             self.demo.wait_until_ready()
-            self.prometheus = Prometheus(self.folder / "prometheus", self.targets)
+            self.prometheus = Prometheus(self.folder / "prometheus", address, self.targets)
             stack.callback(self.prometheus.process.stop)
             self.prometheus.wait_until_ready()
             worker = threading.Thread(target=self._load, daemon=True)

@@ -4,6 +4,7 @@ every alert is run, and what they name must be there.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -146,3 +147,16 @@ def test_a_killed_daemon_raises_its_alerts_and_its_start_is_marked(observed: Obs
     (mark,) = {fill(query, down) for query in boards.asked() if query.panel == "Start"}
     wait_for("the mark of the start", lambda: observed.prometheus.ask("query", query=mark)["result"])
     wait_for("RudderDaemonDown to end", lambda: down not in pending("RudderDaemonDown"))
+
+
+def test_an_agent_sees_the_cluster_through_prometheus(observed: Observed) -> None:
+    """What the daemons' agents asked of this Prometheus is in their decisions."""
+
+    def seen() -> dict[str, float] | None:
+        decisions = json.loads(get(f"http://{observed.blocks.admin[0]}/v1/decisions?limit=1", TOKEN))
+        return decisions[-1]["snapshot"].get("cluster") if decisions else None
+
+    cluster = wait_for("a view of the cluster", lambda: (found := seen()) and found["nodes_ready"] == len(observed.targets) and found)
+    assert cluster["nodes"] == len(observed.targets)
+    assert 0 <= cluster["hit_rate_min"] <= cluster["hit_rate"] <= 1, cluster
+    assert 0 <= cluster["stall_share"] <= 1, cluster

@@ -2,6 +2,7 @@
 //! every so many windows whatever it sees (static prefetching, to compare with), and `off`. Pure functions of the view.
 
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
+use super::guard::{GROW_FACTOR_MAX, MEMORY_TIGHT};
 use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
 
@@ -10,10 +11,7 @@ const FULL: f64 = 0.98;
 
 /// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are worth most
 /// early: it is as large as the guard allows.
-const GROW_FACTOR: f64 = super::guard::GROW_FACTOR_MAX;
-
-/// Share of the memory limit from which `rules` asks for no more.
-const MEMORY_TIGHT: f64 = 0.85;
+const GROW_FACTOR: f64 = GROW_FACTOR_MAX;
 
 /// Share of cold residents from which more slots would only hold more cold rows.
 const MOSTLY_COLD: f64 = 0.9;
