@@ -54,12 +54,14 @@ done
 case $prefix in /*) ;; *) fail "--prefix must be an absolute path, not '$prefix'" 2 ;; esac
 [ "$purge" = no ] || [ "$uninstall" = yes ] || fail "--purge goes with --uninstall" 2
 
-# Every file: MODE SOURCE TARGET. Programs and what names them have /usr/bin replaced by the prefix.
+# Every file: MODE SOURCE TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the place of /usr.
 files() {
   cat << EOF
 0755 $programs/rudderd $prefix/bin/rudderd
 0755 $programs/rudder $prefix/bin/rudder
-0755 $here/slurm/rudder-slurm $prefix/bin/rudder-slurm
+0755 $here/slurm/rudder-slurm $prefix/lib/rudder/rudder-slurm
+0644 $here/slurm/slurm_node.py $prefix/lib/rudder/slurm_node.py
+link ../lib/rudder/rudder-slurm $prefix/bin/rudder-slurm
 0644 $here/slurm/example.sbatch $prefix/share/doc/rudder/slurm/example.sbatch
 0755 $here/slurm/prolog.sh $prefix/share/doc/rudder/slurm/prolog.sh
 0755 $here/slurm/epilog.sh $prefix/share/doc/rudder/slurm/epilog.sh
@@ -98,8 +100,13 @@ EOF
 put() {
   target=$destdir$3
   mkdir -p "$(dirname "$target")"
+  if [ "$1" = link ]; then
+    ln -sfn "$2" "$target"
+    return
+  fi
   case $2 in
-    *.service | */rudder-slurm | *.sh | *.sbatch) sed "s|/usr/bin/rudder|$prefix/bin/rudder|g; s|/usr/share/doc/rudder|$prefix/share/doc/rudder|g" "$2" > "$target.new" ;;
+    *.service)
+      sed "s|/usr/bin/rudder|$prefix/bin/rudder|g; s|/usr/share/doc/rudder|$prefix/share/doc/rudder|g" "$2" > "$target.new" ;;
     *) cp "$2" "$target.new" ;;
   esac
   chmod "$1" "$target.new"
@@ -124,7 +131,7 @@ if [ "$uninstall" = yes ]; then
   rm -f "$destdir$prefix"/share/man/man1/rudder.1 "$destdir$prefix"/share/man/man1/rudder-*.1 "$destdir$prefix"/share/man/man1/rudderd.1
   rm -f "$destdir$prefix/share/bash-completion/completions/rudder" "$destdir$prefix/share/zsh/vendor-completions/_rudder" \
     "$destdir$prefix/share/fish/vendor_completions.d/rudder.fish"
-  rmdir "$destdir$prefix/share/doc/rudder/slurm" "$destdir$prefix/share/doc/rudder" 2> /dev/null || true
+  rmdir "$destdir$prefix/lib/rudder" "$destdir$prefix/share/doc/rudder/slurm" "$destdir$prefix/share/doc/rudder" 2> /dev/null || true
   [ "$purge" = no ] || rm -rf "$destdir/etc/rudder" "$destdir/etc/default/rudder" "$destdir/var/lib/rudder"
   reload_manager
   exit 0

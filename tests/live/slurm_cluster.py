@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from live_programs import need, wait_for
@@ -46,7 +46,7 @@ class SlurmCluster:
     nodes : sequence of str
         Names of the nodes.
     settings : sequence of str
-        More lines of the configuration, such as a prolog.
+        More lines of the configuration, such as a prolog; ``{folder}`` is replaced.
     """
 
     def __init__(self, folder: Path, nodes: Sequence[str], settings: Sequence[str] = ()) -> None:
@@ -62,13 +62,13 @@ class SlurmCluster:
             f"SlurmctldPidFile={folder}/slurmctld.pid", f"SlurmdPidFile={folder}/slurmd.%n.pid",
             f"SlurmdLogFile={folder}/slurmd.%n.log", f"SlurmctldLogFile={folder}/slurmctld.log",
             "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "MpiDefault=none", "SwitchType=switch/none",
-            "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory", "JobAcctGatherType=jobacct_gather/none",
+            "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core", "JobAcctGatherType=jobacct_gather/none",
             "SlurmdParameters=config_overrides", "SchedulerType=sched/backfill", "SchedulerParameters=sched_interval=2,batch_sched_delay=1",
             f"KillWait={KILL_WAIT_S}", f"SlurmdTimeout={NODE_TIMEOUT_S}", "SlurmctldTimeout=10", "InactiveLimit=0", "Waittime=0", "MinJobAge=300",
-            "ReturnToService=2", "JobRequeue=1", "CompleteWait=0", *settings,
+            "ReturnToService=2", "JobRequeue=1", "CompleteWait=0", *(line.format(folder=folder) for line in settings),
         ]  # fmt: skip
         for node, port in zip(self.nodes, ports):
-            lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 State=UNKNOWN")
+            lines.append(f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=4 RealMemory=2000 Feature=rudder State=UNKNOWN")
         lines.append(f"PartitionName=all Nodes={','.join(self.nodes)} Default=YES MaxTime=INFINITE State=UP")
         (folder / "state").mkdir()
         for node in self.nodes:
@@ -160,12 +160,13 @@ class SlurmCluster:
 
 
 @contextlib.contextmanager
-def slurm_cluster(nodes: Sequence[str], settings: Sequence[str] = ()) -> Iterator[SlurmCluster]:
-    """A cluster with idle nodes; nothing of it is left afterwards."""
+def slurm_cluster(nodes: Sequence[str], settings: Sequence[str], prepare: Callable[[Path], None]) -> Iterator[SlurmCluster]:
+    """A cluster with idle nodes; nothing of it is left afterwards. ``prepare`` puts into its folder what the settings name."""
     for name in ("slurmctld", "slurmd", "sbatch", "srun"):
         need(name, PACKAGE)
     with tempfile.TemporaryDirectory(prefix="rudder-slurm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = SlurmCluster(Path(folder), nodes, settings)
+        prepare(cluster.folder)
         try:
             cluster.start()
             yield cluster

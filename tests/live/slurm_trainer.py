@@ -31,6 +31,8 @@ def main() -> int:
     node = os.environ["SLURMD_NODENAME"]
     signal.signal(signal.SIGTERM, lambda *_: (print(f"trainer {node}: SIGTERM", flush=True), sys.exit(15)))
 
+    signal.signal(signal.SIGUSR1, lambda *_: print(f"trainer {node}: SIGUSR1", flush=True))
+
     rng = np.random.default_rng(int(os.environ["SLURM_PROCID"]))
     client, errors = None, set()
     for step in range(options.steps):
