@@ -23,6 +23,8 @@ PACKAGE = "slurm-wlm"
 KILL_WAIT_S = 8
 #: After so long without an answer a node counts as failed.
 NODE_TIMEOUT_S = 6
+#: A requeued job waits until the credentials of its first run have expired.
+REQUEUE_DELAY_S = 5
 
 
 def free_ports(count: int) -> list[int]:
@@ -57,14 +59,14 @@ class SlurmCluster:
         control, *ports = free_ports(1 + len(self.nodes))
         lines = [
             "ClusterName=live", f"SlurmctldHost={host}(127.0.0.1)", f"SlurmctldPort={control}",
-            "AuthType=auth/none", "CredType=cred/none", "SlurmUser=root", "SlurmdUser=root",
+            "AuthType=auth/none", f"AuthInfo=cred_expire={REQUEUE_DELAY_S}", "CredType=cred/none", "SlurmUser=root", "SlurmdUser=root",
             f"StateSaveLocation={folder}/state", f"SlurmdSpoolDir={folder}/spool.%n",
             f"SlurmctldPidFile={folder}/slurmctld.pid", f"SlurmdPidFile={folder}/slurmd.%n.pid",
             f"SlurmdLogFile={folder}/slurmd.%n.log", f"SlurmctldLogFile={folder}/slurmctld.log",
             "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "MpiDefault=none", "SwitchType=switch/none",
             "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core", "JobAcctGatherType=jobacct_gather/none",
             "SlurmdParameters=config_overrides", "SchedulerType=sched/backfill", "SchedulerParameters=sched_interval=2,batch_sched_delay=1",
-            f"KillWait={KILL_WAIT_S}", f"SlurmdTimeout={NODE_TIMEOUT_S}", "SlurmctldTimeout=10", "InactiveLimit=0", "Waittime=0", "MinJobAge=300",
+            f"KillWait={KILL_WAIT_S}", f"SlurmdTimeout={NODE_TIMEOUT_S}", "SlurmctldTimeout=10", "MessageTimeout=4", "TCPTimeout=1", "InactiveLimit=0", "Waittime=0", "MinJobAge=300",
             "ReturnToService=2", "JobRequeue=1", "CompleteWait=0", *(line.format(folder=folder) for line in settings),
         ]  # fmt: skip
         for node, port in zip(self.nodes, ports):
@@ -140,9 +142,14 @@ class SlurmCluster:
         wait_for(f"job {number} {' or '.join(states)}", lambda: self.job(number)["JobState"] in states, timeout_s, 0.2)
         return self.job(number)
 
+    def cancel_all(self) -> None:
+        """End all jobs, and wait until they are gone."""
+        if self.command("squeue", "-h", check=False).strip():
+            self.command("scancel", "--user=root", check=False)
+            wait_for("all jobs to be gone", lambda: not self.command("squeue", "-h", check=False).strip(), 40, 0.2)
+
     def stop(self) -> None:
-        """End all jobs and daemons, and everything that they left."""
-        self.command("scancel", "--signal=KILL", "--full", "--user=root", check=False)
+        """End all daemons, and everything that they left."""
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
