@@ -177,8 +177,20 @@ impl Service for Node {
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all = (self.collectors)();
+        all.extend(self.local.collectors());
         all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
         all
+    }
+
+    fn alive(&self, within: Duration) -> bool {
+        let answers = |runtime: &Option<Runtime>| {
+            runtime.as_ref().is_some_and(|runtime| {
+                let (told, heard) = std::sync::mpsc::sync_channel(1);
+                runtime.spawn(async move { told.send(()) });
+                heard.recv_timeout(within / 2).is_ok()
+            })
+        };
+        self.runtimes.iter().all(answers)
     }
 
     fn shutdown(&self, deadline: Duration) {

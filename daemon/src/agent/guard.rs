@@ -63,6 +63,10 @@ pub struct Guard {
     last: BTreeMap<&'static str, u64>,
 }
 
+/// The rules by which proposals are refused.
+pub const RULES: [&str; 7] =
+    ["cooldown", "veto", "nearly-done", "no-candidates", "no-shift", "pointless", "not-a-decision"];
+
 impl Guard {
     /// A guard without memories.
     #[must_use]

@@ -77,7 +77,7 @@ impl Agent {
         hands: Hands,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let journal = Arc::new(Mutex::new(Journal::open(settings.journal.clone())));
-        let metrics = AgentMetrics::new()?;
+        let metrics = AgentMetrics::new(controller.name())?;
         let name = controller.name();
         let asked = Asking::start(controller)?;
         let (stop, stopped) = sync_channel(1);

@@ -1,7 +1,7 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
 use super::agent::is_controller;
-use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
+use super::{Config, DatasetConfig, Invalid, InvalidPeersKey, LogConfig};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -18,7 +18,7 @@ impl Config {
     ///
     /// # Errors
     /// The first key that makes no sense.
-    pub fn validate(&self) -> Verdict {
+    pub fn validate(&self) -> Result<(), Invalid> {
         self.validate_node()?;
         self.validate_dataset()?;
         self.validate_local()?;
@@ -197,14 +197,19 @@ impl Config {
         within("admin.header_timeout_ms", self.admin.header_timeout_ms, WAIT_MS)?;
         within("admin.request_timeout_ms", self.admin.request_timeout_ms, WAIT_MS)?;
         within("admin.connections_max", self.admin.connections_max, 1..=65_536)?;
-        self.validate_log()
+        self.log.validate()
     }
+}
 
-    /// `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
-    fn validate_log(&self) -> Verdict {
+impl LogConfig {
+    /// Checks the level. `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    ///
+    /// # Errors
+    /// [`Invalid`], which says what to write.
+    pub fn validate(&self) -> Result<(), Invalid> {
         let remedy =
             "write error, warn, info, debug or trace, or directives such as \"info,rudder_daemon::peers=debug\"";
-        let level = &self.log.level;
+        let level = &self.level;
         let bare = level
             .split(',')
             .map(str::trim)

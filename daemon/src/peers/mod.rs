@@ -232,7 +232,8 @@ impl Peers {
             row_bytes_max: (0..=u16::MAX).map_while(|table| source.row_bytes(table)).max().unwrap_or(0),
             source,
             transport,
-            stats: PeerStats::new(identity.node, identity.parts).map_err(|error| start(error.to_string()))?,
+            stats: PeerStats::new(identity.node, identity.parts, credentials.ends)
+                .map_err(|error| start(error.to_string()))?,
             links: others.map(link).collect(),
             receive_pool: BufferPool::new(config.buffer_pool_bytes),
             send_pool: BufferPool::new(config.buffer_pool_bytes),
@@ -265,9 +266,7 @@ impl Peers {
         let outcome = self.fetch_timed(part, table, row_bytes, ids, class).await;
         match &outcome {
             Ok(batch) => self.shared.stats.received(part, batch.len(), batch.bytes().len()),
-            Err(_) => {
-                self.shared.stats.totals.fetches_failed.fetch_add(1, Ordering::Relaxed);
-            }
+            Err(_) => self.shared.stats.fetch_failed(part),
         }
         if let Some(handles) = self.shared.stats.peer(part) {
             handles.seconds.observe(begin.elapsed().as_secs_f64());
@@ -355,7 +354,7 @@ impl Peers {
             match exchange(&connection, message.clone(), class, expected, out).await {
                 Err(AskError::Lost(cause)) if !repeated && !self.shared.is_draining() => {
                     tracing::info!(peer = link.peer, cause, "connection lost, asking again");
-                    self.shared.stats.totals.requests_repeated.fetch_add(1, Ordering::Relaxed);
+                    self.shared.stats.request_repeated(link.peer);
                     repeated = true;
                 }
                 outcome => return outcome.map_err(Failure::Ask),
