@@ -27,6 +27,10 @@ mount -t tmpfs none "$shared/over"
 mkdir "$shared/over/up" "$shared/over/work" "$shared/over/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$shared/over/up,workdir=$shared/over/work" "$shared/over/root"
 root=$shared/over/root
+# A copy of the package database: whoever installs something outside meanwhile must not pull it from under the test.
+cp -a "$root/var/lib/dpkg" "$shared/over/dpkg"
+rm -f "$shared"/over/dpkg/updates/* "$shared"/over/dpkg/lock*
+mount --bind "$shared/over/dpkg" "$root/var/lib/dpkg"
 rm -f "$root/etc/machine-id" "$root"/etc/systemd/system/*.wants/* "$root"/etc/resolv.conf
 mkdir -p "$root/etc/systemd/system/basic.target.wants"
 cp "$shared/live-test.service" "$root/etc/systemd/system/"

@@ -28,6 +28,8 @@ echo "$1" >> $folder/calls
 case $1 in
   start)
     [ ! -e $folder/pid ] || exit 0
+    export RUDDER_PEERS__AUTHORITY=$folder/ca.pem RUDDER_PEERS__CERTIFICATE=$folder/node-0.pem RUDDER_PEERS__KEY=$folder/node-0.key
+    export RUDDER_PEERS__LISTEN=127.0.0.1:0
     {rudderd} --dataset {dataset} --node-index 0 --socket $folder/s --admin-listen 127.0.0.1:{port} > $folder/log 2>&1 9>&- &
     echo $! > $folder/pid
     for _ in $(seq 100); do [ -S $folder/s ] && exit 0; sleep 0.1; done
@@ -55,6 +57,9 @@ def site_scripts(folder: Path) -> None:
     """The prolog and the epilog of deploy/, with a folder and a systemctl of these tests."""
     node = folder / "node-wide"
     node.mkdir()
+    certs = [program("rudder"), "certs"]
+    subprocess.run([*certs, "init", "--out", str(node)], check=True, capture_output=True, timeout=60)
+    subprocess.run([*certs, "issue", "--authority", str(node), "--node", "0"], check=True, capture_output=True, timeout=60)
     stand_in = node / "systemctl"
     stand_in.write_text(SYSTEMCTL.format(folder=node, rudderd=program("rudderd"), dataset=folder / "one", port=free_ports(1)[0]))
     stand_in.chmod(0o755)
