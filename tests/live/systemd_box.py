@@ -31,7 +31,8 @@ root=$shared/over/root
 cp -a "$root/var/lib/dpkg" "$shared/over/dpkg"
 rm -f "$shared"/over/dpkg/updates/* "$shared"/over/dpkg/lock*
 mount --bind "$shared/over/dpkg" "$root/var/lib/dpkg"
-rm -f "$root/etc/machine-id" "$root"/etc/systemd/system/*.wants/* "$root"/etc/resolv.conf
+tr -d - < /proc/sys/kernel/random/uuid > "$root/etc/machine-id"
+rm -f "$root"/etc/systemd/system/*.wants/* "$root"/etc/resolv.conf
 mkdir -p "$root/etc/systemd/system/basic.target.wants"
 cp "$shared/live-test.service" "$root/etc/systemd/system/"
 ln -s ../live-test.service "$root/etc/systemd/system/basic.target.wants/"
