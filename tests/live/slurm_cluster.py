@@ -105,8 +105,12 @@ class SlurmCluster:
         self._spawn("slurmd", "-D", "-N", node, "-f", str(self.conf), name=node)
 
     def wait_for_node(self, node: str, state: str, timeout_s: float = 40.0) -> None:
-        """Wait until a node is in a state, as ``sinfo`` words it."""
-        wait_for(f"{node} {state}", lambda: state in self.command("sinfo", "-h", "-n", node, "-o", "%t", check=False), timeout_s, 0.3)
+        """Wait until a node is in a state, as ``scontrol`` words it."""
+
+        def is_there() -> bool:
+            return f" State={state.upper()}" in self.command("scontrol", "-o", "show", "node", node)
+
+        wait_for(f"{node} {state}", is_there, timeout_s, 0.3)
 
     def fail_node(self, node: str, more: Sequence[int] = ()) -> None:
         """End everything that runs for a node, as a power cut would: slurmd, its step daemons, and the tasks given."""
