@@ -2,7 +2,7 @@
 # Slurm's Epilog beside prolog.sh: after the last job on the node that asked for the feature `rudder`, the daemon is drained and stopped.
 # Jobs that had not asked left no mark, and nothing happens.
 set -u
-PATH=/usr/bin:/bin
+export PATH=/usr/bin:/bin
 jobs=/run/rudder-jobs
 
 [ -e "$jobs/$SLURM_JOB_ID" ] || exit 0

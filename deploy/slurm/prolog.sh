@@ -1,9 +1,9 @@
 #!/bin/sh
 # Slurm's Prolog, for sites where a node has one daemon for all jobs: before a job that asked for the feature `rudder` (--constraint=rudder) it
-# starts rudderd.service, which returns when fetches are served. It fails, and Slurm takes the node out of service and requeues the job, when
+# starts rudderd.service, which returns when fetches are served. It fails, and Slurm takes the node out of service and holds the job, when
 # the daemon does not start. slurm.conf: Prolog=..., PrologFlags=Alloc, PrologEpilogTimeout above the 300 s here.
 set -u
-PATH=/usr/bin:/bin
+export PATH=/usr/bin:/bin
 jobs=/run/rudder-jobs
 
 case ",$(echo "${SLURM_JOB_CONSTRAINTS:-}" | tr -c '[:alnum:]_\n-' ',')," in

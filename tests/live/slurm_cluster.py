@@ -66,7 +66,8 @@ class SlurmCluster:
             "ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "MpiDefault=none", "SwitchType=switch/none",
             "SelectType=select/cons_tres", "SelectTypeParameters=CR_Core", "JobAcctGatherType=jobacct_gather/none",
             "SlurmdParameters=config_overrides", "SchedulerType=sched/backfill", "SchedulerParameters=sched_interval=2,batch_sched_delay=1",
-            f"KillWait={KILL_WAIT_S}", f"SlurmdTimeout={NODE_TIMEOUT_S}", "SlurmctldTimeout=10", "MessageTimeout=4", "TCPTimeout=1", "InactiveLimit=0", "Waittime=0", "MinJobAge=300",
+            f"KillWait={KILL_WAIT_S}", f"SlurmdTimeout={NODE_TIMEOUT_S}", "SlurmctldTimeout=10", "MessageTimeout=4", "TCPTimeout=1",
+            "InactiveLimit=0", "Waittime=0", "MinJobAge=300",
             "ReturnToService=2", "JobRequeue=1", "CompleteWait=0", *(line.format(folder=folder) for line in settings),
         ]  # fmt: skip
         for node, port in zip(self.nodes, ports):

@@ -188,6 +188,11 @@ def test_every_name_a_manifest_uses_is_there() -> None:
         assert [one["spec"]["template"]["metadata"]["labels"] for one in sets] == [service["spec"]["selector"]]
 
 
+def expanded(text: str, environment: dict[str, str]) -> str:
+    """``$(NAME)`` replaced, as the kubelet does it."""
+    return re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], text)
+
+
 def test_rudderd_takes_every_configuration(tmp_path: Path) -> None:
     maps = {one["metadata"]["name"]: one["data"] for _, one in documents() if one["kind"] == "ConfigMap"}
     checked = 0
@@ -198,10 +203,10 @@ def test_rudderd_takes_every_configuration(tmp_path: Path) -> None:
             environment = {"NODE_NAME": file.removesuffix(".toml"), "RUDDER_NODE__INDEX": str(node)}
             for variable in container["env"]:
                 if "value" in variable:
-                    environment[variable["name"]] = re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], variable["value"])
+                    environment[variable["name"]] = expanded(variable["value"], environment)
             if not any(variable["name"] == "RUDDER_NODE__INDEX" for variable in container["env"]):
                 del environment["RUDDER_NODE__INDEX"]
-            where = re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], container["args"][1])
+            where = expanded(container["args"][1], environment)
             assert Path(where).name == file
             path = tmp_path / f"{name}.{file}"
             path.write_text(text)
