@@ -120,6 +120,7 @@ impl Node {
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: lookahead_settings(&config.lookahead),
             steer: steer_settings(&config.cache),
+            slow_after: (config.log.slow_fetch_ms > 0).then_some(Duration::from_millis(config.log.slow_fetch_ms)),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
         watch_memory(&config.cache, &engine, &network);

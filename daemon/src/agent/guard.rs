@@ -11,8 +11,11 @@ use std::collections::BTreeMap;
 /// Share of the run from which nothing is brought in any more: it would not be used often enough.
 const NEARLY_DONE: f64 = 0.97;
 
+/// Share of the memory limit from which no controller is given more, and any may give back what is of use.
+pub(super) const MEMORY_TIGHT: f64 = 0.85;
+
 /// Largest growth of one decision.
-pub(super) const GROW_FACTOR_MAX: f64 = 2.0;
+pub(super) const GROW_FACTOR_MAX: f64 = 4.0;
 
 /// Smallest share that a decision may shrink a cache to.
 pub(super) const GROW_FACTOR_MIN: f64 = 0.5;
@@ -132,7 +135,7 @@ impl Guard {
         let capacity = now.capacity_rows as f64;
         let asked = grow.rows.map_or_else(|| capacity * grow.factor.unwrap_or(1.0), |rows| rows as f64);
         let asked = if asked.is_finite() { asked } else { capacity };
-        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).min(capacity);
+        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).max(needed(now)).min(capacity);
         // The first slots of an empty cache are no multiple of nothing.
         let most = (capacity * GROW_FACTOR_MAX).max(self.settings.rows_min as f64);
         let rows = asked.clamp(floor, most.max(floor)).min(now.ceiling_rows.max(now.capacity_rows) as f64).round();
@@ -163,6 +166,13 @@ impl Guard {
             entry.0 = 0;
         }
     }
+}
+
+/// Rows that are of use: slots of others may be given back, and all of them where memory is tight. A cache that cannot tell has none to
+/// spare.
+fn needed(now: &Snapshot) -> f64 {
+    let useless = if now.in_last_epoch() { now.spent_share } else { now.cold_share };
+    if now.memory_share >= MEMORY_TIGHT { 0.0 } else { now.cached_rows as f64 * (1.0 - useless.clamp(0.0, 1.0)) }
 }
 
 /// Whether `call` brings rows in that would not have come anyway.
@@ -241,7 +251,18 @@ mod tests {
         assert_eq!(judged(evict(0.5, true), &Snapshot { shifted: true, ..now }), "allowed");
         let done = Snapshot { run_progress: Some(0.99), ..now };
         assert_eq!(judged(grow(1.2), &done), "nearly-done");
-        assert_eq!(judged(grow(0.8), &done), "allowed", "shrinking costs nothing");
+        assert_eq!(judged(grow(0.8), &Snapshot { cold_share: 0.2, ..done }), "allowed", "shrinking costs nothing");
+        let full = Snapshot { cached_rows: 100, cold_share: 0.1, ..now };
+        assert_eq!(judged(grow(0.9), &full), "allowed");
+        assert_eq!(judged(grow(0.8), &full), "clamped", "only a tenth is of no use");
+        assert_eq!(judged(grow(0.8), &Snapshot { cold_share: 0.0, ..full }), "pointless", "all of it is of use");
+        assert_eq!(
+            judged(grow(0.8), &Snapshot { memory_share: 0.9, ..full }),
+            "allowed",
+            "others need the memory more"
+        );
+        let last = Snapshot { epochs: 9.5, run_progress: Some(0.95), spent_share: 0.5, ..full };
+        assert_eq!(judged(grow(0.5), &last), "allowed", "half of it is not asked for again");
         assert_eq!(judged(ToolCall::Refresh(Refresh::default()), &done), "allowed");
         let warm = crate::tools::Warm { table: "x".to_owned(), ids: vec![1] };
         assert_eq!(judged(ToolCall::Warm(warm), &now), "not-a-decision");

@@ -85,6 +85,12 @@ impl Config {
             let remedy = "name a model that the endpoint of agent.llm_base_url serves";
             return wrong("agent.llm_model", "\"\"", "empty, but agent.controller is llm", remedy);
         }
+        within("agent.prometheus_timeout_ms", agent.prometheus_timeout_ms, 1..=60_000)?;
+        if agent.prometheus_selector.contains(['{', '}']) || agent.prometheus_selector.is_empty() {
+            let (value, remedy) =
+                (quoted(&agent.prometheus_selector), "write matchers without braces, such as job=\"rudder\"");
+            return wrong("agent.prometheus_selector", value, "no list of label matchers", remedy);
+        }
         within("agent.llm_timeout_ms", agent.llm_timeout_ms, 1..=600_000)?;
         within("agent.llm_retries", agent.llm_retries, 0..=100)?;
         within("agent.llm_retry_budget_ms", agent.llm_retry_budget_ms, 0..=600_000)?;

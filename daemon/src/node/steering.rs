@@ -2,12 +2,14 @@
 //! threads are the agent's.
 
 use super::StartError;
+use crate::agent::cluster::{ClusterSettings, ClusterView};
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::JournalSettings;
 use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
 use crate::agent::run::{Agent, Hands, RunSettings};
 use crate::agent::scrape::counters;
+use crate::agent::snapshot::Counters;
 use crate::agent::spec::ControllerSpec;
 use crate::config::{AgentConfig, Config, Policy};
 use crate::dataset::Dataset;
@@ -21,6 +23,9 @@ use tokio::runtime::Handle;
 
 /// Fewest rows that a decision may leave a cache with.
 const ROWS_MIN: u64 = 1024;
+
+/// Time over which the rates of the cluster are taken: several scrapes at the usual intervals.
+const CLUSTER_RANGE: Duration = Duration::from_secs(120);
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Agent(error.into())
@@ -60,7 +65,8 @@ pub(super) fn start_agent(
         return Ok(None);
     }
     let (controller, llm) = controller(&spec, &config.agent)?;
-    let agent = Agent::start(settings(config, dataset), controller, hands(engine, network, collectors)?);
+    let cluster = cluster_view(&config.agent);
+    let agent = Agent::start(settings(config, dataset), controller, hands(engine, network, collectors, cluster)?);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
@@ -124,8 +130,24 @@ fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
     }
 }
 
+/// The whole cluster, if a Prometheus server is named that scrapes it.
+fn cluster_view(config: &AgentConfig) -> Option<ClusterView> {
+    let settings = ClusterSettings {
+        url: config.prometheus_url.clone(),
+        selector: config.prometheus_selector.clone(),
+        timeout: Duration::from_millis(config.prometheus_timeout_ms),
+        range: CLUSTER_RANGE,
+    };
+    (!settings.url.is_empty()).then(|| ClusterView::new(settings))
+}
+
 /// Looks at the metrics as a scrape would see them, and calls tools as HTTP would.
-fn hands(engine: &Arc<Engine>, network: &Handle, collectors: Vec<Box<dyn Collector>>) -> Result<Hands, StartError> {
+fn hands(
+    engine: &Arc<Engine>,
+    network: &Handle,
+    collectors: Vec<Box<dyn Collector>>,
+    mut cluster: Option<ClusterView>,
+) -> Result<Hands, StartError> {
     let registry = Registry::new();
     for collector in collectors {
         registry.register(collector).map_err(failed)?;
@@ -138,7 +160,8 @@ fn hands(engine: &Arc<Engine>, network: &Handle, collectors: Vec<Box<dyn Collect
         look: Box::new(move || {
             let (engine, network) = &looking;
             network.block_on(engine.gain_insight());
-            counters(&registry.gather(), started.elapsed().as_secs_f64())
+            let cluster = cluster.as_mut().and_then(ClusterView::look);
+            Counters { cluster, ..counters(&registry.gather(), started.elapsed().as_secs_f64()) }
         }),
         minibatches: Box::new(move || counting.fetches()),
         act: Box::new(move |call| {

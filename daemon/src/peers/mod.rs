@@ -33,7 +33,7 @@ pub use link::Met;
 pub use stats::{PeerStats, Totals};
 pub use tls::{NodeName, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};
-pub use wire::{BLOCK_ROWS, Class, RemoteError, Stamp};
+pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
 
 use bytes::Bytes;
 
@@ -260,10 +260,10 @@ impl Peers {
         table: u16,
         row_bytes: usize,
         ids: &[u64],
-        class: Class,
+        purpose: impl Into<Purpose>,
     ) -> Result<RowBatch, PeerError> {
         let begin = Instant::now();
-        let outcome = self.fetch_timed(part, table, row_bytes, ids, class).await;
+        let outcome = self.fetch_timed(part, table, row_bytes, ids, purpose.into()).await;
         match &outcome {
             Ok(batch) => self.shared.stats.received(part, batch.len(), batch.bytes().len()),
             Err(_) => self.shared.stats.fetch_failed(part),
@@ -280,7 +280,7 @@ impl Peers {
         table: u16,
         row_bytes: usize,
         ids: &[u64],
-        class: Class,
+        purpose: Purpose,
     ) -> Result<RowBatch, PeerError> {
         let shared = &self.shared;
         let rows = ids.len();
@@ -290,7 +290,8 @@ impl Peers {
             return Err(PeerError::TooLarge { rows, row_bytes });
         };
         let mut buffer = shared.receive_pool.take(bytes);
-        let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class };
+        let Purpose { class, request: RequestId(request) } = purpose;
+        let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class, request };
         let rows_max = shared.config.request_rows_max;
         let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
         let requests = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out));

@@ -27,6 +27,7 @@ mod source;
 mod stats;
 mod status;
 mod steer;
+mod timing;
 mod update;
 mod versions;
 mod versions_metrics;
