@@ -75,11 +75,21 @@ EOF
   for page in "$here"/../docs/*.md; do
     echo "0644 $page $prefix/share/doc/rudder/$(basename "$page")"
   done
+  # For the machines of Prometheus and Grafana: docs/dashboards.md names these folders as they are in the repository.
+  below deploy/prometheus '*.yml' '*.json'
+  below dashboards '*.json' 'rudder.yml'
   optional "$generated/completions/rudder.bash" "$prefix/share/bash-completion/completions/rudder"
   optional "$generated/completions/_rudder" "$prefix/share/zsh/vendor-completions/_rudder"
   optional "$generated/completions/rudder.fish" "$prefix/share/fish/vendor_completions.d/rudder.fish"
   for page in "$generated"/man/*.1; do
     optional "$page" "$prefix/share/man/man1/$(basename "$page")"
+  done
+}
+
+# The files of a folder of the repository that match one of two patterns, below share/rudder; their tests stay behind.
+below() {
+  (cd "$here/.." && find "$1" -type f \( -name "$2" -o -name "$3" \) ! -path '*/tests/*' | sort) | while read -r file; do
+    echo "0644 $here/../$file $prefix/share/rudder/$file"
   done
 }
 
@@ -131,6 +141,7 @@ if [ "$uninstall" = yes ]; then
   rm -f "$destdir$prefix"/share/man/man1/rudder.1 "$destdir$prefix"/share/man/man1/rudder-*.1 "$destdir$prefix"/share/man/man1/rudderd.1
   rm -f "$destdir$prefix/share/bash-completion/completions/rudder" "$destdir$prefix/share/zsh/vendor-completions/_rudder" \
     "$destdir$prefix/share/fish/vendor_completions.d/rudder.fish"
+  rm -rf "$destdir$prefix/share/rudder"
   rmdir "$destdir$prefix/lib/rudder" "$destdir$prefix/share/doc/rudder/slurm" "$destdir$prefix/share/doc/rudder" 2> /dev/null || true
   [ "$purge" = no ] || rm -rf "$destdir/etc/rudder" "$destdir/etc/default/rudder" "$destdir/var/lib/rudder"
   reload_manager

@@ -233,6 +233,7 @@ def test_the_package_made_user_folders_and_unit(box: Box) -> None:
 def test_it_serves_whom_the_group_lets_in(box: Box) -> None:
     start(box)
     assert (box.show("rudderd", "ActiveState"), box.show("rudderd", "SubState")) == ("active", "running")
+    assert box.show("rudderd", "WatchdogUSec") == "30s"
     pid = box.show("rudderd", "MainPID")
     assert box.do(f"ps -o user= -p {pid}") == "rudder"
     assert box.do(f"grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/{pid}/status").split() == ["CapEff:", "0" * 16, "NoNewPrivs:", "1", "Seccomp:", "2"]
