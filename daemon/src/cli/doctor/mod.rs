@@ -88,12 +88,15 @@ fn check(config: &Config, offline: bool, found: &mut Vec<Finding>) {
     let pid = node::daemon_pid(&config.local.socket);
     let running = pid.is_some();
     let dataset = node::dataset(config, found);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    found.extend(certificates::judge(&certificates::Files::read(&config.peers), &config.peers, config.node.index, now));
+    // The only node of a dataset talks to nobody.
+    let alone = dataset.as_ref().is_some_and(|dataset| dataset.parts() == 1);
+    found.extend(identity(config, alone));
     // Of a daemon of another user the kernel may not tell; then what holds here is the best guess.
     if let Some(process) = machine::Process::read(pid).or_else(|| machine::Process::read(None)) {
         found.extend(machine::limits(&process, config));
-        found.push(machine::buffers(machine::socket_limits(), &process, config));
+        if !alone {
+            found.push(machine::buffers(machine::socket_limits(), &process, config));
+        }
     }
     let pages = Path::new("/sys/kernel/mm/transparent_hugepage");
     let word = |name: &str| machine::chosen(&pages.join(name));
@@ -106,12 +109,21 @@ fn check(config: &Config, offline: bool, found: &mut Vec<Finding>) {
         found.push(node::as_trainer(&config.local.socket));
         found.extend(node::daemon(config));
     } else {
-        found.extend(node::ports(config));
+        found.extend(node::ports(config, alone));
         found.push(Finding::ok("daemon", "none runs on this node"));
     }
     if let Some(dataset) = dataset.filter(|_| !offline) {
         found.extend(peers::meet(config, &dataset));
     }
+}
+
+/// Whether this node can prove who it is, where anybody asks.
+fn identity(config: &Config, alone: bool) -> Vec<Finding> {
+    if alone {
+        return vec![Finding::ok("certificates", "none is needed: the dataset has one partition, and no peers")];
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    certificates::judge(&certificates::Files::read(&config.peers), &config.peers, config.node.index, now)
 }
 
 #[cfg(test)]
@@ -127,6 +139,15 @@ mod tests {
         assert!(configuration(Some(&path), &mut found).is_none());
         assert!(found[0].verdict == Verdict::Problem && found[0].found.contains("indexx"), "{found:?}");
         assert!(found[0].mend.as_ref().unwrap().contains("rudderd --check"), "{found:?}");
+    }
+
+    #[test]
+    fn the_only_node_needs_no_certificate() {
+        let mut config = Config::default();
+        config.peers.authority = "/nonexistent/ca.pem".into();
+        let alone = identity(&config, true);
+        assert_eq!((alone.len(), worst(&alone)), (1, Verdict::Ok));
+        assert_eq!(worst(&identity(&config, false)), Verdict::Problem);
     }
 
     #[test]
