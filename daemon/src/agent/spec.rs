@@ -2,6 +2,7 @@
 //! written.
 
 use super::controller::Controller;
+use super::explore::Explore;
 use super::rules::{Off, Rules, Schedule};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -20,6 +21,8 @@ pub enum ControllerSpec {
     Classifier(PathBuf),
     /// A replacement every so many windows.
     Schedule(u64),
+    /// Decisions drawn with this seed, to collect what classifiers learn from.
+    Explore(u64),
     /// None.
     Off,
 }
@@ -31,13 +34,14 @@ impl ControllerSpec {
         match self {
             ControllerSpec::Rules => Some(Box::new(Rules)),
             ControllerSpec::Schedule(every) => Some(Box::new(Schedule { every: *every })),
+            ControllerSpec::Explore(seed) => Some(Box::new(Explore { seed: *seed })),
             ControllerSpec::Off => Some(Box::new(Off)),
             ControllerSpec::Llm | ControllerSpec::Classifier(_) => None,
         }
     }
 }
 
-const FORMS: &str = "`rules`, `llm`, `classifier:FILE`, `schedule:N` or `off`";
+const FORMS: &str = "`rules`, `llm`, `classifier:FILE`, `schedule:N`, `explore:SEED` or `off`";
 
 impl FromStr for ControllerSpec {
     type Err = String;
@@ -52,6 +56,7 @@ impl FromStr for ControllerSpec {
             (_, Some(("schedule", every))) => {
                 every.parse().ok().filter(|&every| every > 0).map(Self::Schedule).ok_or_else(wrong)
             }
+            (_, Some(("explore", seed))) => seed.parse().map(Self::Explore).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
     }
@@ -64,6 +69,7 @@ impl fmt::Display for ControllerSpec {
             Self::Llm => f.write_str("llm"),
             Self::Classifier(file) => write!(f, "classifier:{}", file.display()),
             Self::Schedule(every) => write!(f, "schedule:{every}"),
+            Self::Explore(seed) => write!(f, "explore:{seed}"),
             Self::Off => f.write_str("off"),
         }
     }
@@ -87,10 +93,10 @@ mod tests {
 
     #[test]
     fn controllers_read_what_they_print() {
-        for text in ["rules", "llm", "off", "schedule:5", "classifier:/etc/rudder/model.json"] {
+        for text in ["rules", "llm", "off", "schedule:5", "explore:7", "classifier:/etc/rudder/model.json"] {
             assert_eq!(text.parse::<ControllerSpec>().unwrap().to_string(), text);
         }
-        for wrong in ["", "rule", "schedule", "schedule:0", "schedule:x", "classifier:"] {
+        for wrong in ["", "rule", "schedule", "schedule:0", "schedule:x", "explore:", "explore:-1", "classifier:"] {
             assert!(wrong.parse::<ControllerSpec>().unwrap_err().contains("`schedule:N`"), "{wrong}");
         }
     }
