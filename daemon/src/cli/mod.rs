@@ -13,6 +13,7 @@ pub mod replay;
 pub mod status;
 pub mod tool;
 pub mod trace;
+pub mod train;
 
 use clap::{Parser, Subcommand};
 use std::{
@@ -129,6 +130,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Records traces of a running daemon
     Trace(trace::TraceArgs),
+    /// Trains a classifier controller from journals and replays
+    Train(train::TrainArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
@@ -144,6 +147,7 @@ impl Command {
             Command::Demo(args) => demo::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Trace(args) => trace::run(args),
+            Command::Train(args) => train::run(args),
             Command::Status(args) => status::run(args),
             Command::Tool(args) => tool::run(args),
         }

@@ -76,10 +76,24 @@ pub fn split(samples: &[Sample], share: f64, seed: u64) -> (Vec<Sample>, Vec<Sam
     (fitted.concat(), out.concat())
 }
 
-/// The samples of one task.
+/// The samples of one task, with as many that acted as held: of the more frequent, so many are drawn. The label means what it says
+/// only where both are as likely (see [`super::samples`]).
 #[must_use]
-pub fn of_task(samples: &[Sample], task: Task) -> Vec<Sample> {
-    samples.iter().filter(|sample| sample.task == task).copied().collect()
+pub fn of_task(samples: &[Sample], task: Task, seed: u64) -> Vec<Sample> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let of_task = |acted| {
+        let of = samples.iter().enumerate().filter(move |(_, sample)| sample.task == task && sample.acted == acted);
+        of.map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let mut both = [of_task(true), of_task(false)];
+    let fewer = both[0].len().min(both[1].len());
+    both.iter_mut().for_each(|of| {
+        random.shuffle(of);
+        of.truncate(fewer);
+    });
+    let mut kept = both.concat();
+    kept.sort_unstable();
+    kept.into_iter().map(|at| samples[at]).collect()
 }
 
 /// Fits `kind` to `fitted`, and says how it does on `held_out`; both of one task. The labels of both are by the gain of those

@@ -79,6 +79,15 @@ impl Head {
         true
     }
 
+    /// How far fine-tuning has taken the weights, as a share of the length of those trained.
+    #[cfg(test)]
+    pub(super) fn distance_from_trained(&mut self) -> f64 {
+        let (Some(trained), Some(weights)) = (&self.trained, self.parameters.weights_mut()) else { return 0.0 };
+        let length = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let moved = length(&mut weights.iter().zip(trained).map(|(weight, trained)| **weight - trained));
+        moved / length(&mut trained.iter().copied())
+    }
+
     fn check(&self, task: Task, kind: Kind) -> Result<(), String> {
         let of_task = |what: String| format!("{task}: {what}");
         let (rate, network) = (self.gain.hit_rate, self.gain.network);

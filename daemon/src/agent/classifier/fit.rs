@@ -10,7 +10,7 @@ use super::{ClassifierError, Kind, Task};
 use crate::agent::classifier::file::Head;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use smartcore::ensemble::random_forest_classifier::{RandomForestClassifier, RandomForestClassifierParameters};
+use smartcore::ensemble::random_forest_regressor::{RandomForestRegressor, RandomForestRegressorParameters};
 use smartcore::linalg::basic::arrays::Array;
 use smartcore::linalg::basic::matrix::DenseMatrix;
 use smartcore::linear::logistic_regression::{LogisticRegression, LogisticRegressionParameters};
@@ -22,8 +22,8 @@ use std::fmt::Display;
 /// Least samples of each class: below it a held-out share holds too few of a class to say anything.
 pub const SAMPLES_MIN: usize = 24;
 
-/// Most samples that support vectors are sought among: their number, and with it the cost of a decision, grows with them.
-const SVM_SAMPLES_MAX: usize = 3000;
+/// Most samples that support vectors are sought among: the library's time grows with their square and more (2,400 took minutes).
+const SVM_SAMPLES_MAX: usize = 1000;
 
 const PENALTY: f64 = 1.0;
 const RF_TREES: u16 = 100;
@@ -37,7 +37,7 @@ const GBT_CHILD: usize = 10;
 const SVM_C: f64 = 0.5;
 
 /// Passes over the samples in which support vectors are sought.
-const SVM_EPOCHS: usize = 3;
+const SVM_EPOCHS: usize = 2;
 
 /// Samples of each class among `samples`: labels yes and no.
 #[must_use]
@@ -118,6 +118,11 @@ fn logistic_regression(rows: Vec<Vec<f64>>, labels: &[bool], penalty: f64) -> Re
 }
 
 #[derive(Deserialize)]
+struct TheirRegressor {
+    forest_regressor: TheirForest,
+}
+
+#[derive(Deserialize)]
 struct TheirForest {
     trees: Vec<TheirTree>,
 }
@@ -129,7 +134,7 @@ struct TheirTree {
 
 #[derive(Deserialize)]
 struct TheirNode {
-    output: usize,
+    output: f64,
     split_feature: usize,
     split_value: Option<f64>,
     true_child: Option<usize>,
@@ -142,21 +147,27 @@ impl TheirNode {
             (Some(low), Some(high), Some(threshold)) => {
                 Node::Split { feature: self.split_feature, threshold, low, high }
             }
-            _ => Node::Leaf { value: self.output as f64 },
+            _ => Node::Leaf { value: self.output },
         }
     }
 }
 
+fn targets(labels: &[bool]) -> Vec<f64> {
+    labels.iter().map(|&label| f64::from(u8::from(label))).collect()
+}
+
+/// Regression on 0 and 1: splits are those of a classification (the variance is half the Gini impurity), and leaves say shares
+/// instead of the more frequent label, so that the mean over the trees is a probability.
 fn random_forest(rows: &[Features], labels: &[bool], seed: u64) -> Result<Forest, String> {
-    let settings = RandomForestClassifierParameters::default()
-        .with_n_trees(RF_TREES)
+    let settings = RandomForestRegressorParameters::default()
+        .with_n_trees(RF_TREES.into())
         .with_max_depth(RF_DEPTH)
         .with_min_samples_leaf(RF_LEAF)
         .with_m((COUNT as f64).sqrt().round() as usize)
         .with_seed(seed);
     let rows = matrix(rows.iter().map(|row| row.to_vec()).collect())?;
-    let model = RandomForestClassifier::fit(&rows, &classes(labels), settings).map_err(said)?;
-    let forest: TheirForest = taken_out(&model)?;
+    let model = RandomForestRegressor::fit(&rows, &targets(labels), settings).map_err(said)?;
+    let TheirRegressor { forest_regressor: forest } = taken_out(&model)?;
     let trees: Vec<Vec<Node>> =
         forest.trees.iter().map(|tree| tree.nodes.iter().map(TheirNode::ours).collect()).collect();
     Ok(Forest { base: 0.0, rate: 1.0 / trees.len().max(1) as f64, trees })
@@ -203,8 +214,7 @@ fn boosted_trees(rows: &[Features], labels: &[bool], seed: u64) -> Result<Forest
         .with_base_score(base)
         .with_seed(seed);
     let rows = matrix(rows.iter().map(|row| row.to_vec()).collect())?;
-    let targets: Vec<f64> = labels.iter().map(|&label| f64::from(u8::from(label))).collect();
-    let model = XGRegressor::fit(&rows, &targets, settings).map_err(said)?;
+    let model = XGRegressor::fit(&rows, &targets(labels), settings).map_err(said)?;
     let boost: TheirBoost = taken_out(&model)?;
     let trees = boost.regressors.iter().map(|branch| {
         let mut tree = Vec::new();

@@ -2,6 +2,7 @@
 //! alone and beside what a fixed capacity of the same memory over time would have done.
 
 use super::ReplayArgs;
+use crate::agent::classifier::steer::ClassifierController;
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::Decision;
@@ -12,6 +13,9 @@ use crate::replay::{ControlSpec, Controlled, ReplaySpec, Replayed, Trace, replay
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Instant;
+
+/// Windows for which the guard vetoes a tool that made things worse twice.
+const VETO_WINDOWS: u64 = 20;
 
 /// One controller over the trace.
 #[derive(Debug, Serialize)]
@@ -60,6 +64,9 @@ pub(super) struct Course<'a> {
 impl Course<'_> {
     /// The controller of this description.
     fn controller(&self, spec: &ControllerSpec) -> Result<Box<dyn Controller>, CliError> {
+        if let ControllerSpec::Classifier(file) = spec {
+            return Ok(Box::new(ClassifierController::open(file, self.args.learn)?));
+        }
         spec.simple().ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))
     }
 
@@ -72,6 +79,7 @@ impl Course<'_> {
         &self,
         spec: ReplaySpec,
         controller: Option<Box<dyn Controller>>,
+        veto_windows: u64,
     ) -> Result<(Replayed, Option<Controlled>), CliError> {
         let args = self.args;
         let control = controller.map(|controller| ControlSpec {
@@ -79,7 +87,7 @@ impl Course<'_> {
             window: args.window,
             ceiling_rows: args.ceiling.rows(self.distinct).max(spec.capacity_rows),
             updates: args.updates,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64 },
+            guard: GuardSettings { cooldown_windows: 1, veto_windows, rows_min: 64 },
             epochs: Some(self.epochs()),
             seed: args.seed,
         });
@@ -89,12 +97,14 @@ impl Course<'_> {
     /// One controller at one capacity, with `policy` and a lookahead.
     pub(super) fn steer(&self, controller: &ControllerSpec, spec: ReplaySpec) -> Result<Steered, CliError> {
         let begin = Instant::now();
-        let (replayed, controlled) = self.replay(spec, Some(self.controller(controller)?))?;
+        // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
+        let veto_windows = if matches!(controller, ControllerSpec::Explore(_)) { 0 } else { VETO_WINDOWS };
+        let (replayed, controlled) = self.replay(spec, Some(self.controller(controller)?), veto_windows)?;
         let seconds = begin.elapsed().as_secs_f64();
         let done = controlled.unwrap_or_default();
         let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
         let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
-        let (fixed, _) = self.replay(fixed, None)?;
+        let (fixed, _) = self.replay(fixed, None, VETO_WINDOWS)?;
         Ok(summarize(
             controller,
             spec.policy,

@@ -62,9 +62,13 @@ pub struct ReplayArgs {
     /// Seed of the policies' randomness
     #[arg(long, value_name = "SEED", default_value_t = CacheConfig::default().seed)]
     seed: u64,
-    /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N` or `off`
+    /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N`, `off`, or
+    /// `explore:SEED` (draws its decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
     controller: Vec<ControllerSpec>,
+    /// Have classifiers learn from what their decisions did
+    #[arg(long)]
+    learn: bool,
     /// Minibatches per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
     window: usize,
