@@ -87,7 +87,8 @@ impl Client {
         self.call("grow", [("rows", json!(rows)), ("factor", json!(factor)), ("table", json!(table))])
     }
 
-    /// Throws out the coldest `fraction` of the cached rows; with `forget`, what the policy has learned, too.
+    /// Turns over at most the coldest `fraction` of the cached rows, each for an absent row that is hotter; with `forget`, what
+    /// the policy has learned is dropped first.
     ///
     /// # Errors
     /// As [`Client::tool`].
@@ -104,7 +105,7 @@ impl Client {
         self.call("refresh", [("max_age_s", json!(max_age_s)), ("table", json!(table))])
     }
 
-    /// Changes nothing; the daemon counts that it was told so.
+    /// Changes nothing; the policy `rudder` keeps its residents until the next `evict`.
     ///
     /// # Errors
     /// As [`Client::tool`].

@@ -4,6 +4,7 @@
 
 use crate::{
     admin::{Admin, AdminError, AdminState, Metrics},
+    agent::journal::Decision,
     config::Config,
     recording::{TraceAnswer, TraceCall, TraceError},
     tools::{ToolAnswer, ToolCall, ToolError},
@@ -49,6 +50,9 @@ pub trait Service: Send + Sync + 'static {
     /// # Errors
     /// [`ToolError`] naming the argument or table.
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
+
+    /// The last `limit` decisions of the agent, oldest first.
+    fn decisions(&self, limit: usize) -> Vec<Decision>;
 
     /// The metrics of all its modules.
     fn collectors(&self) -> Vec<Box<dyn Collector>>;
@@ -128,6 +132,10 @@ impl<S: Service> AdminState for Daemon<S> {
             (Some(service), _) => service.trace(call),
             (None, reason) => Err(TraceError::NotServing(reason.unwrap_or("starting").to_owned())),
         }
+    }
+
+    fn decisions(&self, limit: usize) -> Vec<Decision> {
+        self.look().0.map(|service| service.decisions(limit)).unwrap_or_default()
     }
 
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
@@ -251,6 +259,9 @@ mod tests {
         }
         fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
             Err(TraceError::NotRecording { table: call.table().to_owned() })
+        }
+        fn decisions(&self, _limit: usize) -> Vec<Decision> {
+            Vec::new()
         }
         fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
             Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })

@@ -1,6 +1,9 @@
 //! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
+mod steering;
+
+use crate::agent::journal::Decision;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
 use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
 use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
@@ -17,9 +20,10 @@ use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use steering::Steering;
 use tokio::runtime::{Builder, Runtime};
 
 /// Most threads that one large fetch uses unless configured: beyond, memory is the limit.
@@ -33,6 +37,8 @@ pub struct Node {
     peers: Arc<Peers>,
     local: LocalServer,
     collectors: Collectors,
+    /// Stopped first: it calls tools.
+    agent: Mutex<Option<Steering>>,
     serving: AtomicBool,
     started: Instant,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
@@ -80,6 +86,9 @@ pub enum StartError {
     /// The local socket cannot be served.
     #[error(transparent)]
     Serve(#[from] ServeError),
+    /// The agent cannot be started.
+    #[error("the agent cannot be started: {0}")]
+    Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// No threads.
     #[error("the kernel gives no threads: {0}")]
     Threads(#[from] io::Error),
@@ -130,15 +139,25 @@ impl Node {
             "serving"
         );
         let collectors = collectors(&engine, &peers)?;
+        let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
+        let agent = Mutex::new(agent);
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
-        Ok(Self { config, dataset, engine, peers, local, collectors, serving, started, runtimes })
+        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, runtimes })
     }
 }
 
 impl Service for Node {
     fn status(&self) -> Value {
-        status(&self.config, &self.dataset, &self.engine, &self.peers, self.started)
+        let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
+        if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
+            fields.insert("agent".to_owned(), agent.status());
+        }
+        status
+    }
+
+    fn decisions(&self, limit: usize) -> Vec<Decision> {
+        self.agent().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -157,11 +176,14 @@ impl Service for Node {
     }
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        (self.collectors)()
+        let mut all = (self.collectors)();
+        all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
+        all
     }
 
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
+        drop(self.agent().take());
         let end = Instant::now() + deadline;
         if let [Some(serving), Some(network)] = &self.runtimes {
             serving.block_on(self.local.shutdown(deadline));
@@ -172,11 +194,18 @@ impl Service for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
+        drop(self.agent().take());
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();
             }
         }
+    }
+}
+
+impl Node {
+    fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -300,8 +329,8 @@ fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Resul
 }
 
 pub(crate) fn lookahead_settings(config: &LookaheadConfig) -> Settings {
-    let LookaheadConfig { depth, horizon, horizon_max, budget, rows_max, expire_ms } = *config;
-    Settings { depth, horizon, horizon_max, budget, rows_max, expire_ms }
+    let LookaheadConfig { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms } = *config;
+    Settings { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms }
 }
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {

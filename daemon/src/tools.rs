@@ -2,7 +2,14 @@
 //! these same types by HTTP, by socket and by command line; the fetch path carries them out. It owns the names and the bounds
 //! of arguments, and must never know how a cache works.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+/// Largest factor of `grow`.
+pub const FACTOR_MAX: f64 = 1e6;
+
+/// Largest age of `refresh`, in seconds: some thirty years.
+pub const AGE_MAX_S: f64 = 1e9;
 
 /// One tool call, as JSON: `{"tool": "grow", "factor": 1.5}`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,23 +27,25 @@ pub enum ToolCall {
     Hold(Hold),
 }
 
-/// Arguments of `grow`: one of `rows` and `factor`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Changes how many rows the cache may hold, by one of `rows` and `factor`; new slots fill with the hottest absent rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grow {
     /// Rows to hold from now on. Fewer than now shrinks the cache.
     pub rows: Option<u64>,
     /// Times the present capacity, above 0. Below 1 shrinks the cache.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = FACTOR_MAX))]
     pub factor: Option<f64>,
     /// The table; all cached tables if it is not named.
     pub table: Option<String>,
 }
 
-/// Arguments of `evict`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Turns the coldest residents of the cache over in favour of absent rows that are hotter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Evict {
     /// Largest share of the residents that may be turned over, above 0 and at most 1.
+    #[schemars(extend("exclusiveMinimum" = 0, "maximum" = 1))]
     pub fraction: f64,
     /// Drops what was learned of the accesses first: they have changed.
     #[serde(default)]
@@ -46,18 +55,19 @@ pub struct Evict {
     pub table: Option<String>,
 }
 
-/// Arguments of `refresh`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Holds cached rows against their owners and pulls those again that have changed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Refresh {
     /// Only rows that were not revalidated for so long, in seconds; 0 for all.
+    #[schemars(range(min = 0, max = AGE_MAX_S))]
     pub max_age_s: Option<f64>,
     /// The table; all cached tables if it is not named.
     pub table: Option<String>,
 }
 
-/// Arguments of `warm`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+/// Brings rows in that will be asked for.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Warm {
     /// The table.
@@ -66,10 +76,32 @@ pub struct Warm {
     pub ids: Vec<u64>,
 }
 
-/// Arguments of `hold`: none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Does nothing: the cache is as it should be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {}
+
+/// A tool as callers are told of it, generated from the type of its arguments.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ToolSchema {
+    /// The tool.
+    pub name: &'static str,
+    /// What it does.
+    pub description: String,
+    /// JSON schema of its arguments.
+    pub arguments: serde_json::Value,
+}
+
+impl ToolSchema {
+    fn of<Arguments: JsonSchema>(name: &'static str) -> Self {
+        let mut schema = schemars::schema_for!(Arguments);
+        let text = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+        let description = text(schema.remove("description")).unwrap_or_default();
+        schema.remove("title");
+        schema.remove("$schema");
+        Self { name, description, arguments: schema.to_value() }
+    }
+}
 
 /// Why a tool call was not carried out.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -207,6 +239,18 @@ pub struct Warmed {
 }
 
 impl ToolCall {
+    /// All tools, with what they do and the JSON schemas of their arguments.
+    #[must_use]
+    pub fn schemas() -> Vec<ToolSchema> {
+        vec![
+            ToolSchema::of::<Grow>("grow"),
+            ToolSchema::of::<Evict>("evict"),
+            ToolSchema::of::<Refresh>("refresh"),
+            ToolSchema::of::<Warm>("warm"),
+            ToolSchema::of::<Hold>("hold"),
+        ]
+    }
+
     /// Reads a call from JSON and checks its arguments.
     ///
     /// # Errors
@@ -261,14 +305,14 @@ impl ToolCall {
             ToolCall::Grow(Grow { rows: Some(_), factor: Some(_), .. } | Grow { rows: None, factor: None, .. }) => {
                 Some("it wants either `rows` or `factor`".to_owned())
             }
-            ToolCall::Grow(Grow { factor: Some(factor), .. }) if !(factor.is_finite() && *factor > 0.0) => {
-                Some(format!("`factor` is {factor}; it must be above 0"))
+            ToolCall::Grow(Grow { factor: Some(factor), .. }) if !(*factor > 0.0 && *factor <= FACTOR_MAX) => {
+                Some(format!("`factor` is {factor:?}; it must be above 0 and at most {FACTOR_MAX}"))
             }
             ToolCall::Evict(Evict { fraction, .. }) if !(*fraction > 0.0 && *fraction <= 1.0) => {
                 Some(format!("`fraction` is {fraction}; it must be above 0 and at most 1"))
             }
-            ToolCall::Refresh(Refresh { max_age_s: Some(age), .. }) if !(age.is_finite() && *age >= 0.0) => {
-                Some(format!("`max_age_s` is {age}; it must be 0 or more"))
+            ToolCall::Refresh(Refresh { max_age_s: Some(age), .. }) if !(*age >= 0.0 && *age <= AGE_MAX_S) => {
+                Some(format!("`max_age_s` is {age:?}; it must be 0 or more and at most {AGE_MAX_S}"))
             }
             _ => None,
         };
@@ -293,12 +337,14 @@ mod tests {
             (r#"{"tool": "grow", "rows": 1, "factor": 2}"#, "either `rows` or `factor`"),
             (r#"{"tool": "grow", "rows": -1}"#, "-1"),
             (r#"{"tool": "grow", "factor": 0}"#, "`factor` is 0"),
+            (r#"{"tool": "grow", "factor": 1e300}"#, "at most 1000000"),
             (r#"{"tool": "grow", "factor": NaN}"#, "no tool call"),
             (r#"{"tool": "grow", "factor": 1e999}"#, "no tool call"),
             (r#"{"tool": "grow", "factro": 2}"#, "factro"),
             (r#"{"tool": "evict"}"#, "fraction"),
             (r#"{"tool": "evict", "fraction": 1.1}"#, "`fraction` is 1.1"),
             (r#"{"tool": "refresh", "max_age_s": -1}"#, "`max_age_s` is -1"),
+            (r#"{"tool": "refresh", "max_age_s": 1e300}"#, "at most 1000000000"),
             (r#"{"tool": "hold", "really": true}"#, "really"),
             (r#"{"tool": "format"}"#, "format"),
             ("grow", "no tool call"),
@@ -314,5 +360,24 @@ mod tests {
         assert_eq!(call, ToolCall::Evict(Evict { fraction: 0.5, forget: true, table: None }));
         assert!(ToolCall::from_arguments("evict", serde_json::json!([1])).is_err());
         assert!(ToolCall::from_arguments("evict", serde_json::json!({"tool": "grow"})).is_err());
+    }
+
+    #[test]
+    fn schemas_come_from_the_types_with_bounds_and_words() {
+        let schemas = ToolCall::schemas();
+        for schema in &schemas {
+            assert_eq!(schema.arguments["type"], "object", "{schema:?}");
+            assert_eq!(schema.arguments["additionalProperties"], false, "{schema:?}");
+            assert!(schema.description.ends_with('.') && !schema.description.contains('\n'), "{schema:?}");
+        }
+        assert_eq!(
+            schemas.iter().map(|schema| schema.name).collect::<Vec<_>>(),
+            ["grow", "evict", "refresh", "warm", "hold"]
+        );
+        let fraction = &schemas[1].arguments["properties"]["fraction"];
+        assert_eq!((&fraction["exclusiveMinimum"], &fraction["maximum"]), (&0.into(), &1.into()));
+        assert_eq!(schemas[1].arguments["required"], serde_json::json!(["fraction"]));
+        assert_eq!(schemas[0].arguments["properties"]["factor"]["maximum"], FACTOR_MAX);
+        assert!(schemas[2].arguments["properties"]["max_age_s"]["description"].as_str().unwrap().contains("seconds"));
     }
 }

@@ -17,18 +17,20 @@ for policy in ${POLICIES:-none static periodic rudder lru lfu tinylfu s3fifo sie
     rm -rf "$out/trace"
     "$rudder" demo --graph "${GRAPH:-debian}" --nodes "${NODES:-2}" --trainers "${TRAINERS:-1}" --epochs "${EPOCHS:-6}" \
       --dim 8 --policy "$policy" --lookahead "$lookahead" --trace "$out/trace" --json > "$out/demo.json"
-    python3 - "$rudder" "$out" <<'PYTHON'
+    python3 - "$rudder" "$out" "${TRAINERS:-1}" <<'PYTHON'
 import json
 import subprocess
 import sys
 
-rudder, out = sys.argv[1:]
+rudder, out, trainers = sys.argv[1:]
 with open(f"{out}/demo.json") as text:
     run = json.load(text)["runs"][0]
 moved = []
 for daemon in run["daemons"]:
     words = [rudder, "replay", f"{out}/trace/node{daemon['node']}", "--json", "--policy", run["policy"]]
-    words += ["--lookahead", str(run["lookahead"]), "--capacity", str(max(1, daemon["capacity_rows"]))]
+    # A trace is one sequence of minibatches: what each of several trainers announces and has staged adds up.
+    words += ["--lookahead", str(run["lookahead"] * int(trainers)), "--depth", str(2 * int(trainers))]
+    words += ["--capacity", str(max(1, daemon["capacity_rows"]))]
     replayed = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)["results"][0]
     moved.append((daemon["network_rows"], replayed["network_rows"]))
 worst = max((100 * (real / replay - 1) for real, replay in moved), key=abs)

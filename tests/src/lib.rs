@@ -123,6 +123,8 @@ impl Cluster {
             config.dataset.path = dir.path().join("data");
             config.local.socket = dir.path().join(format!("{node}.sock"));
             config.cache.policy = Policy::Epoch;
+            // Tests that want one say so.
+            config.agent.controller = "off".to_owned();
             config.cache.capacity = Capacity::Share(0.2);
             // Any free port: tests that need another say so.
             config.admin.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

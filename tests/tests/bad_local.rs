@@ -59,7 +59,11 @@ fn frames_that_are_oversized_truncated_or_garbage() {
     let truncated_payload = [&(status.len() as u32).to_le_bytes()[..], &[16, 0, 0, 0], &status, &[0; 8]].concat();
     let cases: [(&str, &[u8], &[&str]); 8] = [
         ("oversized", &[0xff; 8], &["message of 4294967295 bytes; the limit is 4194304 (local.frame_bytes_max)"]),
-        ("oversized payload", &oversized_payload, &["payload of 4294967295 bytes", "local.ids_max", "fewer ids"]),
+        (
+            "oversized payload",
+            &oversized_payload,
+            &["payload of 4294967295 bytes", "local.inline_bytes_max", "fewer ids"],
+        ),
         ("empty", &[0; 8], &["message of 0 bytes", "same version"]),
         ("garbage", &frame(b"\xff\xff\xffgarbage"), &["not a message of this protocol", "same version"]),
         ("another protocol", b"GET / HTTP/1.1\r\n\r\n", &["local.frame_bytes_max", "same version"]),
@@ -95,7 +99,7 @@ fn calls_that_break_the_order_or_the_version() {
 
     let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
     raw.call(1, Request::Hello { version: 9, name: "new".to_owned() }, &[], None).unwrap();
-    let words = ["version 1 of the local protocol, the client version 9", "install the same version"];
+    let words = ["version 2 of the local protocol, the client version 9", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());
     assert_rows(&cluster.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);

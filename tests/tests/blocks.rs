@@ -6,7 +6,7 @@ use rudder_client::{Client, ClientError, DType, ErrorCode, Rows};
 use rudder_daemon::config::{Access, Config, Verify};
 use rudder_daemon::dataset::{BookSpec, DatasetWriter, Existing};
 use rudder_daemon::lifecycle::Service;
-use rudder_tests::{Cluster, WIDTH, assert_rows, label_of};
+use rudder_tests::{Cluster, WIDTH, assert_rows, label_of, row_of};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,6 +134,23 @@ fn the_metrics_count_blocks() {
     assert_eq!(family("rudder_block_cache_bytes").get_metric()[0].get_gauge().get_value(), bytes as f64);
     let reads = family("rudder_block_read_seconds").get_metric()[0].get_histogram().get_sample_count();
     assert_eq!(reads, bytes.div_ceil(BLOCK_BYTES / 148 * 148));
+}
+
+#[test]
+fn updated_rows_lie_over_blocks() {
+    let cluster = Cluster::start(2, ROWS, by_blocks).unwrap();
+    let clients: Vec<Client> = (0..2).map(|node| cluster.client(node).unwrap()).collect();
+    let half = ROWS / 2;
+    // Rows of both nodes: of a block in memory, and of one that is not.
+    let (updated, others) = ([7, half - 1, half + 7, ROWS - 1], [6, half - 2, half + 6, ROWS - 2]);
+    assert_rows(&clients[0].fetch("feat", &[7, half + 7]).unwrap(), &[7, half + 7]);
+    let rows: Vec<u8> = updated.iter().flat_map(|id| row_of(id + ROWS)).collect();
+    assert_eq!(clients[0].update("feat", &updated, &rows).unwrap(), 4);
+    let now = [updated.map(|id| id + ROWS), others].concat();
+    for client in &clients {
+        let rows = client.fetch("feat", &[updated, others].concat()).unwrap();
+        assert_rows(&rows, &now);
+    }
 }
 
 fn refused(result: Result<Rows, ClientError>, code: ErrorCode, words: &[&str]) {

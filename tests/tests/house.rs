@@ -33,8 +33,8 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("replay", &["dataset", "cache", "lookahead", "agent", "tools"]),
     ("peers", &["config"]),
     ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers"]),
-    ("admin", &["config", "recording", "tools"]),
-    ("lifecycle", &["config", "recording", "tools", "admin"]),
+    ("admin", &["config", "recording", "tools", "agent"]),
+    ("lifecycle", &["config", "recording", "tools", "agent", "admin"]),
     (
         "node",
         &[

@@ -1,6 +1,8 @@
 //! Tools on running daemons: caches grow, shrink, turn over and warm while trainers fetch, and give memory back when it runs
 //! short. Each test states what the answer must say and what status shows afterwards.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests
+
 use rudder_daemon::config::{Capacity, Config};
 use rudder_daemon::lifecycle::Service;
 use rudder_daemon::tools::{Done, Grown, ToolAnswer, ToolCall, ToolError};
@@ -52,7 +54,8 @@ fn a_grown_cache_fills_with_the_hottest_absent_rows() {
     let cluster = cluster(500, |_| {});
     let hot: Vec<u64> = (ROWS / 2..ROWS / 2 + 1500).collect();
     heat(&cluster, &hot);
-    assert!(wait_until(Duration::from_secs(5), || number(&table(&cluster), "/cached_rows") == 500));
+    // Accounts are settled after the reply: both fetches have offered the thousand rows that found no slot.
+    assert!(wait_until(Duration::from_secs(10), || number(&table(&cluster), "/refused_rows") == 2000));
     let answer = grown(&cluster, json!({"factor": 4, "table": "feat"}));
     assert_eq!((answer.before_rows, answer.after_rows, answer.limited_by), (500, 2000, None));
     assert_eq!(answer.brought.asked_rows, 1000, "all that were asked for twice and were not there");
@@ -131,7 +134,7 @@ fn memory_bounds_growth_and_pressure_gives_some_back() {
     let write = |name: &str, bytes: u64| std::fs::write(dir.path().join(name), format!("{bytes}\n")).unwrap();
     // Far below what the machine has left, so that this cgroup is the one that counts.
     write("memory.max", 10_000_000);
-    write("memory.current", 8_500_000);
+    write("memory.current", 5_000_000);
     let cluster = cluster(4000, |config| {
         config.cache.cgroup = dir.path().to_owned();
         config.cache.tables.entry("label".to_owned()).or_default().policy = Some(rudder_daemon::config::Policy::None);
@@ -139,6 +142,9 @@ fn memory_bounds_growth_and_pressure_gives_some_back() {
     heat(&cluster, &(ROWS / 2..ROWS / 2 + 4000).collect::<Vec<u64>>());
     assert!(wait_until(Duration::from_secs(5), || number(&table(&cluster), "/cached_rows") == 4000));
     let held = number(&table(&cluster), "/cache_bytes");
+    write("memory.current", 8_500_000);
+    let noticed = || number(&cluster.nodes[0].as_ref().unwrap().status(), "/memory/used_bytes") == 8_500_000;
+    assert!(wait_until(Duration::from_secs(5), noticed));
     let answer = grown(&cluster, json!({"factor": 2}));
     assert_eq!(answer.limited_by.as_deref(), Some("memory"));
     let rows_max = (9_000_000 - (8_500_000 - held)) / (held / 4000);

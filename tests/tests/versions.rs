@@ -66,9 +66,9 @@ fn a_writer_and_the_owner_see_an_update_at_once_and_others_when_they_refresh() {
         assert_version(&b, &REMOTE, base + 1);
         // B has A's rows cached: old until it refreshes.
         if inline {
-            assert_version(&b, &OWN, 3)
+            assert_version(&b, &OWN, 3);
         } else {
-            assert_rows(&b.fetch("feat", &OWN).unwrap(), &OWN)
+            assert_rows(&b.fetch("feat", &OWN).unwrap(), &OWN);
         }
         let answer = b.refresh(None, Some("feat")).unwrap();
         assert_eq!(answer["tables"][0]["unreachable"], serde_json::json!([]), "{answer}");

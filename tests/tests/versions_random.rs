@@ -139,7 +139,7 @@ fn run(seed: u64, policy: Policy, duration: Duration) {
         config.cache.policy = policy;
         config.cache.capacity = Capacity::Share(0.3);
         // Beside those that are asked for.
-        config.cache.staleness_max_ms = if seed % 2 == 0 { 0 } else { 60 };
+        config.cache.staleness_max_ms = if seed.is_multiple_of(2) { 0 } else { 60 };
         config.peers.request_rows_max = 16;
     })
     .unwrap();

@@ -80,6 +80,7 @@ impl NativeClient {
         py.detach(|| self.client.progress(epoch, step, steps_per_epoch)).map_err(|error| to_python(py, error))
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
     fn update(
         &self,
         py: Python<'_>,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +22,9 @@ STOP_TIMEOUT_S = 15.0
 
 #: Ids one fetch may have, small enough for a test to go over it.
 IDS_MAX = 200_000
+
+#: Ports of coming clusters.
+_PORTS = itertools.count(20_000)
 
 
 def program(name: str) -> str:
@@ -41,12 +44,14 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-def free_port(kind: int) -> int:
-    """A port nobody uses now, for ``socket.SOCK_DGRAM`` or ``socket.SOCK_STREAM``."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def own_addresses(nodes: int) -> list[str]:
+    """UDP addresses for the daemons of one cluster, which stay free while a daemon is down.
+
+    Loopback is a whole /8: each process takes hosts of its own in it, and ports that the kernel gives to nobody.
+    """
+    pid, port = os.getpid(), next(_PORTS)
+    hosts = [f"127.{1 + (pid >> 8) % 250}.{pid % 256}.{1 + node % 250}" for node in range(nodes)]
+    return [f"{host}:{port}" for host in hosts]
 
 
 def random_bits(rng: np.random.Generator, dtype: str, rows: int, width: int) -> np.ndarray:
@@ -228,10 +233,10 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
     nodes : int
         Parts of the dataset.
     """
-    ports = [free_port(socket.SOCK_DGRAM) for _ in range(nodes)]
-    addresses = "\n".join(f'{node} = "127.0.0.1:{port}"' for node, port in enumerate(ports))
+    hosts = own_addresses(nodes)
+    addresses = "\n".join(f'{node} = "{host}"' for node, host in enumerate(hosts))
     daemons = []
-    for node, port in enumerate(ports):
+    for node, host in enumerate(hosts):
         configuration = f"""
             [node]
             index = {node}
@@ -242,14 +247,14 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
             socket = "{folder / str(node) / 'rudder.sock'}"
             ids_max = {IDS_MAX}
             [peers]
-            listen = "127.0.0.1:{port}"
+            listen = "{host}"
             authority = "{authority / 'ca.pem'}"
             certificate = "{authority / f'node-{node}.pem'}"
             key = "{authority / f'node-{node}.key'}"
             connect_timeout_ms = 5000
-            request_timeout_ms = 2000
+            request_timeout_ms = 5000
             [admin]
-            listen = "127.0.0.1:{free_port(socket.SOCK_STREAM)}"
+            listen = "127.0.0.1:0"
             [peers.addresses]
             {addresses}
         """

@@ -18,6 +18,7 @@ pub use error::AdminError;
 pub use metrics::Metrics;
 pub use server::Admin;
 
+use crate::agent::journal::Decision;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::tools::{ToolAnswer, ToolCall, ToolError};
 
@@ -37,6 +38,9 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// [`TraceError`] naming the table.
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError>;
+
+    /// The last `limit` decisions of the agent, oldest first: the answer of `/v1/decisions`.
+    fn decisions(&self, limit: usize) -> Vec<Decision>;
 
     /// The answer of `POST /v1/tools/{tool}`.
     ///

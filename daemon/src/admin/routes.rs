@@ -7,7 +7,7 @@ use crate::tools::{ToolCall, ToolError};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{Path, Request, State},
+    extract::{Path, Query, Request, State},
     http::{StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -31,6 +31,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/trace", post(trace))
+        .route("/v1/decisions", get(decisions))
         .route("/v1/tools/{tool}", post(tool))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
     Router::new()
@@ -54,6 +55,25 @@ async fn status(State(shared): State<Shared>) -> Response {
     match blocking(move || shared.state.status()).await {
         Some(status) => Json(status).into_response(),
         None => broken("the status panicked"),
+    }
+}
+
+/// How many decisions are asked for.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecisionsQuery {
+    #[serde(default = "decisions_default")]
+    limit: usize,
+}
+
+fn decisions_default() -> usize {
+    20
+}
+
+async fn decisions(State(shared): State<Shared>, Query(query): Query<DecisionsQuery>) -> Response {
+    match blocking(move || shared.state.decisions(query.limit)).await {
+        Some(decisions) => Json(decisions).into_response(),
+        None => broken("the journal panicked"),
     }
 }
 
@@ -98,7 +118,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
 
 async fn unknown(uri: Uri) -> Response {
     let text = format!(
-        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/trace and /v1/tools\n",
+        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/decisions, /v1/trace and /v1/tools\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, text).into_response()

@@ -37,6 +37,10 @@ impl AdminState for Pretend {
         }
     }
 
+    fn decisions(&self, _limit: usize) -> Vec<crate::agent::journal::Decision> {
+        Vec::new()
+    }
+
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
         match call.table() {
             None | Some("feat") => Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() }),

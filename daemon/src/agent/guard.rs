@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 const NEARLY_DONE: f64 = 0.97;
 
 /// Largest growth of one decision.
-const GROW_FACTOR_MAX: f64 = 2.0;
+pub(super) const GROW_FACTOR_MAX: f64 = 2.0;
 
 /// Smallest share that a decision may shrink a cache to.
-const GROW_FACTOR_MIN: f64 = 0.5;
+pub(super) const GROW_FACTOR_MIN: f64 = 0.5;
 
 /// Times that a tool must have made things worse in like states before it is vetoed.
 const STRIKES: u32 = 2;

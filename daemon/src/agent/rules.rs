@@ -34,7 +34,7 @@ const WORTH_REFRESHING: f64 = 0.01;
 const PATIENCE: u64 = 2;
 
 /// Share of the run from which slots that will not be used again are given back.
-const WINDING_DOWN: f64 = 0.9;
+const WINDING_DOWN: f64 = 0.98;
 
 /// Share of cold residents from which that is worth a call.
 const WORTH_SHRINKING: f64 = 0.1;
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(rule(&Snapshot { stale_rows: 5, ..steady() }), "stale");
         assert_eq!(rule(&Snapshot { shifted: true, ..steady() }), "steady");
         assert_eq!(rule(&Snapshot { shifted: true, hotter_absent_rows: 10, ..steady() }), "turn-over");
-        assert_eq!(rule(&Snapshot { run_progress: Some(0.95), cold_share: 0.4, ..steady() }), "winding down");
+        assert_eq!(rule(&Snapshot { run_progress: Some(0.99), cold_share: 0.4, ..steady() }), "winding down");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, ..steady() }), "short of slots");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, cached_rows: 90, ..steady() }), "steady");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, memory_share: 0.9, ..steady() }), "steady");

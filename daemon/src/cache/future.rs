@@ -2,8 +2,9 @@
 //! It owns steps and ids only, and never fetches anything. Within the announced horizon it makes the choice of victims
 //! Belady's: keep what is used next, let go what is used last.
 //!
-//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it; links
-//! between the entries of batches say, for each use of an id, when the next one is.
+//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it. Several
+//! trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that the first of
+//! those left is the next, whichever was taken away.
 
 use super::slots::Slots;
 use hashbrown::HashMap;
@@ -16,19 +17,102 @@ pub const NEVER: u32 = u32::MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchKey(u64);
 
-/// One use of an id: which batch, which entry of it.
+/// No use.
+const NONE: u32 = u32::MAX;
+
+/// A use of an id that waits, between the one before and the one after it.
 #[derive(Debug, Clone, Copy)]
 struct Use {
-    batch: BatchKey,
-    entry: u32,
     step: u32,
+    before: u32,
+    after: u32,
+}
+
+/// The first and the last use of an id that wait.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    first: u32,
+    last: u32,
+}
+
+/// For each id its uses that wait, by step.
+#[derive(Debug, Default)]
+struct Uses {
+    uses: Vec<Use>,
+    /// Places in `uses` that hold none.
+    free: Vec<u32>,
+    ends: HashMap<u32, Ends>,
+}
+
+impl Uses {
+    /// Adds a use of `id` at `step` and answers the step of the first that waits.
+    fn add(&mut self, id: u32, step: u32) -> u32 {
+        let known = self.ends.get(&id).copied();
+        // Announced last is used last, but for trainers that are a step apart.
+        let mut before = known.map_or(NONE, |ends| ends.last);
+        while before != NONE && self.uses[before as usize].step > step {
+            before = self.uses[before as usize].before;
+        }
+        let first = known.map_or(NONE, |ends| ends.first);
+        let after = if before == NONE { first } else { self.uses[before as usize].after };
+        let here = self.put(Use { step, before, after });
+        if before != NONE {
+            self.uses[before as usize].after = here;
+        }
+        if after != NONE {
+            self.uses[after as usize].before = here;
+        }
+        let ends = self.ends.entry(id).or_insert(Ends { first: here, last: here });
+        if before == NONE {
+            ends.first = here;
+        }
+        if after == NONE {
+            ends.last = here;
+        }
+        self.uses[ends.first as usize].step
+    }
+
+    fn put(&mut self, new: Use) -> u32 {
+        if let Some(place) = self.free.pop() {
+            self.uses[place as usize] = new;
+            return place;
+        }
+        self.uses.push(new);
+        self.uses.len() as u32 - 1
+    }
+
+    /// Takes a use of `id` at `step` away and answers the step of the first that is left, or [`NEVER`].
+    fn remove(&mut self, id: u32, step: u32) -> u32 {
+        let Some(mut ends) = self.ends.get(&id).copied() else { return NEVER };
+        let mut at = ends.first;
+        while at != NONE && self.uses[at as usize].step != step {
+            at = self.uses[at as usize].after;
+        }
+        if at != NONE {
+            let Use { before, after, .. } = self.uses[at as usize];
+            match before {
+                NONE => ends.first = after,
+                before => self.uses[before as usize].after = after,
+            }
+            match after {
+                NONE => ends.last = before,
+                after => self.uses[after as usize].before = before,
+            }
+            self.free.push(at);
+        }
+        if ends.first == NONE {
+            self.ends.remove(&id);
+            return NEVER;
+        }
+        self.ends.insert(id, ends);
+        self.uses[ends.first as usize].step
+    }
 }
 
 #[derive(Debug)]
 struct Batch {
+    step: u32,
     ids: Vec<u32>,
-    /// For each id, the step of its next announced use after this batch.
-    next: Vec<u32>,
 }
 
 /// Announced batches and the next uses of residents.
@@ -36,8 +120,7 @@ struct Batch {
 pub struct Future {
     batches: BTreeMap<BatchKey, Batch>,
     keys: u64,
-    /// The last announced use of each id of a batch that waits.
-    latest: HashMap<u32, Use>,
+    uses: Uses,
     /// Per slot, the step of its resident's next announced use.
     next_use: Vec<u32>,
     /// Slots by next use; an entry counts only while `next_use` agrees.
@@ -77,43 +160,23 @@ impl Future {
     pub fn announce(&mut self, step: u32, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
         self.keys += 1;
         let key = BatchKey(self.keys);
-        let mut next = vec![NEVER; ids.len()];
-        for (entry, &id) in (0u32..).zip(&ids) {
-            let here = Use { batch: key, entry, step };
-            match self.latest.get(&id).copied() {
-                // The other trainer is ahead: its use comes after this one.
-                Some(later) if later.step > step => next[entry as usize] = later.step,
-                Some(earlier) => {
-                    if let Some(batch) = self.batches.get_mut(&earlier.batch) {
-                        batch.next[earlier.entry as usize] = step;
-                    }
-                    self.latest.insert(id, here);
-                }
-                None => {
-                    self.latest.insert(id, here);
-                }
-            }
-            if let Some(slot) = slot(id)
-                && self.next_use(slot) > step
-            {
-                self.set_next_use(slot, step);
+        for &id in &ids {
+            let next = self.uses.add(id, step);
+            if let Some(slot) = slot(id) {
+                self.set_next_use(slot, next);
             }
         }
         self.entries += ids.len();
-        self.batches.insert(key, Batch { ids, next });
+        self.batches.insert(key, Batch { step, ids });
         key
     }
 
     /// Removes a batch, used or given up, and answers its ids and the step at which each is used next.
     pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<u32>) {
-        let Some(batch) = self.batches.remove(&key) else { return Default::default() };
-        self.entries -= batch.ids.len();
-        for &id in &batch.ids {
-            if self.latest.get(&id).is_some_and(|last| last.batch == key) {
-                self.latest.remove(&id);
-            }
-        }
-        (batch.ids, batch.next)
+        let Some(Batch { step, ids }) = self.batches.remove(&key) else { return Default::default() };
+        self.entries -= ids.len();
+        let next = ids.iter().map(|&id| self.uses.remove(id, step)).collect();
+        (ids, next)
     }
 
     /// The step of the next announced use of the resident of `slot`, or [`NEVER`].
@@ -229,6 +292,20 @@ mod tests {
         future.announce(20, vec![5], |_| None);
         let lagging = future.announce(18, vec![5], |_| None);
         assert_eq!(future.consume(lagging).1, [20]);
+    }
+
+    #[test]
+    fn trainers_that_fetch_in_another_order_than_they_announced_leave_no_use_behind() {
+        let mut future = Future::default();
+        let first = future.announce(10, vec![5], |_| None);
+        let second = future.announce(10, vec![5], |_| None);
+        assert_eq!(future.consume(second).1, [10], "the other trainer's use still waits");
+        assert_eq!(future.consume(first).1, [NEVER]);
+        let ahead = future.announce(12, vec![5], |_| None);
+        let behind = future.announce(11, vec![5], |_| None);
+        assert_eq!(future.consume(ahead).1, [11]);
+        assert_eq!(future.consume(behind).1, [NEVER]);
+        assert!(future.uses.ends.is_empty() && future.uses.free.len() == future.uses.uses.len());
     }
 
     #[test]

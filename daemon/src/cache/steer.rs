@@ -32,14 +32,12 @@ pub struct Resized {
 }
 
 /// Rows worth bringing in, and what for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Survey {
     /// Absent ids, the hottest first: first those for free slots, then those that each beat a resident.
     pub bring_in: Vec<u32>,
-    /// How many of them are for free slots.
-    pub for_free_slots: usize,
-    /// Residents looked at.
-    pub residents: usize,
+    /// Share of the residents that are not expected again soon.
+    pub cold_share: f64,
 }
 
 /// The `keep` best of many, by an order, in memory for twice as many.
@@ -222,10 +220,11 @@ impl TableCache {
         let Some(scorer) = self.scorer() else { return Survey::default() };
         let (mut cold, mut hot) = (Best::new(turnover, coldest_first), Best::new(free + turnover, hottest_first));
         let worth = scorer.worth_fetching();
-        let mut residents = 0;
+        let (mut cold_residents, mut residents) = (0usize, 0usize);
         self.walk(scorer, |score, id, cached| {
             if cached {
                 residents += 1;
+                cold_residents += usize::from(score < scorer.cold_below());
                 cold.push((score, id));
             } else if score >= worth {
                 hot.push((score, id));
@@ -237,8 +236,7 @@ impl TableCache {
         let swaps = rivals.take_while(|(newcomer, resident)| newcomer.0 > resident.0).count();
         Survey {
             bring_in: hot[..for_free_slots + swaps].iter().map(|&(_, id)| id).collect(),
-            for_free_slots,
-            residents,
+            cold_share: cold_residents as f64 / residents.max(1) as f64,
         }
     }
 
@@ -258,15 +256,8 @@ impl TableCache {
     /// resident and worth a request; zeros if the policy keeps no such record. Looks at every id that is hot at all.
     #[must_use]
     pub fn weigh(&self) -> (f64, usize) {
-        let Some(scorer) = self.scorer() else { return (0.0, 0) };
-        let worth = scorer.cold_below();
-        let (mut cold, mut residents) = (0usize, 0usize);
-        self.walk(scorer, |score, _, cached| {
-            residents += usize::from(cached);
-            cold += usize::from(cached && score < worth);
-        });
-        let hotter = self.survey(0, self.used_rows() as usize).bring_in.len();
-        (cold as f64 / residents.max(1) as f64, hotter)
+        let survey = self.survey(0, self.used_rows() as usize);
+        (survey.cold_share, survey.bring_in.len())
     }
 
     /// Has the policy replace what it finds stale now, if it is one that replaces by plan. Answers what to bring in.

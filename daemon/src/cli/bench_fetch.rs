@@ -9,7 +9,7 @@ mod crowd;
 use super::CliError;
 use super::demo::cluster::{Cluster, Site, certify, find_daemon};
 use super::demo::stage::Stage;
-use crate::config::{Capacity, Policy};
+use crate::config::{AgentConfig, Capacity, Policy};
 use crate::dataset::{BookSpec, DatasetWriter, Existing};
 use crate::peers::install_tls_provider;
 use crate::serve::gather_in_process;
@@ -110,6 +110,7 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
         dataset_bytes: args.table_rows() * args.row_bytes() as u64,
         certificates,
         nodes: 2,
+        agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
         ports: Vec::new(),
     };
     let capacity = Capacity::Rows(u64::from(args.cached_rows));

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod bench_fetch;
 pub mod bench_peer;
 pub mod certs;
+pub mod decisions;
 pub mod demo;
 mod http;
 pub mod import;
@@ -134,6 +135,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
+    /// Shows what the agent decided, why, and what came of it
+    Decisions(decisions::DecisionsArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
     Tool(tool::ToolArgs),
 }
@@ -149,6 +152,7 @@ impl Command {
             Command::Trace(args) => trace::run(args),
             Command::Train(args) => train::run(args),
             Command::Status(args) => status::run(args),
+            Command::Decisions(args) => decisions::run(args),
             Command::Tool(args) => tool::run(args),
         }
     }

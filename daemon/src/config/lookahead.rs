@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 pub struct LookaheadConfig {
     /// Batches assembled ahead of their use, outside the cache.
     pub depth: u32,
-    /// Batches that trainers shall announce ahead; 0 = 4 times the batches that fit into the cache.
+    /// Batches that trainers shall announce ahead; 0 = `horizon_factor` times the batches that fit into the cache.
     pub horizon: u32,
+    /// Batches announced ahead per batch that fits into the cache, where `horizon` is 0.
+    pub horizon_factor: f64,
     /// Most batches that trainers are asked to announce.
     pub horizon_max: u32,
     /// Rows that may be brought in ahead per batch, as a share of the remote rows of a mean batch.
@@ -22,6 +24,14 @@ pub struct LookaheadConfig {
 
 impl Default for LookaheadConfig {
     fn default() -> Self {
-        Self { depth: 2, horizon: 0, horizon_max: 256, budget: 0.75, rows_max: 64_000_000, expire_ms: 60_000 }
+        Self {
+            depth: 2,
+            horizon: 0,
+            horizon_factor: 4.0,
+            horizon_max: 256,
+            budget: 0.75,
+            rows_max: 64_000_000,
+            expire_ms: 60_000,
+        }
     }
 }

@@ -7,6 +7,7 @@
 //! `docs/configuration.md` lists every key; a test here keeps the page and these structs the same.
 
 mod admin;
+mod agent;
 mod cache;
 mod dataset;
 mod error;
@@ -23,6 +24,7 @@ mod validate;
 mod values;
 
 pub use admin::AdminConfig;
+pub use agent::AgentConfig;
 pub use cache::{CacheConfig, Policy, TableCacheConfig};
 pub use dataset::{Access, DatasetConfig, Verify};
 pub use error::{ConfigError, Invalid, WrongType};
@@ -52,6 +54,8 @@ pub struct Config {
     pub lookahead: LookaheadConfig,
     /// The other daemons: their addresses, certificates, time-outs and limits.
     pub peers: PeersConfig,
+    /// Who steers the cache.
+    pub agent: AgentConfig,
     /// The HTTP server for operators and Prometheus.
     pub admin: AdminConfig,
     /// What is logged, and how.

@@ -231,7 +231,7 @@ fn the_page_lists_every_key_with_its_default() {
             expected.push((full, default));
         }
     }
-    for key in ["capacity", "policy"] {
+    for key in ["capacity", "ceiling", "policy"] {
         expected.push((format!("cache.tables.NAME.{key}"), String::from("not set")));
     }
     expected.sort();

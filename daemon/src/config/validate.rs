@@ -1,5 +1,6 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
+use super::agent::is_controller;
 use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
@@ -24,6 +25,7 @@ impl Config {
         self.validate_cache()?;
         self.validate_lookahead()?;
         self.validate_peers()?;
+        self.validate_agent()?;
         self.validate_admin()
     }
 
@@ -60,12 +62,45 @@ impl Config {
         let lookahead = &self.lookahead;
         within("lookahead.depth", lookahead.depth, 1..=64)?;
         within("lookahead.horizon", lookahead.horizon, 0..=65_536)?;
+        if !(lookahead.horizon_factor >= 0.1 && lookahead.horizon_factor <= 64.0) {
+            return wrong("lookahead.horizon_factor", lookahead.horizon_factor, "not from 0.1 to 64", "write 4, or 8");
+        }
         within("lookahead.horizon_max", lookahead.horizon_max, 1..=65_536)?;
         within("lookahead.rows_max", lookahead.rows_max, 1..=1 << 34)?;
         within("lookahead.expire_ms", lookahead.expire_ms, WAIT_MS)?;
         if !(lookahead.budget > 0.0 && lookahead.budget <= 16.0) {
             let remedy = "write a share of a batch, such as 0.75";
             return wrong("lookahead.budget", lookahead.budget, "not above 0 and at most 16", remedy);
+        }
+        Ok(())
+    }
+
+    fn validate_agent(&self) -> Verdict {
+        let agent = &self.agent;
+        if !is_controller(&agent.controller) {
+            let remedy = "write rules, llm, classifier:FILE, schedule:N or off";
+            return wrong("agent.controller", quoted(&agent.controller), "no controller", remedy);
+        }
+        if agent.controller == "llm" && agent.llm_model.is_empty() {
+            let remedy = "name a model that the endpoint of agent.llm_base_url serves";
+            return wrong("agent.llm_model", "\"\"", "empty, but agent.controller is llm", remedy);
+        }
+        within("agent.llm_timeout_ms", agent.llm_timeout_ms, 1..=600_000)?;
+        within("agent.llm_retries", agent.llm_retries, 0..=100)?;
+        within("agent.llm_retry_budget_ms", agent.llm_retry_budget_ms, 0..=600_000)?;
+        within("agent.llm_history", agent.llm_history, 0..=16)?;
+        within("agent.llm_max_tokens", agent.llm_max_tokens, 1..=65_536)?;
+        within("agent.llm_reprobe_ms", agent.llm_reprobe_ms, WAIT_MS)?;
+        if !(0.0..=2.0).contains(&agent.llm_temperature) {
+            return wrong("agent.llm_temperature", agent.llm_temperature, "not from 0 to 2", "write for example 0.0");
+        }
+        within("agent.window_ms", agent.window_ms, 10..=*WAIT_MS.end())?;
+        within("agent.deadline_ms", agent.deadline_ms, WAIT_MS)?;
+        within("agent.journal_bytes_max", agent.journal_bytes_max, 64 << 10..=1 << 40)?;
+        within("agent.journal_files_max", agent.journal_files_max, 0..=1000)?;
+        within("agent.decisions_max", agent.decisions_max, 1..=1_000_000)?;
+        if !(agent.jitter >= 0.0 && agent.jitter < 1.0) {
+            return wrong("agent.jitter", agent.jitter, "not from 0 to below 1", "write a share, such as 0.1");
         }
         Ok(())
     }

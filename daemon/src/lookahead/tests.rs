@@ -3,8 +3,15 @@
 use super::*;
 use crate::cache::{CacheSpec, PolicySpec};
 
-const SETTINGS: Settings =
-    Settings { depth: 2, horizon: 0, horizon_max: 64, budget: 1.0, rows_max: 1000, expire_ms: 1000 };
+const SETTINGS: Settings = Settings {
+    depth: 2,
+    horizon: 0,
+    horizon_factor: 4.0,
+    horizon_max: 64,
+    budget: 1.0,
+    rows_max: 1000,
+    expire_ms: 1000,
+};
 
 fn cache() -> TableCache {
     let policy = PolicySpec::Epoch { sample: 16 };

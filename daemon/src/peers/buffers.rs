@@ -100,6 +100,14 @@ impl RowBatch {
         Self { buffer, row_bytes, rows }
     }
 
+    /// Rows that no peer sent.
+    #[cfg(test)]
+    pub(crate) fn of_bytes(bytes: &[u8], row_bytes: usize) -> Self {
+        let (rows, mut buffer) = (bytes.len() / row_bytes, BufferPool::new(0).take(bytes.len()));
+        buffer.copy_from_slice(bytes);
+        Self::new(buffer, row_bytes, rows)
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn len(&self) -> usize {

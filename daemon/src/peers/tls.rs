@@ -22,8 +22,12 @@ const DOMAIN: &str = "rudder";
 /// Makes aws-lc-rs the TLS provider of the process. To be called first thing in `main`: with two providers compiled in
 /// and none installed, the first builder of a TLS configuration panics.
 pub fn install_tls_provider() {
+    let provider = aws_lc_rs::default_provider();
+    // For the first random number of a process aws-lc gathers entropy, in 40 ms of processor time (measured): now, or in
+    // the first handshake with a peer, while a trainer waits. An error will show there, too.
+    let _ = provider.secure_random.fill(&mut [0; 32]);
     // An error says that a provider is installed already, which is what is wanted.
-    let _ = aws_lc_rs::default_provider().install_default();
+    let _ = provider.install_default();
 }
 
 /// AES-128-GCM first: the cheapest cipher for the row path that QUIC requires everybody to have.

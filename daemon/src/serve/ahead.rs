@@ -74,12 +74,7 @@ impl Engine {
         let mut seen = HashSet::with_capacity(ids.len());
         let mut remote = Vec::with_capacity(ids.len());
         for (at, &id) in ids.iter().enumerate() {
-            let location = table.book.locate(id).ok_or_else(|| RequestError::IdOutOfRange {
-                table: table.name.clone(),
-                id,
-                at,
-                last: table.rows.saturating_sub(1),
-            })?;
+            let location = table.book.locate(id).ok_or_else(|| RequestError::out_of_range(table, at, id))?;
             if location.part != node && seen.insert(id as u32) {
                 remote.push(id as u32);
             }

@@ -7,6 +7,7 @@ use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights};
 use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::insight::Insight;
 use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
@@ -14,7 +15,7 @@ use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
 use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
-use crate::dataset::{Dataset, Table};
+use crate::dataset::Dataset;
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
@@ -86,6 +87,7 @@ pub(super) struct TableState {
     pub(super) flights: Flights,
     pub(super) ahead: Ahead,
     pub(super) versions: Versions,
+    pub(super) insight: Insight,
     recorder: Recorder,
 }
 
@@ -175,6 +177,7 @@ impl Engine {
                 flights: Flights::default(),
                 ahead: Ahead::new(parts.lookahead),
                 versions: Versions::new(parts.owned.dataset().parts()),
+                insight: Insight::default(),
                 recorder: Recorder::default(),
             })
         };
@@ -260,6 +263,12 @@ impl Engine {
         self.forget_announcements(connection);
     }
 
+    /// Epochs ended, of the mean trainer, with the share of the running one.
+    pub(super) fn epochs(&self) -> f64 {
+        let clock = self.board.lock().unwrap_or_else(PoisonError::into_inner).clock();
+        f64::from(clock.epoch) + f64::from(clock.progress)
+    }
+
     /// Trainers that report their progress.
     pub(super) fn trainers_reporting(&self) -> usize {
         self.board.lock().unwrap_or_else(PoisonError::into_inner).trainers()
@@ -276,7 +285,7 @@ impl Engine {
         let stats = &self.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources, self.started);
+                stats.count(sources, consumed.is_some(), self.started);
                 self.fetch_seconds.observe(started.elapsed().as_secs_f64());
             }
             Err(_) => {
@@ -321,7 +330,8 @@ impl Engine {
             let part = other.await.map_err(|_| RequestError::Internal("a gather ended early"))?;
             found = merge(found, part);
         }
-        found.map_err(|refused| self.out_of_range(job.table, refused))
+        let table = &self.dataset.tables()[job.table];
+        found.map_err(|refused| RequestError::out_of_range(table, refused.at, refused.id))
     }
 
     async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
@@ -340,11 +350,6 @@ impl Engine {
         }
         blocks::take_resident(table, &mut found.unmapped, &job.out).await;
         Ok(found)
-    }
-
-    fn out_of_range(&self, table: usize, refused: OutOfRange) -> RequestError {
-        let Table { name, rows, .. } = &self.dataset.tables()[table];
-        RequestError::IdOutOfRange { table: name.clone(), id: refused.id, at: refused.at, last: rows.saturating_sub(1) }
     }
 
     /// Claims `rows` (id and owner) and asks the peers for those that nobody has asked for.

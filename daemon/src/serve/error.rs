@@ -1,6 +1,7 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
 use crate::dataset::ReadError;
+use crate::dataset::Table;
 use crate::lookahead::AnnounceError;
 use crate::peers::{PeerError, RemoteError, SourceError};
 use crate::tools::ToolError;
@@ -85,6 +86,11 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 }
 
 impl RequestError {
+    /// Id `id`, at position `at` of what was asked, is none of `table`.
+    pub(super) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
+        Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
+    }
+
     /// The code for programs.
     pub(super) fn code(&self) -> ErrorCode {
         match self {

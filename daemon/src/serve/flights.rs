@@ -41,9 +41,8 @@ impl Flight {
 
     /// Whether row `row` was changed since it was asked for.
     pub(super) fn is_outdated(&self, row: u32) -> bool {
-        let word =
-            |words: &Box<[AtomicU64]>| words.get((row / u64::BITS) as usize).map(|word| word.load(Ordering::Acquire));
-        self.outdated.get().and_then(word).is_some_and(|word| word >> (row % u64::BITS) & 1 == 1)
+        let word = self.outdated.get().and_then(|words| words.get((row / u64::BITS) as usize));
+        word.is_some_and(|word| word.load(Ordering::Acquire) >> (row % u64::BITS) & 1 == 1)
     }
 
     /// Waits until the request was answered or failed; peers bound that time.

@@ -5,7 +5,9 @@ use super::engine::{Engine, Reason, TableState};
 use crate::cache::Fill;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Counter, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{
+    Counter, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +49,11 @@ struct Handles {
     memory_limit: IntGauge,
     memory_used: IntGauge,
     pressure: IntCounter,
+    epochs: Gauge,
+    late: IntCounterVec,
+    cold: GaugeVec,
+    hotter: IntGaugeVec,
+    outdated: IntGaugeVec,
 }
 
 struct Snapshot {
@@ -86,6 +93,17 @@ impl Handles {
             ceiling: gauge("rudder_cache_ceiling_rows", "Rows that configuration and memory allow the cache now.")?,
             memory_limit: IntGauge::new("rudder_memory_limit_bytes", "Memory limit of the cgroup or machine.")?,
             memory_used: IntGauge::new("rudder_memory_used_bytes", "Memory in use under that limit, without files.")?,
+            epochs: Gauge::new(
+                "rudder_epochs",
+                "Epochs ended, of the mean trainer, with the share of the running one.",
+            )?,
+            late: counter("rudder_late_rows_total", "Announced rows that a trainer had to wait for.", &["table"])?,
+            cold: GaugeVec::new(
+                Opts::new("rudder_cold_resident_ratio", "Share of cached rows that are not expected again soon."),
+                &["table"],
+            )?,
+            hotter: gauge("rudder_hotter_absent_rows", "Absent rows that are each hotter than a cached one.")?,
+            outdated: gauge("rudder_outdated_cache_rows", "Cached rows that their owners have changed.")?,
             pressure: IntCounter::new(
                 "rudder_pressure_shrinks_total",
                 "Times that memory ran short and caches shrank.",
@@ -93,7 +111,7 @@ impl Handles {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 19] {
+    fn all(&self) -> [&dyn Collector; 24] {
         [
             &self.fetched,
             &self.failed,
@@ -114,6 +132,11 @@ impl Handles {
             &self.memory_limit,
             &self.memory_used,
             &self.pressure,
+            &self.epochs,
+            &self.late,
+            &self.cold,
+            &self.hotter,
+            &self.outdated,
         ]
     }
 
@@ -129,6 +152,9 @@ impl Handles {
         set(&self.fetched, &[name, "staged"], &stats.staged_rows);
         set(&self.fetched, &[name, "peer"], &stats.peer_rows);
         set(&self.failed, &[name], &stats.failed_fetches);
+        set(&self.late, &[name], &stats.late_rows);
+        let insight = &table.insight;
+        self.cold.with_label_values(&[name]).set(insight.cold_share());
         for reason in Reason::ALL {
             set(&self.network, &[name, reason.name()], stats.crossed(reason));
         }
@@ -150,6 +176,8 @@ impl Handles {
             self.hit_ratio.with_label_values(&[name]).set(ratio);
         }
         let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
+        gauge(&self.hotter, insight.hotter_absent_rows.load(Ordering::Relaxed));
+        gauge(&self.outdated, insight.outdated_rows.load(Ordering::Relaxed));
         gauge(&self.waiting, ahead.waiting_rows as u64);
         gauge(&self.rows, table.cache.used_rows());
         gauge(&self.capacity, table.cache.capacity_rows() as u64);
@@ -171,6 +199,7 @@ impl Collector for Snapshot {
         for (at, table) in self.engine.dataset.tables().iter().enumerate() {
             handles.ceiling.with_label_values(&[&table.name]).set(self.engine.ceiling(at).0 as i64);
         }
+        handles.epochs.set(self.engine.epochs());
         let pressure = &self.engine.pressure;
         handles.memory_limit.set(pressure.limit_bytes.load(Ordering::Relaxed) as i64);
         handles.memory_used.set(pressure.used_bytes.load(Ordering::Relaxed) as i64);

@@ -12,6 +12,8 @@ mod engine;
 mod error;
 mod flights;
 mod gather;
+mod held;
+mod insight;
 mod metrics;
 mod owned;
 mod progress;

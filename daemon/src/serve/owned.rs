@@ -184,7 +184,7 @@ impl Owned {
         }
         let newcomers = state.overlay.newcomers(locals.iter().copied());
         let stride = state.overlay.stride_bytes().max(1) as u64;
-        let others: u64 = self.tables.iter().map(|table| table.overlay_bytes()).sum::<u64>() - state.overlay_bytes();
+        let others: u64 = self.tables.iter().map(OwnedTable::overlay_bytes).sum::<u64>() - state.overlay_bytes();
         let rows_max = self.bytes_max.saturating_sub(others) / stride;
         let after = (state.overlay.rows() + newcomers) as u64;
         if after > rows_max {
@@ -334,6 +334,34 @@ mod tests {
         let writer = Stamp { incarnation: 9, clock: 1 };
         assert_eq!(owned.update_of_peer((2, writer), 0, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(4));
         assert_eq!(owned.update_of_peer((0, writer), 1, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(5));
+    }
+
+    /// Update number `clock` writes the row of block `clock % 5`, and nothing else: the low byte is the clock.
+    #[test]
+    fn who_sees_the_clock_sees_the_rows_and_is_told_of_them() {
+        let (_dir, owned) = owned(1 << 20);
+        let block_of = |clock: u64| clock % 5;
+        let begin = owned.stamp();
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                for clock in 1..200_000u64 {
+                    let row = (clock as u32).to_le_bytes();
+                    assert_eq!(owned.update(0, &[300 + block_of(clock) * 64], &row).unwrap().clock, clock);
+                }
+            });
+            let mut since = begin;
+            while !writer.is_finished() {
+                let changes = owned.changes(0, since);
+                for clock in (since.clock + 1..=changes.now.clock).rev().take(5) {
+                    assert!(changes.holds(block_of(clock) * 64), "update {clock} is not told after {since:?}");
+                    let rows = owned.read(0);
+                    let row = rows.row(block_of(clock) * 64).unwrap();
+                    let seen = u64::from(u32::from_le_bytes(row.try_into().unwrap()));
+                    assert!(seen >= clock && block_of(seen) == block_of(clock), "{seen} after {clock}");
+                }
+                since = changes.now;
+            }
+        });
     }
 
     #[test]

@@ -1,14 +1,11 @@
-//! The engine's part in versions: asks owners what they have changed, and brings what is held here up to date. It owns the
-//! order that makes this right: the owner tells its changes; rows of changed blocks that are on their way are marked, so
-//! that the cache takes none of them; then the cached ones are listed and fetched anew; then the changes count as known. A
-//! row that was placed before the mark is in the list, one that comes after it is not placed.
-//!
-//! It must never let a refresh that ends early leave an old row behind as if it were known.
+//! The engine's part in versions: asks owners what they have changed, and brings what is held here up to date. The owner
+//! tells its changes; rows of changed blocks that are on their way are marked, so that the cache takes none of them; then
+//! the cached ones are listed and fetched anew ([`super::held`]); only then the changes count as known. It must never let a
+//! refresh that ends early leave an old row behind as if it were known.
 
 use super::engine::{Engine, Reason};
 use super::versions::{Care, Counts};
 use crate::peers::PeerError;
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,9 +13,6 @@ use tokio::task::JoinHandle;
 
 /// Bytes of rows fetched anew in one go, which are in memory twice for that time.
 const REPULL_BYTES: usize = 8 << 20;
-
-/// Rows overwritten under one hold of the cache's writer lock.
-const RENEW_ROWS: usize = 2_048;
 
 /// Part of the bound on staleness that passes before an owner that could not be asked is asked again.
 const RETRY_DIVISOR: u32 = 20;
@@ -87,6 +81,24 @@ impl Engine {
                 self.network.spawn(async move { engine.keep_part_fresh(table, part, bound).await });
             }
         }
+    }
+
+    /// Cached rows of a table whose owners have changed them since they were last asked, as far as versions of blocks can
+    /// tell. Changes nothing; owners that cannot be asked count for none.
+    pub(super) async fn outdated_rows(self: &Arc<Self>, table: usize) -> u64 {
+        let (book, state) = (&self.dataset.tables()[table].book, &self.tables[table]);
+        let mut outdated = 0;
+        for part in self.others() {
+            self.meet(table, part);
+            let Some(since) = state.versions.part(part).freshness().synced() else { continue };
+            let Ok(changes) = self.peers.changes(part, table as u16, book.owned(part), since).await else { continue };
+            if !changes.is_empty() {
+                let changed =
+                    |id| self.owner(table, id).is_some_and(|(owner, row)| owner == part && changes.holds(row));
+                outdated += state.cache.residents(changed).len() as u64;
+            }
+        }
+        outdated
     }
 
     /// The parts that others own.
@@ -181,8 +193,7 @@ impl Engine {
         let mut done = Refreshed::default();
         if !changes.is_empty() {
             let changed = |id| self.owner(table, id).is_some_and(|(owner, row)| owner == part && changes.holds(row));
-            state.flights.outdate(changed);
-            let stale = state.cache.residents(changed);
+            let stale = state.held().outdate(changed);
             let row_bytes = self.dataset.tables()[table].row_bytes.max(1);
             for ids in stale.chunks((REPULL_BYTES / row_bytes).max(1)) {
                 done.repulled += self.repull(table, part, ids).await;
@@ -205,30 +216,8 @@ impl Engine {
                 tracing::debug!(part, table, %error, "changed rows could not be fetched anew");
             }
         }
-        let renewed = self.renew_or_discard(table, ids, |i| claim.fresh_row(i));
+        let renewed = self.tables[table].held().renew(ids, |i| claim.fresh_row(i));
         self.tables[table].flights.retire(&claim);
-        renewed
-    }
-
-    /// Overwrites the cached ones of `ids`, and throws out those of which `row` has no row that may be kept.
-    pub(super) fn renew_or_discard<'r>(
-        &self,
-        table: usize,
-        ids: &[u32],
-        row: impl Fn(usize) -> Option<&'r [u8]>,
-    ) -> usize {
-        let cache = &self.tables[table].cache;
-        let mut renewed = 0;
-        for (piece, ids) in ids.chunks(RENEW_ROWS).enumerate() {
-            let unknown = RefCell::new(Vec::new());
-            renewed += cache.renew(ids, |i| {
-                row(piece * RENEW_ROWS + i).or_else(|| {
-                    unknown.borrow_mut().push(ids[i]);
-                    None
-                })
-            });
-            cache.discard(&unknown.into_inner());
-        }
         renewed
     }
 
@@ -237,8 +226,7 @@ impl Engine {
         let at = Instant::now();
         let state = &self.tables[table];
         let theirs = |id| self.owner(table, id).is_some_and(|(owner, _)| owner == part);
-        state.flights.outdate(theirs);
-        let rows = state.cache.discard(&state.cache.residents(theirs));
+        let rows = state.cache.discard(&state.held().outdate(theirs));
         state.versions.part(part).freshness().empty(at);
         Counts::add(&state.versions.counts.expired_rows, rows);
         if rows > 0 {

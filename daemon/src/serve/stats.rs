@@ -25,6 +25,8 @@ pub(super) struct TableStats {
     pub(super) peer_rows: AtomicU64,
     /// Rows that crossed the network, by [`Reason`].
     crossed: [AtomicU64; Reason::ALL.len()],
+    /// Rows for which a peer had to be waited for although they had been announced.
+    pub(super) late_rows: AtomicU64,
     /// Fetches that failed.
     pub(super) failed_fetches: AtomicU64,
     window: Mutex<Window>,
@@ -58,8 +60,11 @@ impl TableStats {
     }
 
     /// Counts one answered fetch.
-    pub(super) fn count(&self, sources: &RowSources, started: Instant) {
+    pub(super) fn count(&self, sources: &RowSources, was_announced: bool, started: Instant) {
         let RowSources { local, cache, staged, peer } = *sources;
+        if was_announced {
+            self.late_rows.fetch_add(peer, Ordering::Relaxed);
+        }
         self.local_rows.fetch_add(local, Ordering::Relaxed);
         self.cache_rows.fetch_add(cache, Ordering::Relaxed);
         self.staged_rows.fetch_add(staged, Ordering::Relaxed);

@@ -46,6 +46,8 @@ pub struct TableStatus {
     pub evicted_rows: u64,
     /// Rows that lost their slot because the cache shrank.
     pub shrunk_rows: u64,
+    /// Rows in hand that were not worth a slot.
+    pub refused_rows: u64,
     /// Times that the accesses were found shifted and history was forgotten.
     pub shifts: u64,
     /// Fetches that failed.
@@ -221,6 +223,7 @@ impl Engine {
             versions: self.versions_status(at),
             evicted_rows: read(&cache.stats().evicted_rows),
             shrunk_rows: read(&cache.stats().shrunk_rows),
+            refused_rows: read(&cache.stats().refused_rows),
             shifts: read(&cache.stats().shifts),
             failed_fetches: read(&stats.failed_fetches),
             blocks: table.shard.blocks().map(BlockShard::status),

@@ -4,7 +4,6 @@
 
 use super::engine::Engine;
 use super::error::{RequestError, UpdateFault};
-use super::flights::Flight;
 use super::versions::Counts;
 use crate::peers::{Rewrite, Stamp, UpdateFailed};
 use hashbrown::HashMap;
@@ -80,12 +79,7 @@ impl Engine {
         let last: HashMap<u64, usize> = ids.iter().enumerate().map(|(at, &id)| (id, at)).collect();
         let mut owners: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
         for (at, &id) in ids.iter().enumerate() {
-            let location = table.book.locate(id).ok_or_else(|| RequestError::IdOutOfRange {
-                table: table.name.clone(),
-                id,
-                at,
-                last: table.rows.saturating_sub(1),
-            })?;
+            let location = table.book.locate(id).ok_or_else(|| RequestError::out_of_range(table, at, id))?;
             if last.get(&id) == Some(&at) {
                 owners.entry(location.part).or_default().push(at);
             }
@@ -150,24 +144,21 @@ impl Engine {
     async fn write_to(self: &Arc<Self>, table: usize, part: u16, share: &Share) -> Result<(), Unapplied> {
         let (state, row_bytes) = (&self.tables[table], self.dataset.tables()[table].row_bytes);
         let ids: Vec<u32> = share.ids.iter().map(|&id| id as u32).collect();
-        // Watched from before the owner has them: if it changes them once more and a refresh learns of it first, the rows
-        // written here must not overwrite what the refresh has brought.
-        let written = Flight::of_rows(&ids);
-        state.flights.watch(&written);
+        // From before the owner has them: should it change them once more, and a refresh learn of that first, the rows
+        // written here do not overwrite what the refresh has brought.
+        let written = state.held().intend(&ids);
         let clock = state.versions.take_numbers(ids.len());
         let writer = Stamp { incarnation: self.owned.stamp().incarnation, clock };
         let rewrite = Rewrite { table: table as u16, row_bytes, ids: &share.ids, rows: &share.rows, writer };
         let outcome = self.peers.update(part, rewrite).await;
-        // Rows on their way may be older, whether or not the update was applied.
-        state.flights.outdate_ids(&ids, Some(&written));
         match outcome {
             Ok(()) => {
                 let row = |i: usize| &share.rows[i * row_bytes..(i + 1) * row_bytes];
-                self.renew_or_discard(table, &ids, |i| (!written.is_outdated(i as u32)).then(|| row(i)));
+                state.held().follow(&ids, &written, |i| Some(row(i)));
                 Ok(())
             }
             Err(UpdateFailed { applied, cause }) => {
-                state.cache.discard(&ids);
+                state.held().follow(&ids, &written, |_| None);
                 Err(Unapplied { applied, fault: UpdateFault::Peer(Arc::new(cause)) })
             }
         }

@@ -113,7 +113,8 @@ pub fn fit_and_evaluate(
     let (worth, not) = fit::balance(fitted, &gain);
     let confusion = confusion(&head, held_out, &gain);
     let right = held_out.iter().filter(|sample| gain.label(sample) == (worth > not)).count();
-    let error = |sample: &Sample| (head.probability(&sample.features) - f64::from(u8::from(gain.label(sample)))).powi(2);
+    let error =
+        |sample: &Sample| (head.probability(&sample.features) - f64::from(u8::from(gain.label(sample)))).powi(2);
     let evaluation = Evaluation {
         task,
         samples: fitted.len(),

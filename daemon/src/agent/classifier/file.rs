@@ -91,7 +91,9 @@ impl Head {
     fn check(&self, task: Task, kind: Kind) -> Result<(), String> {
         let of_task = |what: String| format!("{task}: {what}");
         let (rate, network) = (self.gain.hit_rate, self.gain.network);
-        if ![rate.0, rate.1, network.0, network.1].iter().all(|value| value.is_finite()) || rate.1 <= 0.0 || network.1 <= 0.0
+        if ![rate.0, rate.1, network.0, network.1].iter().all(|value| value.is_finite())
+            || rate.1 <= 0.0
+            || network.1 <= 0.0
         {
             return Err(of_task("gain".to_owned()));
         }

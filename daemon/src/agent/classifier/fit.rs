@@ -75,7 +75,12 @@ fn amount(samples: &[Sample], gain: &Gain) -> f64 {
 }
 
 /// Fits `kind` to standardised rows.
-pub(super) fn fit_rows(kind: Kind, rows: &[Features], labels: &[bool], seed: u64) -> Result<Parameters, ClassifierError> {
+pub(super) fn fit_rows(
+    kind: Kind,
+    rows: &[Features],
+    labels: &[bool],
+    seed: u64,
+) -> Result<Parameters, ClassifierError> {
     let failed = |what: String| ClassifierError::Fit { kind, what };
     let parameters = match kind {
         Kind::Mlp => Parameters::Mlp(Mlp::fit(rows, labels, seed)),

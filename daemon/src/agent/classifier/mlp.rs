@@ -34,9 +34,8 @@ pub struct Mlp {
 impl Mlp {
     /// Small random weights, so that units begin unlike (Glorot and Bengio, 2010).
     fn random(random: &mut fastrand::Rng) -> Self {
-        let mut draw = |fan_in: usize, fan_out: usize| {
-            (6.0 / (fan_in + fan_out) as f64).sqrt() * (2.0 * random.f64() - 1.0)
-        };
+        let mut draw =
+            |fan_in: usize, fan_out: usize| (6.0 / (fan_in + fan_out) as f64).sqrt() * (2.0 * random.f64() - 1.0);
         let hidden = (0..HIDDEN)
             .map(|_| (0..=COUNT).map(|at| if at < COUNT { draw(COUNT, HIDDEN) } else { 0.0 }).collect())
             .collect();

@@ -184,8 +184,7 @@ impl Kernel {
             let distance: f64 = vector.iter().zip(row).map(|(a, b)| (a - b).powi(2)).sum();
             (-self.gamma * distance).exp()
         };
-        self.bias
-            + self.support.iter().zip(&self.weights).map(|(vector, weight)| weight * kernel(vector)).sum::<f64>()
+        self.bias + self.support.iter().zip(&self.weights).map(|(vector, weight)| weight * kernel(vector)).sum::<f64>()
     }
 
     fn check(&self) -> Result<(), String> {

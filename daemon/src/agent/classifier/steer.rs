@@ -67,7 +67,8 @@ impl ClassifierController {
         let ask = |task| self.model.head(task).map(|head| (head.probability(&seen), head.amount()));
         let kind = self.model.kind;
         let mut held = Vec::new();
-        if may_grow(now) && now.memory_share < MEMORY_TIGHT
+        if may_grow(now)
+            && now.memory_share < MEMORY_TIGHT
             && let Some((probability, factor)) = ask(Task::Grow)
         {
             if probability > 0.5 {

@@ -348,10 +348,8 @@ fn a_controller_learns_only_when_told_to_and_only_what_it_did_itself() {
         controller.propose(View { now: &seen(6), past: &past }).unwrap();
         controller.learned()
     };
-    let proposed = ClassifierController::new(model(Kind::Lr), false)
-        .propose(View { now: &seen(5), past: &[] })
-        .unwrap()
-        .call;
+    let proposed =
+        ClassifierController::new(model(Kind::Lr), false).propose(View { now: &seen(5), past: &[] }).unwrap().call;
     let other = if proposed == hold() { evict() } else { hold() };
     assert_eq!(learned(true, proposed.clone()), 1);
     assert_eq!(learned(false, proposed), 0);

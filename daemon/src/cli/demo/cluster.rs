@@ -13,7 +13,7 @@ use super::error::DemoError;
 use super::link::Port;
 use super::role::{DaemonRole, Role};
 use super::stage::Stage;
-use crate::config::Config;
+use crate::config::{AgentConfig, Config};
 use crate::peers::authority;
 
 /// Certificates live for a day: they are thrown away with the run folder.
@@ -48,6 +48,8 @@ pub(in crate::cli) struct Site {
     pub(in crate::cli) dataset_bytes: u64,
     pub(in crate::cli) certificates: PathBuf,
     pub(in crate::cli) nodes: u16,
+    /// Who steers the caches; `journal` is the folder of all journals.
+    pub(in crate::cli) agent: AgentConfig,
     /// One per node with `--link`, none without.
     pub(in crate::cli) ports: Vec<Port>,
 }
@@ -180,6 +182,7 @@ impl<'a> Cluster<'a> {
             config.peers.connect_timeout_ms = CONNECT_TIMEOUT_MS;
             config.peers.request_timeout_ms = REQUEST_TIMEOUT_MS;
             config.admin.listen = admin;
+            config.agent.clone_from(&site.agent);
             adapt(&mut config);
             daemon.spawn(stage, site, &place, &config)?;
             daemons.push(daemon);
@@ -315,6 +318,7 @@ mod tests {
             dataset_bytes: 0,
             certificates: PathBuf::new(),
             nodes: 8,
+            agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
             ports: Vec::new(),
         };
         let found = addresses(&site, 2).unwrap();

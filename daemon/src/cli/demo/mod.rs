@@ -41,7 +41,11 @@ use self::prepare::{Prepared, Recipe};
 use self::report::{DemoReport, Footnotes, RunReport};
 use self::stage::Stage;
 use super::CliError;
-use crate::config::{Capacity, Policy};
+use crate::agent::spec::ControllerSpec;
+use crate::config::{AgentConfig, Capacity, Policy};
+
+/// Longest window of a controller.
+const WINDOW_MS_MAX: u64 = 60_000;
 
 /// Most trainer processes of one demo.
 const PROCESSES_MAX: u32 = 256;
@@ -93,6 +97,27 @@ pub struct DemoArgs {
     /// Record what the trainers of each node ask for, as traces in DIR/node0, DIR/node1, ... for `rudder replay`
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
+    /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE` or `schedule:N`
+    #[arg(long, value_name = "CONTROLLER", default_value_t = ControllerSpec::Off)]
+    controller: ControllerSpec,
+    /// Fetches of a node per decision, with a controller
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    window: u64,
+    /// What a controller may grow each cache to, as for --capacity
+    #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
+    ceiling: Capacity,
+    /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
+    #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
+    llm_url: String,
+    /// The model that it serves
+    #[arg(long, value_name = "MODEL", default_value_t = AgentConfig::default().llm_model)]
+    llm_model: String,
+    /// Milliseconds within which the model must decide
+    #[arg(long, value_name = "MS", default_value_t = AgentConfig::default().llm_timeout_ms)]
+    llm_timeout_ms: u64,
+    /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
     /// Join the daemons by links of this speed (1gbit or 100mbit), in network namespaces; needs root
     #[arg(long, value_name = "SPEED")]
     link: Option<LinkSpeed>,
@@ -150,6 +175,23 @@ impl DemoArgs {
         sharing.iter().copied().flat_map(each).collect()
     }
 
+    /// Decisions come with the work: a window ends after so many fetches, however long they take.
+    fn agent(&self) -> AgentConfig {
+        AgentConfig {
+            controller: self.controller.to_string(),
+            window_ms: WINDOW_MS_MAX,
+            window_minibatches: self.window,
+            ceiling: Some(self.ceiling),
+            llm_base_url: self.llm_url.clone(),
+            llm_model: self.llm_model.clone(),
+            llm_timeout_ms: self.llm_timeout_ms,
+            deadline_ms: self.llm_timeout_ms,
+            epochs: self.epochs,
+            journal: self.journal.clone().unwrap_or_default(),
+            ..AgentConfig::default()
+        }
+    }
+
     fn plan(&self, record: bool) -> Plan {
         Plan {
             trainers: self.trainers,
@@ -201,7 +243,8 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
         let place = folder.join(format!("{}-{}{suffix}", variant.policy, variant.lookahead));
         std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
         let bar = steps_bar();
-        let outcome = drive::run(&stage, &site, &prepared, plan, variant, &place, &bar)?;
+        let outcome =
+            drive::run(&stage, &site, &prepared, plan, variant, &place, &bar).map_err(|error| stage.cause_of(error))?;
         bar.finish_and_clear();
         if let Some(dir) = args.trace.as_ref().filter(|_| plan.record) {
             recording::write(dir, &prepared.dataset, &outcome.accesses, args.epochs, &args.about())?;
@@ -220,6 +263,9 @@ fn site(
     prepared: &Prepared,
     args: &DemoArgs,
 ) -> Result<Site, DemoError> {
+    if let Some(journal) = &args.journal {
+        std::fs::create_dir_all(journal).map_err(DemoError::file("create", journal))?;
+    }
     let certificates = folder.join("certs");
     cluster::certify(&certificates, args.nodes)?;
     let ports = match args.link {
@@ -232,6 +278,7 @@ fn site(
         dataset_bytes: prepared.report.vertices * u64::from(args.dim) * 4,
         certificates,
         nodes: args.nodes,
+        agent: args.agent(),
         ports,
     })
 }

@@ -17,6 +17,9 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// How often a child that was asked to end is looked at.
 const POLL: Duration = Duration::from_millis(5);
 
+/// How long the end of a child is waited for when something it was asked failed.
+const CAUSE_MAX: Duration = Duration::from_millis(500);
+
 /// A running child and where its log is.
 struct Process {
     name: String,
@@ -138,6 +141,21 @@ impl Stage {
             }
         }
         Ok(())
+    }
+
+    /// What is behind `error`: a child that died is noticed by its broken connections before the kernel has reported its end.
+    pub(super) fn cause_of(&self, error: DemoError) -> DemoError {
+        if !matches!(error, DemoError::Status { .. } | DemoError::Control { .. }) {
+            return error;
+        }
+        let end = Instant::now() + CAUSE_MAX;
+        loop {
+            match self.check() {
+                Err(cause) => return cause,
+                Ok(()) if Instant::now() > end => return error,
+                Ok(()) => std::thread::sleep(POLL),
+            }
+        }
     }
 
     /// The end of the log of the child called `name`.

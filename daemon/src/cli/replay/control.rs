@@ -6,13 +6,53 @@ use crate::agent::classifier::steer::ClassifierController;
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::Decision;
+use crate::agent::llm::{Llm, LlmSettings, LlmStatus};
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::cli::CliError;
 use crate::replay::{ControlSpec, Controlled, ReplaySpec, Replayed, Trace, replay_under};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The model of `--controller llm`.
+#[derive(Debug, clap::Args)]
+pub(super) struct LlmArgs {
+    /// Base URL of an OpenAI-compatible endpoint, for --controller llm
+    #[arg(long, value_name = "URL", default_value_t = LlmSettings::default().base_url)]
+    llm_url: String,
+    /// The model that it serves
+    #[arg(long, value_name = "MODEL", default_value_t = LlmSettings::default().model)]
+    llm_model: String,
+    /// Milliseconds within which the model must decide
+    #[arg(long, value_name = "MS", default_value_t = LlmSettings::default().timeout_ms)]
+    llm_timeout_ms: u64,
+    /// Environment variable that holds the endpoint's key
+    #[arg(long, value_name = "NAME", default_value_t = LlmSettings::default().key_env)]
+    llm_key_env: String,
+    /// Ask a model that its probe found degraded all the same, to measure it
+    #[arg(long)]
+    llm_ask_degraded: bool,
+}
+
+/// Longest time that the probe of a model may take.
+const PROBE_MAX: Duration = Duration::from_secs(1_800);
+
+impl LlmArgs {
+    /// The controller, probed: in a trace no time passes in which the rules could stand in for it.
+    fn probed(&self) -> Result<(Llm, LlmStatus), CliError> {
+        let llm = Llm::new(LlmSettings {
+            base_url: self.llm_url.clone(),
+            model: self.llm_model.clone(),
+            timeout_ms: self.llm_timeout_ms,
+            key_env: self.llm_key_env.clone(),
+            ask_degraded: self.llm_ask_degraded,
+            ..LlmSettings::default()
+        })?;
+        let status = llm.watch().probed(PROBE_MAX);
+        Ok((llm, status))
+    }
+}
 
 /// Windows for which the guard vetoes a tool that made things worse twice.
 const VETO_WINDOWS: u64 = 20;
@@ -50,6 +90,9 @@ pub(super) struct Steered {
     expected_right: u64,
     expected_known: u64,
     seconds: f64,
+    /// What was found of the model before it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    llm: Option<LlmStatus>,
     decisions: Vec<Decision>,
 }
 
@@ -62,12 +105,23 @@ pub(super) struct Course<'a> {
 }
 
 impl Course<'_> {
-    /// The controller of this description.
-    fn controller(&self, spec: &ControllerSpec) -> Result<Box<dyn Controller>, CliError> {
-        if let ControllerSpec::Classifier(file) = spec {
-            return Ok(Box::new(ClassifierController::open(file, self.args.learn)?));
+    /// The controller of this description, and what a model's probe found.
+    fn controller(&self, spec: &ControllerSpec) -> Result<(Box<dyn Controller>, Option<LlmStatus>), CliError> {
+        match spec {
+            ControllerSpec::Llm => {
+                let (llm, status) = self.args.llm.probed()?;
+                Ok((Box::new(llm), Some(status)))
+            }
+            ControllerSpec::Classifier(file) => {
+                Ok((Box::new(ClassifierController::open(file, self.args.learn)?), None))
+            }
+            _ => {
+                let simple = spec.simple();
+                let simple =
+                    simple.ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))?;
+                Ok((simple, None))
+            }
         }
-        spec.simple().ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))
     }
 
     fn epochs(&self) -> u32 {
@@ -96,23 +150,25 @@ impl Course<'_> {
 
     /// One controller at one capacity, with `policy` and a lookahead.
     pub(super) fn steer(&self, controller: &ControllerSpec, spec: ReplaySpec) -> Result<Steered, CliError> {
+        let (decider, llm) = self.controller(controller)?;
         let begin = Instant::now();
         // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
         let veto_windows = if matches!(controller, ControllerSpec::Explore(_)) { 0 } else { VETO_WINDOWS };
-        let (replayed, controlled) = self.replay(spec, Some(self.controller(controller)?), veto_windows)?;
+        let (replayed, controlled) = self.replay(spec, Some(decider), veto_windows)?;
         let seconds = begin.elapsed().as_secs_f64();
         let done = controlled.unwrap_or_default();
         let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
         let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
         let (fixed, _) = self.replay(fixed, None, VETO_WINDOWS)?;
-        Ok(summarize(
+        let steered = summarize(
             controller,
             spec.policy,
             spec.lookahead,
             (&replayed, done),
             (mean_capacity_rows, fixed.network_rows),
             seconds,
-        ))
+        );
+        Ok(Steered { llm, ..steered })
     }
 }
 
@@ -151,6 +207,7 @@ fn summarize(
         expected_known: count(&|decision| decision.effect.is_some()),
         calls,
         seconds,
+        llm: None,
         decisions: done.decisions,
     }
 }

@@ -11,7 +11,6 @@ use super::CliError;
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
-use crate::lookahead::HORIZON_FACTOR;
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ReplaySpec, Trace, optimum, replay};
 use clap::error::ErrorKind;
@@ -78,6 +77,8 @@ pub struct ReplayArgs {
     /// Rows that owners change per minibatch, with a controller
     #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
     updates: f64,
+    #[command(flatten)]
+    llm: control::LlmArgs,
     /// Write hit rates over capacity and over time to this file, as SVG
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
@@ -150,7 +151,7 @@ impl FromStr for Ahead {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "auto" {
-            return Ok(Self::Caches(HORIZON_FACTOR));
+            return Ok(Self::Caches(LookaheadConfig::default().horizon_factor));
         }
         let factor = text.strip_suffix('x').map(str::parse::<f64>);
         match (text.parse(), factor) {
@@ -401,7 +402,7 @@ mod tests {
     #[test]
     fn lookaheads_are_minibatches_or_multiples_of_the_cache() {
         assert_eq!("16".parse(), Ok(Ahead::Minibatches(16)));
-        assert_eq!(("4x".parse(), "auto".parse()), (Ok(Ahead::Caches(4.0)), Ok(Ahead::Caches(HORIZON_FACTOR))));
+        assert_eq!(("4x".parse(), "auto".parse()), (Ok(Ahead::Caches(4.0)), Ok(Ahead::Caches(4.0))));
         let minibatches = [vec![1, 2, 3], vec![4]];
         let trace = Trace::new(10, 1, &minibatches, Vec::new(), serde_json::Map::new()).unwrap();
         assert_eq!(Ahead::Caches(4.0).minibatches(&trace, 5), 10, "R is 2");

@@ -175,6 +175,11 @@ fn no_more_than_the_bound_is_in_memory() {
             });
         }
     });
+    // A reader lets go of its last block a moment after it was handed over.
+    let end = Instant::now() + Duration::from_secs(5);
+    while cache.status().held_bytes != cache.status().cached_bytes && Instant::now() < end {
+        thread::sleep(Duration::from_millis(5));
+    }
     let status = cache.status();
     // Beside the kept ones: two per reader, and those that each thread copies from.
     let in_flight = (2 * settings.reads_max as u64 + (BLOCKS_AHEAD as u64 + 1) * threads) * settings.block_bytes as u64;

@@ -10,8 +10,15 @@ use generate::{Recipe, Shape};
 use serde_json::Map;
 use std::path::{Path, PathBuf};
 
-const AHEAD: Settings =
-    Settings { depth: 2, horizon: 0, horizon_max: 1 << 20, budget: 0.75, rows_max: usize::MAX, expire_ms: 1000 };
+const AHEAD: Settings = Settings {
+    depth: 2,
+    horizon: 0,
+    horizon_factor: 4.0,
+    horizon_max: 1 << 20,
+    budget: 0.75,
+    rows_max: usize::MAX,
+    expire_ms: 1000,
+};
 
 const EPOCH: PolicySpec = PolicySpec::Epoch { sample: 16 };
 

@@ -1,0 +1,149 @@
+//! Puts the agent on a running node: which controller, what it looks at and what it can do. It owns nothing: the agent's
+//! threads are the agent's.
+
+use super::StartError;
+use crate::agent::controller::Controller;
+use crate::agent::guard::GuardSettings;
+use crate::agent::journal::JournalSettings;
+use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
+use crate::agent::run::{Agent, Hands, RunSettings};
+use crate::agent::scrape::counters;
+use crate::agent::spec::ControllerSpec;
+use crate::config::{AgentConfig, Config, Policy};
+use crate::dataset::Dataset;
+use crate::serve::Engine;
+use prometheus::Registry;
+use prometheus::core::Collector;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// Fewest rows that a decision may leave a cache with.
+const ROWS_MIN: u64 = 1024;
+
+fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
+    StartError::Agent(error.into())
+}
+
+/// A running agent, and a look at the model that it asks.
+pub(super) struct Steering {
+    pub(super) agent: Agent,
+    llm: Option<LlmWatch>,
+}
+
+impl Steering {
+    /// Who decides, and what was decided last.
+    pub(super) fn status(&self) -> Value {
+        let last = self.agent.decisions(1).pop();
+        json!({
+            "controller": self.agent.controller(),
+            "decisions": last.as_ref().map_or(0, |last| last.number),
+            "last_tool": last.as_ref().map(|last| last.call.tool()),
+            "last_outcome": last.as_ref().map(|last| last.outcome.clone()),
+            "last_reason": last.as_ref().map(|last| last.reason.clone()),
+            "llm": self.llm.as_ref().map(LlmWatch::status),
+        })
+    }
+}
+
+/// Starts the agent of a node, unless it is off.
+pub(super) fn start_agent(
+    config: &Config,
+    dataset: &Dataset,
+    engine: &Arc<Engine>,
+    network: &Handle,
+    collectors: Vec<Box<dyn Collector>>,
+) -> Result<Option<Steering>, StartError> {
+    let spec: ControllerSpec = config.agent.controller.parse().map_err(|error: String| failed(error))?;
+    if spec == ControllerSpec::Off {
+        return Ok(None);
+    }
+    let (controller, llm) = controller(&spec, &config.agent)?;
+    let agent = Agent::start(settings(config, dataset), controller, hands(engine, network, collectors)?);
+    agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
+}
+
+/// The controller, and a look at the model that it asks, if it is one that does.
+fn controller(
+    spec: &ControllerSpec,
+    config: &AgentConfig,
+) -> Result<(Box<dyn Controller>, Option<LlmWatch>), StartError> {
+    if *spec == ControllerSpec::Llm {
+        let llm = Llm::new(llm_settings(config)).map_err(failed)?;
+        let watch = llm.watch();
+        return Ok((Box::new(llm), Some(watch)));
+    }
+    let simple = spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))?;
+    Ok((simple, None))
+}
+
+fn llm_settings(config: &AgentConfig) -> LlmSettings {
+    LlmSettings {
+        base_url: config.llm_base_url.clone(),
+        model: config.llm_model.clone(),
+        key_env: config.llm_key_env.clone(),
+        timeout_ms: config.llm_timeout_ms,
+        retries: config.llm_retries,
+        retry_budget_ms: config.llm_retry_budget_ms,
+        history: config.llm_history,
+        temperature: config.llm_temperature,
+        max_tokens: config.llm_max_tokens,
+        reprobe_ms: config.llm_reprobe_ms,
+        ..LlmSettings::default()
+    }
+}
+
+fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
+    let AgentConfig { window_ms, window_minibatches, jitter, deadline_ms, epochs, .. } = config.agent;
+    let cached = dataset.tables().iter().filter(|table| config.cache.for_table(&table.name).1 != Policy::None);
+    let ceiling_rows = cached.map(|table| {
+        let (capacity, _) = config.cache.for_table(&table.name);
+        let remote_rows = table.rows - table.book.owned(dataset.node());
+        config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes)
+    });
+    RunSettings {
+        window: Duration::from_millis(window_ms),
+        window_minibatches,
+        jitter,
+        deadline: Duration::from_millis(deadline_ms),
+        epochs: (epochs > 0).then_some(epochs),
+        ceiling_rows: ceiling_rows.sum(),
+        guard: GuardSettings {
+            cooldown_windows: config.agent.cooldown_windows,
+            veto_windows: config.agent.veto_windows,
+            rows_min: ROWS_MIN,
+        },
+        journal: JournalSettings {
+            path: Some(config.agent.journal.clone()).filter(|path| !path.as_os_str().is_empty()),
+            bytes_max: config.agent.journal_bytes_max,
+            files_max: config.agent.journal_files_max,
+            decisions_max: config.agent.decisions_max,
+        },
+        seed: config.cache.seed.wrapping_add(u64::from(config.node.index)),
+    }
+}
+
+/// Looks at the metrics as a scrape would see them, and calls tools as HTTP would.
+fn hands(engine: &Arc<Engine>, network: &Handle, collectors: Vec<Box<dyn Collector>>) -> Result<Hands, StartError> {
+    let registry = Registry::new();
+    for collector in collectors {
+        registry.register(collector).map_err(failed)?;
+    }
+    let started = Instant::now();
+    let looking = (Arc::clone(engine), network.clone());
+    let acting = (Arc::clone(engine), network.clone());
+    let counting = Arc::clone(engine);
+    Ok(Hands {
+        look: Box::new(move || {
+            let (engine, network) = &looking;
+            network.block_on(engine.gain_insight());
+            counters(&registry.gather(), started.elapsed().as_secs_f64())
+        }),
+        minibatches: Box::new(move || counting.fetches()),
+        act: Box::new(move |call| {
+            let (engine, network) = &acting;
+            network.block_on(engine.tool(call)).map_err(|error| error.to_string())
+        }),
+    })
+}

@@ -1,0 +1,52 @@
+//! What the agent wants to know of a table that no counter says: how cold its residents are, how many absent rows are hotter,
+//! and how many cached rows their owners have changed. It owns the last answers; finding new ones looks at every id that is hot
+//! at all and asks every owner, so it is done once per window and never by a scrape.
+
+use super::engine::Engine;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Longest wait for owners to say what they have changed.
+const ASK_MAX: Duration = Duration::from_secs(1);
+
+/// The last answers of one table.
+#[derive(Debug, Default)]
+pub(super) struct Insight {
+    /// Bits of a share.
+    cold: AtomicU64,
+    pub(super) hotter_absent_rows: AtomicU64,
+    pub(super) outdated_rows: AtomicU64,
+}
+
+impl Insight {
+    /// Share of residents that are not expected again soon.
+    pub(super) fn cold_share(&self) -> f64 {
+        f64::from_bits(self.cold.load(Ordering::Relaxed))
+    }
+}
+
+impl Engine {
+    /// Fetches answered since the start.
+    #[must_use]
+    pub fn fetches(&self) -> u64 {
+        self.fetch_seconds.get_sample_count()
+    }
+
+    /// Finds out anew what the gauges of this module say.
+    pub async fn gain_insight(self: &Arc<Self>) {
+        for at in 0..self.tables.len() {
+            let engine = Arc::clone(self);
+            let weighed = tokio::task::spawn_blocking(move || engine.tables[at].cache.weigh()).await;
+            let insight = &self.tables[at].insight;
+            if let Ok((cold, hotter)) = weighed {
+                insight.cold.store(cold.to_bits(), Ordering::Relaxed);
+                insight.hotter_absent_rows.store(hotter as u64, Ordering::Relaxed);
+            }
+            // An owner that does not answer leaves the count as it was; refreshing reports it.
+            if let Ok(rows) = tokio::time::timeout(ASK_MAX, self.outdated_rows(at)).await {
+                insight.outdated_rows.store(rows, Ordering::Relaxed);
+            }
+        }
+    }
+}
