@@ -3,10 +3,8 @@
 
 use super::classifier::features::{may_grow, may_replace};
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
+use super::rules::TURN_MAX;
 use crate::tools::{Evict, Grow, ToolCall};
-
-/// Largest share of the residents that is turned over; that of the rules.
-const TURN_MAX: f64 = 0.25;
 
 /// Odds per window that a cache near its ceiling is shrunk, so that growing can be tried again.
 const SHRINK: f64 = 0.08;

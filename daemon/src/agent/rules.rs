@@ -6,14 +6,14 @@ use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
 
 /// Fullness from which a cache is short of slots rather than still filling.
-const FULL: f64 = 0.98;
+pub(super) const FULL: f64 = 0.98;
 
 /// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are worth most
 /// early: it is as large as the guard allows.
 const GROW_FACTOR: f64 = 2.0;
 
 /// Share of the memory limit from which `rules` asks for no more.
-const MEMORY_TIGHT: f64 = 0.85;
+pub(super) const MEMORY_TIGHT: f64 = 0.85;
 
 /// Share of cold residents from which more slots would only hold more cold rows.
 const MOSTLY_COLD: f64 = 0.9;
@@ -25,7 +25,7 @@ const WORTH_TURNING: f64 = 0.05;
 const FALLING: f64 = -0.03;
 
 /// Largest share of the residents that `rules` turns over at once.
-const TURN_MAX: f64 = 0.25;
+pub(super) const TURN_MAX: f64 = 0.25;
 
 /// Share of the cached rows that must be known to be old before they are all revalidated.
 const WORTH_REFRESHING: f64 = 0.01;
@@ -90,7 +90,8 @@ impl Rules {
         Some(Proposal { call, reason, expects: Impact::Up })
     }
 
-    fn refresh(view: View<'_>) -> Option<Proposal> {
+    /// Whoever else decides: rows that are known to be old are pulled again.
+    pub(super) fn refresh(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let worth = now.stale_rows as f64 > WORTH_REFRESHING * now.cached_rows as f64;
         if !worth || view.windows_since("refresh") < PATIENCE {

@@ -1,13 +1,12 @@
 //! How good a model is on samples that it was not fitted to, beside a guess of the more frequent label. Owns the split and the
-//! figures.
+//! figures. **It must never** let what a model was fitted to tell about what it is tested on: sources are held out whole, and of a
+//! single source what came last.
 
 use super::file::Head;
-use super::samples::{Gain, Sample};
+use super::samples::{Gain, Sample, Source};
 use super::{ClassifierError, Kind, Task, fit};
 use serde::Serialize;
-
-/// Neighbouring samples that are held out together: successive windows share their rows, so that one tells about the next.
-const BLOCK: usize = 16;
+use std::collections::BTreeMap;
 
 /// What was predicted, by what was so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -36,6 +35,18 @@ impl Confusion {
         let right = self.true_act + self.true_hold;
         right as f64 / (right + self.false_act + self.false_hold).max(1) as f64
     }
+
+    /// Share of the samples said to be worth acting that were; nothing if none was.
+    fn precision(self) -> Option<f64> {
+        let said = self.true_act + self.false_act;
+        (said > 0).then(|| self.true_act as f64 / said as f64)
+    }
+
+    /// Share of the samples worth acting that were said to be; nothing if there were none.
+    fn recall(self) -> Option<f64> {
+        let so = self.true_act + self.false_hold;
+        (so > 0).then(|| self.true_act as f64 / so as f64)
+    }
 }
 
 /// How good one task's model is.
@@ -59,21 +70,62 @@ pub struct Evaluation {
     pub fitted_accuracy: f64,
     /// Mean squared error of the probability on the samples held out; 0.25 for always saying one half.
     pub brier: f64,
-    /// Share of the samples held out that were predicted right by a model that learned from each after it; nothing for models
-    /// that cannot.
-    pub online_accuracy: Option<f64>,
+    /// Share of the samples held out for which acting was said to be worth it, and was, of all for which it was said.
+    pub precision: Option<f64>,
+    /// The same, of all for which it was.
+    pub recall: Option<f64>,
     /// Predicted and so, on the samples held out.
     pub confusion: Confusion,
 }
 
-/// Splits samples into those to fit to and those held out, a `share` of them in blocks.
+/// What to fit to and what to test on.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Split {
+    /// Samples to fit to.
+    pub fitted: Vec<Sample>,
+    /// Samples to test on.
+    pub held_out: Vec<Sample>,
+    /// Where those are from, in words.
+    pub from: Vec<String>,
+}
+
+/// Holds a `share` of the sources out, at least one and not all; of a single source, the last `share` of its samples. Sources of
+/// one name are one, however often and under whichever controllers it was recorded.
 #[must_use]
-pub fn split(samples: &[Sample], share: f64, seed: u64) -> (Vec<Sample>, Vec<Sample>) {
-    let mut blocks: Vec<&[Sample]> = samples.chunks(BLOCK).collect();
-    fastrand::Rng::with_seed(seed).shuffle(&mut blocks);
-    let held_out = (share * blocks.len() as f64).round() as usize;
-    let (out, fitted) = blocks.split_at(held_out.min(blocks.len()));
-    (fitted.concat(), out.concat())
+pub fn split(sources: Vec<Source>, share: f64, seed: u64) -> Split {
+    let mut groups: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for source in sources {
+        groups.entry(source.name).or_default().extend(source.samples);
+    }
+    if groups.len() == 1 {
+        return groups.pop_first().map(|(name, samples)| by_time(&name, &samples, share)).unwrap_or_default();
+    }
+    let mut names: Vec<String> = groups.keys().cloned().collect();
+    fastrand::Rng::with_seed(seed).shuffle(&mut names);
+    let most = names.len().saturating_sub(1);
+    names.truncate(((share * names.len() as f64).round() as usize).clamp(most.min(1), most));
+    names.sort_unstable();
+    let mut split = Split::default();
+    for (name, samples) in groups {
+        let side = if names.contains(&name) { &mut split.held_out } else { &mut split.fitted };
+        side.extend(samples);
+    }
+    split.from = names;
+    split
+}
+
+/// Holds out what was decided in the last `share` of the samples; what was decided before, but whose window after it reaches into
+/// that, is on neither side.
+fn by_time(name: &str, samples: &[Sample], share: f64) -> Split {
+    let mut times: Vec<f64> = samples.iter().map(|sample| sample.begin).collect();
+    times.sort_unstable_by(f64::total_cmp);
+    let at = ((1.0 - share) * times.len() as f64) as usize;
+    let Some(&cut) = times.get(at.min(times.len().saturating_sub(1))) else { return Split::default() };
+    Split {
+        fitted: samples.iter().filter(|sample| sample.end <= cut).copied().collect(),
+        held_out: samples.iter().filter(|sample| sample.begin > cut).copied().collect(),
+        from: vec![format!("the last {:.0}% of {name}", 100.0 * share)],
+    }
 }
 
 /// The samples of one task, with as many that acted as held: of the more frequent, so many are drawn. The label means what it says
@@ -100,7 +152,7 @@ pub fn of_task(samples: &[Sample], task: Task, seed: u64) -> Vec<Sample> {
 /// fitted to.
 ///
 /// # Errors
-/// As [`fit::fit`]; too few of a class among those held out are no error.
+/// As [`fit::fit`], and [`ClassifierError::NothingHeldOut`].
 pub fn fit_and_evaluate(
     kind: Kind,
     task: Task,
@@ -108,6 +160,9 @@ pub fn fit_and_evaluate(
     held_out: &[Sample],
     seed: u64,
 ) -> Result<(Head, Evaluation), ClassifierError> {
+    if held_out.is_empty() {
+        return Err(ClassifierError::NothingHeldOut { task });
+    }
     let head = fit::fit(kind, task, fitted, seed)?;
     let gain = *head.gain();
     let (worth, not) = fit::balance(fitted, &gain);
@@ -125,7 +180,8 @@ pub fn fit_and_evaluate(
         majority: right as f64 / held_out.len().max(1) as f64,
         fitted_accuracy: self::confusion(&head, fitted, &gain).accuracy(),
         brier: held_out.iter().map(error).sum::<f64>() / held_out.len().max(1) as f64,
-        online_accuracy: online(head.clone(), held_out),
+        precision: confusion.precision(),
+        recall: confusion.recall(),
         confusion,
     };
     Ok((head, evaluation))
@@ -135,17 +191,4 @@ fn confusion(head: &Head, samples: &[Sample], gain: &Gain) -> Confusion {
     let mut confusion = Confusion::default();
     samples.iter().for_each(|sample| confusion.count(head.probability(&sample.features) > 0.5, gain.label(sample)));
     confusion
-}
-
-/// Each sample is predicted, then learned from.
-fn online(mut head: Head, samples: &[Sample]) -> Option<f64> {
-    let gain = *head.gain();
-    let mut confusion = Confusion::default();
-    for sample in samples {
-        confusion.count(head.probability(&sample.features) > 0.5, gain.label(sample));
-        if !head.learn(sample) {
-            return None;
-        }
-    }
-    (!samples.is_empty()).then(|| confusion.accuracy())
 }

@@ -3,6 +3,7 @@
 //! change here is a change of the model file's format.
 
 use crate::agent::controller::View;
+use crate::agent::rules::FULL;
 use crate::agent::snapshot::Snapshot;
 
 /// Number of features.
@@ -73,9 +74,6 @@ pub fn features(view: View<'_>) -> Features {
 fn headroom(now: &Snapshot) -> f64 {
     if now.ceiling_rows == 0 { 0.0 } else { (1.0 - now.capacity_rows as f64 / now.ceiling_rows as f64).max(0.0) }
 }
-
-/// Fullness from which a cache is short of slots rather than still filling; that of the rules.
-const FULL: f64 = 0.98;
 
 /// Whether growing is a choice: the cache is full and may be larger.
 #[must_use]

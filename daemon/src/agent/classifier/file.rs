@@ -14,9 +14,6 @@ pub const FORMAT: u64 = 1;
 /// Largest model file that is read.
 pub const BYTES_MAX: u64 = 16 << 20;
 
-/// Step of fine-tuning, along a slope of length 1 at most.
-const STEP: f64 = 0.02;
-
 /// How far fine-tuning may take the weights from those that were trained, as a share of their length.
 const DRIFT_MAX: f64 = 0.5;
 
@@ -57,15 +54,16 @@ impl Head {
         &self.gain
     }
 
-    /// Fine-tunes the weights by one step towards the label of `sample`. The step is bounded, and so is the distance from the
-    /// weights that were trained. Trees and support vectors stay as they are: answers whether anything was learned.
-    pub fn learn(&mut self, sample: &Sample) -> bool {
+    /// Fine-tunes the weights by one step of `rate`, along a slope of length 1 at most, towards the label of `sample`. The distance
+    /// from the weights that were trained is bounded, too. Trees and support vectors stay as they are: answers whether anything
+    /// was learned.
+    pub fn learn(&mut self, sample: &Sample, rate: f64) -> bool {
         let row = self.standard.apply(&sample.features);
         let Some(slope) = self.parameters.slope(&row, self.gain.label(sample)) else { return false };
         let Some(weights) = self.parameters.weights_mut() else { return false };
         let trained = self.trained.get_or_insert_with(|| weights.iter().map(|weight| **weight).collect());
         let length = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
-        let scale = STEP / length(&slope).max(1.0);
+        let scale = rate / length(&slope).max(1.0);
         let moved: Vec<f64> = weights
             .iter()
             .zip(&slope)
@@ -200,12 +198,12 @@ impl Model {
         }
     }
 
-    /// Fine-tunes what was learned of the sample's task: answers whether anything was learned.
-    pub fn learn(&mut self, sample: &Sample) -> bool {
+    /// Fine-tunes what was learned of the sample's task by one step of `rate`: answers whether anything was learned.
+    pub fn learn(&mut self, sample: &Sample, rate: f64) -> bool {
         let head = match sample.task {
             Task::Replace => &mut self.replace,
             Task::Grow => &mut self.grow,
         };
-        head.as_mut().is_some_and(|head| head.learn(sample))
+        head.as_mut().is_some_and(|head| head.learn(sample, rate))
     }
 }

@@ -165,8 +165,8 @@ pub enum ClassifierError {
     },
     /// Not enough to learn from.
     #[error(
-        "{task}: {worth} samples where it was worth it and {not} where it was not; at least {least} of each are needed: collect more \
-         with `rudder replay --controller explore:SEED --json` or from more journals"
+        "{task}: {worth} samples where it was worth it and {not} where it was not; at least {least} of each are needed: give more \
+         traces, more --replays or more journals"
     )]
     TooFew {
         /// What was to be learned.
@@ -177,6 +177,23 @@ pub enum ClassifierError {
         not: usize,
         /// The least of each.
         least: usize,
+    },
+    /// Nothing to test on.
+    #[error("{task}: no samples are held out to test it on: give more traces or journals, or a larger --held-out")]
+    NothingHeldOut {
+        /// What was to be tested.
+        task: Task,
+    },
+    /// A model that cannot be fine-tuned was to be.
+    #[error(
+        "{} is a model of kind {kind}, and only lr and mlp can be fine-tuned: set agent.classifier_learning_rate to 0",
+        path.display()
+    )]
+    CannotLearn {
+        /// Which file.
+        path: PathBuf,
+        /// Its kind.
+        kind: Kind,
     },
     /// The library found no model.
     #[error("{kind} cannot be fitted: {what}")]

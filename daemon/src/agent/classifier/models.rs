@@ -5,7 +5,7 @@ use super::features::{COUNT, Features};
 use super::mlp::Mlp;
 use serde::{Deserialize, Serialize};
 
-/// Largest sum of depths a tree can have in a file: far above any that is fitted.
+/// Most nodes that all trees of a file may have together: far above those that are fitted.
 const NODES_MAX: usize = 1 << 16;
 
 /// Standardises features.
@@ -14,7 +14,7 @@ const NODES_MAX: usize = 1 << 16;
 pub struct Standard {
     /// Of each feature.
     pub mean: Vec<f64>,
-    /// Standard deviation of each feature; 1 for one that never changes.
+    /// Standard deviation of each feature; 0 for one that never changed, of which nothing was learned.
     pub deviation: Vec<f64>,
 }
 
@@ -25,17 +25,21 @@ impl Standard {
     /// That of these features.
     #[must_use]
     pub fn of(rows: &[Features]) -> Self {
-        let moments = (0..COUNT).map(|at| super::samples::moments(rows.iter().map(|row| row[at])));
-        let (mean, deviation) = moments.unzip();
+        let of_one = |at: usize| {
+            let (mean, deviation) = super::samples::moments(rows.iter().map(|row| row[at]));
+            let changes = rows.iter().any(|row| (row[at] - mean).abs() > 1e-9);
+            (mean, if changes { deviation } else { 0.0 })
+        };
+        let (mean, deviation) = (0..COUNT).map(of_one).unzip();
         Self { mean, deviation }
     }
 
-    /// Standardised.
+    /// Standardised; 0 for what never changed in training.
     #[must_use]
     pub fn apply(&self, row: &Features) -> Features {
         let mut out = [0.0; COUNT];
         for ((out, value), (mean, deviation)) in out.iter_mut().zip(row).zip(self.mean.iter().zip(&self.deviation)) {
-            *out = ((value - mean) / deviation).clamp(-FAR, FAR);
+            *out = if *deviation > 0.0 { ((value - mean) / deviation).clamp(-FAR, FAR) } else { 0.0 };
         }
         out
     }
@@ -43,8 +47,8 @@ impl Standard {
     pub(super) fn check(&self) -> Result<(), String> {
         all_finite("mean", &self.mean, COUNT)?;
         all_finite("deviation", &self.deviation, COUNT)?;
-        if self.deviation.iter().any(|&deviation| deviation <= 0.0) {
-            return Err("a deviation is not above 0".to_owned());
+        if self.deviation.iter().any(|&deviation| deviation < 0.0) {
+            return Err("a deviation is below 0".to_owned());
         }
         Ok(())
     }
@@ -139,7 +143,8 @@ impl Linear {
 }
 
 impl Forest {
-    fn sum(&self, row: &Features) -> f64 {
+    /// The answer, which may lie beyond 0 and 1.
+    pub(super) fn sum(&self, row: &Features) -> f64 {
         self.base + self.rate * self.trees.iter().map(|tree| answer(tree, row)).sum::<f64>()
     }
 

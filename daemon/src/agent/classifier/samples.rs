@@ -1,18 +1,20 @@
 //! What classifiers learn from: decisions with their measured effects, out of journals and out of `rudder replay --json`. Owns the
 //! label.
 //!
-//! **The label.** A decision's *gain* is `z(change of the hit rate) - z(change of network rows per remote row)`, both from the window
-//! before it to the window after it, z-scored over the samples of the task. It is the paper's z(Δ hit rate) - z(Δ refetch of
-//! evicted) - z(Δ fetch time): rows fetched again and rows waited for are both rows over the network. A gain above 0 *helped*. The
+//! **The label.** A decision's *gain* is the paper's `z(change of the hit rate) - z(change of rows fetched again) - z(change of the
+//! fetch time)`, from the window before it to the window after it, z-scored over the samples of the task. Rows fetched again are
+//! counted as all rows over the network per remote row, those that the tool itself brought included; the fetch time is the share
+//! of remote rows that a trainer waited for, which a replay knows as well as a daemon does. A gain above 0 *helped*. The
 //! label of a sample is yes, *acting was worth it*, if an action helped or if holding did not: where actions were drawn evenly
 //! (`explore:SEED`), its probability exceeds one half exactly where acting helps more often than holding does (class variable
 //! transformation of uplift modelling, Jaskowski and Jaroszewicz 2012).
 
 use super::features::{Features, features, may_grow, may_replace};
 use super::{ClassifierError, Task};
-use crate::agent::controller::{Effect, Past, View};
+use crate::agent::controller::{Past, View};
 use crate::agent::journal::{Decision, FORMAT};
 use crate::agent::pilot::HISTORY;
+use crate::agent::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, ToolCall};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -35,6 +37,21 @@ pub struct Sample {
     pub hit_rate_change: f64,
     /// Change of the rows over the network per remote row.
     pub network_change: f64,
+    /// Change of the share of remote rows that a trainer waited for.
+    pub wait_change: f64,
+    /// When the decision was made, on the clock of its source.
+    pub begin: f64,
+    /// When the window after it was over.
+    pub end: f64,
+}
+
+/// Samples of one origin, which are never split between fitting and testing but by time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Source {
+    /// The trace, or the folder of the journals: sources of the same name are one.
+    pub name: String,
+    /// In the order in which they were recorded.
+    pub samples: Vec<Sample>,
 }
 
 /// Makes gains of changes.
@@ -45,6 +62,8 @@ pub struct Gain {
     pub hit_rate: (f64, f64),
     /// Mean and standard deviation of the change of the network share.
     pub network: (f64, f64),
+    /// Mean and standard deviation of the change of the share waited for.
+    pub wait: (f64, f64),
 }
 
 /// Mean and standard deviation; the latter 1 where all are alike.
@@ -63,6 +82,7 @@ impl Gain {
         Self {
             hit_rate: moments(samples.iter().map(|sample| sample.hit_rate_change)),
             network: moments(samples.iter().map(|sample| sample.network_change)),
+            wait: moments(samples.iter().map(|sample| sample.wait_change)),
         }
     }
 
@@ -70,7 +90,8 @@ impl Gain {
     #[must_use]
     pub fn helped(&self, sample: &Sample) -> bool {
         let z = |value: f64, (mean, deviation): (f64, f64)| (value - mean) / deviation;
-        z(sample.hit_rate_change, self.hit_rate) - z(sample.network_change, self.network) > 0.0
+        let costs = z(sample.network_change, self.network) + z(sample.wait_change, self.wait);
+        z(sample.hit_rate_change, self.hit_rate) - costs > 0.0
     }
 
     /// The label: whether acting was worth it.
@@ -80,16 +101,22 @@ impl Gain {
     }
 }
 
-/// The samples that one decision gives: none where there was no choice, two where there were two and it held.
+/// The samples that one decision gives, made after the window of `view` and before that of `after`, at `times`: none where there
+/// was no choice or a window without remote rows, two where there were two choices and it held.
 #[must_use]
-pub fn of_decision(view: View<'_>, call: &ToolCall, effect: &Effect) -> Vec<Sample> {
+pub fn of_decision(view: View<'_>, call: &ToolCall, after: &Snapshot, times: (f64, f64)) -> Vec<Sample> {
+    let now = view.now;
+    let (Some(hit_rate), Some(hit_rate_after)) = (now.hit_rate, after.hit_rate) else { return Vec::new() };
     let sample = |task, acted, amount| Sample {
         task,
         features: features(view),
         acted,
         amount,
-        hit_rate_change: effect.hit_rate.1 - effect.hit_rate.0,
-        network_change: effect.network_share.1 - effect.network_share.0,
+        hit_rate_change: hit_rate_after - hit_rate,
+        network_change: after.network_share() - now.network_share(),
+        wait_change: after.stall_share - now.stall_share,
+        begin: times.0,
+        end: times.1,
     };
     let (may_grow, may_replace) = (may_grow(view.now), may_replace(view));
     let mut samples = Vec::new();
@@ -106,26 +133,23 @@ pub fn of_decision(view: View<'_>, call: &ToolCall, effect: &Effect) -> Vec<Samp
         }
         _ => {}
     }
-    samples.retain(|sample| sample.hit_rate_change.is_finite() && sample.network_change.is_finite());
+    let finite = |sample: &Sample| sample.hit_rate_change + sample.network_change + sample.wait_change;
+    samples.retain(|sample| finite(sample).is_finite());
     samples
 }
 
-/// The samples of decisions in the order in which they were made. What the guard refused or the daemon failed to do was no choice.
+/// The samples of decisions in the order in which they were made. What the guard refused or the daemon failed to do was no
+/// choice, and the last decision before a gap has no window after it.
 #[must_use]
 pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut past: Vec<Past> = Vec::new();
-    let mut before: Option<&Decision> = None;
-    for decision in decisions {
-        let goes_on = before.is_some_and(|before| {
-            decision.number == before.number + 1 && decision.snapshot.window > before.snapshot.window
-        });
-        if !goes_on {
-            past.clear();
-        }
+    for (at, decision) in decisions.iter().enumerate() {
+        let next = decisions.get(at + 1).filter(|next| follows(decision, next));
         let view = View { now: &decision.snapshot, past: &past };
-        if let (Some(effect), "done" | "clamped") = (&decision.effect, decision.outcome.as_str()) {
-            samples.extend(of_decision(view, &decision.call, effect));
+        if let (Some(next), "done" | "clamped") = (next, decision.outcome.as_str()) {
+            let times = (decision.time_ms as f64, next.time_ms as f64);
+            samples.extend(of_decision(view, &decision.call, &next.snapshot, times));
         }
         if past.len() >= HISTORY {
             past.remove(0);
@@ -136,14 +160,22 @@ pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
             expected: decision.expected,
             effect: decision.effect,
         });
-        before = Some(decision);
+        if next.is_none() {
+            past.clear();
+        }
     }
     samples
+}
+
+/// Whether `next` was decided one window after `decision`, by the same daemon.
+fn follows(decision: &Decision, next: &Decision) -> bool {
+    next.number == decision.number + 1 && next.snapshot.window > decision.snapshot.window
 }
 
 /// What `rudder replay --controller ... --json` prints, as far as it matters here.
 #[derive(Deserialize)]
 struct Replay {
+    trace: String,
     results: Vec<Run>,
 }
 
@@ -154,9 +186,11 @@ struct Run {
 
 /// The samples of a file: a journal, one decision a line, or the result of a replay under controllers.
 ///
+/// Journals of one folder are one source: those of a run's nodes, and the parts into which a journal was rotated.
+///
 /// # Errors
 /// [`ClassifierError`] that names file and line.
-pub fn read(path: &Path) -> Result<Vec<Sample>, ClassifierError> {
+pub fn read(path: &Path) -> Result<Source, ClassifierError> {
     let text = read_bounded(path, BYTES_MAX, "journals rotate: give several files")?;
     let first = text.lines().next().unwrap_or_default().trim();
     if first == "{" || first.contains("\"results\"") {
@@ -165,7 +199,8 @@ pub fn read(path: &Path) -> Result<Vec<Sample>, ClassifierError> {
             line: error.line(),
             problem: format!("no result of a replay with --controller: {error}"),
         })?;
-        return Ok(replay.results.iter().flat_map(|run| of_decisions(&run.decisions)).collect());
+        let samples = replay.results.iter().flat_map(|run| of_decisions(&run.decisions)).collect();
+        return Ok(Source { name: of_trace(&replay.trace), samples });
     }
     let mut decisions = Vec::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -175,7 +210,15 @@ pub fn read(path: &Path) -> Result<Vec<Sample>, ClassifierError> {
             problem,
         })?);
     }
-    Ok(of_decisions(&decisions))
+    let whole = path.canonicalize().map_err(|source| ClassifierError::Read { path: path.to_owned(), source })?;
+    let folder = whole.parent().unwrap_or(&whole);
+    Ok(Source { name: format!("journals in {}", folder.display()), samples: of_decisions(&decisions) })
+}
+
+/// The source of what was replayed of the trace in a folder of this name.
+#[must_use]
+pub fn of_trace(name: &str) -> String {
+    format!("trace {name}")
 }
 
 fn decision(line: &str) -> Result<Decision, String> {

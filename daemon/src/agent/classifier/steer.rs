@@ -1,23 +1,22 @@
 //! The controller that asks a trained model. Owns how probabilities become a proposal: grow where the cache is short of slots and the
-//! model finds growing worth it, else replace where there are candidates and it finds replacing worth it, else hold.
+//! model finds growing worth it, else refresh where the rules would (no model learns it), else replace where there are candidates
+//! and it finds replacing worth it, else hold.
 
 use super::features::{features, may_grow, may_replace};
 use super::file::Model;
 use super::samples::of_decision;
-use super::{ClassifierError, Task};
+use super::{ClassifierError, Kind, Task};
 use crate::agent::controller::{Controller, ControllerError, Impact, Proposal, View};
+use crate::agent::rules::{MEMORY_TIGHT, Rules};
 use crate::tools::{Evict, Grow, ToolCall};
 use std::path::Path;
-
-/// Share of the memory limit from which no growth is asked for; that of the rules.
-const MEMORY_TIGHT: f64 = 0.85;
 
 /// A trained classifier at work.
 #[derive(Debug)]
 pub struct ClassifierController {
     model: Model,
-    /// Whether it learns from what its decisions did.
-    learning: bool,
+    /// Step by which it learns from what its decisions did; 0 to stay as it was trained.
+    rate: f64,
     /// Samples learned from.
     learned: u64,
     /// The tool last proposed, and the window: what the guard refused tells nothing.
@@ -25,18 +24,22 @@ pub struct ClassifierController {
 }
 
 impl ClassifierController {
-    /// With the model of this file; `learning` has it learn from the effects of its decisions, where its kind can.
+    /// With the model of this file. A `rate` above 0 has it learn from the effects of its decisions by steps of that length.
     ///
     /// # Errors
-    /// Those of [`Model::read`].
-    pub fn open(path: &Path, learning: bool) -> Result<Self, ClassifierError> {
-        Ok(Self::new(Model::read(path)?, learning))
+    /// Those of [`Model::read`], and [`ClassifierError::CannotLearn`] for a rate above 0 and a model of trees or support vectors.
+    pub fn open(path: &Path, rate: f64) -> Result<Self, ClassifierError> {
+        let model = Model::read(path)?;
+        if rate > 0.0 && !matches!(model.kind, Kind::Lr | Kind::Mlp) {
+            return Err(ClassifierError::CannotLearn { path: path.to_owned(), kind: model.kind });
+        }
+        Ok(Self::new(model, rate))
     }
 
-    /// With this model.
+    /// With this model, learning by steps of `rate`.
     #[must_use]
-    pub fn new(model: Model, learning: bool) -> Self {
-        Self { model, learning, learned: 0, proposed: None }
+    pub fn new(model: Model, rate: f64) -> Self {
+        Self { model, rate, learned: 0, proposed: None }
     }
 
     /// Samples learned from since it began.
@@ -48,13 +51,14 @@ impl ClassifierController {
     /// Learns what the last decision did.
     fn learn(&mut self, view: View<'_>) {
         let Some((last, before)) = view.past.split_last() else { return };
-        let (Some(effect), Some((window, tool))) = (&last.effect, self.proposed) else { return };
-        if last.seen.window != window || last.call.tool() != tool {
+        let Some((window, tool)) = self.proposed else { return };
+        if last.effect.is_none() || last.seen.window != window || last.call.tool() != tool {
             return;
         }
         let then = View { now: &last.seen, past: before };
-        for sample in of_decision(then, &last.call, effect) {
-            self.learned += u64::from(self.model.learn(&sample));
+        let times = (window as f64, view.now.window as f64);
+        for sample in of_decision(then, &last.call, view.now, times) {
+            self.learned += u64::from(self.model.learn(&sample, self.rate));
         }
     }
 
@@ -78,6 +82,9 @@ impl ClassifierController {
             }
             held.push(format!("growing is worth it with probability {probability:.3}"));
         }
+        if let Some(refresh) = Rules::refresh(view) {
+            return Proposal { reason: format!("rules stand in: {}", refresh.reason), ..refresh };
+        }
         if may_replace(view)
             && let Some((probability, fraction)) = ask(Task::Replace)
         {
@@ -99,7 +106,7 @@ impl Controller for ClassifierController {
     }
 
     fn propose(&mut self, view: View<'_>) -> Result<Proposal, ControllerError> {
-        if self.learning {
+        if self.rate > 0.0 {
             self.learn(view);
         }
         let proposal = self.decide(view);
