@@ -177,7 +177,7 @@ mod tests {
             let row: Features = std::array::from_fn(|_| 2.0 * random.f64() - 1.0);
             let slope = mlp.slope(&row, label);
             assert_eq!(slope.len(), mlp.weights_mut().len());
-            for at in 0..slope.len() {
+            for (at, said) in slope.iter().enumerate() {
                 let step = 1e-6;
                 let mut moved = |by: f64| {
                     *mlp.weights_mut()[at] += by;
@@ -186,7 +186,7 @@ mod tests {
                 let (up, down) = (moved(step), moved(-2.0 * step));
                 moved(step);
                 let measured = (up - down) / (2.0 * step);
-                assert!((measured - slope[at]).abs() < 1e-6, "weight {at}: {measured} measured, {} said", slope[at]);
+                assert!((measured - said).abs() < 1e-6, "weight {at}: {measured} measured, {said} said");
             }
         }
     }
@@ -202,8 +202,8 @@ mod tests {
         (0..count).map(&mut draw).unzip()
     }
 
-    fn accuracy(fitted: (Vec<Features>, Vec<bool>)) -> f64 {
-        let mlp = Mlp::fit(&fitted.0, &fitted.1, 1);
+    fn accuracy((rows, labels): &(Vec<Features>, Vec<bool>)) -> f64 {
+        let mlp = Mlp::fit(rows, labels, 1);
         let (rows, labels) = crosses(2000, 99, 1.0);
         let right = rows.iter().zip(labels).filter(|(row, label)| (mlp.probability(row) > 0.5) == *label);
         right.count() as f64 / 2000.0
@@ -212,11 +212,11 @@ mod tests {
     #[test]
     fn a_cross_is_learned_among_sixteen_features_that_say_nothing() {
         for seed in 1..=3 {
-            let found = accuracy(crosses(4000, seed, 1.0));
+            let found = accuracy(&crosses(4000, seed, 1.0));
             assert!(found >= 0.93, "seed {seed}: {found}");
-            let of_few = accuracy(crosses(700, seed, 1.0));
+            let of_few = accuracy(&crosses(700, seed, 1.0));
             assert!(of_few >= 0.8, "seed {seed}, 700 rows: {of_few}");
-            let of_noisy = accuracy(crosses(4000, seed, 0.6));
+            let of_noisy = accuracy(&crosses(4000, seed, 0.6));
             assert!(of_noisy >= 0.8, "seed {seed}, four labels of ten drawn: {of_noisy}");
         }
     }

@@ -113,7 +113,7 @@ impl Course<'_> {
                 Ok((Box::new(llm), Some(status)))
             }
             ControllerSpec::Classifier(file) => {
-                Ok((Box::new(ClassifierController::open(file, self.args.learn)?), None))
+                Ok((Box::new(ClassifierController::open(file, self.args.classifier_learning_rate)?), None))
             }
             _ => {
                 let simple = spec.simple();

@@ -65,9 +65,9 @@ pub struct ReplayArgs {
     /// `explore:SEED` (draws its decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
     controller: Vec<ControllerSpec>,
-    /// Have classifiers learn from what their decisions did
-    #[arg(long)]
-    learn: bool,
+    /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    classifier_learning_rate: f64,
     /// Minibatches per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
     window: usize,
@@ -89,13 +89,13 @@ pub struct ReplayArgs {
 
 /// Size of a replayed cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum TraceCapacity {
+pub(in crate::cli) enum TraceCapacity {
     Share(f64),
     Rows(usize),
 }
 
 impl TraceCapacity {
-    fn rows(self, distinct: u64) -> usize {
+    pub(in crate::cli) fn rows(self, distinct: u64) -> usize {
         match self {
             TraceCapacity::Share(share) => (share * distinct as f64).round() as usize,
             TraceCapacity::Rows(rows) => rows,
