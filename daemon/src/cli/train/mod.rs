@@ -154,3 +154,57 @@ fn in_words(trained: &Trained) -> String {
     let (model, file, from) = (trained.model, trained.file.display(), trained.held_out.join(", "));
     format!("{model} model in {file}, tested on {from}\n{lines}{left_out}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::Trace;
+    use std::path::Path;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    /// A trace of 120 minibatches over 4,000 ids of which a tenth is asked for half the time.
+    fn trace(dir: &Path, seed: u64) {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut minibatch = |_| {
+            let mut ids: Vec<u32> =
+                (0..200).map(|_| if random.bool() { random.u32(0..400) } else { random.u32(0..4000) }).collect();
+            ids.sort_unstable();
+            ids.dedup();
+            ids
+        };
+        let minibatches: Vec<Vec<u32>> = (0..120).map(&mut minibatch).collect();
+        Trace::new(4000, 12, &minibatches, Vec::new(), serde_json::Map::new()).unwrap().write(dir).unwrap();
+    }
+
+    fn train(dir: &Path, out: &str, more: &str) -> Result<Model, CliError> {
+        let text = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        let line = format!("train {} --model lr --window 3 --out {} {more}", text("a"), text(out));
+        let args =
+            <Line as clap::Parser>::try_parse_from(line.split(' ').filter(|word| !word.is_empty())).unwrap().args;
+        run(&args)?;
+        Ok(Model::read(&args.out)?)
+    }
+
+    #[test]
+    fn a_trace_becomes_a_model_and_the_same_one_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        trace(&dir.path().join("a"), 1);
+        trace(&dir.path().join("b"), 2);
+        let first = train(dir.path(), "one.json", "--replays 12").unwrap();
+        assert_eq!(first, train(dir.path(), "two.json", "--replays 12").unwrap());
+        assert!(first.head(Task::Replace).is_some() && first.head(Task::Grow).is_some());
+        let other = format!("--replays 12 --test {}", dir.path().join("b").display());
+        assert_ne!(first, train(dir.path(), "three.json", &other).unwrap(), "fitted to all of it");
+        let same = format!("--replays 1 --test {}", dir.path().join("a").display());
+        let error = train(dir.path(), "four.json", &same).unwrap_err().to_string();
+        assert!(error.contains("trace a is among the sources and under --test"), "{error}");
+        assert!(!dir.path().join("four.json").exists());
+        let error = train(dir.path(), "five.json", "--replays 1 --seed 3").unwrap_err().to_string();
+        assert!(error.contains("replace: ") && error.contains("grow: ") && error.contains("more --replays"), "{error}");
+    }
+}
