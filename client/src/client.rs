@@ -295,6 +295,12 @@ pub(crate) fn unexpected(reply: &Reply) -> ClientError {
 }
 
 impl Pending {
+    /// The number of this fetch, by which the logs of the daemons know it (there in hexadecimal).
+    #[must_use]
+    pub fn request(&self) -> Option<u64> {
+        self.id
+    }
+
     /// Whether [`Pending::wait`] would return at once, with rows or an error. Never blocks.
     #[must_use]
     pub fn is_ready(&self) -> bool {

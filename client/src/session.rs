@@ -109,6 +109,13 @@ fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The number of a connection's first call: numbers of different connections differ, so that one of them names a fetch in the logs of
+/// all nodes.
+fn first_number() -> u64 {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
+    (random & (u64::MAX << 32)) | 1
+}
+
 impl Session {
     pub(crate) fn connect(options: &ConnectOptions) -> Result<Arc<Self>, ClientError> {
         let path = options.socket_path();
@@ -122,7 +129,7 @@ impl Session {
         Ok(Arc::new(Self {
             socket,
             pool: Pool::new(options.arena_bytes_max),
-            sender: Mutex::new(1),
+            sender: Mutex::new(first_number()),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             reader: Mutex::new(Reader { frames: FrameBuffer::new(limits), arriving: vec![0; READ_BYTES].into() }),

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod dataset;
 pub mod lifecycle;
+pub mod logging;
 pub mod lookahead;
 pub mod memory;
 pub mod node;

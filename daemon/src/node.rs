@@ -124,6 +124,7 @@ impl Node {
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: lookahead_settings(&config.lookahead),
             steer: steer_settings(&config.cache),
+            slow_after: (config.log.slow_fetch_ms > 0).then_some(Duration::from_millis(config.log.slow_fetch_ms)),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
         watch_memory(&config.cache, &engine, &network);
@@ -181,8 +182,20 @@ impl Service for Node {
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all = (self.collectors)();
+        all.extend(self.local.collectors());
         all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
         all
+    }
+
+    fn alive(&self, within: Duration) -> bool {
+        let answers = |runtime: &Option<Runtime>| {
+            runtime.as_ref().is_some_and(|runtime| {
+                let (told, heard) = std::sync::mpsc::sync_channel(1);
+                runtime.spawn(async move { told.send(()) });
+                heard.recv_timeout(within / 2).is_ok()
+            })
+        };
+        self.runtimes.iter().all(answers)
     }
 
     fn shutdown(&self, deadline: Duration) {

@@ -21,12 +21,13 @@ const UNSAFE_FILES: [&str; 6] = [
 ];
 
 /// The modules of the daemon and those each may name, outside tests. Dependencies point one way.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("config", &[]),
     ("dataset", &[]),
     ("cache", &[]),
     ("recording", &[]),
     ("memory", &[]),
+    ("logging", &["config"]),
     ("tools", &[]),
     ("agent", &["config", "tools"]),
     ("lookahead", &["cache"]),
@@ -34,7 +35,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("peers", &["config"]),
     ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers"]),
     ("admin", &["config", "recording", "tools", "agent"]),
-    ("lifecycle", &["config", "recording", "tools", "agent", "admin"]),
+    ("lifecycle", &["config", "logging", "recording", "tools", "agent", "admin"]),
     (
         "node",
         &[

@@ -1,11 +1,12 @@
-//! The HTTP interface for operators and Prometheus: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/trace`,
-//! `/v1/tools`.
+//! The HTTP interface for operators, Prometheus and agents of others: `/metrics`, `/healthz`, `/readyz`, `/v1/status`, `/v1/decisions`,
+//! `/v1/trace`, `/v1/tools`, `/v1/log`, and the Model Context Protocol at `/mcp`.
 //!
 //! It reads what the rest of the daemon shows through [`AdminState`] and the collectors registered in [`Metrics`]; it must
 //! never be able to slow the fetch path: it has its own limits on connections and waits, and takes no lock of its own while
 //! it asks. Every wait ends: the head of a request, the answer, a reader that does not read, the drain.
 
 mod error;
+mod mcp;
 mod metrics;
 mod process;
 mod routes;
@@ -19,6 +20,7 @@ pub use metrics::Metrics;
 pub use server::Admin;
 
 use crate::agent::journal::Decision;
+use crate::logging::LevelError;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::tools::{ToolAnswer, ToolCall, ToolError};
 
@@ -47,4 +49,13 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// [`ToolError`] naming the argument or table.
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError>;
+
+    /// What is logged now: the answer of `GET /v1/log`.
+    fn log_level(&self) -> String;
+
+    /// Logs by this level or these directives from now on: `POST /v1/log`.
+    ///
+    /// # Errors
+    /// [`LevelError`], which says what to write.
+    fn set_log_level(&self, level: &str) -> Result<(), LevelError>;
 }

@@ -18,6 +18,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(super) struct ProcessCollector {
     resident_bytes: Gauge,
     open_fds: Gauge,
+    max_fds: Gauge,
     cpu_seconds: Counter,
     start_seconds: Gauge,
 }
@@ -30,6 +31,7 @@ impl ProcessCollector {
         Ok(Self {
             resident_bytes: gauge("process_resident_memory_bytes", "Memory of the daemon that is resident")?,
             open_fds: gauge("process_open_fds", "File descriptors that are open")?,
+            max_fds: gauge("process_max_fds", "File descriptors that may be open")?,
             cpu_seconds: Counter::new("process_cpu_seconds_total", "Processor time spent, user and system")?,
             start_seconds,
         })
@@ -38,7 +40,7 @@ impl ProcessCollector {
 
 impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges = [&self.resident_bytes, &self.open_fds, &self.start_seconds];
+        let gauges = [&self.resident_bytes, &self.open_fds, &self.max_fds, &self.start_seconds];
         gauges.into_iter().flat_map(Collector::desc).chain(self.cpu_seconds.desc()).collect()
     }
 
@@ -47,6 +49,7 @@ impl Collector for ProcessCollector {
         let readings = [
             (&self.resident_bytes, resident_bytes().map(|bytes| bytes as f64)),
             (&self.open_fds, fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as f64)),
+            (&self.max_fds, max_fds().map(|descriptors| descriptors as f64)),
             (&self.start_seconds, Some(self.start_seconds.get())),
         ];
         let mut families = Vec::new();
@@ -63,6 +66,11 @@ impl Collector for ProcessCollector {
         }
         families
     }
+}
+
+/// The soft limit; nothing if there is none.
+fn max_fds() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
 /// `VmRSS` of `/proc/self/status`, which is in KiB.
@@ -91,6 +99,6 @@ mod tests {
         let resident = resident_bytes().unwrap();
         assert!((1 << 20..1 << 40).contains(&resident), "{resident}");
         assert!(cpu_seconds().unwrap() >= 0.0);
-        assert_eq!(ProcessCollector::new().unwrap().collect().len(), 4);
+        assert_eq!(ProcessCollector::new().unwrap().collect().len(), 5);
     }
 }

@@ -1,7 +1,7 @@
 //! The paths and their answers. It must never change what trainers are served: all it can start is a recording or a
-//! tool call, which the engine bounds.
+//! tool call, which the engine bounds, and all it can change is the log.
 
-use super::{AdminState, Metrics, token::Token};
+use super::{AdminState, Metrics, mcp, token::Token};
 use crate::recording::{TraceCall, TraceError};
 use crate::tools::{ToolCall, ToolError};
 use axum::{
@@ -32,7 +32,10 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/trace", post(trace))
         .route("/v1/decisions", get(decisions))
+        .route("/v1/tools", get(tools))
         .route("/v1/tools/{tool}", post(tool))
+        .route("/v1/log", get(log_level).post(set_log_level))
+        .route_service("/mcp", mcp::service(shared.state.clone(), shared.token.is_some()))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -88,6 +91,28 @@ async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Res
     }
 }
 
+async fn tools() -> Response {
+    Json(ToolCall::schemas()).into_response()
+}
+
+/// What is logged, as asked for and answered.
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogLevel {
+    level: String,
+}
+
+async fn log_level(State(shared): State<Shared>) -> Response {
+    Json(LogLevel { level: shared.state.log_level() }).into_response()
+}
+
+async fn set_log_level(State(shared): State<Shared>, Json(wish): Json<LogLevel>) -> Response {
+    match shared.state.set_log_level(&wish.level) {
+        Ok(()) => Json(LogLevel { level: shared.state.log_level() }).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
+}
+
 /// The body is the tool's arguments as a JSON object; none at all stands for an empty one.
 async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Bytes) -> Response {
     let refused = |status, error: &ToolError| (status, format!("{error}\n")).into_response();
@@ -118,14 +143,14 @@ async fn ready(State(shared): State<Shared>) -> Response {
 
 async fn unknown(uri: Uri) -> Response {
     let text = format!(
-        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/decisions, /v1/trace and /v1/tools\n",
+        "no such path: {}; there are /metrics, /healthz, /readyz, /v1/status, /v1/decisions, /v1/trace, /v1/tools, /v1/log and /mcp\n",
         uri.path()
     );
     (StatusCode::NOT_FOUND, text).into_response()
 }
 
 /// Runs `ask`, which may wait for a lock, away from the threads that serve connections; nothing if it panicked.
-async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub(super) async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(ask).await.ok()
 }
 

@@ -154,6 +154,9 @@ pub enum ControllerError {
 }
 
 impl ControllerError {
+    /// All that [`Self::outcome`] may answer.
+    pub const OUTCOMES: [&str; 4] = ["late", "invalid", "unreachable", "degraded"];
+
     /// The outcome in metrics and journal.
     #[must_use]
     pub fn outcome(&self) -> &'static str {

@@ -3,6 +3,7 @@
 
 use super::classifier::features::{may_grow, may_replace};
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
+use super::guard::GROW_FACTOR_MAX;
 use super::rules::TURN_MAX;
 use crate::tools::{Evict, Grow, ToolCall};
 
@@ -36,7 +37,7 @@ impl Controller for Explore {
         let draw = random.u8(0..1 + u8::from(grow) + u8::from(replace));
         match draw {
             1 if grow => {
-                let factor = 1.1 + 0.6 * random.f64();
+                let factor = GROW_FACTOR_MAX.powf(0.1 + 0.9 * random.f64());
                 drawn(ToolCall::Grow(Grow { factor: Some(factor), ..Grow::default() }), Impact::Up)
             }
             1 | 2 => {

@@ -11,8 +11,11 @@ use std::collections::BTreeMap;
 /// Share of the run from which nothing is brought in any more: it would not be used often enough.
 const NEARLY_DONE: f64 = 0.97;
 
+/// Share of the memory limit from which no controller is given more, and any may give back what is of use.
+pub(super) const MEMORY_TIGHT: f64 = 0.85;
+
 /// Largest growth of one decision.
-pub(super) const GROW_FACTOR_MAX: f64 = 2.0;
+pub(super) const GROW_FACTOR_MAX: f64 = 4.0;
 
 /// Smallest share that a decision may shrink a cache to.
 pub(super) const GROW_FACTOR_MIN: f64 = 0.5;
@@ -29,6 +32,9 @@ pub struct GuardSettings {
     pub veto_windows: u64,
     /// Rows below which no cache is shrunk.
     pub rows_min: u64,
+    /// Whether slots that are of use are kept. They are wherever trainers wait for rows; a replay that collects samples gives them
+    /// back, so that growing can be tried again.
+    pub keeps_useful: bool,
 }
 
 /// What the guard says.
@@ -62,6 +68,10 @@ pub struct Guard {
     /// By tool, the window of its last call.
     last: BTreeMap<&'static str, u64>,
 }
+
+/// The rules by which proposals are refused.
+pub const RULES: [&str; 7] =
+    ["cooldown", "veto", "nearly-done", "no-candidates", "no-shift", "pointless", "not-a-decision"];
 
 impl Guard {
     /// A guard without memories.
@@ -128,7 +138,8 @@ impl Guard {
         let capacity = now.capacity_rows as f64;
         let asked = grow.rows.map_or_else(|| capacity * grow.factor.unwrap_or(1.0), |rows| rows as f64);
         let asked = if asked.is_finite() { asked } else { capacity };
-        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).min(capacity);
+        let kept = if self.settings.keeps_useful { needed(now) } else { 0.0 };
+        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).max(kept).min(capacity);
         // The first slots of an empty cache are no multiple of nothing.
         let most = (capacity * GROW_FACTOR_MAX).max(self.settings.rows_min as f64);
         let rows = asked.clamp(floor, most.max(floor)).min(now.ceiling_rows.max(now.capacity_rows) as f64).round();
@@ -161,6 +172,13 @@ impl Guard {
     }
 }
 
+/// Rows that are of use: slots of others may be given back, and all of them where memory is tight. A cache that cannot tell has none to
+/// spare.
+fn needed(now: &Snapshot) -> f64 {
+    let useless = if now.in_last_epoch() { now.spent_share } else { now.cold_share };
+    if now.memory_share >= MEMORY_TIGHT { 0.0 } else { now.cached_rows as f64 * (1.0 - useless.clamp(0.0, 1.0)) }
+}
+
 /// Whether `call` brings rows in that would not have come anyway.
 fn costs(call: &ToolCall, now: &Snapshot) -> bool {
     match call {
@@ -186,7 +204,8 @@ mod tests {
     use crate::tools::{Hold, Refresh};
     use proptest::prelude::*;
 
-    const SETTINGS: GuardSettings = GuardSettings { cooldown_windows: 2, veto_windows: 10, rows_min: 10 };
+    const SETTINGS: GuardSettings =
+        GuardSettings { cooldown_windows: 2, veto_windows: 10, rows_min: 10, keeps_useful: true };
 
     fn seen(window: u64) -> Snapshot {
         Snapshot {
@@ -237,7 +256,21 @@ mod tests {
         assert_eq!(judged(evict(0.5, true), &Snapshot { shifted: true, ..now }), "allowed");
         let done = Snapshot { run_progress: Some(0.99), ..now };
         assert_eq!(judged(grow(1.2), &done), "nearly-done");
-        assert_eq!(judged(grow(0.8), &done), "allowed", "shrinking costs nothing");
+        assert_eq!(judged(grow(0.8), &Snapshot { cold_share: 0.2, ..done }), "allowed", "shrinking costs nothing");
+        let full = Snapshot { cached_rows: 100, cold_share: 0.1, ..now };
+        assert_eq!(judged(grow(0.9), &full), "allowed");
+        assert_eq!(judged(grow(0.8), &full), "clamped", "only a tenth is of no use");
+        let all = Snapshot { cold_share: 0.0, ..full };
+        assert_eq!(judged(grow(0.8), &all), "pointless", "all of it is of use");
+        let collecting = GuardSettings { keeps_useful: false, ..SETTINGS };
+        assert_eq!(rule(&Guard::new(collecting).judge(grow(0.8), &all)), "allowed", "nobody waits for these rows");
+        assert_eq!(
+            judged(grow(0.8), &Snapshot { memory_share: 0.9, ..full }),
+            "allowed",
+            "others need the memory more"
+        );
+        let last = Snapshot { epochs: 9.5, run_progress: Some(0.95), spent_share: 0.5, ..full };
+        assert_eq!(judged(grow(0.5), &last), "allowed", "half of it is not asked for again");
         assert_eq!(judged(ToolCall::Refresh(Refresh::default()), &done), "allowed");
         let warm = crate::tools::Warm { table: "x".to_owned(), ids: vec![1] };
         assert_eq!(judged(ToolCall::Warm(warm), &now), "not-a-decision");

@@ -1,8 +1,11 @@
 //! The agent's metrics: what it decided, how long that took, what the guard refused and what came true. Owns the handles.
 
+use super::controller::ControllerError;
+use super::guard::RULES;
 use super::journal::Decision;
+use crate::tools::ToolCall;
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
 /// Seconds; from a rule to a model on a busy CPU.
 const DECISION_SECONDS: [f64; 10] = [1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 1.0, 2.5, 10.0, 60.0];
@@ -16,6 +19,8 @@ pub struct AgentMetrics {
     fallbacks: IntCounterVec,
     predictions: IntCounterVec,
     lost: IntCounter,
+    info: IntGaugeVec,
+    effect: GaugeVec,
 }
 
 fn first_word(text: &str) -> &str {
@@ -23,14 +28,14 @@ fn first_word(text: &str) -> &str {
 }
 
 impl AgentMetrics {
-    /// New handles.
+    /// New handles of an agent with this controller. Counters stand at zero from the start, so that the first event is an increase.
     ///
     /// # Errors
     /// When a metric cannot be made.
-    pub fn new() -> prometheus::Result<Self> {
+    pub fn new(controller: &str) -> prometheus::Result<Self> {
         let counter = |name: &str, help: &str, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
         let seconds = HistogramOpts::new("rudder_agent_decision_seconds", "Time that the controller took.");
-        Ok(Self {
+        let metrics = Self {
             decisions: counter(
                 "rudder_agent_decisions_total",
                 "Decisions of the agent.",
@@ -52,7 +57,32 @@ impl AgentMetrics {
                 "rudder_agent_journal_lost_total",
                 "Decisions that could not be written to the journal's file.",
             )?,
-        })
+            info: IntGaugeVec::new(
+                Opts::new("rudder_agent_info", "Constant 1 while an agent runs, with its controller as label."),
+                &["controller"],
+            )?,
+            effect: GaugeVec::new(
+                Opts::new(
+                    "rudder_agent_last_effect_hit_ratio",
+                    "Change of the hit rate over the window after the last call of the tool.",
+                ),
+                &["tool"],
+            )?,
+        };
+        metrics.begin(controller);
+        Ok(metrics)
+    }
+
+    fn begin(&self, controller: &str) {
+        self.info.with_label_values(&[controller]).set(1);
+        for tool in ToolCall::schemas().iter().map(|schema| schema.name).filter(|&name| name != "warm") {
+            // What is refused is held.
+            let outcomes: &[&str] = if tool == "hold" { &["done", "refused"] } else { &["done", "clamped", "failed"] };
+            outcomes.iter().for_each(|outcome| _ = self.decisions.with_label_values(&[controller, tool, *outcome]));
+        }
+        RULES.iter().for_each(|rule| _ = self.refusals.with_label_values(&[*rule]));
+        ControllerError::OUTCOMES.iter().for_each(|reason| _ = self.fallbacks.with_label_values(&[*reason]));
+        ["right", "wrong"].iter().for_each(|outcome| _ = self.predictions.with_label_values(&[*outcome]));
     }
 
     /// A decision was made and carried out.
@@ -73,6 +103,7 @@ impl AgentMetrics {
         if let Some(effect) = decision.effect {
             let outcome = if effect.as_expected { "right" } else { "wrong" };
             self.predictions.with_label_values(&[outcome]).inc();
+            self.effect.with_label_values(&[decision.call.tool()]).set(effect.hit_rate.1 - effect.hit_rate.0);
         }
     }
 
@@ -91,6 +122,8 @@ impl AgentMetrics {
             Box::new(self.fallbacks.clone()),
             Box::new(self.predictions.clone()),
             Box::new(self.lost.clone()),
+            Box::new(self.info.clone()),
+            Box::new(self.effect.clone()),
         ]
     }
 }

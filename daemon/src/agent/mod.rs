@@ -7,6 +7,7 @@
 //! noticed by a trainer. It reads numbers and calls tools; how a cache works is not its business.
 
 pub mod classifier;
+pub mod cluster;
 pub mod controller;
 pub mod explore;
 pub mod guard;

@@ -2,6 +2,7 @@
 //! every so many windows whatever it sees (static prefetching, to compare with), and `off`. Pure functions of the view.
 
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
+use super::guard::{GROW_FACTOR_MAX, MEMORY_TIGHT};
 use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
 
@@ -10,10 +11,7 @@ pub(super) const FULL: f64 = 0.98;
 
 /// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are worth most
 /// early: it is as large as the guard allows.
-const GROW_FACTOR: f64 = 2.0;
-
-/// Share of the memory limit from which `rules` asks for no more.
-pub(super) const MEMORY_TIGHT: f64 = 0.85;
+const GROW_FACTOR: f64 = GROW_FACTOR_MAX;
 
 /// Share of cold residents from which more slots would only hold more cold rows.
 const MOSTLY_COLD: f64 = 0.9;
@@ -21,8 +19,12 @@ const MOSTLY_COLD: f64 = 0.9;
 /// Absent rows that are hotter than a resident, per resident, from which a turn-over is worth its requests.
 const WORTH_TURNING: f64 = 0.05;
 
-/// Fall of the hit rate per window from which it is more than the difference between windows.
-const FALLING: f64 = -0.03;
+/// Share of its hit rate one epoch ago below which it has fallen: hit rates rise and fall within an epoch. The shift detector of the
+/// policy `epoch` takes the same.
+const FALLEN: f64 = 0.8;
+
+/// How far from an epoch ago a window may be to be compared with.
+const SAME_PHASE: f64 = 0.1;
 
 /// Largest share of the residents that `rules` turns over at once.
 pub(super) const TURN_MAX: f64 = 0.25;
@@ -33,10 +35,7 @@ const WORTH_REFRESHING: f64 = 0.01;
 /// Windows between two turn-overs or refreshes.
 const PATIENCE: u64 = 2;
 
-/// Share of the run from which slots that will not be used again are given back.
-const WINDING_DOWN: f64 = 0.98;
-
-/// Share of cold residents from which that is worth a call.
+/// Share of residents that the run will not ask for again from which giving their slots back is worth a call.
 const WORTH_SHRINKING: f64 = 0.1;
 
 /// The explainable controller.
@@ -56,18 +55,16 @@ impl Rules {
             .unwrap_or_else(|| Proposal::hold("steady: nothing to gain"))
     }
 
-    /// What is cold near the end of the run will not be asked for again: its memory is of more use to others.
+    /// What is not due before the last epoch ends will not be asked for again: its memory is of more use to others.
     fn wind_down(now: &Snapshot) -> Option<Proposal> {
-        let progress = now.run_progress.filter(|&progress| progress >= WINDING_DOWN)?;
-        if now.cold_share < WORTH_SHRINKING {
+        if !now.in_last_epoch() || now.spent_share < WORTH_SHRINKING {
             return None;
         }
         let reason = format!(
-            "winding down: the run is {:.0}% over and {:.0}% of residents are not expected again in it",
-            100.0 * progress,
-            100.0 * now.cold_share
+            "winding down: this is the last epoch and {:.0}% of residents are not expected again in it",
+            100.0 * now.spent_share
         );
-        let factor = now.fullness() * (1.0 - now.cold_share);
+        let factor = now.fullness() * (1.0 - now.spent_share);
         let call = ToolCall::Grow(Grow { factor: Some(factor.max(0.01)), ..Grow::default() });
         Some(Proposal { call, reason, expects: Impact::Same })
     }
@@ -75,8 +72,7 @@ impl Rules {
     fn grow(now: &Snapshot) -> Option<Proposal> {
         let short = now.fullness() >= FULL && now.capacity_rows < now.ceiling_rows;
         let of_use = now.cold_share < MOSTLY_COLD && now.network_rows > 0;
-        let over_soon = now.run_progress.is_some_and(|progress| progress >= WINDING_DOWN);
-        if !short || !of_use || over_soon || now.memory_share >= MEMORY_TIGHT {
+        if !short || !of_use || now.in_last_epoch() || now.memory_share >= MEMORY_TIGHT {
             return None;
         }
         let reason = format!(
@@ -101,18 +97,28 @@ impl Rules {
         Some(Proposal { call: ToolCall::Refresh(Refresh::default()), reason, expects: Impact::Same })
     }
 
+    /// Whether the hit rate is far below what it was in the same phase of the epoch before; without epochs, below what it was.
+    fn has_fallen(view: View<'_>) -> bool {
+        let now = view.now;
+        let comparable = |seen: &Snapshot| now.epochs == 0.0 || (now.epochs - 1.0 - seen.epochs).abs() <= SAME_PHASE;
+        let rates =
+            || view.past.iter().map(|past| &past.seen).filter(|seen| comparable(seen)).filter_map(|seen| seen.hit_rate);
+        let before = rates().sum::<f64>() / rates().count().max(1) as f64;
+        now.hit_rate.is_some_and(|rate| rate < FALLEN * before)
+    }
+
     /// Admission keeps the hottest by itself; what it cannot do is bring in rows before they are asked for again.
     fn turn_over(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let hotter = now.hotter_absent_rows as f64 / now.cached_rows.max(1) as f64;
-        let falling = now.shifted || now.hit_rate_trend < FALLING;
-        if !falling || hotter < WORTH_TURNING || view.windows_since("evict") < PATIENCE {
+        if !(now.shifted || Self::has_fallen(view)) || hotter < WORTH_TURNING || view.windows_since("evict") < PATIENCE
+        {
             return None;
         }
         let reason = format!(
             "turn-over: {} absent rows are hotter than a resident and {}",
             now.hotter_absent_rows,
-            if now.shifted { "the accesses have shifted" } else { "the hit rate falls" }
+            if now.shifted { "the accesses have shifted" } else { "the hit rate has fallen" }
         );
         let evict = Evict { fraction: hotter.min(TURN_MAX), forget: false, table: None };
         Some(Proposal { call: ToolCall::Evict(evict), reason, expects: Impact::Up })
@@ -167,6 +173,7 @@ impl Controller for Off {
 
 #[cfg(test)]
 mod tests {
+    use super::super::controller::Past;
     use super::*;
 
     fn steady() -> Snapshot {
@@ -194,12 +201,36 @@ mod tests {
         assert_eq!(rule(&Snapshot { stale_rows: 5, ..steady() }), "stale");
         assert_eq!(rule(&Snapshot { shifted: true, ..steady() }), "steady");
         assert_eq!(rule(&Snapshot { shifted: true, hotter_absent_rows: 10, ..steady() }), "turn-over");
-        assert_eq!(rule(&Snapshot { run_progress: Some(0.99), cold_share: 0.4, ..steady() }), "winding down");
+        assert_eq!(
+            rule(&Snapshot { epochs: 9.2, run_progress: Some(0.92), spent_share: 0.4, ..steady() }),
+            "winding down"
+        );
+        assert_eq!(rule(&Snapshot { epochs: 8.2, run_progress: Some(0.82), spent_share: 0.4, ..steady() }), "steady");
+        assert_eq!(
+            rule(&Snapshot { epochs: 0.5, run_progress: Some(0.5), ceiling_rows: 400, ..steady() }),
+            "short of slots"
+        );
+        assert_eq!(rule(&Snapshot { epochs: 9.2, run_progress: Some(0.92), ceiling_rows: 400, ..steady() }), "steady");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, ..steady() }), "short of slots");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, cached_rows: 90, ..steady() }), "steady");
         assert_eq!(rule(&Snapshot { ceiling_rows: 400, memory_share: 0.9, ..steady() }), "steady");
-        assert_eq!(rule(&Snapshot { hotter_absent_rows: 10, hit_rate_trend: -0.05, ..steady() }), "turn-over");
         assert_eq!(rule(&Snapshot { hotter_absent_rows: 10, ..steady() }), "steady");
+    }
+
+    #[test]
+    fn the_hit_rate_is_held_against_the_same_phase_of_the_epoch_before() {
+        let seen = |window, epochs, rate| Snapshot { window, epochs, hit_rate: Some(rate), ..steady() };
+        let hold = || ToolCall::Hold(crate::tools::Hold {});
+        let past = |seen| Past { seen, call: hold(), expected: Impact::Same, effect: None };
+        let before = [past(seen(1, 1.0, 0.3)), past(seen(2, 1.5, 0.7)), past(seen(3, 2.0, 0.3))];
+        let ruled = |now: Snapshot| {
+            let now = Snapshot { hotter_absent_rows: 10, ..now };
+            Rules.propose(View { now: &now, past: &before }).unwrap().reason.split(':').next().unwrap().to_owned()
+        };
+        assert_eq!(ruled(seen(9, 2.5, 0.5)), "turn-over");
+        assert_eq!(ruled(seen(9, 2.5, 0.6)), "steady");
+        assert_eq!(ruled(seen(9, 3.0, 0.28)), "steady", "a phase in which it is always low");
+        assert_eq!(ruled(seen(9, 9.0, 0.1)), "steady", "nothing to compare with");
     }
 
     #[test]

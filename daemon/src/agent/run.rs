@@ -77,7 +77,7 @@ impl Agent {
         hands: Hands,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let journal = Arc::new(Mutex::new(Journal::open(settings.journal.clone())));
-        let metrics = AgentMetrics::new()?;
+        let metrics = AgentMetrics::new(controller.name())?;
         let name = controller.name();
         let asked = Asking::start(controller)?;
         let (stop, stopped) = sync_channel(1);
@@ -304,7 +304,7 @@ mod tests {
             deadline: Duration::from_millis(deadline_ms),
             epochs: None,
             ceiling_rows: 1000,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1 },
+            guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1, keeps_useful: true },
             journal: JournalSettings { path: None, bytes_max: 1 << 20, files_max: 1, decisions_max: 100 },
             seed: 1,
         }

@@ -31,6 +31,7 @@ pub fn counters(families: &[MetricFamily], seconds: f64) -> Counters {
         capacity_rows: total("rudder_cache_capacity_rows"),
         cached_rows: total("rudder_cache_rows"),
         ceiling_rows: total("rudder_cache_ceiling_rows"),
+        spent_share: scrape.mean_by_rows("rudder_spent_resident_ratio"),
         cold_share: scrape.mean_by_rows("rudder_cold_resident_ratio"),
         hotter_absent_rows: total("rudder_hotter_absent_rows"),
         stale_rows: total("rudder_outdated_cache_rows"),
@@ -38,6 +39,7 @@ pub fn counters(families: &[MetricFamily], seconds: f64) -> Counters {
         memory_share: if limit > 0.0 { used / limit } else { 0.0 },
         peer_seconds: if peer_requests == 0 { 0.0 } else { peer_sum / peer_requests as f64 },
         peer_requests,
+        cluster: None,
     }
 }
 

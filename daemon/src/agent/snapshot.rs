@@ -1,6 +1,7 @@
 //! What a controller sees of a window of the training: numbers, and the same in words. It owns their meaning. It reads no
 //! clock and no registry: [`Counters`] come in from a scrape of the daemon or from a replay, and two of them make a window.
 
+use super::cluster::Cluster;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -39,6 +40,8 @@ pub struct Counters {
     pub ceiling_rows: u64,
     /// Share of residents that are not expected again soon.
     pub cold_share: f64,
+    /// Share of residents that are not expected again in the running epoch.
+    pub spent_share: f64,
     /// Absent rows that are each hotter than a resident and worth a request.
     pub hotter_absent_rows: u64,
     /// Cached rows known to be older than their owner's.
@@ -51,10 +54,13 @@ pub struct Counters {
     pub peer_seconds: f64,
     /// Requests to peers.
     pub peer_requests: u64,
+    /// How the cluster is doing, where a Prometheus server tells.
+    pub cluster: Option<Cluster>,
 }
 
 /// One window of the training, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Snapshot {
     /// The window, counted from 1.
     pub window: u64,
@@ -94,6 +100,9 @@ pub struct Snapshot {
     pub ceiling_rows: u64,
     /// Share of residents that are not expected again soon.
     pub cold_share: f64,
+    /// Share of residents that are not expected again in the running epoch.
+    #[serde(default)]
+    pub spent_share: f64,
     /// Absent rows that are each hotter than a resident.
     pub hotter_absent_rows: u64,
     /// Cached rows known to be older than their owner's.
@@ -104,6 +113,9 @@ pub struct Snapshot {
     pub memory_share: f64,
     /// Mean milliseconds of a request to a peer in this window.
     pub peer_ms: f64,
+    /// How the cluster is doing, where a Prometheus server tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Cluster>,
 }
 
 /// Windows over which the trend of the hit rate is taken.
@@ -165,11 +177,13 @@ impl Observer {
             cached_rows: now.cached_rows,
             ceiling_rows: now.ceiling_rows,
             cold_share: now.cold_share,
+            spent_share: now.spent_share,
             hotter_absent_rows: now.hotter_absent_rows,
             stale_rows: now.stale_rows,
             staleness_seconds: now.staleness_seconds,
             memory_share: now.memory_share,
             peer_ms: if requests == 0 { 0.0 } else { 1e3 * of_requests.max(0.0) / requests as f64 },
+            cluster: now.cluster,
         })
     }
 
@@ -186,6 +200,14 @@ impl Snapshot {
     #[must_use]
     pub fn fullness(&self) -> f64 {
         if self.capacity_rows == 0 { 0.0 } else { self.cached_rows as f64 / self.capacity_rows as f64 }
+    }
+
+    /// Whether the run's last epoch is running, and an epoch before it has shown what is asked for. At its very begin, what the cache knows is
+    /// still of the epoch before.
+    #[must_use]
+    pub fn in_last_epoch(&self) -> bool {
+        let left = |progress: f64| self.epochs / progress - self.epochs;
+        self.epochs >= 1.0 && self.run_progress.is_some_and(|progress| left(progress) < 1.0 - 1e-6)
     }
 
     /// Rows per remote row that crossed the network.
@@ -243,6 +265,9 @@ impl Snapshot {
         match self.run_progress {
             Some(progress) => say(format!("The run is {:.0}% over.", 100.0 * progress)),
             None => say(format!("{:.1} epochs are over.", self.epochs)),
+        }
+        if let Some(cluster) = &self.cluster {
+            say(cluster.in_words());
         }
         text
     }

@@ -3,17 +3,17 @@
 use clap::Parser;
 use rudder_daemon::{
     cli::error_chain,
-    config::{Config, ConfigError, Layers, LogConfig, LogFormat},
-    lifecycle,
+    config::{Config, ConfigError, Layers},
+    lifecycle::{self, Controls, Order},
+    logging::Logging,
     node::Node,
     peers,
 };
-use std::{error::Error, io, io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{error::Error, io, path::PathBuf, process::ExitCode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
 };
-use tracing_subscriber::EnvFilter;
 
 /// Rows come and go in buffers of hundreds of kilobytes; the system's allocator would hand each back to the kernel.
 #[global_allocator]
@@ -25,7 +25,8 @@ const EXIT_CONFIGURATION: u8 = 64;
 /// Serves feature rows to the trainers of this node: its own part of the dataset, a cache of the others', and its peers.
 ///
 /// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is in
-/// docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP is ignored.
+/// docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP reads
+/// the configuration again and takes over log.level.
 #[derive(Debug, Parser)]
 #[command(name = "rudderd", version)]
 struct Arguments {
@@ -77,11 +78,12 @@ fn main() -> ExitCode {
     if arguments.print_config {
         return print(&config);
     }
-    start_logging(&config.log);
+    let logging = Logging::start(&config.log);
     // Before any TLS object is built: rustls asks the process for its provider, and panics where two could be meant.
     peers::install_tls_provider();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node.index, "rudderd starts");
-    match lifecycle::run(config, signals, Node::start) {
+    let controls = Controls { logging, read: Box::new(move || configuration(&arguments)) };
+    match lifecycle::run(config, controls, signals, Node::start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
@@ -126,36 +128,25 @@ fn print(config: &Config) -> ExitCode {
     }
 }
 
-/// Lines go to standard error. The level was validated with the configuration, so that a bad one cannot reach this place.
-fn start_logging(config: &LogConfig) {
-    let filter = EnvFilter::builder().parse_lossy(&config.level);
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    match config.format {
-        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().init(),
-    }
-}
-
-/// Turns SIGTERM and SIGINT into requests to stop. SIGHUP is caught so that a closing terminal does not kill the daemon; the
-/// configuration is read at the start only.
-fn signals() -> io::Result<mpsc::Receiver<()>> {
+/// Turns SIGTERM and SIGINT into orders to stop, SIGHUP into one to reload.
+fn signals() -> io::Result<mpsc::Receiver<Order>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let (requests, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         loop {
-            let name = tokio::select! {
-                Some(()) = terminate.recv() => "SIGTERM",
-                Some(()) = interrupt.recv() => "SIGINT",
-                Some(()) = hangup.recv() => {
-                    tracing::info!("SIGHUP is ignored: restart the daemon to change its configuration");
-                    continue;
-                }
+            let (signal, order) = tokio::select! {
+                Some(()) = terminate.recv() => ("SIGTERM", Order::Stop),
+                Some(()) = interrupt.recv() => ("SIGINT", Order::Stop),
+                Some(()) = hangup.recv() => ("SIGHUP", Order::Reload),
                 else => return,
             };
-            tracing::info!(signal = name, "told to stop");
-            // A full channel already holds more requests than are ever read.
-            let _ = requests.try_send(());
+            tracing::info!(signal, ?order, "signalled");
+            // A full channel holds orders enough: those to stop are kept by waiting, one more to reload is not needed.
+            match order {
+                Order::Stop => _ = requests.send(order).await,
+                Order::Reload => _ = requests.try_send(order),
+            }
         }
     });
     Ok(receiver)

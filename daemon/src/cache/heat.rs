@@ -100,6 +100,14 @@ impl Heat {
         unused * left / (1.0 - q * phase.span).max(1e-3)
     }
 
+    /// Whether the id is asked for less often than once per epoch from now to the end of the running epoch: what a cold id is, in
+    /// view of this epoch alone.
+    #[inline]
+    #[must_use]
+    pub fn is_spent(self, phase: Phase) -> bool {
+        self.to_come(phase, self.rate(phase)) < (1.0 - phase.progress).max(f32::MIN_POSITIVE)
+    }
+
     /// EPOCH score: the inverse of the expected distance, in epochs, to the next access. Higher is hotter.
     #[inline]
     #[must_use]
@@ -163,6 +171,13 @@ mod tests {
             let hot = Heat { past: past + more, cur }.score(LATER);
             prop_assert!(hot >= cold * 0.999, "{} against {}", hot, cold);
         }
+    }
+
+    #[test]
+    fn what_is_spent_is_not_due_before_the_epoch_ends() {
+        let clockwork = Phase { regularity: 0.9, ..LATER };
+        assert!(!Heat { past: 2.0, cur: 0 }.is_spent(clockwork) && Heat { past: 2.0, cur: 2 }.is_spent(clockwork));
+        assert!(Heat { past: 9.0, cur: 0 }.is_spent(Phase { progress: 1.0, span: 1.0, ..LATER }));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! than a piece of work takes: trainers do not wait for it, but what they are owed does.
 
 use super::future::NEVER;
+use super::heat::Heat;
 use super::policy::{Decision, Scorer};
 use super::slab;
 use super::table_cache::{TableCache, Writer};
@@ -38,6 +39,19 @@ pub struct Survey {
     pub bring_in: Vec<u32>,
     /// Share of the residents that are not expected again soon.
     pub cold_share: f64,
+    /// Share of the residents that are not expected again in the running epoch.
+    pub spent_share: f64,
+}
+
+/// How much the residents are worth, and what might take their place.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Weighed {
+    /// Share of the residents that are not expected again within an epoch from now.
+    pub cold_share: f64,
+    /// Share of the residents that are not expected again before the running epoch ends.
+    pub spent_share: f64,
+    /// Absent rows that are each hotter than a resident and worth a request.
+    pub hotter_absent_rows: usize,
 }
 
 /// The `keep` best of many, by an order, in memory for twice as many.
@@ -153,9 +167,9 @@ impl TableCache {
         if count > 0
             && let Some(scorer) = self.scorer()
         {
-            self.walk(scorer, |score, id, cached| {
+            self.walk(|heat, id, cached| {
                 if cached {
-                    coldest.push((score, id));
+                    coldest.push((scorer.score(heat), id));
                 }
             });
         }
@@ -207,10 +221,10 @@ impl TableCache {
         self.lock().policy.as_ref()?.scorer()
     }
 
-    /// Tells score, id and whether it is cached of every id that is hot at all. Takes no lock while it walks.
-    fn walk(&self, scorer: Scorer, mut see: impl FnMut(f32, u32, bool)) {
+    /// Tells heat, id and whether it is cached of every id that is hot at all. Takes no lock while it walks.
+    fn walk(&self, mut see: impl FnMut(Heat, u32, bool)) {
         let blocks = self.lock().touched.blocks();
-        self.index.each(&blocks, |id, heat, slot| see(scorer.score(heat), id, slot.is_some()));
+        self.index.each(&blocks, |id, heat, slot| see(heat, id, slot.is_some()));
     }
 
     /// What would be worth bringing in: the hottest absent rows for at most `free` free slots, and such as beat one of the
@@ -220,11 +234,13 @@ impl TableCache {
         let Some(scorer) = self.scorer() else { return Survey::default() };
         let (mut cold, mut hot) = (Best::new(turnover, coldest_first), Best::new(free + turnover, hottest_first));
         let worth = scorer.worth_fetching();
-        let (mut cold_residents, mut residents) = (0usize, 0usize);
-        self.walk(scorer, |score, id, cached| {
+        let (mut cold_residents, mut spent_residents, mut residents) = (0usize, 0usize, 0usize);
+        self.walk(|heat, id, cached| {
+            let score = scorer.score(heat);
             if cached {
                 residents += 1;
                 cold_residents += usize::from(score < scorer.cold_below());
+                spent_residents += usize::from(scorer.is_spent(heat));
                 cold.push((score, id));
             } else if score >= worth {
                 hot.push((score, id));
@@ -237,6 +253,7 @@ impl TableCache {
         Survey {
             bring_in: hot[..for_free_slots + swaps].iter().map(|&(_, id)| id).collect(),
             cold_share: cold_residents as f64 / residents.max(1) as f64,
+            spent_share: spent_residents as f64 / residents.max(1) as f64,
         }
     }
 
@@ -252,12 +269,11 @@ impl TableCache {
         planned
     }
 
-    /// Share of residents that are not expected again soon, and the number of absent rows that are each hotter than a
-    /// resident and worth a request; zeros if the policy keeps no such record. Looks at every id that is hot at all.
+    /// Weighs residents and absent rows; zeros if the policy keeps no such record. Looks at every id that is hot at all.
     #[must_use]
-    pub fn weigh(&self) -> (f64, usize) {
-        let survey = self.survey(0, self.used_rows() as usize);
-        (survey.cold_share, survey.bring_in.len())
+    pub fn weigh(&self) -> Weighed {
+        let Survey { bring_in, cold_share, spent_share } = self.survey(0, self.used_rows() as usize);
+        Weighed { cold_share, spent_share, hotter_absent_rows: bring_in.len() }
     }
 
     /// Has the policy replace what it finds stale now, if it is one that replaces by plan. Answers what to bring in.

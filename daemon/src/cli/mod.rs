@@ -10,6 +10,7 @@ pub mod decisions;
 pub mod demo;
 mod http;
 pub mod import;
+pub mod log;
 pub mod replay;
 pub mod status;
 pub mod tool;
@@ -139,6 +140,8 @@ enum Command {
     Decisions(decisions::DecisionsArgs),
     /// Steers the caches of a running daemon: the same tools that an agent calls
     Tool(tool::ToolArgs),
+    /// Shows or changes what a running daemon logs
+    Log(log::LogArgs),
 }
 
 impl Command {
@@ -154,6 +157,7 @@ impl Command {
             Command::Status(args) => status::run(args),
             Command::Decisions(args) => decisions::run(args),
             Command::Tool(args) => tool::run(args),
+            Command::Log(args) => log::run(args),
         }
     }
 }

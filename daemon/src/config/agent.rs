@@ -38,6 +38,12 @@ pub struct AgentConfig {
     pub decisions_max: usize,
     /// Step by which a classifier learns from each of its decisions (`lr` and `mlp` only); 0 = it stays as it was trained.
     pub classifier_learning_rate: f64,
+    /// Base URL of a Prometheus server that scrapes the whole cluster, for the agent to see how the others are doing; empty = not asked.
+    pub prometheus_url: String,
+    /// Label matchers by which that server knows the cluster's daemons.
+    pub prometheus_selector: String,
+    /// Longest wait for that server, once per window, in milliseconds.
+    pub prometheus_timeout_ms: u64,
     /// Base URL of an OpenAI-compatible endpoint, up to and with its version, for controller `llm`.
     pub llm_base_url: String,
     /// The model, by the name that the endpoint knows it by.
@@ -77,6 +83,9 @@ impl Default for AgentConfig {
             journal_files_max: 4,
             decisions_max: 1_000,
             classifier_learning_rate: 0.0,
+            prometheus_url: String::new(),
+            prometheus_selector: "job=\"rudder\"".to_owned(),
+            prometheus_timeout_ms: 1_000,
             llm_base_url: "http://127.0.0.1:11434/v1".to_owned(),
             llm_model: String::new(),
             llm_key_env: String::new(),

@@ -4,6 +4,17 @@ use super::{byte_size, octal_mode};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// What decides who may connect to the socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllowedBy {
+    /// The list `local.allowed_uids`, beside the permissions of the socket and its folder.
+    #[default]
+    Uids,
+    /// The permissions of the socket and its folder alone.
+    Mode,
+}
+
 /// Section `[local]`. Counts are per daemon unless said otherwise; sizes are in bytes and may be written as `"4MiB"`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -13,6 +24,9 @@ pub struct LocalConfig {
     /// Permission bits of the socket, octal.
     #[serde(with = "octal_mode")]
     pub mode: u32,
+    /// Who may connect: `uids` (the daemon's own user, root and `allowed_uids`) or `mode` (whoever the permissions of the socket and its
+    /// folder let in).
+    pub allowed_by: AllowedBy,
     /// User ids that may connect, beside the daemon's own and root.
     pub allowed_uids: Vec<u32>,
     /// Threads that serve local sessions; 0 = one per core.
@@ -45,6 +59,7 @@ impl Default for LocalConfig {
         Self {
             socket: PathBuf::from("/run/rudder/rudder.sock"),
             mode: 0o660,
+            allowed_by: AllowedBy::Uids,
             allowed_uids: Vec::new(),
             threads: 0,
             gather_threads: 0,

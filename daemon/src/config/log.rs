@@ -21,10 +21,12 @@ pub struct LogConfig {
     pub level: String,
     /// Shape of a log line.
     pub format: LogFormat,
+    /// Time from which a fetch is told of in the log, with where its time went, in milliseconds; 0 = never.
+    pub slow_fetch_ms: u64,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: String::from("info"), format: LogFormat::Text }
+        Self { level: String::from("info"), format: LogFormat::Text, slow_fetch_ms: 1_000 }
     }
 }

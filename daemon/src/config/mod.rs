@@ -29,7 +29,7 @@ pub use cache::{CacheConfig, Policy, TableCacheConfig};
 pub use dataset::{Access, DatasetConfig, Verify};
 pub use error::{ConfigError, Invalid, WrongType};
 pub use layers::{Layers, Origin};
-pub use local::LocalConfig;
+pub use local::{AllowedBy, LocalConfig};
 pub use log::{LogConfig, LogFormat};
 pub use lookahead::LookaheadConfig;
 pub use node::NodeConfig;
@@ -70,5 +70,32 @@ impl Config {
     /// [`ConfigError::NotText`] if a path is not valid UTF-8 (only possible for a `Config` that was built in code).
     pub fn effective_toml(&self) -> Result<String, ConfigError> {
         toml::to_string(self).map_err(|source| ConfigError::NotText { source })
+    }
+
+    /// The keys, with their sections, whose values differ in `other`.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (Ok(ours), Ok(theirs)) = (toml::Value::try_from(self), toml::Value::try_from(other)) else {
+            return Vec::new();
+        };
+        let mut keys = Vec::new();
+        differing("", Some(&ours), Some(&theirs), &mut keys);
+        keys
+    }
+}
+
+/// Collects the paths of leaves that are not the same on both sides.
+fn differing(path: &str, ours: Option<&toml::Value>, theirs: Option<&toml::Value>, keys: &mut Vec<String>) {
+    let table = |value: Option<&toml::Value>| value.and_then(|value| value.as_table().cloned());
+    match (table(ours), table(theirs)) {
+        (Some(ours), Some(theirs)) => {
+            let names: std::collections::BTreeSet<&String> = ours.keys().chain(theirs.keys()).collect();
+            for name in names {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                differing(&path, ours.get(name), theirs.get(name), keys);
+            }
+        }
+        _ if ours != theirs => keys.push(path.to_owned()),
+        _ => {}
     }
 }

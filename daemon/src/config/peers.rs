@@ -42,6 +42,8 @@ pub struct PeersConfig {
     pub connect_timeout_ms: u64,
     /// Longest wait for one fetch, whatever happens inside it.
     pub request_timeout_ms: u64,
+    /// Time from which the answer to a peer's request for rows is told of in the log, in milliseconds; 0 = never.
+    pub slow_answer_ms: u64,
     /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial again.
     /// Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new process does
     /// not know the old connection and cannot say that it is gone.
@@ -93,6 +95,7 @@ impl Default for PeersConfig {
             socket_buffer_bytes: 4 << 20,
             connect_timeout_ms: 3_000,
             request_timeout_ms: 10_000,
+            slow_answer_ms: 1_000,
             idle_timeout_ms: 6_000,
             keep_alive_ms: 2_000,
             reconnect_backoff_ms_min: 50,

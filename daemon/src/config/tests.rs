@@ -240,3 +240,14 @@ fn the_page_lists_every_key_with_its_default() {
     expected.sort();
     assert_eq!(documented(page), expected);
 }
+
+#[test]
+fn differences_name_the_keys() {
+    let ours = Config::default();
+    let mut theirs = Config::default();
+    assert!(ours.differences(&theirs).is_empty());
+    theirs.log.level = "debug".to_owned();
+    theirs.agent.ceiling = Some("0.5".parse().unwrap());
+    theirs.peers.addresses.insert(3, "node3:7400".to_owned());
+    assert_eq!(ours.differences(&theirs), ["agent.ceiling", "log.level", "peers.addresses.3"]);
+}

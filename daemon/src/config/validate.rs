@@ -1,7 +1,7 @@
 //! Which values make sense, alone and together. It must never repair a value: it names the key and what to write instead.
 
 use super::agent::is_controller;
-use super::{Config, DatasetConfig, Invalid, InvalidPeersKey};
+use super::{Config, DatasetConfig, Invalid, InvalidPeersKey, LogConfig};
 use std::{fmt::Display, ops::RangeInclusive};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -18,7 +18,7 @@ impl Config {
     ///
     /// # Errors
     /// The first key that makes no sense.
-    pub fn validate(&self) -> Verdict {
+    pub fn validate(&self) -> Result<(), Invalid> {
         self.validate_node()?;
         self.validate_dataset()?;
         self.validate_local()?;
@@ -88,6 +88,12 @@ impl Config {
         if !(0.0..=1.0).contains(&agent.classifier_learning_rate) {
             let remedy = "write for example 0.02";
             return wrong("agent.classifier_learning_rate", agent.classifier_learning_rate, "not from 0 to 1", remedy);
+        }
+        within("agent.prometheus_timeout_ms", agent.prometheus_timeout_ms, 1..=60_000)?;
+        if agent.prometheus_selector.contains(['{', '}']) || agent.prometheus_selector.is_empty() {
+            let (value, remedy) =
+                (quoted(&agent.prometheus_selector), "write matchers without braces, such as job=\"rudder\"");
+            return wrong("agent.prometheus_selector", value, "no list of label matchers", remedy);
         }
         within("agent.llm_timeout_ms", agent.llm_timeout_ms, 1..=600_000)?;
         within("agent.llm_retries", agent.llm_retries, 0..=100)?;
@@ -201,14 +207,19 @@ impl Config {
         within("admin.header_timeout_ms", self.admin.header_timeout_ms, WAIT_MS)?;
         within("admin.request_timeout_ms", self.admin.request_timeout_ms, WAIT_MS)?;
         within("admin.connections_max", self.admin.connections_max, 1..=65_536)?;
-        self.validate_log()
+        self.log.validate()
     }
+}
 
-    /// `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
-    fn validate_log(&self) -> Verdict {
+impl LogConfig {
+    /// Checks the level. `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    ///
+    /// # Errors
+    /// [`Invalid`], which says what to write.
+    pub fn validate(&self) -> Result<(), Invalid> {
         let remedy =
             "write error, warn, info, debug or trace, or directives such as \"info,rudder_daemon::peers=debug\"";
-        let level = &self.log.level;
+        let level = &self.level;
         let bare = level
             .split(',')
             .map(str::trim)

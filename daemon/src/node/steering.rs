@@ -3,12 +3,14 @@
 
 use super::StartError;
 use crate::agent::classifier::steer::ClassifierController;
+use crate::agent::cluster::{ClusterSettings, ClusterView};
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::JournalSettings;
 use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
 use crate::agent::run::{Agent, Hands, RunSettings};
 use crate::agent::scrape::counters;
+use crate::agent::snapshot::Counters;
 use crate::agent::spec::ControllerSpec;
 use crate::config::{AgentConfig, Config, Policy};
 use crate::dataset::Dataset;
@@ -22,6 +24,9 @@ use tokio::runtime::Handle;
 
 /// Fewest rows that a decision may leave a cache with.
 const ROWS_MIN: u64 = 1024;
+
+/// Time over which the rates of the cluster are taken: several scrapes at the usual intervals.
+const CLUSTER_RANGE: Duration = Duration::from_secs(120);
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Agent(error.into())
@@ -61,12 +66,13 @@ pub(super) fn start_agent(
         return Ok(None);
     }
     let (controller, llm) = controller(&spec, &config.agent)?;
+    let cluster = cluster_view(&config.agent);
     let mut settings = settings(config, dataset);
     if matches!(spec, ControllerSpec::Explore(_)) {
         // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
         settings.guard.veto_windows = 0;
     }
-    let agent = Agent::start(settings, controller, hands(engine, network, collectors)?);
+    let agent = Agent::start(settings, controller, hands(engine, network, collectors, cluster)?);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
@@ -127,6 +133,7 @@ fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
             cooldown_windows: config.agent.cooldown_windows,
             veto_windows: config.agent.veto_windows,
             rows_min: ROWS_MIN,
+            keeps_useful: true,
         },
         journal: JournalSettings {
             path: Some(config.agent.journal.clone()).filter(|path| !path.as_os_str().is_empty()),
@@ -138,8 +145,24 @@ fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
     }
 }
 
+/// The whole cluster, if a Prometheus server is named that scrapes it.
+fn cluster_view(config: &AgentConfig) -> Option<ClusterView> {
+    let settings = ClusterSettings {
+        url: config.prometheus_url.clone(),
+        selector: config.prometheus_selector.clone(),
+        timeout: Duration::from_millis(config.prometheus_timeout_ms),
+        range: CLUSTER_RANGE,
+    };
+    (!settings.url.is_empty()).then(|| ClusterView::new(settings))
+}
+
 /// Looks at the metrics as a scrape would see them, and calls tools as HTTP would.
-fn hands(engine: &Arc<Engine>, network: &Handle, collectors: Vec<Box<dyn Collector>>) -> Result<Hands, StartError> {
+fn hands(
+    engine: &Arc<Engine>,
+    network: &Handle,
+    collectors: Vec<Box<dyn Collector>>,
+    mut cluster: Option<ClusterView>,
+) -> Result<Hands, StartError> {
     let registry = Registry::new();
     for collector in collectors {
         registry.register(collector).map_err(failed)?;
@@ -152,7 +175,8 @@ fn hands(engine: &Arc<Engine>, network: &Handle, collectors: Vec<Box<dyn Collect
         look: Box::new(move || {
             let (engine, network) = &looking;
             network.block_on(engine.gain_insight());
-            counters(&registry.gather(), started.elapsed().as_secs_f64())
+            let cluster = cluster.as_mut().and_then(ClusterView::look);
+            Counters { cluster, ..counters(&registry.gather(), started.elapsed().as_secs_f64()) }
         }),
         minibatches: Box::new(move || counting.fetches()),
         act: Box::new(move |call| {

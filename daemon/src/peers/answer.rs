@@ -3,7 +3,7 @@
 //! it, hand it to QUIC); one bad stream or connection must never disturb another.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream};
@@ -154,6 +154,8 @@ async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv:
         }
     };
     let table = request.table();
+    let begun = Instant::now();
+    let wanted = if let Request::Rows(request) = &request { Some(*request) } else { None };
     let outcome = match request {
         Request::Rows(request) => rows(shared, peer, &request, payload.ids(), &mut send).await,
         Request::Changes(request) => changes(shared, &request, &mut send).await,
@@ -163,6 +165,10 @@ async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv:
             outcome
         }
     };
+    if let Some(RowsRequest { request, count: rows, .. }) = wanted.filter(|_| shared.is_slow(begun.elapsed())) {
+        let total_ms = begun.elapsed().as_millis() as u64;
+        tracing::warn!(request = %format_args!("{request:016x}"), peer, table, rows, total_ms, "slow answer to a peer");
+    }
     match outcome {
         Ok(()) => {}
         Err(SendError::Refused(error)) => {

@@ -33,7 +33,7 @@ pub use link::Met;
 pub use stats::{PeerStats, Totals};
 pub use tls::{NodeName, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};
-pub use wire::{BLOCK_ROWS, Class, RemoteError, Stamp};
+pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
 
 use bytes::Bytes;
 
@@ -232,7 +232,8 @@ impl Peers {
             row_bytes_max: (0..=u16::MAX).map_while(|table| source.row_bytes(table)).max().unwrap_or(0),
             source,
             transport,
-            stats: PeerStats::new(identity.node, identity.parts).map_err(|error| start(error.to_string()))?,
+            stats: PeerStats::new(identity.node, identity.parts, credentials.ends)
+                .map_err(|error| start(error.to_string()))?,
             links: others.map(link).collect(),
             receive_pool: BufferPool::new(config.buffer_pool_bytes),
             send_pool: BufferPool::new(config.buffer_pool_bytes),
@@ -259,15 +260,13 @@ impl Peers {
         table: u16,
         row_bytes: usize,
         ids: &[u64],
-        class: Class,
+        purpose: impl Into<Purpose>,
     ) -> Result<RowBatch, PeerError> {
         let begin = Instant::now();
-        let outcome = self.fetch_timed(part, table, row_bytes, ids, class).await;
+        let outcome = self.fetch_timed(part, table, row_bytes, ids, purpose.into()).await;
         match &outcome {
             Ok(batch) => self.shared.stats.received(part, batch.len(), batch.bytes().len()),
-            Err(_) => {
-                self.shared.stats.totals.fetches_failed.fetch_add(1, Ordering::Relaxed);
-            }
+            Err(_) => self.shared.stats.fetch_failed(part),
         }
         if let Some(handles) = self.shared.stats.peer(part) {
             handles.seconds.observe(begin.elapsed().as_secs_f64());
@@ -281,7 +280,7 @@ impl Peers {
         table: u16,
         row_bytes: usize,
         ids: &[u64],
-        class: Class,
+        purpose: Purpose,
     ) -> Result<RowBatch, PeerError> {
         let shared = &self.shared;
         let rows = ids.len();
@@ -291,7 +290,8 @@ impl Peers {
             return Err(PeerError::TooLarge { rows, row_bytes });
         };
         let mut buffer = shared.receive_pool.take(bytes);
-        let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class };
+        let Purpose { class, request: RequestId(request) } = purpose;
+        let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class, request };
         let rows_max = shared.config.request_rows_max;
         let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
         let requests = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out));
@@ -355,7 +355,7 @@ impl Peers {
             match exchange(&connection, message.clone(), class, expected, out).await {
                 Err(AskError::Lost(cause)) if !repeated && !self.shared.is_draining() => {
                     tracing::info!(peer = link.peer, cause, "connection lost, asking again");
-                    self.shared.stats.totals.requests_repeated.fetch_add(1, Ordering::Relaxed);
+                    self.shared.stats.request_repeated(link.peer);
                     repeated = true;
                 }
                 outcome => return outcome.map_err(Failure::Ask),

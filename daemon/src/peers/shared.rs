@@ -74,6 +74,12 @@ impl Shared {
         Duration::from_millis(self.config.request_timeout_ms)
     }
 
+    /// Whether an answer that took so long is told of in the log.
+    pub(crate) fn is_slow(&self, elapsed: Duration) -> bool {
+        let slow_ms = self.config.slow_answer_ms;
+        slow_ms > 0 && elapsed >= Duration::from_millis(slow_ms)
+    }
+
     /// What in the Hello of a node whose certificate names `certificate` keeps it out, as its answer would say it.
     pub(crate) fn judge(&self, theirs: &Hello, certificate: u16) -> Option<Refusal> {
         let ours = self.hello();

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
+use super::tls::Ends;
+
 /// Seconds; from a single row on one machine to a fetch that times out.
 const REQUEST_SECONDS: [f64; 15] =
     [100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -35,6 +37,9 @@ pub struct PeerStats {
     bytes: IntCounterVec,
     seconds: HistogramVec,
     up: IntGaugeVec,
+    failed: IntCounterVec,
+    repeated: IntCounterVec,
+    ends: IntGaugeVec,
     peers: Vec<Option<PeerHandles>>,
 }
 
@@ -45,11 +50,13 @@ pub(crate) struct PeerHandles {
     pub(crate) sent: IntCounter,
     pub(crate) seconds: Histogram,
     pub(crate) up: IntGauge,
+    pub(crate) failed: IntCounter,
+    pub(crate) repeated: IntCounter,
 }
 
 impl PeerStats {
-    /// Counters for the peers of `node` among nodes 0 to `parts`.
-    pub(crate) fn new(node: u16, parts: u16) -> Result<Self, prometheus::Error> {
+    /// Counters for the peers of `node` among nodes 0 to `parts`, whose certificates end as `ends` says.
+    pub(crate) fn new(node: u16, parts: u16, ends: Ends) -> Result<Self, prometheus::Error> {
         let bytes = IntCounterVec::new(
             Opts::new("rudder_peer_bytes_total", "Bytes of rows exchanged with a peer, without headers."),
             &["peer", "direction"],
@@ -66,6 +73,23 @@ impl PeerStats {
             Opts::new("rudder_peer_up", "1 while a connection of ours to the peer is open, 0 otherwise."),
             &["peer"],
         )?;
+        let failed = IntCounterVec::new(
+            Opts::new("rudder_peer_failed_fetches_total", "Fetches from a peer that ended in an error."),
+            &["peer"],
+        )?;
+        let repeated = IntCounterVec::new(
+            Opts::new("rudder_peer_repeated_requests_total", "Requests repeated on a fresh connection to the peer."),
+            &["peer"],
+        )?;
+        let until = IntGaugeVec::new(
+            Opts::new(
+                "rudder_certificate_not_after_timestamp_seconds",
+                "When the certificate that the daemon has loaded ends, in seconds since 1970.",
+            ),
+            &["certificate"],
+        )?;
+        until.with_label_values(&["node"]).set(ends.node);
+        until.with_label_values(&["authority"]).set(ends.authority);
         let handles = |peer: u16| {
             let peer = peer.to_string();
             PeerHandles {
@@ -73,20 +97,45 @@ impl PeerStats {
                 sent: bytes.with_label_values(&[&*peer, "sent"]),
                 seconds: seconds.with_label_values(&[&*peer]),
                 up: up.with_label_values(&[&*peer]),
+                failed: failed.with_label_values(&[&*peer]),
+                repeated: repeated.with_label_values(&[&*peer]),
             }
         };
         let peers = (0..parts).map(|peer| (peer != node).then(|| handles(peer))).collect();
-        Ok(Self { totals: Totals::default(), bytes, seconds, up, peers })
+        Ok(Self { totals: Totals::default(), bytes, seconds, up, failed, repeated, ends: until, peers })
     }
 
     /// The collectors, for whoever serves `/metrics`.
     #[must_use]
     pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
-        vec![Box::new(self.bytes.clone()), Box::new(self.seconds.clone()), Box::new(self.up.clone())]
+        vec![
+            Box::new(self.bytes.clone()),
+            Box::new(self.seconds.clone()),
+            Box::new(self.up.clone()),
+            Box::new(self.failed.clone()),
+            Box::new(self.repeated.clone()),
+            Box::new(self.ends.clone()),
+        ]
     }
 
     pub(crate) fn peer(&self, peer: u16) -> Option<&PeerHandles> {
         self.peers.get(usize::from(peer))?.as_ref()
+    }
+
+    /// A fetch from `peer` ended in an error.
+    pub(crate) fn fetch_failed(&self, peer: u16) {
+        self.totals.fetches_failed.fetch_add(1, Relaxed);
+        if let Some(handles) = self.peer(peer) {
+            handles.failed.inc();
+        }
+    }
+
+    /// A request to `peer` is repeated on a fresh connection.
+    pub(crate) fn request_repeated(&self, peer: u16) {
+        self.totals.requests_repeated.fetch_add(1, Relaxed);
+        if let Some(handles) = self.peer(peer) {
+            handles.repeated.inc();
+        }
     }
 
     pub(crate) fn received(&self, peer: u16, rows: usize, bytes: usize) {

@@ -83,15 +83,39 @@ impl NodeName {
 /// What this node shows to others and believes of others.
 pub(crate) struct Credentials {
     pub(crate) name: NodeName,
+    pub(crate) ends: Ends,
     pub(crate) client: ClientConfig,
     pub(crate) server: ServerConfig,
+}
+
+/// When certificates end, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    /// The node's own.
+    pub(crate) node: i64,
+    /// The first of its authority's to end.
+    pub(crate) authority: i64,
+}
+
+/// The first end among `certificates`.
+fn first_end(certificates: &[CertificateDer<'_>]) -> Option<i64> {
+    let end = |certificate: &CertificateDer<'_>| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        Some(certificate.validity().not_after.timestamp())
+    };
+    certificates.iter().filter_map(end).min()
 }
 
 impl Credentials {
     /// Reads the files of `config` and makes both TLS configurations of them.
     pub(crate) fn load(config: &PeersConfig, node: u16) -> Result<Self, PeerError> {
-        let roots = Arc::new(authority(&config.authority)?);
+        let trusted = certificates(&config.authority)?;
         let chain = certificates(&config.certificate)?;
+        let ends = Ends {
+            node: first_end(chain.get(..1).unwrap_or_default()).unwrap_or(i64::MAX),
+            authority: first_end(&trusted).unwrap_or(i64::MAX),
+        };
+        let roots = Arc::new(authority(trusted, &config.authority)?);
         let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| unreadable(&config.key, &error))?;
         let unusable = |problem: String| PeerError::Credentials { path: config.certificate.clone(), problem };
         let name = chain.first().and_then(NodeName::of_certificate).ok_or_else(|| {
@@ -123,7 +147,7 @@ impl Credentials {
         client.resumption = rustls::client::Resumption::disabled();
         server.alpn_protocols = vec![ALPN.to_vec()];
         client.alpn_protocols = vec![ALPN.to_vec()];
-        Ok(Self { name, client, server })
+        Ok(Self { name, ends, client, server })
     }
 }
 
@@ -136,9 +160,9 @@ pub fn tls_configs(config: &PeersConfig, node: u16) -> Result<(ClientConfig, Ser
     Ok((credentials.client, credentials.server))
 }
 
-fn authority(path: &Path) -> Result<RootCertStore, PeerError> {
+fn authority(trusted: Vec<CertificateDer<'static>>, path: &Path) -> Result<RootCertStore, PeerError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in trusted {
         let problem = |error| format!("holds no usable authority certificate: {error}");
         roots
             .add(certificate)

@@ -19,7 +19,7 @@ pub use decode::{
 };
 
 /// Version of everything below. Peers of different versions part after the Hello.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Largest body of a control frame.
 pub const FRAME_BYTES_MAX: usize = 1024;
 /// Longest free text inside a control frame, in bytes.
@@ -233,6 +233,38 @@ pub struct RowsRequest {
     pub count: u32,
     /// Urgency.
     pub class: Class,
+    /// The trainer's number for the fetch that wants them, for logs on both sides; 0 if no trainer waits.
+    pub request: u64,
+}
+
+/// The number of a trainer's fetch, which goes with every request made for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId(pub u64);
+
+impl RequestId {
+    /// No trainer waits.
+    pub const NONE: Self = Self(0);
+}
+
+/// What goes with the ids of a fetch: how urgent it is, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Purpose {
+    /// Urgency.
+    pub class: Class,
+    /// For whom.
+    pub request: RequestId,
+}
+
+impl From<Class> for Purpose {
+    fn from(class: Class) -> Self {
+        Self { class, request: RequestId::NONE }
+    }
+}
+
+impl From<(Class, RequestId)> for Purpose {
+    fn from((class, request): (Class, RequestId)) -> Self {
+        Self { class, request }
+    }
 }
 
 /// Why a peer did not answer a request; travels to the asking trainer.

@@ -123,7 +123,7 @@ impl<'a> Steering<'a> {
         let cache = self.cache;
         self.stale.retain(|&id| cache.contains(id));
         let stats = self.cache.stats();
-        let (cold_share, hotter) = self.cache.weigh();
+        let weighed = self.cache.weigh();
         let counters = &mut self.counters;
         counters.fill_rows = stats.fills.iter().map(|fills| fills.load(Ordering::Relaxed)).sum();
         counters.evicted_rows = stats.evicted_rows.load(Ordering::Relaxed);
@@ -132,7 +132,8 @@ impl<'a> Steering<'a> {
         counters.cached_rows = self.cache.used_rows();
         counters.ceiling_rows = self.spec.ceiling_rows as u64;
         counters.stale_rows = self.stale.len() as u64;
-        (counters.cold_share, counters.hotter_absent_rows) = (cold_share, hotter as u64);
+        (counters.cold_share, counters.spent_share) = (weighed.cold_share, weighed.spent_share);
+        counters.hotter_absent_rows = weighed.hotter_absent_rows as u64;
         let Some(now) = self.observer.observe(*counters) else { return };
         self.done.decisions.extend(self.pilot.close(&now));
         let begin = Instant::now();

@@ -7,6 +7,7 @@ use super::error::RequestError;
 use super::flights::Claim;
 use crate::cache::BatchKey;
 use crate::lookahead::{Counts, Lookahead, Settings};
+use crate::peers::RequestId;
 use hashbrown::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_64;
@@ -101,7 +102,7 @@ impl Engine {
         let state = &self.tables[table];
         let orders = relock(&state.ahead.plans).plan(&state.cache, |ids| state.flights.absent(ids));
         for order in orders {
-            let claim = self.order(table, &self.with_owners(table, &order.ids), Reason::Lookahead);
+            let claim = self.order(table, &self.with_owners(table, &order.ids), Reason::Lookahead, RequestId::NONE);
             relock(&state.ahead.staged).entry(order.batch).or_default().push(claim);
         }
     }

@@ -5,7 +5,7 @@
 use super::ahead::Ahead;
 use super::blocks;
 use super::error::RequestError;
-use super::flights::{Claim, Flights};
+use super::flights::{Claim, Flights, Took};
 use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
 use super::insight::Insight;
 use super::owned::Owned;
@@ -13,12 +13,12 @@ use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
+use super::timing::{SlowFetches, Stage, Timeline};
 use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::Dataset;
 use crate::lookahead;
-use crate::peers::{Class, PeerError, Peers};
-use crate::recording::{TraceAnswer, TraceCall, TraceError};
+use crate::peers::{Class, PeerError, Peers, RequestId};
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +48,8 @@ pub struct EngineParts {
     pub lookahead: lookahead::Settings,
     /// What bounds tool calls.
     pub steer: SteerSettings,
+    /// Time from which a fetch is told of in the log; `None` for never.
+    pub slow_after: Option<Duration>,
 }
 
 /// Why an engine cannot be made.
@@ -70,12 +72,13 @@ pub struct Engine {
     pub(super) network: Handle,
     gather_threads: usize,
     pub(super) tables: Vec<TableState>,
-    board: Mutex<Board>,
+    pub(super) board: Mutex<Board>,
     pub(super) started: Instant,
     pub(super) stall_ns: AtomicU64,
     pub(super) fetch_seconds: prometheus::Histogram,
     pub(super) steer: SteerSettings,
     pub(super) pressure: Pressure,
+    pub(super) slow: SlowFetches,
     draining: AtomicBool,
 }
 
@@ -88,7 +91,7 @@ pub(super) struct TableState {
     pub(super) ahead: Ahead,
     pub(super) versions: Versions,
     pub(super) insight: Insight,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
 }
 
 /// One fetch, checked against the limits; its rows go to `out`.
@@ -96,6 +99,10 @@ pub(super) struct TableState {
 pub(super) struct Job {
     /// Who asks.
     pub(super) connection: u64,
+    /// The trainer's number for it, which peers are told and logs say.
+    pub(super) request: u64,
+    /// Where its time goes.
+    pub(super) timeline: Timeline,
     /// Number of the table.
     pub(super) table: usize,
     /// The ids, read once.
@@ -110,6 +117,13 @@ pub(super) struct Answered {
     /// Where the rows came from.
     pub(super) sources: RowSources,
     debt: Debt,
+}
+
+impl Answered {
+    /// The requests that brought its rows.
+    pub(super) fn claim(&self) -> &Claim {
+        &self.debt.claim
+    }
 }
 
 /// Accesses to account for and rows to offer, once the trainer has been answered.
@@ -194,41 +208,9 @@ impl Engine {
             fetch_seconds: super::metrics::fetch_seconds()?,
             steer: parts.steer,
             pressure: Pressure::default(),
+            slow: SlowFetches::new(parts.slow_after),
             draining: AtomicBool::new(false),
         }))
-    }
-
-    /// Records accesses, or hands out what was recorded.
-    ///
-    /// # Errors
-    /// [`TraceError`] naming the table.
-    pub fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
-        let name = call.table();
-        let tables = self.dataset.tables();
-        let Some(at) = tables.iter().position(|table| table.name == name) else {
-            let known = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
-            return Err(TraceError::UnknownTable { table: name.to_owned(), known });
-        };
-        let (recorder, now) = (&self.tables[at].recorder, Instant::now());
-        let idle = || TraceError::NotRecording { table: name.to_owned() };
-        let (minibatches, dropped) = match call {
-            TraceCall::Start { .. } if !recorder.start(now) => {
-                return Err(TraceError::Busy { table: name.to_owned() });
-            }
-            TraceCall::Start { .. } => Default::default(),
-            TraceCall::Take { .. } => recorder.take(now).ok_or_else(idle)?,
-            TraceCall::Stop { .. } if !recorder.stop() => return Err(idle()),
-            TraceCall::Stop { .. } => Default::default(),
-        };
-        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(TraceAnswer {
-            universe: tables[at].rows,
-            node: self.dataset.node(),
-            trainers: board.trainers(),
-            steps_per_epoch: board.steps_per_epoch(),
-            minibatches,
-            dropped,
-        })
     }
 
     /// Tells the cache of a table what is known before anything was asked for: pairs of id and weight.
@@ -276,7 +258,6 @@ impl Engine {
 
     /// Brings all rows of `job` to their place.
     pub(super) async fn fetch(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
-        let started = Instant::now();
         let consumed = self.consume(job);
         let answered = self.bring(job, consumed).await;
         if let (Err(_), Some(batch)) = (&answered, consumed) {
@@ -286,17 +267,19 @@ impl Engine {
         match &answered {
             Ok(Answered { sources, .. }) => {
                 stats.count(sources, consumed.is_some(), self.started);
-                self.fetch_seconds.observe(started.elapsed().as_secs_f64());
+                self.fetch_seconds.observe(job.timeline.elapsed().as_secs_f64());
             }
             Err(_) => {
                 stats.failed_fetches.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.slow.see(&self.dataset.tables()[job.table].name, job, &answered);
         answered
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, consumed: Option<BatchKey>) -> Result<Answered, RequestError> {
         let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        job.timeline.mark(Stage::Gathered);
         unmapped.sort_unstable();
         let reading = self.read_blocks(job, unmapped);
         let mut sources = RowSources { local, cache: hits.len() as u64, ..RowSources::default() };
@@ -304,6 +287,7 @@ impl Engine {
         let landed = self.land(job, &misses, (&missed, &seats)).await;
         // Before any answer, a failure too: the trainer may use the place of its rows for something else then.
         let read = reading.await;
+        job.timeline.mark(Stage::Placed);
         let claim = landed?;
         if let Err(error) = read {
             self.tables[job.table].flights.retire(&claim);
@@ -353,7 +337,13 @@ impl Engine {
     }
 
     /// Claims `rows` (id and owner) and asks the peers for those that nobody has asked for.
-    pub(super) fn order(self: &Arc<Self>, table: usize, rows: &[(u32, u16)], reason: Reason) -> Claim {
+    pub(super) fn order(
+        self: &Arc<Self>,
+        table: usize,
+        rows: &[(u32, u16)],
+        reason: Reason,
+        request: RequestId,
+    ) -> Claim {
         let claim = self.tables[table].flights.claim(rows.iter().copied());
         for order in &claim.orders {
             let (engine, flight) = (Arc::clone(self), Arc::clone(&claim.flights[order.flight]));
@@ -362,11 +352,15 @@ impl Engine {
             self.network.spawn(async move {
                 let row_bytes = engine.dataset.tables()[table].row_bytes;
                 let class = if reason == Reason::Demand { Class::Demand } else { Class::Bulk };
-                let landing = engine.peers.fetch(part, table as u16, row_bytes, &ids, class).await;
+                let begun = Instant::now();
+                let landing = engine.peers.fetch(part, table as u16, row_bytes, &ids, (class, request)).await;
                 if landing.is_ok() {
                     engine.tables[table].stats.crossed(reason).fetch_add(ids.len() as u64, Ordering::Relaxed);
                 }
-                flight.land(landing.map_err(Arc::new));
+                flight.land_after(
+                    landing.map_err(Arc::new),
+                    Took { peer: part, rows: ids.len(), elapsed: begun.elapsed() },
+                );
             });
         }
         claim
@@ -380,14 +374,15 @@ impl Engine {
         (missed, seats): (&[(u32, u16)], &[u32]),
     ) -> Result<Claim, RequestError> {
         let table = &self.dataset.tables()[job.table];
-        let mut claim = self.order(job.table, missed, Reason::Demand);
+        let request = RequestId(job.request);
+        let mut claim = self.order(job.table, missed, Reason::Demand, request);
         if let Err(failed) = self.wait(&claim).await {
             self.tables[job.table].flights.retire(&claim);
             // A request that others had made may fail for reasons of theirs (their time was up, say): ask once more.
             let retry = if failed.own {
                 Err(failed)
             } else {
-                claim = self.order(job.table, missed, Reason::Demand);
+                claim = self.order(job.table, missed, Reason::Demand, request);
                 self.wait(&claim).await
             };
             if let Err(Failed { rows, cause, .. }) = retry {
@@ -395,6 +390,7 @@ impl Engine {
                 return Err(RequestError::Peer { table: table.name.clone(), rows, cause });
             }
         }
+        job.timeline.mark(Stage::Landed);
         for (miss, &seat) in misses.iter().zip(seats) {
             let row = claim.row(seat as usize).ok_or(RequestError::Internal("a row that landed is not there"))?;
             job.out.write(miss.at as usize * table.row_bytes, row);
@@ -456,7 +452,7 @@ impl Engine {
     ) -> usize {
         let state = &self.tables[table];
         let rows = self.with_owners(table, &state.flights.absent(wanted));
-        let claim = self.order(table, &rows, reason);
+        let claim = self.order(table, &rows, reason, RequestId::NONE);
         for flight in &claim.flights {
             if let Err(error) = flight.landing().await {
                 tracing::warn!(%error, rows = rows.len(), reason = reason.name(), "rows could not be brought in");

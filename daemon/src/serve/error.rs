@@ -15,7 +15,9 @@ pub(super) enum RequestError {
         "this daemon speaks version {ours} of the local protocol, the client version {theirs}: install the same version on both sides"
     )]
     Version { ours: u16, theirs: u16 },
-    #[error("user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids")]
+    #[error(
+        "user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids (local.allowed_by = \"mode\" leaves it to the permissions of the socket)"
+    )]
     Forbidden { uid: u32 },
     #[error("{0}")]
     Protocol(String),
@@ -117,6 +119,9 @@ impl RequestError {
 /// Why the local socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
+    /// A metric cannot be made.
+    #[error("a metric of the local socket cannot be made")]
+    Metric(#[from] prometheus::Error),
     /// Another process listens there.
     #[error("local.socket {path}: another process is listening there; stop it, or give this daemon another path")]
     InUse {

@@ -7,6 +7,7 @@ use crate::peers::{PeerError, RowBatch};
 use hashbrown::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// What a flight brought.
@@ -21,6 +22,19 @@ pub(super) struct Flight {
     ids: OnceLock<Box<[u32]>>,
     /// One bit for each row that was changed since it was asked for; made when there is one.
     outdated: OnceLock<Box<[AtomicU64]>>,
+    /// Known when it has landed, if a peer was asked.
+    took: OnceLock<Took>,
+}
+
+/// How long a peer took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Took {
+    /// The peer.
+    pub(super) peer: u16,
+    /// Rows that it was asked for.
+    pub(super) rows: usize,
+    /// From the request to its answer.
+    pub(super) elapsed: Duration,
 }
 
 impl Flight {
@@ -63,6 +77,17 @@ impl Flight {
 
     fn failed(&self) -> bool {
         matches!(self.landed.get(), Some(Err(_)))
+    }
+
+    /// How long the peer took, once it has answered.
+    pub(super) fn took(&self) -> Option<Took> {
+        self.took.get().copied()
+    }
+
+    /// Gives the answer to all who wait, with how long it took.
+    pub(super) fn land_after(&self, landing: Landing, took: Took) {
+        let _ = self.took.set(took);
+        self.land(landing);
     }
 
     /// Gives the answer to all who wait.

@@ -3,6 +3,7 @@
 //! at all and asks every owner, so it is done once per window and never by a scrape.
 
 use super::engine::Engine;
+use crate::cache::Weighed;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,8 +14,9 @@ const ASK_MAX: Duration = Duration::from_secs(1);
 /// The last answers of one table.
 #[derive(Debug, Default)]
 pub(super) struct Insight {
-    /// Bits of a share.
+    /// Bits of shares.
     cold: AtomicU64,
+    spent: AtomicU64,
     pub(super) hotter_absent_rows: AtomicU64,
     pub(super) outdated_rows: AtomicU64,
 }
@@ -23,6 +25,11 @@ impl Insight {
     /// Share of residents that are not expected again soon.
     pub(super) fn cold_share(&self) -> f64 {
         f64::from_bits(self.cold.load(Ordering::Relaxed))
+    }
+
+    /// Share of residents that are not expected again in the running epoch.
+    pub(super) fn spent_share(&self) -> f64 {
+        f64::from_bits(self.spent.load(Ordering::Relaxed))
     }
 }
 
@@ -39,9 +46,10 @@ impl Engine {
             let engine = Arc::clone(self);
             let weighed = tokio::task::spawn_blocking(move || engine.tables[at].cache.weigh()).await;
             let insight = &self.tables[at].insight;
-            if let Ok((cold, hotter)) = weighed {
-                insight.cold.store(cold.to_bits(), Ordering::Relaxed);
-                insight.hotter_absent_rows.store(hotter as u64, Ordering::Relaxed);
+            if let Ok(Weighed { cold_share, spent_share, hotter_absent_rows }) = weighed {
+                insight.cold.store(cold_share.to_bits(), Ordering::Relaxed);
+                insight.spent.store(spent_share.to_bits(), Ordering::Relaxed);
+                insight.hotter_absent_rows.store(hotter_absent_rows as u64, Ordering::Relaxed);
             }
             // An owner that does not answer leaves the count as it was; refreshing reports it.
             if let Ok(rows) = tokio::time::timeout(ASK_MAX, self.outdated_rows(at)).await {

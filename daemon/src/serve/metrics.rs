@@ -49,9 +49,11 @@ struct Handles {
     memory_limit: IntGauge,
     memory_used: IntGauge,
     pressure: IntCounter,
+    slow: IntCounter,
     epochs: Gauge,
     late: IntCounterVec,
     cold: GaugeVec,
+    spent: GaugeVec,
     hotter: IntGaugeVec,
     outdated: IntGaugeVec,
 }
@@ -102,8 +104,16 @@ impl Handles {
                 Opts::new("rudder_cold_resident_ratio", "Share of cached rows that are not expected again soon."),
                 &["table"],
             )?,
+            spent: GaugeVec::new(
+                Opts::new(
+                    "rudder_spent_resident_ratio",
+                    "Share of cached rows that are not expected again in the running epoch.",
+                ),
+                &["table"],
+            )?,
             hotter: gauge("rudder_hotter_absent_rows", "Absent rows that are each hotter than a cached one.")?,
             outdated: gauge("rudder_outdated_cache_rows", "Cached rows that their owners have changed.")?,
+            slow: IntCounter::new("rudder_slow_fetches_total", "Fetches that took log.slow_fetch_ms or longer.")?,
             pressure: IntCounter::new(
                 "rudder_pressure_shrinks_total",
                 "Times that memory ran short and caches shrank.",
@@ -111,7 +121,7 @@ impl Handles {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 24] {
+    fn all(&self) -> [&dyn Collector; 26] {
         [
             &self.fetched,
             &self.failed,
@@ -132,9 +142,11 @@ impl Handles {
             &self.memory_limit,
             &self.memory_used,
             &self.pressure,
+            &self.slow,
             &self.epochs,
             &self.late,
             &self.cold,
+            &self.spent,
             &self.hotter,
             &self.outdated,
         ]
@@ -155,6 +167,7 @@ impl Handles {
         set(&self.late, &[name], &stats.late_rows);
         let insight = &table.insight;
         self.cold.with_label_values(&[name]).set(insight.cold_share());
+        self.spent.with_label_values(&[name]).set(insight.spent_share());
         for reason in Reason::ALL {
             set(&self.network, &[name, reason.name()], stats.crossed(reason));
         }
@@ -203,6 +216,8 @@ impl Collector for Snapshot {
         let pressure = &self.engine.pressure;
         handles.memory_limit.set(pressure.limit_bytes.load(Ordering::Relaxed) as i64);
         handles.memory_used.set(pressure.used_bytes.load(Ordering::Relaxed) as i64);
+        handles.slow.reset();
+        handles.slow.inc_by(self.engine.slow.count().load(Ordering::Relaxed));
         handles.pressure.reset();
         handles.pressure.inc_by(pressure.shrinks.load(Ordering::Relaxed));
         handles.stall.reset();

@@ -27,6 +27,7 @@ mod source;
 mod stats;
 mod status;
 mod steer;
+mod timing;
 mod update;
 mod versions;
 mod versions_metrics;
@@ -42,6 +43,8 @@ pub use steer::SteerSettings;
 
 use crate::config::LocalConfig;
 use error::RequestError;
+use prometheus::IntGauge;
+use prometheus::core::Collector;
 use replies::Replies;
 use socket::Socket;
 use std::sync::Arc;
@@ -64,6 +67,7 @@ struct Shared {
     status: StatusText,
     stop: CancellationToken,
     fetches: TaskTracker,
+    connections: IntGauge,
 }
 
 /// Answers what `GET /v1/status` says, as JSON.
@@ -83,11 +87,18 @@ impl LocalServer {
     /// [`ServeError`] when the socket cannot be made.
     pub fn start(engine: Arc<Engine>, config: LocalConfig, status: StatusText) -> Result<Self, ServeError> {
         let socket = Socket::bind(&config)?;
-        let shared =
-            Arc::new(Shared { engine, config, status, stop: CancellationToken::new(), fetches: TaskTracker::new() });
+        let connections = IntGauge::new("rudder_local_connections", "Connections of trainers that are open.")?;
+        let (stop, fetches) = (CancellationToken::new(), TaskTracker::new());
+        let shared = Arc::new(Shared { engine, config, status, stop, fetches, connections });
         let server = Self { shared, accepting: CancellationToken::new(), sessions: TaskTracker::new() };
         tokio::spawn(accept(Arc::clone(&server.shared), socket, server.accepting.clone(), server.sessions.clone()));
         Ok(server)
+    }
+
+    /// The metrics of the socket.
+    #[must_use]
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![Box::new(self.shared.connections.clone())]
     }
 
     /// Takes no new connections and fetches, lets those under way end within `deadline`, then closes.
@@ -131,9 +142,26 @@ async fn accept(shared: Arc<Shared>, socket: Socket, accepting: CancellationToke
         };
         let shared = Arc::clone(&shared);
         sessions.spawn(async move {
+            let open = Open::new(&shared.connections);
             session::serve(shared, connection, stream).await;
-            drop(place);
+            drop((open, place));
         });
+    }
+}
+
+/// Counts a connection for as long as it lives.
+struct Open(IntGauge);
+
+impl Open {
+    fn new(connections: &IntGauge) -> Self {
+        connections.inc();
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

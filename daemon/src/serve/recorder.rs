@@ -2,8 +2,9 @@
 //! must empty; while nobody records it costs one load per fetch. It must never hold more ids than its limit, nor go on
 //! when its reader is gone.
 
+use super::engine::Engine;
 use crate::cache::Clock;
-use crate::recording::{IDLE_MAX, Recorded};
+use crate::recording::{IDLE_MAX, Recorded, TraceAnswer, TraceCall, TraceError};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -92,6 +93,41 @@ impl Recorder {
     pub(super) fn stop(&self) -> bool {
         self.on.store(false, Ordering::Relaxed);
         self.lock().take().is_some()
+    }
+}
+
+impl Engine {
+    /// Records accesses, or hands out what was recorded.
+    ///
+    /// # Errors
+    /// [`TraceError`] naming the table.
+    pub fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        let name = call.table();
+        let tables = self.dataset.tables();
+        let Some(at) = tables.iter().position(|table| table.name == name) else {
+            let known = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
+            return Err(TraceError::UnknownTable { table: name.to_owned(), known });
+        };
+        let (recorder, now) = (&self.tables[at].recorder, Instant::now());
+        let idle = || TraceError::NotRecording { table: name.to_owned() };
+        let (minibatches, dropped) = match call {
+            TraceCall::Start { .. } if !recorder.start(now) => {
+                return Err(TraceError::Busy { table: name.to_owned() });
+            }
+            TraceCall::Start { .. } => Default::default(),
+            TraceCall::Take { .. } => recorder.take(now).ok_or_else(idle)?,
+            TraceCall::Stop { .. } if !recorder.stop() => return Err(idle()),
+            TraceCall::Stop { .. } => Default::default(),
+        };
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(TraceAnswer {
+            universe: tables[at].rows,
+            node: self.dataset.node(),
+            trainers: board.trainers(),
+            steps_per_epoch: board.steps_per_epoch(),
+            minibatches,
+            dropped,
+        })
     }
 }
 

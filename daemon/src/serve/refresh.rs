@@ -5,7 +5,7 @@
 
 use super::engine::{Engine, Reason};
 use super::versions::{Care, Counts};
-use crate::peers::PeerError;
+use crate::peers::{PeerError, RequestId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -210,7 +210,7 @@ impl Engine {
     /// Fetches cached rows anew. Those that cannot be had are cached no longer.
     async fn repull(self: &Arc<Self>, table: usize, part: u16, ids: &[u32]) -> usize {
         let rows: Vec<(u32, u16)> = ids.iter().map(|&id| (id, part)).collect();
-        let claim = self.order(table, &rows, Reason::Refresh);
+        let claim = self.order(table, &rows, Reason::Refresh, RequestId::NONE);
         for flight in &claim.flights {
             if let Err(error) = flight.landing().await {
                 tracing::debug!(part, table, %error, "changed rows could not be fetched anew");

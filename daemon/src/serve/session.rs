@@ -10,6 +10,7 @@ use super::error::RequestError;
 use super::gather::Out;
 use super::receive::{Receiver, SAME_VERSION};
 use super::replies::Replies;
+use super::timing::Timeline;
 use crate::dataset::Table;
 use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
@@ -205,7 +206,7 @@ impl Session {
         if self.shared.engine.is_draining() {
             return Err(RequestError::Draining);
         }
-        let job = Arc::new(self.check(call, payload)?);
+        let job = Arc::new(self.check(id, call, payload)?);
         let permit = Arc::clone(&self.inflight).acquire_owned().await;
         let permit = permit.map_err(|_| RequestError::Internal("the limit on requests in flight is gone"))?;
         let task = answer(Arc::clone(&self.shared), Arc::clone(&self.replies), id, job, permit);
@@ -219,12 +220,13 @@ impl Session {
     }
 
     /// Holds a fetch against the table and the limits, and finds its places.
-    fn check(&self, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
+    fn check(&self, request: u64, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
+        let timeline = Timeline::start();
         let table = self.table_of_shape(call)?;
         let count = self.count(call.count)?;
         let ids = self.read_ids(call.ids, count, payload)?;
         let out = self.place_rows(call.rows, count, table.row_bytes)?;
-        Ok(Job { connection: self.connection, table: usize::from(table.id), ids, out })
+        Ok(Job { connection: self.connection, request, timeline, table: usize::from(table.id), ids, out })
     }
 
     /// The table, if its rows are what the client believes them to be.
@@ -335,7 +337,7 @@ async fn answer(shared: Arc<Shared>, replies: Arc<Replies>, id: u64, job: Arc<Jo
             shared.engine.settle(job.table, answered);
         }
         Err(error) => {
-            tracing::debug!(%error, "fetch failed");
+            tracing::debug!(request = %format_args!("{id:016x}"), %error, "fetch failed");
             replies.refuse(id, &error, false).await;
         }
     }

@@ -2,7 +2,7 @@
 //! of a daemon that is alive, nor let in a user who is not allowed.
 
 use super::error::ServeError;
-use crate::config::LocalConfig;
+use crate::config::{AllowedBy, LocalConfig};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
@@ -61,7 +61,10 @@ fn clear_stale(path: &Path) -> Result<(), ServeError> {
 
 /// Whether the user with `uid` may connect.
 pub(super) fn is_allowed(uid: u32, config: &LocalConfig) -> bool {
-    uid == 0 || uid == rustix::process::geteuid().as_raw() || config.allowed_uids.contains(&uid)
+    config.allowed_by == AllowedBy::Mode
+        || uid == 0
+        || uid == rustix::process::geteuid().as_raw()
+        || config.allowed_uids.contains(&uid)
 }
 
 #[cfg(test)]
@@ -96,5 +99,7 @@ mod tests {
         assert!(is_allowed(0, &config) && !is_allowed(stranger, &config));
         config.allowed_uids.push(stranger);
         assert!(is_allowed(stranger, &config));
+        let open = LocalConfig { allowed_by: AllowedBy::Mode, allowed_uids: Vec::new(), ..config };
+        assert!(is_allowed(stranger, &open));
     }
 }

@@ -7,7 +7,8 @@ use super::file::Model;
 use super::samples::of_decision;
 use super::{ClassifierError, Kind, Task};
 use crate::agent::controller::{Controller, ControllerError, Impact, Proposal, View};
-use crate::agent::rules::{MEMORY_TIGHT, Rules};
+use crate::agent::guard::MEMORY_TIGHT;
+use crate::agent::rules::Rules;
 use crate::tools::{Evict, Grow, ToolCall};
 use std::path::Path;
 

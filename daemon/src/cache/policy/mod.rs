@@ -78,6 +78,13 @@ impl Scorer {
         }
     }
 
+    /// Whether an id with this heat is hardly expected again before the running epoch ends; never, where epochs are not known.
+    #[inline]
+    #[must_use]
+    pub fn is_spent(self, heat: Heat) -> bool {
+        matches!(self, Scorer::Epoch(phase) if phase.weight >= 1.0 && heat.is_spent(phase))
+    }
+
     /// The score below which a resident is cold: not expected again within an epoch, or, where epochs are not known, asked for
     /// less than twice of late.
     #[must_use]

@@ -54,8 +54,14 @@ impl LlmArgs {
     }
 }
 
-/// Windows for which the guard vetoes a tool that made things worse twice.
-const VETO_WINDOWS: u64 = 20;
+/// What bounds controllers in a replay.
+const GUARD: GuardSettings = GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64, keeps_useful: true };
+
+/// What bounds one that draws its decisions. A veto would leave states in which it only ever holds, and slots that are never given
+/// back a run in which growing is tried at its begin alone: nothing could be learned of them.
+pub(in crate::cli) fn exploring() -> GuardSettings {
+    GuardSettings { veto_windows: 0, keeps_useful: false, ..GUARD }
+}
 
 /// One controller over the trace.
 #[derive(Debug, Serialize)]
@@ -133,7 +139,7 @@ impl Course<'_> {
         &self,
         spec: ReplaySpec,
         controller: Option<Box<dyn Controller>>,
-        veto_windows: u64,
+        guard: GuardSettings,
     ) -> Result<(Replayed, Option<Controlled>), CliError> {
         let args = self.args;
         let control = controller.map(|controller| ControlSpec {
@@ -141,7 +147,7 @@ impl Course<'_> {
             window: args.window,
             ceiling_rows: args.ceiling.rows(self.distinct).max(spec.capacity_rows),
             updates: args.updates,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows, rows_min: 64 },
+            guard,
             epochs: Some(self.epochs()),
             seed: args.seed,
         });
@@ -152,14 +158,13 @@ impl Course<'_> {
     pub(super) fn steer(&self, controller: &ControllerSpec, spec: ReplaySpec) -> Result<Steered, CliError> {
         let (decider, llm) = self.controller(controller)?;
         let begin = Instant::now();
-        // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
-        let veto_windows = if matches!(controller, ControllerSpec::Explore(_)) { 0 } else { VETO_WINDOWS };
-        let (replayed, controlled) = self.replay(spec, Some(decider), veto_windows)?;
+        let guard = if matches!(controller, ControllerSpec::Explore(_)) { exploring() } else { GUARD };
+        let (replayed, controlled) = self.replay(spec, Some(decider), guard)?;
         let seconds = begin.elapsed().as_secs_f64();
         let done = controlled.unwrap_or_default();
         let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
         let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
-        let (fixed, _) = self.replay(fixed, None, VETO_WINDOWS)?;
+        let (fixed, _) = self.replay(fixed, None, GUARD)?;
         let steered = summarize(
             controller,
             spec.policy,

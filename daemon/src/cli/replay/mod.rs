@@ -14,6 +14,7 @@ use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ReplaySpec, Trace, optimum, replay};
 use clap::error::ErrorKind;
+pub(in crate::cli) use control::exploring;
 use indicatif::{ProgressBar, ProgressStyle};
 use report::{Optimum, Outcome};
 use std::path::PathBuf;

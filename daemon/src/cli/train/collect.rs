@@ -3,10 +3,9 @@
 
 use crate::agent::classifier::samples::{self, Source, of_decisions, of_trace};
 use crate::agent::explore::Explore;
-use crate::agent::guard::GuardSettings;
 use crate::cache::PolicySpec;
 use crate::cli::CliError;
-use crate::cli::replay::TraceCapacity;
+use crate::cli::replay::{TraceCapacity, exploring};
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ControlSpec, ReplaySpec, Trace, replay_under};
@@ -74,8 +73,7 @@ impl Collecting {
             window: self.window,
             ceiling_rows: self.ceiling.rows(distinct).max(capacity_rows),
             updates: self.updates,
-            // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 0, rows_min: 64 },
+            guard: exploring(),
             // What is done near the end is learned from as well.
             epochs: None,
             seed,

@@ -207,7 +207,7 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     let hello = wire::Hello { node: 3, parts: PARTS, fingerprint: 0xfeed };
     send.write_all(&hello_frame(PROTOCOL_VERSION, &hello).unwrap()).await.unwrap();
     read_hello(&mut recv).await.unwrap().message::<HelloReply>().unwrap();
-    let request = RowsRequest { table: 0, row_bytes: ROW_BYTES as u32, count: 3, class: Class::Demand };
+    let request = RowsRequest { table: 0, row_bytes: ROW_BYTES as u32, count: 3, class: Class::Demand, request: 7 };
     let head = frame(&Request::Rows(request)).unwrap();
     let truncated = [head.clone(), vec![0; 20]].concat();
     let excess = [head, vec![0; 25]].concat();

@@ -76,7 +76,7 @@ fn a_length_that_lies_allocates_nothing() {
     body[..2].copy_from_slice(&length.to_le_bytes());
     assert!(matches!(receive(&body, 99, 1, 1), Err(ResponseError::Wire(WireError::Garbage(_)))));
     // A request that claims more ids than allowed is refused before the ids have a place.
-    let rows = RowsRequest { table: 0, row_bytes: 4, count: u32::MAX, class: Class::Demand };
+    let rows = RowsRequest { table: 0, row_bytes: 4, count: u32::MAX, class: Class::Demand, request: 7 };
     let update = UpdateRequest { table: 0, row_bytes: 4, count: u32::MAX, writer: Stamp::default(), checksum: 0 };
     for request in [Request::Rows(rows), Request::Update(update)] {
         let refused = accept(&frame(&request).unwrap(), 99, 10).unwrap_err();
@@ -90,7 +90,7 @@ fn a_length_that_lies_allocates_nothing() {
 
 #[test]
 fn a_frame_with_bytes_left_over_is_refused() {
-    let request = RowsRequest { table: 0, row_bytes: 4, count: 0, class: Class::Bulk };
+    let request = RowsRequest { table: 0, row_bytes: 4, count: 0, class: Class::Bulk, request: 7 };
     let mut bytes = frame(&Request::Rows(request)).unwrap();
     bytes.push(7);
     bytes[0] += 1;
@@ -130,7 +130,7 @@ proptest! {
     fn requests_survive_the_wire(ids in prop::collection::vec(any::<u64>(), 0..300), piece in 1usize..5000,
                                  table: u16, row_bytes: u32, bulk: bool) {
         let class = if bulk { Class::Bulk } else { Class::Demand };
-        let request = Request::Rows(RowsRequest { table, row_bytes, count: ids.len() as u32, class });
+        let request = Request::Rows(RowsRequest { table, row_bytes, count: ids.len() as u32, class, request: 7 });
         let mut bytes = frame(&request).unwrap();
         ids.iter().for_each(|id| bytes.extend(id.to_le_bytes()));
         let (received, payload) = accept(&bytes, piece, 300).unwrap();

@@ -1,15 +1,20 @@
 //! The life of a daemon, from the first answer of its HTTP interface to the end of its drain:
 //! starting, serving, draining, gone. It owns the order and the deadlines; it must never know what the service does, which
-//! comes in as [`Service`], nor read signals by itself: requests to stop come in through a channel.
+//! comes in as [`Service`], nor read signals or files by itself: orders come in through a channel, the configuration by [`Controls`].
+
+mod systemd;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     admin::{Admin, AdminError, AdminState, Metrics},
     agent::journal::Decision,
-    config::Config,
+    config::{Config, ConfigError},
+    logging::{LevelError, Logging},
     recording::{TraceAnswer, TraceCall, TraceError},
     tools::{ToolAnswer, ToolCall, ToolError},
 };
-use prometheus::core::Collector;
+use prometheus::{IntGauge, core::Collector};
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use std::{
@@ -57,8 +62,28 @@ pub trait Service: Send + Sync + 'static {
     /// The metrics of all its modules.
     fn collectors(&self) -> Vec<Box<dyn Collector>>;
 
+    /// Whether the threads that serve fetches take up work `within` this time.
+    fn alive(&self, within: Duration) -> bool;
+
     /// Takes no new work, lets work in progress end, and returns after `deadline` at the latest.
     fn shutdown(&self, deadline: Duration);
+}
+
+/// What a running daemon is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Drain; a second one stops at once.
+    Stop,
+    /// Read the configuration again.
+    Reload,
+}
+
+/// What an operator can change while the daemon runs.
+pub struct Controls {
+    /// The log.
+    pub logging: Logging,
+    /// Reads the configuration again, from where it came from at the start.
+    pub read: Box<dyn Fn() -> Result<Config, ConfigError> + Send>,
 }
 
 /// Why a daemon ended other than by a complete drain.
@@ -94,10 +119,13 @@ enum Phase<S> {
 /// The daemon as its HTTP interface sees it.
 struct Daemon<S> {
     phase: RwLock<Phase<S>>,
+    logging: Logging,
+    ready: IntGauge,
 }
 
 impl<S: Service> Daemon<S> {
     fn enter(&self, phase: Phase<S>) {
+        self.ready.set(i64::from(matches!(phase, Phase::Serving(_))));
         *self.phase.write().unwrap_or_else(PoisonError::into_inner) = phase;
     }
 
@@ -138,6 +166,14 @@ impl<S: Service> AdminState for Daemon<S> {
         self.look().0.map(|service| service.decisions(limit)).unwrap_or_default()
     }
 
+    fn log_level(&self) -> String {
+        self.logging.level()
+    }
+
+    fn set_log_level(&self, level: &str) -> Result<(), LevelError> {
+        self.logging.set_level(level)
+    }
+
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
         match self.look() {
             (Some(service), _) => service.tool(call),
@@ -149,17 +185,18 @@ impl<S: Service> AdminState for Daemon<S> {
 }
 
 /// Runs a daemon until it is told to stop: answers HTTP first, then starts the service by `start` on a thread of its own,
-/// then serves until `stop` yields, then drains. A stop during the start ends it at once, since nothing is served yet.
+/// then serves until `orders` yields a stop, then drains. A stop during the start ends it at once, since nothing is served yet.
 ///
 /// # Errors
 /// If it cannot start, or ends without a complete drain. The process should exit soon after: what was cut may still run.
 pub fn run<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>(
     config: Config,
-    stop: impl FnOnce() -> io::Result<mpsc::Receiver<()>>,
+    controls: Controls,
+    orders: impl FnOnce() -> io::Result<mpsc::Receiver<Order>>,
     start: impl FnOnce(Config) -> Result<S, E> + Send + 'static,
 ) -> Result<(), LifecycleError> {
     let runtime = runtime().map_err(LifecycleError::Threads)?;
-    let ended = runtime.block_on(live(config, stop, start));
+    let ended = runtime.block_on(live(config, controls, orders, start));
     // A question that hangs must not keep the process.
     runtime.shutdown_background();
     ended
@@ -176,19 +213,28 @@ fn runtime() -> io::Result<Runtime> {
 
 async fn live<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>(
     config: Config,
-    stop: impl FnOnce() -> io::Result<mpsc::Receiver<()>>,
+    controls: Controls,
+    orders: impl FnOnce() -> io::Result<mpsc::Receiver<Order>>,
     start: impl FnOnce(Config) -> Result<S, E> + Send + 'static,
 ) -> Result<(), LifecycleError> {
-    let mut stop = stop().map_err(LifecycleError::Threads)?;
+    let mut orders = orders().map_err(LifecycleError::Threads)?;
     let deadline = Duration::from_millis(config.node.drain_ms);
     let metrics = Metrics::new()?;
-    let daemon = Arc::new(Daemon { phase: RwLock::new(Phase::Starting) });
+    let gauge = |name: &str, help: &str| IntGauge::new(name, help).map_err(AdminError::from);
+    let ready = gauge("rudder_ready", "1 while fetches are served, else 0.")?;
+    let node = gauge("rudder_node_index", "The partition that this daemon owns.")?;
+    node.set(config.node.index.into());
+    metrics.register([Box::new(ready.clone()) as Box<dyn Collector>, Box::new(node)])?;
+    let daemon = Arc::new(Daemon { phase: RwLock::new(Phase::Starting), logging: controls.logging.clone(), ready });
     let admin = Admin::start(&config.admin, daemon.clone(), metrics.clone()).await?;
 
+    let in_effect = config.clone();
+    let node_index = config.node.index;
+    systemd::tell(&[NotifyState::Status("starting: opening the dataset")]);
     let started = on_thread("rudder-start", move || start(config))?;
     let service = tokio::select! {
         started = started => started.map_err(|_| LifecycleError::StartPanicked)?,
-        _ = stop.recv() => {
+        () = told_to_stop(&mut orders, &controls, &in_effect) => {
             tracing::info!("stopped while starting");
             return Ok(());
         }
@@ -196,22 +242,62 @@ async fn live<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static
     let service = Arc::new(service.map_err(|error| LifecycleError::Start(error.into()))?);
     metrics.register(service.collectors())?;
     daemon.enter(Phase::Serving(service.clone()));
-    tell_systemd(NotifyState::Ready);
+    systemd::tell(&[NotifyState::Ready, NotifyState::Status(&format!("serving node {node_index}"))]);
+    let watchdog = tokio::spawn(systemd::keep_alive(service.clone()));
     tracing::info!("ready");
 
-    stop.recv().await;
+    told_to_stop_serving(&mut orders, &controls, &in_effect).await;
     tracing::info!(deadline_ms = deadline.as_millis(), "draining; a second signal stops at once");
     daemon.enter(Phase::Draining(service.clone()));
-    tell_systemd(NotifyState::Stopping);
+    systemd::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     let drained = on_thread("rudder-drain", move || service.shutdown(deadline))?;
     tokio::select! {
         _ = drained => {}
-        _ = stop.recv() => return Err(LifecycleError::Forced),
+        () = told_to_stop(&mut orders, &controls, &in_effect) => return Err(LifecycleError::Forced),
         () = tokio::time::sleep(deadline + DRAIN_GRACE) => return Err(LifecycleError::Stuck),
     }
+    watchdog.abort();
     admin.shutdown(ADMIN_DRAIN).await;
     tracing::info!("drained");
     Ok(())
+}
+
+/// Carries orders out until one is to stop.
+async fn told_to_stop(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config) {
+    while let Some(Order::Reload) = orders.recv().await {
+        reload(controls, in_effect);
+    }
+}
+
+/// As [`told_to_stop`], while fetches are served: the service manager follows.
+async fn told_to_stop_serving(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config) {
+    while let Some(Order::Reload) = orders.recv().await {
+        systemd::tell_reloading();
+        reload(controls, in_effect);
+        systemd::tell(&[NotifyState::Ready]);
+    }
+}
+
+/// Reads the configuration again and takes over what can change while the daemon runs: `log.level`.
+fn reload(controls: &Controls, in_effect: &Config) {
+    let read = match (controls.read)() {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(error = %error, "the configuration was not reloaded");
+            return;
+        }
+    };
+    if read.log.level != controls.logging.level()
+        && let Err(error) = controls.logging.set_level(&read.log.level)
+    {
+        tracing::error!(%error, "log.level was not changed");
+    }
+    let waiting: Vec<String> = in_effect.differences(&read).into_iter().filter(|key| key != "log.level").collect();
+    if waiting.is_empty() {
+        tracing::info!("the configuration was reloaded");
+    } else {
+        tracing::warn!(keys = waiting.join(", "), "the configuration was reloaded; these keys need a restart");
+    }
 }
 
 /// Runs `work`, which blocks, on a thread of its own; the receiver fails if it panics.
@@ -226,146 +312,4 @@ fn on_thread<T: Send + 'static>(
     };
     thread::Builder::new().name(name.to_owned()).spawn(body).map_err(LifecycleError::Threads)?;
     Ok(result)
-}
-
-/// Does nothing where systemd does not watch (no `NOTIFY_SOCKET`).
-fn tell_systemd(state: NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(false, &[state]) {
-        tracing::warn!(%error, "systemd cannot be notified");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{
-        net::{SocketAddr, TcpListener},
-        sync::atomic::{AtomicBool, Ordering},
-        time::Instant,
-    };
-
-    /// A service that drains as long as it is told to.
-    struct Pretend {
-        drain: Duration,
-        drained: Arc<AtomicBool>,
-    }
-
-    impl Service for Pretend {
-        fn status(&self) -> Value {
-            json!({"node": 3})
-        }
-        fn ready(&self) -> bool {
-            true
-        }
-        fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
-            Err(TraceError::NotRecording { table: call.table().to_owned() })
-        }
-        fn decisions(&self, _limit: usize) -> Vec<Decision> {
-            Vec::new()
-        }
-        fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
-            Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
-        }
-        fn collectors(&self) -> Vec<Box<dyn Collector>> {
-            vec![Box::new(prometheus::IntGauge::new("rudder_pretend", "For this test").unwrap())]
-        }
-        fn shutdown(&self, deadline: Duration) {
-            thread::sleep(self.drain.min(deadline));
-            self.drained.store(true, Ordering::SeqCst);
-        }
-    }
-
-    /// A daemon on a thread, with the sender that stops it.
-    struct Running {
-        address: SocketAddr,
-        stop: mpsc::Sender<()>,
-        drained: Arc<AtomicBool>,
-        thread: thread::JoinHandle<Result<(), LifecycleError>>,
-    }
-
-    fn spawn(start_delay: Duration, drain: Duration, drain_ms: u64) -> Running {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let mut config = Config::default();
-        config.admin.listen = address;
-        config.node.drain_ms = drain_ms;
-        let (stop, stopped) = mpsc::channel(4);
-        let drained = Arc::new(AtomicBool::new(false));
-        let service = Pretend { drain, drained: drained.clone() };
-        let start = move |_: Config| {
-            thread::sleep(start_delay);
-            Ok::<_, io::Error>(service)
-        };
-        let thread = thread::spawn(move || run(config, || Ok(stopped), start));
-        Running { address, stop, drained, thread }
-    }
-
-    /// Status code and body of a path; nothing while nobody listens.
-    fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let mut response = agent.get(format!("http://{address}{path}")).call().ok()?;
-        Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
-    }
-
-    fn wait_for(address: SocketAddr, path: &str, status: u16, text: &str) {
-        let begun = Instant::now();
-        while !ask(address, path).is_some_and(|(code, body)| code == status && body.contains(text)) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{path} never said {status} {text}");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    #[test]
-    fn a_life_is_starting_serving_draining_gone() {
-        let running = spawn(Duration::from_secs(3), Duration::from_secs(3), 10_000);
-        wait_for(running.address, "/readyz", 503, "starting");
-        wait_for(running.address, "/v1/status", 200, "starting");
-        wait_for(running.address, "/readyz", 200, "ready");
-        wait_for(running.address, "/v1/status", 200, "\"node\":3");
-        wait_for(running.address, "/metrics", 200, "rudder_pretend");
-        running.stop.blocking_send(()).unwrap();
-        wait_for(running.address, "/readyz", 503, "draining");
-        running.thread.join().unwrap().unwrap();
-        assert!(running.drained.load(Ordering::SeqCst));
-        assert!(ask(running.address, "/healthz").is_none());
-    }
-
-    #[test]
-    fn a_second_stop_ends_the_drain_at_once() {
-        let running = spawn(Duration::ZERO, Duration::from_secs(60), 60_000);
-        wait_for(running.address, "/readyz", 200, "ready");
-        running.stop.blocking_send(()).unwrap();
-        wait_for(running.address, "/readyz", 503, "draining");
-        running.stop.blocking_send(()).unwrap();
-        assert!(matches!(running.thread.join().unwrap(), Err(LifecycleError::Forced)));
-        assert!(!running.drained.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn the_drain_has_a_deadline() {
-        let running = spawn(Duration::ZERO, Duration::from_secs(60), 100);
-        wait_for(running.address, "/readyz", 200, "ready");
-        let begun = Instant::now();
-        running.stop.blocking_send(()).unwrap();
-        running.thread.join().unwrap().unwrap();
-        assert!(begun.elapsed() < Duration::from_secs(30));
-    }
-
-    #[test]
-    fn a_stop_while_starting_ends_without_a_drain() {
-        let running = spawn(Duration::from_secs(60), Duration::ZERO, 10_000);
-        wait_for(running.address, "/readyz", 503, "starting");
-        running.stop.blocking_send(()).unwrap();
-        running.thread.join().unwrap().unwrap();
-        assert!(!running.drained.load(Ordering::SeqCst));
-    }
-
-    #[test]
-    fn a_failed_start_keeps_its_cause() {
-        let mut config = Config::default();
-        config.admin.listen = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (_stop, stopped) = mpsc::channel(1);
-        let start = |_: Config| Err::<Pretend, _>(io::Error::other("the manifest is torn"));
-        let error = run(config, || Ok(stopped), start).unwrap_err();
-        assert_eq!(crate::cli::error_chain(&error), "cannot start the node: the manifest is torn");
-    }
 }
