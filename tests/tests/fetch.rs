@@ -90,3 +90,17 @@ fn wrong_requests_name_the_culprit_and_harm_nobody() {
     assert_rows(&client.fetch("feat", &[99, 0]).unwrap(), &[99, 0]);
     assert_rows(&client.fetch("feat", &[]).unwrap(), &[]);
 }
+
+#[test]
+fn a_node_without_peers_needs_no_certificate_and_no_port() {
+    let cluster = Cluster::start(1, 1_000, |config| {
+        config.peers.authority = "/nowhere/ca.pem".into();
+        config.peers.certificate = "/nowhere/node.pem".into();
+        config.peers.key = "/nowhere/node.key".into();
+        // A port that nobody may take.
+        config.peers.listen = "192.0.2.1:1".parse().unwrap();
+    })
+    .unwrap();
+    let ids: Vec<u64> = (0..1_000).rev().collect();
+    assert_rows(&cluster.client(0).unwrap().fetch("feat", &ids).unwrap(), &ids);
+}

@@ -34,7 +34,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("replay", &["dataset", "cache", "lookahead", "agent", "tools"]),
     ("peers", &["config"]),
     ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers"]),
-    ("admin", &["config", "recording", "tools", "agent"]),
+    ("admin", &["config", "logging", "recording", "tools", "agent"]),
     ("lifecycle", &["config", "logging", "recording", "tools", "agent", "admin"]),
     (
         "node",

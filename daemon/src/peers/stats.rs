@@ -88,8 +88,11 @@ impl PeerStats {
             ),
             &["certificate"],
         )?;
-        until.with_label_values(&["node"]).set(ends.node);
-        until.with_label_values(&["authority"]).set(ends.authority);
+        // A node without peers shows its certificate to nobody.
+        if parts > 1 {
+            until.with_label_values(&["node"]).set(ends.node);
+            until.with_label_values(&["authority"]).set(ends.authority);
+        }
         let handles = |peer: u16| {
             let peer = peer.to_string();
             PeerHandles {

@@ -188,7 +188,7 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     let peers = client(dir.path(), &address, |_| {});
     check(&fetch(&peers, &[1]).await.unwrap(), &[1]);
     // As a Hello: the connection is closed with a code and words.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RDPR\x02\x00\xff\xff", b"RDPR\x02\x00\x02\x00\xff\xff", b"RD"] {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RDPR\x03\x00\xff\xff", b"RDPR\x03\x00\x02\x00\xff\xff", b"RD"] {
         let (_transport, connection) = vandal(dir.path(), &address).await;
         let (mut send, _recv) = connection.open_bi().await.unwrap();
         send.write_all(garbage).await.unwrap();

@@ -1,0 +1,168 @@
+"""What a trainer notices of a controller that hangs, floods or answers garbage: nothing, or this program shows it.
+
+Starts one cluster of two daemons per kind of endpoint and one whose agent is off, all at once, and measures fetches of cached rows
+by turns, so that a busy machine troubles all alike. Needs the Python package ``rudder`` and NumPy (the environment that ``tests/run``
+makes, ``target/python-tests``, has both):
+
+    target/python-tests/bin/python tests/measure/bad_agent.py [--rounds N] [--fetches N] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import json
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import rudder
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "live"))
+from observed import Process, get, own_address, program, run, short_folder, wait_for  # noqa: E402
+
+#: Rows of the table; half of them are the other node's.
+ROWS = 40_000
+#: Ids of one fetch.
+IDS = 1_000
+#: Kinds of endpoints.
+KINDS = ("off", "rules", "hang", "flood", "garbage")
+
+
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    """A model's endpoint as it should not be: the first part of the path says how."""
+
+    def do_POST(self) -> None:
+        """Answer a request for a completion."""
+        kind = self.path.split("/")[1]
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if kind == "hang":
+            time.sleep(3600)
+        body = b"x" * 10_000_000 if kind == "flood" else b"<html>502 Bad Gateway</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Cluster:
+    """Two daemons, the first with an agent that asks a bad endpoint ten times a second."""
+
+    def __init__(self, folder: Path, data: Path, certs: Path, kind: str, endpoint: str) -> None:
+        folder.mkdir()
+        peers = [own_address() for _ in range(2)]
+        self.admin = own_address()
+        controller = kind if kind in ("off", "rules") else "llm"
+        self.processes = []
+        for node in range(2):
+            admin = self.admin if node == 0 else own_address()
+            (folder / f"{node}.toml").write_text(
+                f"""
+                [node]
+                index = {node}
+                [dataset]
+                path = "{data}"
+                [local]
+                socket = "{folder / f"{node}.sock"}"
+                [cache]
+                capacity = {ROWS // 2}
+                [peers]
+                listen = "{peers[node]}"
+                authority = "{certs / "ca.pem"}"
+                certificate = "{certs / f"node-{node}.pem"}"
+                key = "{certs / f"node-{node}.key"}"
+                [peers.addresses]
+                0 = "{peers[0]}"
+                1 = "{peers[1]}"
+                [agent]
+                controller = "{controller if node == 0 else "off"}"
+                llm_base_url = "http://{endpoint}/{kind}/v1"
+                llm_model = "bad"
+                llm_timeout_ms = 90
+                llm_reprobe_ms = 100
+                window_ms = 100
+                deadline_ms = 90
+                [admin]
+                listen = "{admin}"
+                """
+            )
+            config = str(folder / f"{node}.toml")
+            self.processes.append(Process([program("rudderd"), "--config", config], folder / f"{node}.log"))
+            wait_for(f"{admin} ready", lambda admin=admin: get(f"http://{admin}/readyz"))
+        self.client = rudder.connect(str(folder / "0.sock"))
+        every = np.arange(ROWS // 2, ROWS)
+        self.client.warm("feat", every)
+        for _ in range(3):
+            self.client.fetch("feat", every)
+
+    def measure(self, draw: np.random.Generator, fetches: int) -> list[float]:
+        """Microseconds of each of so many fetches of cached rows."""
+        took = []
+        for ids in draw.integers(ROWS // 2, ROWS, (fetches, IDS)):
+            begin = time.perf_counter()
+            self.client.fetch("feat", ids)
+            took.append(1e6 * (time.perf_counter() - begin))
+        return took
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--fetches", type=int, default=1000, help="per kind and round")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    server = http.server.ThreadingHTTPServer(tuple(own_address().split(":"))[:1] + (0,), Endpoint)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"{server.server_address[0]}:{server.server_address[1]}"
+    draw = np.random.default_rng(1)
+    with short_folder() as folder:
+        np.save(folder / "feat.npy", draw.random((ROWS, 128), dtype=np.float32))
+        data, certs = folder / "data", folder / "certs"
+        run("rudder", "import", "npy", "--out", data, "--parts", "2", "--table", f"feat={folder / 'feat.npy'}", "--json")
+        run("rudder", "certs", "init", "--out", certs, "--json")
+        for node in range(2):
+            run("rudder", "certs", "issue", "--authority", certs, "--node", str(node), "--json")
+        clusters: dict[str, Cluster] = {}
+        try:
+            for kind in KINDS:
+                clusters[kind] = Cluster(folder / kind, data, certs, kind, endpoint)
+            quantiles: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+            for turn in range(arguments.rounds):
+                for at in range(len(KINDS)):
+                    kind = KINDS[(at + turn) % len(KINDS)]
+                    took = sorted(clusters[kind].measure(draw, arguments.fetches))
+                    quantiles[kind].append((took[len(took) // 2], took[len(took) * 99 // 100]))
+            results = {}
+            for kind in KINDS:
+                decisions = json.loads(get(f"http://{clusters[kind].admin}/v1/decisions?limit=100000"))
+                # Held against `off` in the same round: the machine is as busy for both.
+                ratios = [[mine / off for mine, off in zip(pair, base)] for pair, base in zip(quantiles[kind], quantiles["off"])]
+                results[kind] = {
+                    "p50_us": round(statistics.median(pair[0] for pair in quantiles[kind]), 1),
+                    "p99_us": round(statistics.median(pair[1] for pair in quantiles[kind]), 1),
+                    "p50_of_off": round(statistics.median(ratio[0] for ratio in ratios), 3),
+                    "p99_of_off": round(statistics.median(ratio[1] for ratio in ratios), 3),
+                    "decisions": len(decisions),
+                    "fallbacks": sum(decision["fallback"] is not None for decision in decisions),
+                }
+        finally:
+            for cluster in clusters.values():
+                for process in cluster.processes:
+                    process.stop()
+    if arguments.json:
+        print(json.dumps({"ids": IDS, "rounds": arguments.rounds, "fetches": arguments.fetches, "kinds": results}))
+        return
+    print("| controller | p50 µs | p99 µs | p50 of off | p99 of off | decisions | by the rules instead |\n|---|---|---|---|---|---|---|")
+    for kind, result in results.items():
+        print(f"| {kind} | " + " | ".join(str(value) for value in result.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
