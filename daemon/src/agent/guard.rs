@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(judged(ToolCall::Hold(Hold {}), &now), "allowed");
         assert_eq!(judged(grow(1.2), &now), "allowed");
         assert_eq!(judged(grow(1.9), &now), "clamped");
-        assert_eq!(judged(grow(0.1), &now), "clamped");
+        assert_eq!(judged(grow(0.1), &Snapshot { cold_share: 1.0, ..now }), "clamped");
         assert_eq!(judged(grow(2.0), &Snapshot { ceiling_rows: 100, ..now }), "pointless");
         assert_eq!(judged(evict(0.05, false), &now), "allowed");
         assert_eq!(judged(evict(0.5, false), &now), "clamped");
