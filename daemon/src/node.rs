@@ -3,6 +3,7 @@
 
 mod steering;
 
+use crate::agent::classifier::ClassifierError;
 use crate::agent::journal::Decision;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
 use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, PeersConfig, Policy};
@@ -93,6 +94,9 @@ pub enum StartError {
     /// The agent cannot be started.
     #[error("the agent cannot be started: {0}")]
     Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The classifier of `agent.controller` cannot be used.
+    #[error("agent.controller: {0}")]
+    Classifier(#[from] ClassifierError),
     /// No threads.
     #[error("the kernel gives no threads: {0}")]
     Threads(#[from] io::Error),

@@ -1,10 +1,16 @@
 //! The agent on a running daemon: it sees what a scrape sees, grows a cache that is short of slots up to its ceiling and no
-//! further, writes its journal, and is not noticed by trainers when its controller has no answer.
+//! further, writes its journal, is not noticed by trainers when its controller has no answer, and does not start with a classifier
+//! file that cannot be used.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+use rudder_daemon::agent::classifier::features::{COUNT, NAMES};
+use rudder_daemon::agent::classifier::file::Model;
+use rudder_daemon::agent::classifier::fit::fit;
+use rudder_daemon::agent::classifier::samples::Sample;
+use rudder_daemon::agent::classifier::{Kind, Task};
 use rudder_daemon::config::{Capacity, Config};
 use rudder_daemon::lifecycle::Service;
-use rudder_tests::{Cluster, assert_rows};
+use rudder_tests::{Cluster, assert_rows, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -84,4 +90,78 @@ fn a_model_that_is_not_there_is_stood_in_for_and_fetches_go_on() {
     assert_eq!((decision.controller.as_str(), decision.decided_by.as_str()), ("llm", "rules"));
     assert!(decision.fallback.is_some());
     assert_eq!(node.status()["agent"]["llm"]["model"], "nobody");
+}
+
+/// A model that finds growing worth it wherever the cache is more than half full.
+fn model() -> Model {
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut draw = |_| {
+        let mut features = [0.0; COUNT];
+        features[NAMES.iter().position(|&name| name == "fullness").unwrap()] = random.f64();
+        let (acted, worth) = (random.bool(), features.iter().sum::<f64>() > 0.5);
+        let change = if acted == worth { 0.1 } else { -0.1 };
+        Sample {
+            task: Task::Grow,
+            features,
+            acted,
+            amount: if acted { 2.0 } else { 0.0 },
+            hit_rate_change: change,
+            network_change: -change,
+            wait_change: -change,
+            begin: 0.0,
+            end: 1.0,
+        }
+    };
+    let samples: Vec<Sample> = (0..400).map(&mut draw).collect();
+    Model::new(Kind::Lr, None, Some(fit(Kind::Lr, Task::Grow, &samples, 1).unwrap()))
+}
+
+#[test]
+fn a_classifier_decides_what_its_file_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.json");
+    model().write(&file).unwrap();
+    let cluster = cluster(&format!("classifier:{}", file.display()), |config| {
+        config.agent.classifier_learning_rate = 0.01;
+    });
+    let grown = |status: &Value| status["tables"][0]["capacity_rows"] == 3_000;
+    assert!(train(&cluster, Duration::from_secs(60), grown), "{}", cluster.nodes[0].as_ref().unwrap().status());
+    let node = cluster.nodes[0].as_ref().unwrap();
+    assert!(wait_until(Duration::from_secs(10), || !node.decisions(100).is_empty()));
+    let decisions = node.decisions(100);
+    let first = decisions.iter().find(|decision| decision.call.tool() == "grow").unwrap();
+    assert_eq!((first.controller.as_str(), first.decided_by.as_str()), ("classifier", "classifier"));
+    assert!(first.reason.starts_with("lr: growing is worth it with probability "), "{}", first.reason);
+    assert_eq!(node.status()["agent"]["controller"], "classifier");
+}
+
+#[test]
+fn a_classifier_file_that_cannot_be_used_is_named_and_nothing_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.json");
+    model().write(&file).unwrap();
+    let good = std::fs::read_to_string(&file).unwrap();
+    let refused = |text: Option<&str>, why: &str| {
+        let _ = std::fs::remove_file(&file);
+        if let Some(text) = text {
+            std::fs::write(&file, text).unwrap();
+        }
+        let started = Cluster::start(1, 100, |config| {
+            config.agent.controller = format!("classifier:{}", file.display());
+        });
+        let said = started.err().map_or_else(|| panic!("it started: {why}"), |error| error.to_string());
+        for word in ["agent.controller", "model.json", why] {
+            assert!(said.contains(word), "{said}\nshould say: {word}");
+        }
+    };
+    refused(None, "cannot read");
+    refused(Some(""), "is no model file");
+    refused(Some("<html>"), "is no model file");
+    refused(Some(&good[..good.len() / 2]), "is no model file");
+    refused(Some(&good.replace("\"format\":1", "\"format\":7")), "has format 7, this build reads format 1");
+    refused(Some(&good.replacen("\"hit_rate\",", "", 1)), "other features (17 of them");
+    refused(Some(&good.replace("\"bias\":", "\"bias\":NaN,\"was\":")), "is no model file");
+    refused(Some(&good.replace("\"amount\":2.0", "\"amount\":-2.0")), "impossible parameters: grow: an amount of -2");
+    refused(Some(&" ".repeat((16 << 20) + 1)), "more than the 16777216 that are read");
+    refused(Some(&good.replace("\"kind\":\"lr\"", "\"kind\":\"rf\"")), "impossible parameters");
 }

@@ -32,6 +32,9 @@ pub struct GuardSettings {
     pub veto_windows: u64,
     /// Rows below which no cache is shrunk.
     pub rows_min: u64,
+    /// Whether slots that are of use are kept. They are wherever trainers wait for rows; a replay that collects samples gives them
+    /// back, so that growing can be tried again.
+    pub keeps_useful: bool,
 }
 
 /// What the guard says.
@@ -135,7 +138,8 @@ impl Guard {
         let capacity = now.capacity_rows as f64;
         let asked = grow.rows.map_or_else(|| capacity * grow.factor.unwrap_or(1.0), |rows| rows as f64);
         let asked = if asked.is_finite() { asked } else { capacity };
-        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).max(needed(now)).min(capacity);
+        let kept = if self.settings.keeps_useful { needed(now) } else { 0.0 };
+        let floor = (capacity * GROW_FACTOR_MIN).max(self.settings.rows_min as f64).max(kept).min(capacity);
         // The first slots of an empty cache are no multiple of nothing.
         let most = (capacity * GROW_FACTOR_MAX).max(self.settings.rows_min as f64);
         let rows = asked.clamp(floor, most.max(floor)).min(now.ceiling_rows.max(now.capacity_rows) as f64).round();
@@ -200,7 +204,8 @@ mod tests {
     use crate::tools::{Hold, Refresh};
     use proptest::prelude::*;
 
-    const SETTINGS: GuardSettings = GuardSettings { cooldown_windows: 2, veto_windows: 10, rows_min: 10 };
+    const SETTINGS: GuardSettings =
+        GuardSettings { cooldown_windows: 2, veto_windows: 10, rows_min: 10, keeps_useful: true };
 
     fn seen(window: u64) -> Snapshot {
         Snapshot {
@@ -242,7 +247,7 @@ mod tests {
         assert_eq!(judged(ToolCall::Hold(Hold {}), &now), "allowed");
         assert_eq!(judged(grow(1.2), &now), "allowed");
         assert_eq!(judged(grow(1.9), &now), "clamped");
-        assert_eq!(judged(grow(0.1), &now), "clamped");
+        assert_eq!(judged(grow(0.1), &Snapshot { cold_share: 1.0, ..now }), "clamped");
         assert_eq!(judged(grow(2.0), &Snapshot { ceiling_rows: 100, ..now }), "pointless");
         assert_eq!(judged(evict(0.05, false), &now), "allowed");
         assert_eq!(judged(evict(0.5, false), &now), "clamped");
@@ -255,7 +260,10 @@ mod tests {
         let full = Snapshot { cached_rows: 100, cold_share: 0.1, ..now };
         assert_eq!(judged(grow(0.9), &full), "allowed");
         assert_eq!(judged(grow(0.8), &full), "clamped", "only a tenth is of no use");
-        assert_eq!(judged(grow(0.8), &Snapshot { cold_share: 0.0, ..full }), "pointless", "all of it is of use");
+        let all = Snapshot { cold_share: 0.0, ..full };
+        assert_eq!(judged(grow(0.8), &all), "pointless", "all of it is of use");
+        let collecting = GuardSettings { keeps_useful: false, ..SETTINGS };
+        assert_eq!(rule(&Guard::new(collecting).judge(grow(0.8), &all)), "allowed", "nobody waits for these rows");
         assert_eq!(
             judged(grow(0.8), &Snapshot { memory_share: 0.9, ..full }),
             "allowed",

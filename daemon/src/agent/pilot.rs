@@ -141,7 +141,10 @@ mod tests {
     }
 
     fn pilot() -> Pilot {
-        Pilot::new(Box::new(Rules), GuardSettings { cooldown_windows: 0, veto_windows: 5, rows_min: 1 })
+        Pilot::new(
+            Box::new(Rules),
+            GuardSettings { cooldown_windows: 0, veto_windows: 5, rows_min: 1, keeps_useful: true },
+        )
     }
 
     fn asked(answer: Result<Proposal, ControllerError>) -> Asked {

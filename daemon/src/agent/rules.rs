@@ -7,7 +7,7 @@ use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
 
 /// Fullness from which a cache is short of slots rather than still filling.
-const FULL: f64 = 0.98;
+pub(super) const FULL: f64 = 0.98;
 
 /// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are worth most
 /// early: it is as large as the guard allows.
@@ -27,7 +27,7 @@ const FALLEN: f64 = 0.8;
 const SAME_PHASE: f64 = 0.1;
 
 /// Largest share of the residents that `rules` turns over at once.
-const TURN_MAX: f64 = 0.25;
+pub(super) const TURN_MAX: f64 = 0.25;
 
 /// Share of the cached rows that must be known to be old before they are all revalidated.
 const WORTH_REFRESHING: f64 = 0.01;
@@ -86,7 +86,8 @@ impl Rules {
         Some(Proposal { call, reason, expects: Impact::Up })
     }
 
-    fn refresh(view: View<'_>) -> Option<Proposal> {
+    /// Whoever else decides: rows that are known to be old are pulled again.
+    pub(super) fn refresh(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let worth = now.stale_rows as f64 > WORTH_REFRESHING * now.cached_rows as f64;
         if !worth || view.windows_since("refresh") < PATIENCE {

@@ -304,7 +304,7 @@ mod tests {
             deadline: Duration::from_millis(deadline_ms),
             epochs: None,
             ceiling_rows: 1000,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1 },
+            guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1, keeps_useful: true },
             journal: JournalSettings { path: None, bytes_max: 1 << 20, files_max: 1, decisions_max: 100 },
             seed: 1,
         }

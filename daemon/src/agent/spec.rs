@@ -1,7 +1,9 @@
 //! Which controllers there are, by value: what a configuration or a replay chooses from. It owns their names and how each is
 //! written.
 
+use super::contrary::Contrary;
 use super::controller::Controller;
+use super::explore::Explore;
 use super::rules::{Off, Rules, Schedule};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -20,6 +22,10 @@ pub enum ControllerSpec {
     Classifier(PathBuf),
     /// A replacement every so many windows.
     Schedule(u64),
+    /// Decisions drawn with this seed, to collect what classifiers learn from.
+    Explore(u64),
+    /// Always wrong, to hold the guard against.
+    Contrary,
     /// None.
     Off,
 }
@@ -31,13 +37,15 @@ impl ControllerSpec {
         match self {
             ControllerSpec::Rules => Some(Box::new(Rules)),
             ControllerSpec::Schedule(every) => Some(Box::new(Schedule { every: *every })),
+            ControllerSpec::Explore(seed) => Some(Box::new(Explore { seed: *seed })),
+            ControllerSpec::Contrary => Some(Box::new(Contrary)),
             ControllerSpec::Off => Some(Box::new(Off)),
             ControllerSpec::Llm | ControllerSpec::Classifier(_) => None,
         }
     }
 }
 
-const FORMS: &str = "`rules`, `llm`, `classifier:FILE`, `schedule:N` or `off`";
+const FORMS: &str = "`rules`, `llm`, `classifier:FILE`, `schedule:N`, `explore:SEED`, `contrary` or `off`";
 
 impl FromStr for ControllerSpec {
     type Err = String;
@@ -48,10 +56,12 @@ impl FromStr for ControllerSpec {
             ("rules", _) => Ok(Self::Rules),
             ("llm", _) => Ok(Self::Llm),
             ("off", _) => Ok(Self::Off),
+            ("contrary", _) => Ok(Self::Contrary),
             (_, Some(("classifier", file))) if !file.is_empty() => Ok(Self::Classifier(PathBuf::from(file))),
             (_, Some(("schedule", every))) => {
                 every.parse().ok().filter(|&every| every > 0).map(Self::Schedule).ok_or_else(wrong)
             }
+            (_, Some(("explore", seed))) => seed.parse().map(Self::Explore).map_err(|_| wrong()),
             _ => Err(wrong()),
         }
     }
@@ -64,6 +74,8 @@ impl fmt::Display for ControllerSpec {
             Self::Llm => f.write_str("llm"),
             Self::Classifier(file) => write!(f, "classifier:{}", file.display()),
             Self::Schedule(every) => write!(f, "schedule:{every}"),
+            Self::Explore(seed) => write!(f, "explore:{seed}"),
+            Self::Contrary => f.write_str("contrary"),
             Self::Off => f.write_str("off"),
         }
     }
@@ -87,10 +99,11 @@ mod tests {
 
     #[test]
     fn controllers_read_what_they_print() {
-        for text in ["rules", "llm", "off", "schedule:5", "classifier:/etc/rudder/model.json"] {
+        for text in ["rules", "llm", "off", "contrary", "schedule:5", "explore:7", "classifier:/etc/rudder/model.json"]
+        {
             assert_eq!(text.parse::<ControllerSpec>().unwrap().to_string(), text);
         }
-        for wrong in ["", "rule", "schedule", "schedule:0", "schedule:x", "classifier:"] {
+        for wrong in ["", "rule", "schedule", "schedule:0", "schedule:x", "explore:", "explore:-1", "classifier:"] {
             assert!(wrong.parse::<ControllerSpec>().unwrap_err().contains("`schedule:N`"), "{wrong}");
         }
     }

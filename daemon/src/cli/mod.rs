@@ -24,6 +24,7 @@ mod teach;
 pub mod tool;
 pub mod top;
 pub mod trace;
+pub mod train;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{
@@ -140,6 +141,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Records traces of a running daemon
     Trace(trace::TraceArgs),
+    /// Trains a classifier controller from journals and replays
+    Train(train::TrainArgs),
     /// Shows what a running daemon is doing
     Status(status::StatusArgs),
     /// Shows what the agent decided, why, and what came of it
@@ -169,6 +172,7 @@ impl Command {
             Command::Demo(args) => demo::run(args),
             Command::Replay(args) => replay::run(args),
             Command::Trace(args) => trace::run(args),
+            Command::Train(args) => train::run(args),
             Command::Status(args) => status::run(args),
             Command::Decisions(args) => decisions::run(args),
             Command::Top(args) => top::run(args),

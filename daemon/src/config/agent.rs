@@ -8,7 +8,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Who decides: `rules`, `llm`, `classifier:FILE`, `schedule:N` (every N windows) or `off`.
+    /// Who decides: `rules`, `llm`, `classifier:FILE`, `schedule:N` (every N windows), `explore:SEED` (draws decisions, to train
+    /// classifiers on) or `off`.
     pub controller: String,
     /// Length of a window, after which a decision is made, in milliseconds.
     pub window_ms: u64,
@@ -35,6 +36,8 @@ pub struct AgentConfig {
     pub journal_files_max: u32,
     /// Decisions kept in memory for `/v1/decisions`.
     pub decisions_max: usize,
+    /// Step by which a classifier learns from each of its decisions (`lr` and `mlp` only); 0 = it stays as it was trained.
+    pub classifier_learning_rate: f64,
     /// Base URL of a Prometheus server that scrapes the whole cluster, for the agent to see how the others are doing; empty = not asked.
     pub prometheus_url: String,
     /// Label matchers by which that server knows the cluster's daemons.
@@ -79,6 +82,7 @@ impl Default for AgentConfig {
             journal_bytes_max: 16 << 20,
             journal_files_max: 4,
             decisions_max: 1_000,
+            classifier_learning_rate: 0.0,
             prometheus_url: String::new(),
             prometheus_selector: "job=\"rudder\"".to_owned(),
             prometheus_timeout_ms: 1_000,
@@ -102,6 +106,7 @@ pub(super) fn is_controller(text: &str) -> bool {
         None => matches!(text, "rules" | "llm" | "off"),
         Some(("schedule", windows)) => windows.parse::<u64>().is_ok_and(|windows| windows > 0),
         Some(("classifier", file)) => !file.is_empty(),
+        Some(("explore", seed)) => seed.parse::<u64>().is_ok(),
         Some(_) => false,
     }
 }

@@ -137,6 +137,9 @@ fn values_out_of_range_are_refused_with_a_remedy() {
         ("[peers.addresses]\n0 = \"nohost\"\n", "peers.addresses.0 = \"nohost\": not host:port"),
         ("[local]\nmode = 660\n", "local.mode = \"1224\": not permission bits"),
         ("[local]\ninflight_max = 0\n", "local.inflight_max = 0: out of range"),
+        ("[agent]\nclassifier_learning_rate = 2.0\n", "agent.classifier_learning_rate = 2: not from 0 to 1"),
+        ("[agent]\nclassifier_learning_rate = nan\n", "agent.classifier_learning_rate = NaN: not from 0 to 1"),
+        ("[agent]\ncontroller = \"explore:x\"\n", "agent.controller = \"explore:x\": no controller"),
         ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is no level; write error"),
         ("[dataset]\n", "not TOML"),
     ] {

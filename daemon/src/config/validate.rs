@@ -78,12 +78,16 @@ impl Config {
     fn validate_agent(&self) -> Verdict {
         let agent = &self.agent;
         if !is_controller(&agent.controller) {
-            let remedy = "write rules, llm, classifier:FILE, schedule:N or off";
+            let remedy = "write rules, llm, classifier:FILE, schedule:N, explore:SEED or off";
             return wrong("agent.controller", quoted(&agent.controller), "no controller", remedy);
         }
         if agent.controller == "llm" && agent.llm_model.is_empty() {
             let remedy = "name a model that the endpoint of agent.llm_base_url serves";
             return wrong("agent.llm_model", "\"\"", "empty, but agent.controller is llm", remedy);
+        }
+        if !(0.0..=1.0).contains(&agent.classifier_learning_rate) {
+            let remedy = "write for example 0.02";
+            return wrong("agent.classifier_learning_rate", agent.classifier_learning_rate, "not from 0 to 1", remedy);
         }
         within("agent.prometheus_timeout_ms", agent.prometheus_timeout_ms, 1..=60_000)?;
         if agent.prometheus_selector.contains(['{', '}']) || agent.prometheus_selector.is_empty() {

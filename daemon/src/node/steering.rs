@@ -2,6 +2,7 @@
 //! threads are the agent's.
 
 use super::StartError;
+use crate::agent::classifier::steer::ClassifierController;
 use crate::agent::cluster::{ClusterSettings, ClusterView};
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
@@ -66,7 +67,12 @@ pub(super) fn start_agent(
     }
     let (controller, llm) = controller(&spec, &config.agent)?;
     let cluster = cluster_view(&config.agent);
-    let agent = Agent::start(settings(config, dataset), controller, hands(engine, network, collectors, cluster)?);
+    let mut settings = settings(config, dataset);
+    if matches!(spec, ControllerSpec::Explore(_)) {
+        // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
+        settings.guard.veto_windows = 0;
+    }
+    let agent = Agent::start(settings, controller, hands(engine, network, collectors, cluster)?);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
@@ -75,13 +81,21 @@ fn controller(
     spec: &ControllerSpec,
     config: &AgentConfig,
 ) -> Result<(Box<dyn Controller>, Option<LlmWatch>), StartError> {
-    if *spec == ControllerSpec::Llm {
-        let llm = Llm::new(llm_settings(config)).map_err(failed)?;
-        let watch = llm.watch();
-        return Ok((Box::new(llm), Some(watch)));
+    match spec {
+        ControllerSpec::Llm => {
+            let llm = Llm::new(llm_settings(config)).map_err(failed)?;
+            let watch = llm.watch();
+            Ok((Box::new(llm), Some(watch)))
+        }
+        ControllerSpec::Classifier(file) => {
+            let controller = ClassifierController::open(file, config.classifier_learning_rate)?;
+            Ok((Box::new(controller), None))
+        }
+        _ => {
+            let simple = spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))?;
+            Ok((simple, None))
+        }
     }
-    let simple = spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))?;
-    Ok((simple, None))
 }
 
 fn llm_settings(config: &AgentConfig) -> LlmSettings {
@@ -119,6 +133,7 @@ fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
             cooldown_windows: config.agent.cooldown_windows,
             veto_windows: config.agent.veto_windows,
             rows_min: ROWS_MIN,
+            keeps_useful: true,
         },
         journal: JournalSettings {
             path: Some(config.agent.journal.clone()).filter(|path| !path.as_os_str().is_empty()),

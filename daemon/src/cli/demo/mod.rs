@@ -97,7 +97,8 @@ pub struct DemoArgs {
     /// Record what the trainers of each node ask for, as traces in DIR/node0, DIR/node1, ... for `rudder replay`
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
-    /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE` or `schedule:N`
+    /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE`, `schedule:N` or
+    /// `explore:SEED` (draws decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", default_value_t = ControllerSpec::Off)]
     controller: ControllerSpec,
     /// Fetches of a node per decision, with a controller
@@ -106,6 +107,9 @@ pub struct DemoArgs {
     /// What a controller may grow each cache to, as for --capacity
     #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
     ceiling: Capacity,
+    /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    classifier_learning_rate: f64,
     /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
     #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
     llm_url: String,
@@ -182,6 +186,7 @@ impl DemoArgs {
             window_ms: WINDOW_MS_MAX,
             window_minibatches: self.window,
             ceiling: Some(self.ceiling),
+            classifier_learning_rate: self.classifier_learning_rate,
             llm_base_url: self.llm_url.clone(),
             llm_model: self.llm_model.clone(),
             llm_timeout_ms: self.llm_timeout_ms,

@@ -2,6 +2,7 @@
 //! alone and beside what a fixed capacity of the same memory over time would have done.
 
 use super::ReplayArgs;
+use crate::agent::classifier::steer::ClassifierController;
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::Decision;
@@ -51,6 +52,15 @@ impl LlmArgs {
         let status = llm.watch().probed(PROBE_MAX);
         Ok((llm, status))
     }
+}
+
+/// What bounds controllers in a replay.
+const GUARD: GuardSettings = GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64, keeps_useful: true };
+
+/// What bounds one that draws its decisions. A veto would leave states in which it only ever holds, and slots that are never given
+/// back a run in which growing is tried at its begin alone: nothing could be learned of them.
+pub(in crate::cli) fn exploring() -> GuardSettings {
+    GuardSettings { veto_windows: 0, keeps_useful: false, ..GUARD }
 }
 
 /// One controller over the trace.
@@ -103,13 +113,21 @@ pub(super) struct Course<'a> {
 impl Course<'_> {
     /// The controller of this description, and what a model's probe found.
     fn controller(&self, spec: &ControllerSpec) -> Result<(Box<dyn Controller>, Option<LlmStatus>), CliError> {
-        if matches!(spec, ControllerSpec::Llm) {
-            let (llm, status) = self.args.llm.probed()?;
-            return Ok((Box::new(llm), Some(status)));
+        match spec {
+            ControllerSpec::Llm => {
+                let (llm, status) = self.args.llm.probed()?;
+                Ok((Box::new(llm), Some(status)))
+            }
+            ControllerSpec::Classifier(file) => {
+                Ok((Box::new(ClassifierController::open(file, self.args.classifier_learning_rate)?), None))
+            }
+            _ => {
+                let simple = spec.simple();
+                let simple =
+                    simple.ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))?;
+                Ok((simple, None))
+            }
         }
-        let simple = spec.simple();
-        let simple = simple.ok_or_else(|| CliError::message(format!("controller {spec} cannot be replayed")))?;
-        Ok((simple, None))
     }
 
     fn epochs(&self) -> u32 {
@@ -121,6 +139,7 @@ impl Course<'_> {
         &self,
         spec: ReplaySpec,
         controller: Option<Box<dyn Controller>>,
+        guard: GuardSettings,
     ) -> Result<(Replayed, Option<Controlled>), CliError> {
         let args = self.args;
         let control = controller.map(|controller| ControlSpec {
@@ -128,7 +147,7 @@ impl Course<'_> {
             window: args.window,
             ceiling_rows: args.ceiling.rows(self.distinct).max(spec.capacity_rows),
             updates: args.updates,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64 },
+            guard,
             epochs: Some(self.epochs()),
             seed: args.seed,
         });
@@ -139,12 +158,13 @@ impl Course<'_> {
     pub(super) fn steer(&self, controller: &ControllerSpec, spec: ReplaySpec) -> Result<Steered, CliError> {
         let (decider, llm) = self.controller(controller)?;
         let begin = Instant::now();
-        let (replayed, controlled) = self.replay(spec, Some(decider))?;
+        let guard = if matches!(controller, ControllerSpec::Explore(_)) { exploring() } else { GUARD };
+        let (replayed, controlled) = self.replay(spec, Some(decider), guard)?;
         let seconds = begin.elapsed().as_secs_f64();
         let done = controlled.unwrap_or_default();
         let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
         let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
-        let (fixed, _) = self.replay(fixed, None)?;
+        let (fixed, _) = self.replay(fixed, None, GUARD)?;
         let steered = summarize(
             controller,
             spec.policy,

@@ -14,6 +14,7 @@ use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ReplaySpec, Trace, optimum, replay};
 use clap::error::ErrorKind;
+pub(in crate::cli) use control::exploring;
 use indicatif::{ProgressBar, ProgressStyle};
 use report::{Optimum, Outcome};
 use std::path::PathBuf;
@@ -61,9 +62,13 @@ pub struct ReplayArgs {
     /// Seed of the policies' randomness
     #[arg(long, value_name = "SEED", default_value_t = CacheConfig::default().seed)]
     seed: u64,
-    /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N` or `off`
+    /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N`, `off`, or
+    /// `explore:SEED` (draws its decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
     controller: Vec<ControllerSpec>,
+    /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
+    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    classifier_learning_rate: f64,
     /// Minibatches per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
     window: usize,
@@ -85,13 +90,13 @@ pub struct ReplayArgs {
 
 /// Size of a replayed cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum TraceCapacity {
+pub(in crate::cli) enum TraceCapacity {
     Share(f64),
     Rows(usize),
 }
 
 impl TraceCapacity {
-    fn rows(self, distinct: u64) -> usize {
+    pub(in crate::cli) fn rows(self, distinct: u64) -> usize {
         match self {
             TraceCapacity::Share(share) => (share * distinct as f64).round() as usize,
             TraceCapacity::Rows(rows) => rows,

@@ -1,0 +1,84 @@
+//! What `rudder train` learns from: journals and results of replays are read, traces are replayed under a controller that draws its
+//! decisions. Owns how often and from where such a replay begins.
+
+use crate::agent::classifier::samples::{self, Source, of_decisions, of_trace};
+use crate::agent::explore::Explore;
+use crate::cache::PolicySpec;
+use crate::cli::CliError;
+use crate::cli::replay::{TraceCapacity, exploring};
+use crate::config::{CacheConfig, LookaheadConfig, Policy};
+use crate::node::{lookahead_settings, policy_spec};
+use crate::replay::{ControlSpec, ReplaySpec, Trace, replay_under};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// How traces are replayed to collect samples.
+#[derive(Debug, clap::Args)]
+pub(super) struct Collecting {
+    /// Replays of each trace, each with another seed of its decisions
+    #[arg(long, value_name = "REPLAYS", default_value_t = 48, value_parser = clap::value_parser!(u64).range(1..))]
+    replays: u64,
+    /// Minibatches per decision, in replays of traces
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
+    window: usize,
+    /// Cache size that replays of traces begin with: a share of the distinct ids of the trace (below 1), or a number of rows
+    #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.05))]
+    capacity: TraceCapacity,
+    /// Cache size that they may grow to
+    #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.25))]
+    ceiling: TraceCapacity,
+    /// Rows that owners change per minibatch in replays of traces
+    #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
+    updates: f64,
+}
+
+impl Collecting {
+    /// The samples of a trace's folder, a journal, or the result of `rudder replay --controller ... --json`.
+    pub(super) fn samples(&self, path: &Path, seed: u64) -> Result<Source, CliError> {
+        if !path.is_dir() {
+            return Ok(samples::read(path)?);
+        }
+        let trace = Trace::read(path)?;
+        let whole = path.canonicalize()?;
+        let name = of_trace(&whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy());
+        let next = AtomicU64::new(0);
+        let done: Mutex<Vec<(u64, Result<_, CliError>)>> = Mutex::default();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(at) = Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&at| at < self.replays) {
+                        let explored = self.explore(&trace, seed.wrapping_add(at));
+                        done.lock().unwrap_or_else(PoisonError::into_inner).push((at, explored));
+                    }
+                });
+            }
+        });
+        let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        done.sort_unstable_by_key(|&(at, _)| at);
+        let each: Result<Vec<_>, CliError> = done.into_iter().map(|(_, explored)| explored).collect();
+        Ok(Source { name, samples: each?.concat() })
+    }
+
+    /// One replay under decisions that are drawn with `seed`, by the daemon's own policy.
+    fn explore(&self, trace: &Trace, seed: u64) -> Result<Vec<samples::Sample>, CliError> {
+        let distinct = trace.distinct();
+        let capacity_rows = self.capacity.rows(distinct);
+        let policy: PolicySpec = policy_spec(&CacheConfig::default(), Policy::Epoch);
+        let ahead = lookahead_settings(&LookaheadConfig::default());
+        let spec = ReplaySpec { policy, capacity_rows, seed, lookahead: 0, ahead };
+        let control = ControlSpec {
+            controller: Box::new(Explore { seed }),
+            window: self.window,
+            ceiling_rows: self.ceiling.rows(distinct).max(capacity_rows),
+            updates: self.updates,
+            guard: exploring(),
+            // What is done near the end is learned from as well.
+            epochs: None,
+            seed,
+        };
+        let (_, controlled) = replay_under(trace, spec, &trace.degree, Some(control), &mut |_| ())?;
+        Ok(of_decisions(&controlled.unwrap_or_default().decisions))
+    }
+}
