@@ -6,13 +6,11 @@ set -eu
 
 usage() {
   cat << 'EOF'
-usage: deploy/install.sh [--prefix DIR] [--destdir DIR] [--programs DIR] [--generated DIR] [--uninstall [--purge]]
+usage: deploy/install.sh [--prefix DIR] [--destdir DIR] [--programs DIR] [--uninstall [--purge]]
 
   --prefix DIR     where programs and units go (default /usr/local; packages use /usr)
   --destdir DIR    install into this root instead of the running system; nothing is started or created outside of it
   --programs DIR   where the built rudderd and rudder lie (default target/release of this repository)
-  --generated DIR  where shell completions and man pages lie (default target/generated of this repository):
-                   completions/rudder.bash, completions/_rudder, completions/rudder.fish, man/*.1; what is absent is left out
   --uninstall      remove what was installed; /etc/rudder, /etc/default/rudder and the user stay
   --purge          with --uninstall: remove /etc/rudder, /etc/default/rudder and /var/lib/rudder too
 
@@ -29,19 +27,17 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 prefix=/usr/local
 destdir=
 programs=$here/../target/release
-generated=$here/../target/generated
 uninstall=no
 purge=no
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --prefix | --destdir | --programs | --generated)
+    --prefix | --destdir | --programs)
       [ $# -ge 2 ] || fail "$1 needs a folder; see --help" 2
       case $1 in
         --prefix) prefix=${2%/} ;;
         --destdir) destdir=${2%/} ;;
         --programs) programs=$2 ;;
-        --generated) generated=$2 ;;
       esac
       shift ;;
     --uninstall) uninstall=yes ;;
@@ -53,6 +49,20 @@ while [ $# -gt 0 ]; do
 done
 case $prefix in /*) ;; *) fail "--prefix must be an absolute path, not '$prefix'" 2 ;; esac
 [ "$purge" = no ] || [ "$uninstall" = yes ] || fail "--purge goes with --uninstall" 2
+
+# Completions and man pages are the program's own words: of the built one, or on removal of the installed one.
+words=$(mktemp -d)
+trap 'rm -rf "$words"' EXIT
+mkdir "$words/man"
+for program in "$programs/rudder" "$destdir$prefix/bin/rudder"; do
+  if [ -x "$program" ]; then
+    "$program" man "$words/man" > /dev/null
+    for shell in bash zsh fish; do
+      "$program" completions "$shell" > "$words/rudder.$shell"
+    done
+    break
+  fi
+done
 
 # Every file: MODE SOURCE TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the place of /usr.
 files() {
@@ -78,11 +88,13 @@ EOF
   # For the machines of Prometheus and Grafana: docs/dashboards.md names these folders as they are in the repository.
   below deploy/prometheus '*.yml' '*.json'
   below dashboards '*.json' 'rudder.yml'
-  optional "$generated/completions/rudder.bash" "$prefix/share/bash-completion/completions/rudder"
-  optional "$generated/completions/_rudder" "$prefix/share/zsh/vendor-completions/_rudder"
-  optional "$generated/completions/rudder.fish" "$prefix/share/fish/vendor_completions.d/rudder.fish"
-  for page in "$generated"/man/*.1; do
-    optional "$page" "$prefix/share/man/man1/$(basename "$page")"
+  cat << EOF
+0644 $words/rudder.bash $prefix/share/bash-completion/completions/rudder
+0644 $words/rudder.zsh $prefix/share/zsh/vendor-completions/_rudder
+0644 $words/rudder.fish $prefix/share/fish/vendor_completions.d/rudder.fish
+EOF
+  for page in "$words"/man/*.1; do
+    echo "0644 $page $prefix/share/man/man1/$(basename "$page")"
   done
 }
 
@@ -91,11 +103,6 @@ below() {
   (cd "$here/.." && find "$1" -type f \( -name "$2" -o -name "$3" \) ! -path '*/tests/*' | sort) | while read -r file; do
     echo "0644 $here/../$file $prefix/share/rudder/$file"
   done
-}
-
-# What another step makes may be absent; on removal the names of this run's folder are taken.
-optional() {
-  [ ! -e "$1" ] || echo "0644 $1 $2"
 }
 
 # Configuration: installed once, then the operator's. Readable by the daemon, not by the world: it names keys.

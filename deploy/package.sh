@@ -5,27 +5,25 @@ set -eu
 
 usage() {
   cat << 'EOF'
-usage: deploy/package.sh [--out DIR] [--programs DIR] [--generated DIR]
+usage: deploy/package.sh [--out DIR] [--programs DIR]
 
   --out DIR        folder for rudder_VERSION_ARCHITECTURE.deb (default target/debian of this repository)
-  --programs DIR, --generated DIR   as in install.sh --help
+  --programs DIR   as in install.sh --help
 EOF
 }
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 out=$here/../target/debian
 programs=$here/../target/release
-generated=$here/../target/generated
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
-    --out | --programs | --generated) [ $# -ge 2 ] || { usage >&2; exit 2; } ;;
+    --out | --programs) [ $# -ge 2 ] || { usage >&2; exit 2; } ;;
     *) usage >&2; echo "package.sh: unknown argument $1" >&2; exit 2 ;;
   esac
   case $1 in
     --out) out=$2 ;;
     --programs) programs=$2 ;;
-    --generated) generated=$2 ;;
   esac
   shift 2
 done
@@ -39,7 +37,7 @@ root=$work/root
 umask 022
 mkdir -p "$root/DEBIAN" "$out"
 
-"$here/install.sh" --prefix /usr --destdir "$root" --programs "$programs" --generated "$generated"
+"$here/install.sh" --prefix /usr --destdir "$root" --programs "$programs"
 strip --strip-debug "$root/usr/bin/rudderd" "$root/usr/bin/rudder"
 find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} + 2> /dev/null || true
 

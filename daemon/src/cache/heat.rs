@@ -34,6 +34,9 @@ pub struct Phase {
 /// cold.
 pub const PRIOR_EPOCHS: f32 = 0.25;
 
+/// Accesses per epoch below which an id counts as spent: half of what makes an id cold, since giving its slot back is not undone.
+const SPENT_RATE: f32 = 0.5;
+
 /// Fewest accesses per epoch of an id whose spread means anything.
 const DISPERSION_MEAN_MIN: f64 = 0.5;
 
@@ -100,12 +103,11 @@ impl Heat {
         unused * left / (1.0 - q * phase.span).max(1e-3)
     }
 
-    /// Whether the id is asked for less often than once per epoch from now to the end of the running epoch: what a cold id is, in
-    /// view of this epoch alone.
+    /// Whether the id is hardly asked for any more before the running epoch ends: at less than [`SPENT_RATE`] per epoch.
     #[inline]
     #[must_use]
     pub fn is_spent(self, phase: Phase) -> bool {
-        self.to_come(phase, self.rate(phase)) < (1.0 - phase.progress).max(f32::MIN_POSITIVE)
+        self.to_come(phase, self.rate(phase)) < SPENT_RATE * (1.0 - phase.progress).max(f32::MIN_POSITIVE)
     }
 
     /// EPOCH score: the inverse of the expected distance, in epochs, to the next access. Higher is hotter.
