@@ -6,12 +6,12 @@ mod steering;
 use crate::agent::classifier::ClassifierError;
 use crate::agent::journal::Decision;
 use crate::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
-use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, PeersConfig, Policy};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Invalid, LookaheadConfig, Policy};
 use crate::dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use crate::lifecycle::Service;
 use crate::lookahead::Settings;
 use crate::memory::MemorySource;
-use crate::peers::{Identity, PeerError, Peers, authority};
+use crate::peers::{Identity, PeerError, Peers};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
@@ -21,7 +21,6 @@ use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,9 +78,6 @@ pub enum StartError {
     /// The way to the other nodes cannot be opened.
     #[error(transparent)]
     Peers(#[from] PeerError),
-    /// The certificate of a node without peers cannot be made.
-    #[error("no certificate can be made for a node without peers")]
-    Certificate(#[from] authority::AuthorityError),
     /// No room for updates.
     #[error(transparent)]
     Owned(#[from] OwnedError),
@@ -120,10 +116,7 @@ impl Node {
         let peers = {
             let _inside = network.enter();
             let source = Arc::new(ShardSource::new(Arc::clone(&owned)));
-            match identity.parts {
-                1 => start_alone(&config.peers, identity, source)?,
-                _ => Peers::start(&config.peers, identity, source)?,
-            }
+            Peers::start(&config.peers, identity, source)?
         };
         let engine = Engine::new(EngineParts {
             owned,
@@ -232,21 +225,6 @@ impl Node {
     fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
         self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The only node of a dataset has nobody to talk to: it needs no certificate from anybody, and takes no port of the network.
-fn start_alone(config: &PeersConfig, identity: Identity, source: Arc<ShardSource>) -> Result<Arc<Peers>, StartError> {
-    let folder = tempfile::tempdir()?;
-    authority::init(folder.path(), "alone", 1, false)?;
-    let written = authority::issue(folder.path(), identity.node, folder.path(), 1, false)?;
-    let config = PeersConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        authority: folder.path().join("ca.pem"),
-        certificate: written.certificate,
-        key: written.key,
-        ..config.clone()
-    };
-    Ok(Peers::start(&config, identity, source)?)
 }
 
 fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {

@@ -71,11 +71,25 @@ pub struct Written {
     pub not_after_unix_s: u64,
 }
 
+/// A certificate and its key, as PEM.
+pub(crate) struct Made {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+    cluster: String,
+    not_after_unix_s: u64,
+}
+
 /// Makes the authority of a cluster: `ca.pem` and `ca.key` in `out`.
 ///
 /// # Errors
 /// When a file exists and `force` is not set, when the name or days make no sense, or when files cannot be written.
 pub fn init(out: &Path, cluster: &str, days: u32, force: bool) -> Result<Written, AuthorityError> {
+    let made = make_authority(cluster, days)?;
+    write_pair(out.join("ca.pem"), out.join("ca.key"), made, force)
+}
+
+/// An authority that is nowhere but in memory.
+pub(crate) fn make_authority(cluster: &str, days: u32) -> Result<Made, AuthorityError> {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let length = (1..=CLUSTER_CHARS_MAX).contains(&cluster.len());
     if !length || !cluster.chars().all(allowed) || cluster.starts_with('-') || cluster.ends_with('-') {
@@ -93,15 +107,8 @@ pub fn init(out: &Path, cluster: &str, days: u32, force: bool) -> Result<Written
     params.distinguished_name.push(DnType::CommonName, format!("{CLUSTER_TITLE}{cluster}, authority {id:016x}"));
     // The cluster's name is read back from here when certificates are issued.
     params.subject_alt_names = vec![rcgen::SanType::DnsName(format!("{cluster}.rudder").try_into()?)];
-    let certificate = params.self_signed(&key)?;
-    let files = Written {
-        certificate: out.join("ca.pem"),
-        key: out.join("ca.key"),
-        cluster: cluster.to_owned(),
-        not_after_unix_s,
-    };
-    write_pair(&files, &certificate.pem(), &key.serialize_pem(), force)?;
-    Ok(files)
+    let certificate = params.self_signed(&key)?.pem();
+    Ok(Made { certificate, key: key.serialize_pem(), cluster: cluster.to_owned(), not_after_unix_s })
 }
 
 /// Issues the certificate of node `node`: `node-I.pem` and `node-I.key` in `out`, signed by the authority in
@@ -112,11 +119,21 @@ pub fn init(out: &Path, cluster: &str, days: u32, force: bool) -> Result<Written
 /// cannot be written.
 pub fn issue(authority: &Path, node: u16, out: &Path, days: u32, force: bool) -> Result<Written, AuthorityError> {
     let (ca_path, key_path) = (authority.join("ca.pem"), authority.join("ca.key"));
+    let made = make_node((&read(&ca_path)?, &ca_path), (&read(&key_path)?, &key_path), node, days)?;
+    write_pair(out.join(format!("node-{node}.pem")), out.join(format!("node-{node}.key")), made, force)
+}
+
+/// A node's certificate that is nowhere but in memory, by the authority of this certificate and key; errors name their paths.
+pub(crate) fn make_node(
+    (ca_pem, ca_path): (&str, &Path),
+    (ca_key, key_path): (&str, &Path),
+    node: u16,
+    days: u32,
+) -> Result<Made, AuthorityError> {
     let unusable = |path: &Path, problem: String| AuthorityError::Authority { path: path.to_owned(), problem };
-    let ca_pem = read(&ca_path)?;
-    let ca_key = KeyPair::from_pem(&read(&key_path)?).map_err(|error| unusable(&key_path, error.to_string()))?;
-    let cluster = cluster_of(&ca_pem).ok_or_else(|| unusable(&ca_path, "is not a Rudder authority".to_owned()))?;
-    let issuer = Issuer::from_ca_cert_pem(&ca_pem, ca_key).map_err(|error| unusable(&ca_path, error.to_string()))?;
+    let ca_key = KeyPair::from_pem(ca_key).map_err(|error| unusable(key_path, error.to_string()))?;
+    let cluster = cluster_of(ca_pem).ok_or_else(|| unusable(ca_path, "is not a Rudder authority".to_owned()))?;
+    let issuer = Issuer::from_ca_cert_pem(ca_pem, ca_key).map_err(|error| unusable(ca_path, error.to_string()))?;
     let name = NodeName { node, cluster: cluster.clone() };
     let mut params = CertificateParams::new(vec![name.to_string()])?;
     let not_after_unix_s = set_validity(&mut params, days)?;
@@ -128,15 +145,8 @@ pub fn issue(authority: &Path, node: u16, out: &Path, days: u32, force: bool) ->
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer)?;
-    check_signed(&ca_pem, certificate.der(), &name).map_err(|problem| unusable(&key_path, problem))?;
-    let files = Written {
-        certificate: out.join(format!("node-{node}.pem")),
-        key: out.join(format!("node-{node}.key")),
-        cluster,
-        not_after_unix_s,
-    };
-    write_pair(&files, &certificate.pem(), &key.serialize_pem(), force)?;
-    Ok(files)
+    check_signed(ca_pem, certificate.der(), &name).map_err(|problem| unusable(key_path, problem))?;
+    Ok(Made { certificate: certificate.pem(), key: key.serialize_pem(), cluster, not_after_unix_s })
 }
 
 fn cluster_of(ca_pem: &str) -> Option<String> {
@@ -189,8 +199,9 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
     fs::read_to_string(path).map_err(|cause| AuthorityError::File { path: path.to_owned(), cause, hint })
 }
 
-fn write_pair(files: &Written, certificate: &str, key: &str, force: bool) -> Result<(), AuthorityError> {
-    let pair = [(&files.key, key, 0o600), (&files.certificate, certificate, 0o644)];
+fn write_pair(certificate: PathBuf, key: PathBuf, made: Made, force: bool) -> Result<Written, AuthorityError> {
+    let files = Written { certificate, key, cluster: made.cluster, not_after_unix_s: made.not_after_unix_s };
+    let pair = [(&files.key, &made.key, 0o600), (&files.certificate, &made.certificate, 0o644)];
     if let Some((path, ..)) = pair.iter().find(|(path, ..)| !force && path.exists()) {
         return Err(AuthorityError::Exists(path.to_path_buf()));
     }
@@ -204,7 +215,7 @@ fn write_pair(files: &Written, certificate: &str, key: &str, force: bool) -> Res
             _ => AuthorityError::File { path: path.clone(), cause, hint: "" },
         })?;
     }
-    Ok(())
+    Ok(files)
 }
 
 /// Writes through a new file, so that a key never exists with a wider mode and an old one never half overwritten.

@@ -23,7 +23,7 @@ pub mod wire;
 mod tests;
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -211,7 +211,14 @@ impl Peers {
         bind: fn(&PeersConfig, &Credentials) -> Result<Transport, PeerError>,
     ) -> Result<Arc<Self>, PeerError> {
         config.check()?;
-        let credentials = Credentials::load(config, identity.node)?;
+        // The only node of a dataset has nobody to talk to: it takes no port of the network.
+        let alone = (identity.parts == 1)
+            .then(|| PeersConfig { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), ..config.clone() });
+        let config = alone.as_ref().unwrap_or(config);
+        let credentials = match &alone {
+            Some(_) => Credentials::alone(identity.node)?,
+            None => Credentials::load(config, identity.node)?,
+        };
         let start = |error: String| PeerError::Start(error);
         let runtime = own_runtime(config.threads).map_err(|error| start(error.to_string()))?;
         let handle = match &runtime {

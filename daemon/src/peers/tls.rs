@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::authority::{AuthorityError, make_authority, make_node};
 use super::error::PeerError;
 use crate::config::peers::PeersConfig;
 
@@ -18,6 +19,9 @@ use crate::config::peers::PeersConfig;
 /// difference can be told in words.
 const ALPN: &[u8] = b"rudder-peer";
 const DOMAIN: &str = "rudder";
+
+/// Days of the certificate of a node without peers: nobody ever sees it.
+const ALONE_DAYS: u32 = 36_500;
 
 /// Makes aws-lc-rs the TLS provider of the process. To be called first thing in `main`: with two providers compiled in
 /// and none installed, the first builder of a TLS configuration panics.
@@ -111,13 +115,37 @@ impl Credentials {
     pub(crate) fn load(config: &PeersConfig, node: u16) -> Result<Self, PeerError> {
         let trusted = certificates(&config.authority)?;
         let chain = certificates(&config.certificate)?;
+        let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| unreadable(&config.key, &error))?;
+        Self::build((trusted, &config.authority), (chain, &config.certificate), key, node)
+    }
+
+    /// Those of a node without peers: of an authority that nobody else has, in no file.
+    pub(crate) fn alone(node: u16) -> Result<Self, PeerError> {
+        let nowhere = Path::new("in memory");
+        let failed = |problem: String| PeerError::Credentials { path: nowhere.to_owned(), problem };
+        let made = |error: AuthorityError| failed(error.to_string());
+        let authority = make_authority("alone", ALONE_DAYS).map_err(made)?;
+        let (ca, key) = ((&*authority.certificate, nowhere), (&*authority.key, nowhere));
+        let own = make_node(ca, key, node, ALONE_DAYS).map_err(made)?;
+        let read =
+            |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|error| failed(error.to_string()));
+        let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).map_err(|error| failed(error.to_string()))?;
+        Self::build((vec![read(&authority.certificate)?], nowhere), (vec![read(&own.certificate)?], nowhere), key, node)
+    }
+
+    /// Makes both TLS configurations; errors name the paths.
+    fn build(
+        (trusted, authority_path): (Vec<CertificateDer<'static>>, &Path),
+        (chain, path): (Vec<CertificateDer<'static>>, &Path),
+        key: PrivateKeyDer<'static>,
+        node: u16,
+    ) -> Result<Self, PeerError> {
         let ends = Ends {
             node: first_end(chain.get(..1).unwrap_or_default()).unwrap_or(i64::MAX),
             authority: first_end(&trusted).unwrap_or(i64::MAX),
         };
-        let roots = Arc::new(authority(trusted, &config.authority)?);
-        let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| unreadable(&config.key, &error))?;
-        let unusable = |problem: String| PeerError::Credentials { path: config.certificate.clone(), problem };
+        let roots = Arc::new(authority(trusted, authority_path)?);
+        let unusable = |problem: String| PeerError::Credentials { path: path.to_owned(), problem };
         let name = chain.first().and_then(NodeName::of_certificate).ok_or_else(|| {
             unusable("names no node of a cluster; issue it with rudder certs issue --node".to_owned())
         })?;
@@ -129,7 +157,7 @@ impl Credentials {
         let provider = provider();
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
-            .map_err(|error| PeerError::Credentials { path: config.authority.clone(), problem: error.to_string() })?;
+            .map_err(|error| PeerError::Credentials { path: authority_path.to_owned(), problem: error.to_string() })?;
         let mut server = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(tls)?
