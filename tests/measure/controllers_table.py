@@ -20,8 +20,8 @@ def table(path: Path) -> str:
     lines = [
         f"**{path.stem}** ({replay['requests']:,} requests)",
         "",
-        "| controller | network rows, % of requests | of off | charged, of off | mean capacity | of fixed | calls (grow/evict/refresh/hold) | refused |",
-        "|---|---|---|---|---|---|---|---|",
+        "| controller | network rows, % of requests | of off | of fixed | charged, of off | charged, of fixed | mean capacity | calls (grow/evict/refresh/hold) | refused |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in replay["results"]:
         calls = "/".join(str(run["calls"].get(tool, 0)) for tool in ("grow", "evict", "refresh", "hold"))
@@ -29,9 +29,10 @@ def table(path: Path) -> str:
             run["controller"],
             f"{100 * run['network_rows'] / replay['requests']:.2f}",
             f"{run['network_rows'] / off['network_rows']:.3f}",
-            f"{run['charged_rows'] / off['charged_rows']:.3f}",
-            f"{run['mean_capacity_rows']:,.0f}",
             f"{run['ratio_to_fixed']:.3f}",
+            f"{run['charged_rows'] / off['charged_rows']:.3f}",
+            f"{run['charged_ratio_to_fixed']:.3f}",
+            f"{run['mean_capacity_rows']:,.0f}",
             calls,
             str(run["refused"]),
         ]

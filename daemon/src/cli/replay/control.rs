@@ -7,6 +7,7 @@ use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::Decision;
 use crate::agent::llm::{Llm, LlmSettings, LlmStatus};
+use crate::agent::rules::Off;
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::cli::CliError;
@@ -86,6 +87,10 @@ pub(super) struct Steered {
     fixed_network_rows: u64,
     /// `network_rows` over that.
     ratio_to_fixed: f64,
+    /// As `fixed_network_rows`, with each stale row that was served as one more.
+    fixed_charged_rows: u64,
+    /// `charged_rows` over that.
+    charged_ratio_to_fixed: f64,
     /// Tool calls carried out, by tool.
     calls: BTreeMap<String, u64>,
     /// Decisions that the guard refused.
@@ -164,13 +169,14 @@ impl Course<'_> {
         let done = controlled.unwrap_or_default();
         let mean_capacity_rows = done.row_minibatches as f64 / self.trace.minibatches().max(1) as f64;
         let fixed = ReplaySpec { capacity_rows: mean_capacity_rows.round() as usize, ..spec };
-        let (fixed, _) = self.replay(fixed, None, GUARD)?;
+        let (fixed, idle) = self.replay(fixed, Some(Box::new(Off)), GUARD)?;
+        let fixed_charged_rows = fixed.network_rows + idle.unwrap_or_default().stale_rows_served;
         let steered = summarize(
             controller,
             spec.policy,
             spec.lookahead,
             (&replayed, done),
-            (mean_capacity_rows, fixed.network_rows),
+            (mean_capacity_rows, fixed.network_rows, fixed_charged_rows),
             seconds,
         );
         Ok(Steered { llm, ..steered })
@@ -182,10 +188,11 @@ fn summarize(
     policy: PolicySpec,
     lookahead: usize,
     (replayed, done): (&Replayed, Controlled),
-    (mean_capacity_rows, fixed_network_rows): (f64, u64),
+    (mean_capacity_rows, fixed_network_rows, fixed_charged_rows): (f64, u64, u64),
     seconds: f64,
 ) -> Steered {
     let count = |test: &dyn Fn(&&Decision) -> bool| done.decisions.iter().filter(test).count() as u64;
+    let charged_rows = replayed.network_rows + done.stale_rows_served;
     let mut calls = BTreeMap::new();
     for decision in &done.decisions {
         *calls.entry(decision.call.tool().to_owned()).or_default() += 1;
@@ -200,7 +207,9 @@ fn summarize(
         tool_rows: done.tool_rows,
         refreshed_rows: done.refreshed_rows,
         stale_rows_served: done.stale_rows_served,
-        charged_rows: replayed.network_rows + done.stale_rows_served,
+        charged_rows,
+        fixed_charged_rows,
+        charged_ratio_to_fixed: charged_rows as f64 / fixed_charged_rows.max(1) as f64,
         fill_rows: replayed.fill_rows,
         evictions: replayed.evictions,
         mean_capacity_rows,
