@@ -18,4 +18,5 @@ pub mod peers;
 pub mod recording;
 pub mod replay;
 pub mod serve;
+pub mod telemetry;
 pub mod tools;

@@ -17,6 +17,7 @@ use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
     SteerSettings,
 };
+use crate::telemetry::Tracer;
 use crate::tools::{ToolAnswer, ToolCall, ToolError};
 use prometheus::core::Collector;
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ pub struct Node {
     agent: Mutex<Option<Steering>>,
     serving: AtomicBool,
     started: Instant,
+    tracer: Option<Arc<Tracer>>,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
     runtimes: [Option<Runtime>; 2],
 }
@@ -118,6 +120,10 @@ impl Node {
             let source = Arc::new(ShardSource::new(Arc::clone(&owned)));
             Peers::start(&config.peers, identity, source)?
         };
+        let tracer = Tracer::start(&config.log, dataset.node());
+        if let Some(tracer) = &tracer {
+            peers.trace_with(Arc::clone(tracer));
+        }
         let engine = Engine::new(EngineParts {
             owned,
             peers: Arc::clone(&peers),
@@ -125,6 +131,7 @@ impl Node {
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: lookahead_settings(&config.lookahead),
             steer: steer_settings(&config.cache),
+            tracer: tracer.clone(),
             slow_after: (config.log.slow_fetch_ms > 0).then_some(Duration::from_millis(config.log.slow_fetch_ms)),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
         })?;
@@ -149,7 +156,7 @@ impl Node {
         let agent = Mutex::new(agent);
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
-        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, runtimes })
+        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, tracer, runtimes })
     }
 }
 
@@ -206,6 +213,9 @@ impl Service for Node {
         if let [Some(serving), Some(network)] = &self.runtimes {
             serving.block_on(self.local.shutdown(deadline));
             network.block_on(self.peers.shutdown(end.saturating_duration_since(Instant::now())));
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.flush(end);
         }
     }
 }

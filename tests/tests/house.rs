@@ -21,19 +21,20 @@ const UNSAFE_FILES: [&str; 6] = [
 ];
 
 /// The modules of the daemon and those each may name, outside tests. Dependencies point one way.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
     ("config", &[]),
     ("dataset", &[]),
     ("cache", &[]),
     ("recording", &[]),
     ("memory", &[]),
     ("logging", &["config"]),
+    ("telemetry", &["config"]),
     ("tools", &[]),
     ("agent", &["config", "tools"]),
     ("lookahead", &["cache"]),
     ("replay", &["dataset", "cache", "lookahead", "agent", "tools"]),
-    ("peers", &["config"]),
-    ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers"]),
+    ("peers", &["config", "telemetry"]),
+    ("serve", &["config", "dataset", "cache", "recording", "memory", "tools", "lookahead", "peers", "telemetry"]),
     ("admin", &["config", "logging", "recording", "tools", "agent"]),
     ("lifecycle", &["config", "logging", "recording", "tools", "agent", "admin"]),
     (
@@ -50,6 +51,7 @@ const LAYERS: [(&str, &[&str]); 16] = [
             "peers",
             "serve",
             "lifecycle",
+            "telemetry",
         ],
     ),
     (

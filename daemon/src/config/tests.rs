@@ -105,7 +105,12 @@ fn a_key_of_another_section_is_pointed_at() {
     let error = complaint("[cache]\nsocket_buffer_bytes = 1\n");
     assert!(error.ends_with("did you mean `peers.socket_buffer_bytes`?"), "{error}");
     let error = complaint("[log]\nzzzzzz = 1\n");
-    assert!(error.ends_with("known here are format, level, slow_fetch_ms"), "{error}");
+    assert!(
+        error.ends_with(
+            "known here are format, level, otlp_endpoint, otlp_queue_max, otlp_sample, otlp_timeout_ms, slow_fetch_ms"
+        ),
+        "{error}"
+    );
 }
 
 #[test]

@@ -227,6 +227,11 @@ impl LogConfig {
         if let Some(bare) = bare {
             return wrong("log.level", quoted(level), format!("`{bare}` is no level"), remedy);
         }
+        within("log.otlp_queue_max", self.otlp_queue_max, 1..=1 << 20)?;
+        within("log.otlp_timeout_ms", self.otlp_timeout_ms, 1..=60_000)?;
+        if !(0.0..=1.0).contains(&self.otlp_sample) {
+            return wrong("log.otlp_sample", self.otlp_sample, "no share", "write a number from 0 to 1, such as 0.01");
+        }
         match EnvFilter::builder().parse(level) {
             Ok(_) => Ok(()),
             Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),

@@ -20,6 +20,7 @@ use super::wire::{
     RequestDecoder, RequestLimits, ResponseHeader, RowsRequest, UpdateRequest, WORD_BYTES, WireError, frame,
     hello_frame, short_text,
 };
+use crate::telemetry::{Kind, Span};
 
 /// Longest wait for a peer to have read why it was refused.
 const REFUSAL_LINGER: Duration = Duration::from_secs(1);
@@ -168,6 +169,13 @@ async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv:
     if let Some(RowsRequest { request, count: rows, .. }) = wanted.filter(|_| shared.is_slow(begun.elapsed())) {
         let total_ms = begun.elapsed().as_millis() as u64;
         tracing::warn!(request = %format_args!("{request:016x}"), peer, table, rows, total_ms, "slow answer to a peer");
+    }
+    if let (Some(tracer), Some(RowsRequest { request, count, .. })) = (shared.tracer.get(), wanted)
+        && tracer.traces(request)
+    {
+        let took = begun.elapsed();
+        let numbers = vec![("peer", u64::from(peer)), ("rows", u64::from(count)), ("table", u64::from(table))];
+        tracer.record(&Span { request, name: "answer", kind: Kind::Server, began: took, took, numbers, error: None });
     }
     match outcome {
         Ok(()) => {}

@@ -40,6 +40,7 @@ pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
 use bytes::Bytes;
 
 use crate::config::peers::PeersConfig;
+use crate::telemetry::Tracer;
 use ask::{AskError, all, exchange};
 use buffers::BufferPool;
 use link::Link;
@@ -252,11 +253,17 @@ impl Peers {
             renewed: tokio::sync::Notify::new(),
             answers: tokio_util::task::TaskTracker::new(),
             draining: AtomicBool::new(false),
+            tracer: std::sync::OnceLock::new(),
             handle: handle.clone(),
         });
         tracing::info!(address = %shared.transport.address, name = %shared.name, mtu = config.mtu, "answering peers");
         handle.spawn(answer::accept(Arc::clone(&shared)));
         Ok(Arc::new(Self { shared, runtime }))
+    }
+
+    /// Has spans of answers recorded from now on.
+    pub fn trace_with(&self, tracer: Arc<Tracer>) {
+        let _ = self.shared.tracer.set(tracer);
     }
 
     /// The rows of `ids`, all owned by `part`, in their order; duplicates allowed. Fetches longer than

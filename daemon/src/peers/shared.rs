@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) renewed: tokio::sync::Notify,
     pub(crate) answers: TaskTracker,
     pub(crate) draining: AtomicBool,
+    /// Where spans of answers go, if anywhere.
+    pub(crate) tracer: std::sync::OnceLock<Arc<crate::telemetry::Tracer>>,
     pub(crate) handle: tokio::runtime::Handle,
 }
 

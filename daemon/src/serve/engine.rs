@@ -6,19 +6,20 @@ use super::ahead::Ahead;
 use super::blocks;
 use super::error::RequestError;
 use super::flights::{Claim, Flights, Took};
-use super::gather::{Found, Miss, Out, OutOfRange, gather, unique};
+use super::gather::{Found, Miss, Out, OutOfRange, gather, merge, unique};
 use super::insight::Insight;
 use super::owned::Owned;
 use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
-use super::timing::{SlowFetches, Stage, Timeline};
+use super::timing::{self, SlowFetches, Stage, Timeline};
 use super::versions::Versions;
 use crate::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
 use crate::dataset::Dataset;
 use crate::lookahead;
 use crate::peers::{Class, PeerError, Peers, RequestId};
+use crate::telemetry::Tracer;
 use rudder_client::RowSources;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +51,8 @@ pub struct EngineParts {
     pub steer: SteerSettings,
     /// Time from which a fetch is told of in the log; `None` for never.
     pub slow_after: Option<Duration>,
+    /// Where spans of fetches go, if anywhere.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// Why an engine cannot be made.
@@ -79,6 +82,7 @@ pub struct Engine {
     pub(super) steer: SteerSettings,
     pub(super) pressure: Pressure,
     pub(super) slow: SlowFetches,
+    tracer: Option<Arc<Tracer>>,
     draining: AtomicBool,
 }
 
@@ -209,6 +213,7 @@ impl Engine {
             steer: parts.steer,
             pressure: Pressure::default(),
             slow: SlowFetches::new(parts.slow_after),
+            tracer: parts.tracer,
             draining: AtomicBool::new(false),
         }))
     }
@@ -274,6 +279,9 @@ impl Engine {
             }
         }
         self.slow.see(&self.dataset.tables()[job.table].name, job, &answered);
+        if let Some(tracer) = self.tracer.as_ref().filter(|tracer| tracer.traces(job.request)) {
+            timing::trace(tracer, job, &answered);
+        }
         answered
     }
 
@@ -478,15 +486,5 @@ impl Engine {
     #[must_use]
     pub fn stalled(&self) -> Duration {
         Duration::from_nanos(self.stall_ns.load(Ordering::Relaxed))
-    }
-}
-
-fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> Result<Found, OutOfRange> {
-    match (found, part) {
-        (Ok(mut found), Ok(part)) => {
-            found.merge(part);
-            Ok(found)
-        }
-        (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
 }

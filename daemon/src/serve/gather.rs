@@ -181,3 +181,14 @@ pub fn gather_in_process(rows: &[u8], row_bytes: usize, ids: &[u64], out: &mut [
         target.copy_from_slice(at(id));
     }
 }
+
+/// Puts two parts of a gather together; the first refusal stands.
+pub(super) fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> Result<Found, OutOfRange> {
+    match (found, part) {
+        (Ok(mut found), Ok(part)) => {
+            found.merge(part);
+            Ok(found)
+        }
+        (Err(refused), _) | (_, Err(refused)) => Err(refused),
+    }
+}

@@ -4,6 +4,7 @@
 use super::engine::{Answered, Job};
 use super::error::RequestError;
 use super::flights::{Claim, Took};
+use crate::telemetry::{self, Kind, Span, Tracer};
 use std::fmt::Write as _;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -123,6 +124,41 @@ impl SlowFetches {
         let unsaid = last.1;
         *last = (Some(now), 0);
         Some(unsaid)
+    }
+}
+
+/// Records the spans of a fetch that is traced: the whole, its stages, and each request to a peer that it waited for.
+pub(super) fn trace(tracer: &Tracer, job: &Job, outcome: &Result<Answered, RequestError>) {
+    let total = job.timeline.elapsed();
+    let (sources, error) = match outcome {
+        Ok(answered) => (answered.sources, None),
+        Err(error) => (rudder_client::RowSources::default(), Some(error.to_string())),
+    };
+    let span =
+        |name, kind, began, took, numbers| Span { request: job.request, name, kind, began, took, numbers, error: None };
+    let numbers = vec![
+        ("rows", job.ids.len() as u64),
+        ("table", job.table as u64),
+        ("local", sources.local),
+        ("cache", sources.cache),
+        ("staged", sources.staged),
+        ("peer", sources.peer),
+    ];
+    tracer.record(&Span { error, ..span(telemetry::FETCH, Kind::Server, total, total, numbers) });
+    let mut since = Duration::ZERO;
+    for (name, spent_ms) in ["gather", "wait", "place"].into_iter().zip(job.timeline.stages_ms()) {
+        let spent = Duration::from_secs_f64(spent_ms / 1e3);
+        if !spent.is_zero() {
+            tracer.record(&span(name, Kind::Internal, total.saturating_sub(since), spent, Vec::new()));
+        }
+        since += spent;
+    }
+    let [gather_ms, ..] = job.timeline.stages_ms();
+    let asked = total.saturating_sub(Duration::from_secs_f64(gather_ms / 1e3));
+    let flights = outcome.as_ref().map_or(&[][..], |answered| &answered.claim().flights);
+    for Took { peer, rows, elapsed } in flights.iter().filter_map(|flight| flight.took()) {
+        let numbers = vec![("peer", u64::from(peer)), ("rows", rows as u64)];
+        tracer.record(&span("ask peer", Kind::Client, asked, elapsed, numbers));
     }
 }
 
