@@ -1,12 +1,14 @@
-"""The log of real daemons: a slow fetch is told of on both sides by one number, the level changes while they run, and SIGHUP reads the
-configuration again.
+"""The log of real daemons: a slow fetch is told of on both sides by one number, its spans meet in a collector, the level changes while they
+run, and SIGHUP reads the configuration again.
 """
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,44 @@ import pytest
 from observed import ROWS, TOKEN, Blocks, get, run, short_folder, wait_for
 
 
+#: Requests that the collector got.
+COLLECTED: list[dict[str, Any]] = []
+
+
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes spans as a collector of OpenTelemetry does."""
+
+    def do_POST(self) -> None:
+        """Keep what came."""
+        assert self.path == "/v1/traces"
+        COLLECTED.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def spans() -> list[dict[str, Any]]:
+    """All spans that were collected, each with the node that sent it."""
+    found = []
+    for resource in (resource for request in COLLECTED for resource in request["resourceSpans"]):
+        attributes = {attribute["key"]: attribute["value"]["stringValue"] for attribute in resource["resource"]["attributes"]}
+        found += [span | {"node": attributes["service.instance.id"]} for scope in resource["scopeSpans"] for span in scope["spans"]]
+    return found
+
+
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Blocks]:
-    """Two daemons to whom everything is slow."""
+    """Two daemons to whom everything is slow, and a collector that gets every span of theirs."""
+    collector = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
     patch = pytest.MonkeyPatch()
-    for name, value in (("LOG__SLOW_FETCH_MS", "1"), ("PEERS__SLOW_ANSWER_MS", "1"), ("LOG__FORMAT", "json")):
+    settings = {"LOG__SLOW_FETCH_MS": "1", "PEERS__SLOW_ANSWER_MS": "1", "LOG__FORMAT": "json", "LOG__OTLP_SAMPLE": "1.0"}
+    settings["LOG__OTLP_ENDPOINT"] = f"http://127.0.0.1:{collector.server_address[1]}"
+    for name, value in settings.items():
         patch.setenv(f"RUDDER_{name}", value)
     with short_folder() as folder:
         blocks = Blocks(folder / "blocks")
@@ -29,6 +64,8 @@ def daemons() -> Iterator[Blocks]:
         finally:
             blocks.stop()
             patch.undo()
+            collector.shutdown()
+            collector.server_close()
 
 
 def lines(log: Path, message: str) -> list[dict[str, Any]]:
@@ -61,6 +98,18 @@ def test_a_slow_fetch_has_one_number_on_both_sides(daemons: Blocks) -> None:
     assert "rows of peer 1 in" in fetch["peers"], fetch
     assert fetch["wait_ms"] <= fetch["total_ms"] + 1
     assert answer["peer"] == 0 and answer["rows"] > 0
+
+    def trace() -> dict[str, dict[str, Any]] | None:
+        """The spans of that fetch by name; its identifier ends with the number that the logs say."""
+        found = {span["name"]: span for span in spans() if span["traceId"].endswith(fetch["request"])}
+        return found if {"fetch", "wait", "ask peer", "answer"} <= set(found) else None
+
+    trace = wait_for("the spans of both sides", trace)
+    assert (trace["fetch"]["node"], trace["answer"]["node"]) == ("node-0", "node-1")
+    assert {trace[name]["parentSpanId"] for name in ("wait", "ask peer", "answer")} == {trace["fetch"]["spanId"]}
+    assert "parentSpanId" not in trace["fetch"]
+    for span in trace.values():
+        assert int(span["startTimeUnixNano"]) <= int(span["endTimeUnixNano"])
 
 
 def test_the_level_changes_while_the_daemon_runs(daemons: Blocks) -> None:
