@@ -60,9 +60,13 @@ pub struct Tracer {
 }
 
 enum Message {
-    Span(Value),
+    /// A span, the time since 1970 at which it was recorded, and its number among those of this node.
+    Span(Span, Duration, u64),
     Flush(SyncSender<()>),
 }
+
+/// From this seed on, one per node: the identifiers of spans that are not a fetch's first.
+const SPAN_SEED: u64 = 1 << 16;
 
 /// Name of a fetch's first span, the parent of all others.
 pub const FETCH: &str = "fetch";
@@ -113,12 +117,13 @@ impl Tracer {
         request != 0 && hash(request, 3) <= self.below && self.below > 0
     }
 
-    /// Queues a span; it is lost if the queue is full.
-    pub fn record(&self, span: &Span) {
+    /// Queues a span, to be put into its form by the thread that sends it; it is lost if the queue is full.
+    pub fn record(&self, span: Span) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let serial = self.next.fetch_add(1, Ordering::Relaxed);
-        let message = Message::Span(encode(span, now, serial));
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.queue.try_send(message) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.queue.try_send(Message::Span(span, now, serial))
+        {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -133,10 +138,15 @@ impl Tracer {
 }
 
 /// A span as OTLP's JSON has it: identifiers in hexadecimal, 64-bit numbers as text.
-fn encode(span: &Span, now: Duration, serial: u64) -> Value {
+/// Nodes count their spans apart, so the node is part of a span's identifier.
+fn encode(span: &Span, now: Duration, serial: u64, node: u16) -> Value {
     let begin = now.saturating_sub(span.began);
     let is_root = span.name == FETCH;
-    let id = if is_root { root_id(span.request) } else { format!("{:016x}", hash(span.request ^ serial, 4).max(1)) };
+    let id = if is_root {
+        root_id(span.request)
+    } else {
+        format!("{:016x}", hash(span.request ^ serial, SPAN_SEED + u64::from(node)).max(1))
+    };
     let attribute = |&(key, number): &(&str, u64)| json!({"key": format!("rudder.{key}"), "value": {"intValue": number.to_string()}});
     let mut encoded = json!({
         "traceId": trace_id(span.request),
@@ -173,9 +183,9 @@ impl Sender {
                 let left =
                     end.map_or(Duration::from_secs(3600), |end: Instant| end.saturating_duration_since(Instant::now()));
                 match spans.recv_timeout(left) {
-                    Ok(Message::Span(span)) => {
+                    Ok(Message::Span(span, now, serial)) => {
                         end.get_or_insert_with(|| Instant::now() + BATCH_WAIT);
-                        batch.push(span);
+                        batch.push(encode(&span, now, serial, self.node));
                         if batch.len() >= BATCH_SPANS_MAX {
                             break;
                         }
@@ -261,7 +271,7 @@ mod tests {
     #[test]
     fn spans_of_two_nodes_meet_by_the_number_of_the_fetch_alone() {
         let now = Duration::from_secs(1_000);
-        let (fetch, answer) = (encode(&span(77, FETCH), now, 0), encode(&span(77, "answer"), now, 9));
+        let (fetch, answer) = (encode(&span(77, FETCH), now, 0, 0), encode(&span(77, "answer"), now, 9, 1));
         assert_eq!(fetch["traceId"], answer["traceId"]);
         assert_eq!(fetch["spanId"], answer["parentSpanId"]);
         assert_ne!(fetch["spanId"], answer["spanId"]);
@@ -270,7 +280,9 @@ mod tests {
         assert_eq!(fetch["endTimeUnixNano"], "999998000000");
         assert_eq!((fetch["traceId"].as_str().unwrap().len(), fetch["spanId"].as_str().unwrap().len()), (32, 16));
         assert_eq!(fetch["attributes"][0], json!({"key": "rudder.rows", "value": {"intValue": "7"}}));
-        let failed = encode(&Span { error: Some("peer 1 is gone".to_owned()), ..span(77, FETCH) }, now, 0);
+        let wait = encode(&span(77, "wait"), now, 9, 0);
+        assert_ne!(wait["spanId"], answer["spanId"], "the ninth span of either node");
+        let failed = encode(&Span { error: Some("peer 1 is gone".to_owned()), ..span(77, FETCH) }, now, 0, 0);
         assert_eq!(failed["status"]["code"], 2);
     }
 
@@ -303,8 +315,8 @@ mod tests {
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}").unwrap();
             text
         });
-        tracer.record(&span(5, FETCH));
-        tracer.record(&span(5, "wait"));
+        tracer.record(span(5, FETCH));
+        tracer.record(span(5, "wait"));
         tracer.flush(Instant::now() + Duration::from_secs(10));
         let text = collected.join().unwrap();
         assert!(text.starts_with("POST /v1/traces HTTP/1.1"), "{text}");
@@ -321,7 +333,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let tracer = Tracer::start(&LogConfig { otlp_queue_max: 10, ..config(url) }, 0).unwrap();
         let begun = Instant::now();
-        (1..=5_000).for_each(|request| tracer.record(&span(request, FETCH)));
+        (1..=5_000).for_each(|request| tracer.record(span(request, FETCH)));
         assert!(begun.elapsed() < Duration::from_secs(5));
         tracer.flush(Instant::now() + Duration::from_secs(10));
         assert!(tracer.lost.load(Ordering::Relaxed) > 4_000);

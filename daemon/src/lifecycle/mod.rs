@@ -234,7 +234,7 @@ async fn live<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static
     let started = on_thread("rudder-start", move || start(config))?;
     let service = tokio::select! {
         started = started => started.map_err(|_| LifecycleError::StartPanicked)?,
-        () = told_to_stop(&mut orders, &controls, &in_effect) => {
+        () = told_to_stop(&mut orders, &controls, &in_effect, false) => {
             tracing::info!("stopped while starting");
             return Ok(());
         }
@@ -246,14 +246,14 @@ async fn live<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static
     let watchdog = tokio::spawn(systemd::keep_alive(service.clone()));
     tracing::info!("ready");
 
-    told_to_stop_serving(&mut orders, &controls, &in_effect).await;
+    told_to_stop(&mut orders, &controls, &in_effect, true).await;
     tracing::info!(deadline_ms = deadline.as_millis(), "draining; a second signal stops at once");
     daemon.enter(Phase::Draining(service.clone()));
     systemd::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     let drained = on_thread("rudder-drain", move || service.shutdown(deadline))?;
     tokio::select! {
         _ = drained => {}
-        () = told_to_stop(&mut orders, &controls, &in_effect) => return Err(LifecycleError::Forced),
+        () = told_to_stop(&mut orders, &controls, &in_effect, false) => return Err(LifecycleError::Forced),
         () = tokio::time::sleep(deadline + DRAIN_GRACE) => return Err(LifecycleError::Stuck),
     }
     watchdog.abort();
@@ -262,19 +262,16 @@ async fn live<S: Service, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static
     Ok(())
 }
 
-/// Carries orders out until one is to stop.
-async fn told_to_stop(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config) {
+/// Carries orders out until one is to stop; while fetches are served, the service manager follows.
+async fn told_to_stop(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config, serving: bool) {
     while let Some(Order::Reload) = orders.recv().await {
+        if serving {
+            systemd::tell_reloading();
+        }
         reload(controls, in_effect);
-    }
-}
-
-/// As [`told_to_stop`], while fetches are served: the service manager follows.
-async fn told_to_stop_serving(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config) {
-    while let Some(Order::Reload) = orders.recv().await {
-        systemd::tell_reloading();
-        reload(controls, in_effect);
-        systemd::tell(&[NotifyState::Ready]);
+        if serving {
+            systemd::tell(&[NotifyState::Ready]);
+        }
     }
 }
 

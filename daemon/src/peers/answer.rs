@@ -175,7 +175,7 @@ async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv:
     {
         let took = begun.elapsed();
         let numbers = vec![("peer", u64::from(peer)), ("rows", u64::from(count)), ("table", u64::from(table))];
-        tracer.record(&Span { request, name: "answer", kind: Kind::Server, began: took, took, numbers, error: None });
+        tracer.record(Span { request, name: "answer", kind: Kind::Server, began: took, took, numbers, error: None });
     }
     match outcome {
         Ok(()) => {}

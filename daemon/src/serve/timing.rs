@@ -144,12 +144,12 @@ pub(super) fn trace(tracer: &Tracer, job: &Job, outcome: &Result<Answered, Reque
         ("staged", sources.staged),
         ("peer", sources.peer),
     ];
-    tracer.record(&Span { error, ..span(telemetry::FETCH, Kind::Server, total, total, numbers) });
+    tracer.record(Span { error, ..span(telemetry::FETCH, Kind::Server, total, total, numbers) });
     let mut since = Duration::ZERO;
     for (name, spent_ms) in ["gather", "wait", "place"].into_iter().zip(job.timeline.stages_ms()) {
         let spent = Duration::from_secs_f64(spent_ms / 1e3);
         if !spent.is_zero() {
-            tracer.record(&span(name, Kind::Internal, total.saturating_sub(since), spent, Vec::new()));
+            tracer.record(span(name, Kind::Internal, total.saturating_sub(since), spent, Vec::new()));
         }
         since += spent;
     }
@@ -158,7 +158,7 @@ pub(super) fn trace(tracer: &Tracer, job: &Job, outcome: &Result<Answered, Reque
     let flights = outcome.as_ref().map_or(&[][..], |answered| &answered.claim().flights);
     for Took { peer, rows, elapsed } in flights.iter().filter_map(|flight| flight.took()) {
         let numbers = vec![("peer", u64::from(peer)), ("rows", rows as u64)];
-        tracer.record(&span("ask peer", Kind::Client, asked, elapsed, numbers));
+        tracer.record(span("ask peer", Kind::Client, asked, elapsed, numbers));
     }
 }
 
