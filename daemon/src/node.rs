@@ -208,12 +208,17 @@ impl Service for Node {
 
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
-        drop(self.agent().take());
+        // Taken out first: who asks for the status does not wait for it. It ends while the sessions do.
+        let mut agent = self.agent().take();
+        if let Some(steering) = &mut agent {
+            steering.agent.end();
+        }
         let end = Instant::now() + deadline;
         if let [Some(serving), Some(network)] = &self.runtimes {
             serving.block_on(self.local.shutdown(deadline));
             network.block_on(self.peers.shutdown(end.saturating_duration_since(Instant::now())));
         }
+        drop(agent);
         if let Some(tracer) = &self.tracer {
             tracer.flush(end);
         }
@@ -222,7 +227,8 @@ impl Service for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.agent().take());
+        let agent = self.agent().take();
+        drop(agent);
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();

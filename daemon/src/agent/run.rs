@@ -10,12 +10,12 @@ use super::pilot::{Asked, Pilot};
 use super::rules::Rules;
 use super::snapshot::{Counters, Observer, Snapshot};
 use crate::tools::{ToolAnswer, ToolCall};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often the end of a window of minibatches is looked for.
+/// How often the end of a window of minibatches is looked for, and whether the agent is to stop while a controller thinks.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What bounds the agent.
@@ -113,9 +113,14 @@ impl Agent {
         self.metrics.collectors()
     }
 
-    /// Ends the loop; a controller that is being asked is not waited for.
-    pub fn stop(&mut self) {
+    /// Has the loop end, without waiting for it.
+    pub fn end(&mut self) {
         self.stop = None;
+    }
+
+    /// Ends the loop and waits for it: for a call that is being carried out, but not for a controller that is being asked.
+    pub fn stop(&mut self) {
+        self.end();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -160,42 +165,57 @@ impl Asking {
         Ok(Self { name, questions, answers, number: 0, open: None })
     }
 
-    fn ask(&mut self, now: &Snapshot, past: &[Past], deadline: Duration) -> Asked {
+    /// The controller's answer within `deadline`; `None` if the agent is to stop first.
+    fn ask(&mut self, now: &Snapshot, past: &[Past], deadline: Duration, stopped: &Receiver<()>) -> Option<Asked> {
         let begin = Instant::now();
-        let answer = self.answer(now, past, deadline);
+        let answer = self.answer(now, past, deadline, stopped)?;
         let latency_ms = begin.elapsed().as_secs_f64() * 1e3;
-        Asked { controller: self.name, answer, latency_ms }
+        Some(Asked { controller: self.name, answer, latency_ms })
     }
 
-    fn answer(&mut self, now: &Snapshot, past: &[Past], deadline: Duration) -> Result<Proposal, ControllerError> {
-        let late = ControllerError::Late(deadline.as_millis() as u64);
+    fn answer(
+        &mut self,
+        now: &Snapshot,
+        past: &[Past],
+        deadline: Duration,
+        stopped: &Receiver<()>,
+    ) -> Option<Result<Proposal, ControllerError>> {
+        let late = || ControllerError::Late(deadline.as_millis() as u64);
         // What came too late was decided for another state.
         while let Ok((number, _)) = self.answers.try_recv() {
             self.open = self.open.filter(|&open| open != number);
         }
         if self.open.is_some() {
-            return Err(late);
+            return Some(Err(late()));
         }
         self.number += 1;
         match self.questions.try_send((self.number, *now, past.to_vec())) {
             Ok(()) => self.open = Some(self.number),
-            Err(TrySendError::Full(_)) => return Err(late),
-            Err(TrySendError::Disconnected(_)) => {
-                return Err(ControllerError::Degraded("the controller panicked; see the log".to_owned()));
-            }
+            Err(TrySendError::Full(_)) => return Some(Err(late())),
+            Err(TrySendError::Disconnected(_)) => return Some(Err(panicked())),
         }
-        let answer = self.answers.recv_timeout(deadline);
-        if !matches!(answer, Err(RecvTimeoutError::Timeout)) {
+        let end = Instant::now() + deadline;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let answer = match self.answers.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if is_stopped(stopped) => return None,
+                Err(RecvTimeoutError::Timeout) if left <= LOOK => return Some(Err(late())),
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => Err(panicked()),
+                Ok((_, answer)) => answer,
+            };
             self.open = None;
-        }
-        match answer {
-            Ok((_, answer)) => answer,
-            Err(RecvTimeoutError::Timeout) => Err(late),
-            Err(RecvTimeoutError::Disconnected) => {
-                Err(ControllerError::Degraded("the controller panicked; see the log".to_owned()))
-            }
+            return Some(answer);
         }
     }
+}
+
+fn panicked() -> ControllerError {
+    ControllerError::Degraded("the controller panicked; see the log".to_owned())
+}
+
+fn is_stopped(stopped: &Receiver<()>) -> bool {
+    !matches!(stopped.try_recv(), Err(TryRecvError::Empty))
 }
 
 struct Loop {
@@ -214,7 +234,7 @@ impl Loop {
         self.look();
         while self.wait(stopped) {
             if let Some(now) = self.look() {
-                self.decide(&now);
+                self.decide(&now, stopped);
             }
         }
         if let Some(open) = self.pilot.open() {
@@ -248,14 +268,14 @@ impl Loop {
         self.observer.observe(now)
     }
 
-    fn decide(&mut self, now: &Snapshot) {
+    fn decide(&mut self, now: &Snapshot, stopped: &Receiver<()>) {
         if let Some(complete) = self.pilot.close(now) {
             self.metrics.effect(&complete);
             let mut journal = relock(&self.journal);
             journal.record(complete);
             self.metrics.lost(journal.lost());
         }
-        let asked = self.asked.ask(now, self.pilot.past(), self.settings.deadline);
+        let Some(asked) = self.asked.ask(now, self.pilot.past(), self.settings.deadline, stopped) else { return };
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         let call = self.pilot.decide(now, asked, time_ms);
         let result = (self.hands.act)(call);
@@ -362,6 +382,18 @@ mod tests {
         let begin = Instant::now();
         agent.stop();
         assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn an_agent_ends_while_its_controller_thinks() {
+        let acted = Arc::default();
+        let naps = vec![Duration::from_secs(3600)];
+        let mut agent = Agent::start(settings(5, 3_600_000), Box::new(Sleepy(naps)), hands(&acted)).unwrap();
+        // Past the end of the first window, so that the question is open.
+        std::thread::sleep(Duration::from_millis(100));
+        let begin = Instant::now();
+        agent.stop();
+        assert!(begin.elapsed() < Duration::from_secs(60) && acted.load(Ordering::Relaxed) == 0);
     }
 
     struct Broken;

@@ -396,12 +396,13 @@ impl TableCache {
         reason: Fill,
     ) -> usize {
         let mut placements: Vec<Placement<'_>> = Vec::new();
-        let mut evicted = 0;
+        let (mut evicted, mut offered) = (0, 0);
         for (at, &id) in ids.iter().enumerate() {
             if self.index.slot(id).is_some() {
                 continue;
             }
             let Some(row) = row(at) else { continue };
+            offered += 1;
             let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
             if let Some((slot, replaced)) = self.find_place(writer, id, next_use, reason) {
                 evicted += u64::from(replaced);
@@ -411,7 +412,7 @@ impl TableCache {
         // A newcomer may itself have lost its slot to a later one: the last decision stands.
         placements.retain(|placed| writer.slots.id(placed.slot) == Some(placed.id));
         let filled = placements.len();
-        self.stats.refused_rows.fetch_add((ids.len() - filled) as u64, Ordering::Relaxed);
+        self.stats.refused_rows.fetch_add(offered - filled as u64, Ordering::Relaxed);
         if filled == 0 {
             return 0;
         }

@@ -76,6 +76,23 @@ fn a_newcomer_must_beat_its_victim() {
     assert_eq!(cache.used_rows(), 4);
 }
 
+/// Two fetches may miss the same rows before the first of them is settled.
+#[test]
+fn only_rows_that_won_no_slot_are_refused() {
+    let cache = cache(1000, 2, EPOCH);
+    let rows: Vec<_> = (0..3).map(row_of).collect();
+    for _ in 0..2 {
+        cache.settle(&[], &[0, 1, 2], |i| (i != 2).then_some(&rows[i][..]), None);
+    }
+    assert_eq!(
+        (cache.used_rows(), cache.stats().refused_rows.load(Ordering::Relaxed)),
+        (2, 0),
+        "no row was turned away"
+    );
+    cache.settle(&[], &[0, 1, 2], |i| Some(&rows[i][..]), None);
+    assert_eq!(cache.stats().refused_rows.load(Ordering::Relaxed), 1);
+}
+
 #[test]
 fn the_periodic_policy_replaces_on_its_period_only() {
     let settings = ScoreSettings { trigger: Trigger::Period(4), alpha: 0.05 };
