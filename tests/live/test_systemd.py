@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_programs import REPOSITORY, answer, need, program, wait_for
-from slurm_cluster import free_ports
+from live_programs import REPOSITORY, answer, free_ports, need, program, wait_for
 from systemd_box import Box, systemd_box
 
 DEPLOY = REPOSITORY / "deploy"
@@ -132,7 +131,7 @@ peers.key = "{tmp_path}/node-0.key"
     admin = free_ports(1)[0]
     command = [program("rudderd"), "--config", str(configuration), "--node-index", "0", "--dataset", str(dataset)]
     command += ["--socket", str(tmp_path / "s"), "--admin-listen", f"127.0.0.1:{admin}"]
-    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "900000"}
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "6000000"}
     # As systemd does: the process learns that it is the one who is watched.
     command = ["sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command]
     with (tmp_path / "log").open("wb") as log:
@@ -140,22 +139,22 @@ peers.key = "{tmp_path}/node-0.key"
     try:
         assert listen("READY", 30)["READY"] == "1"
         assert answer(f"http://127.0.0.1:{admin}/readyz")[0] == 200
-        # Five pings, each well within the time after which systemd would end the process.
-        pings = [(listen("WATCHDOG", 5), told[-1][0])[1] for _ in range(5)]
-        assert max(later - earlier for earlier, later in zip(pings, pings[1:])) < 0.8
+        # Each well within the time after which systemd would end the process, and long enough for a machine that is busy.
+        pings = [(listen("WATCHDOG", 10), told[-1][0])[1] for _ in range(4)]
+        assert max(later - earlier for earlier, later in zip(pings, pings[1:])) < 5.5
 
         configuration.write_text(common + 'log.level = "debug"\n')
         asked_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         daemon.send_signal(signal.SIGHUP)
-        reloading = listen("RELOADING", 5)
+        reloading = listen("RELOADING", 20)
         assert reloading["RELOADING"] == "1"
         assert asked_us <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        assert listen("READY", 5)["READY"] == "1"
+        assert listen("READY", 20)["READY"] == "1"
         assert "debug" in answer(f"http://127.0.0.1:{admin}/v1/log")[1]
         configuration.write_text(common + 'log.level = "loud and clear"\n')
         daemon.send_signal(signal.SIGHUP)
-        listen("RELOADING", 5)
-        assert listen("READY", 5)["READY"] == "1"
+        listen("RELOADING", 20)
+        assert listen("READY", 20)["READY"] == "1"
         assert "debug" in answer(f"http://127.0.0.1:{admin}/v1/log")[1]
 
         # A process that hangs must fall silent: that is what the watchdog is for.
@@ -169,12 +168,12 @@ peers.key = "{tmp_path}/node-0.key"
             pass
         manager.setblocking(True)
         with pytest.raises(AssertionError, match="no WATCHDOG"):
-            listen("WATCHDOG", 1.0)
+            listen("WATCHDOG", 4.0)
         daemon.send_signal(signal.SIGCONT)
-        listen("WATCHDOG", 5)
+        listen("WATCHDOG", 20)
 
         daemon.send_signal(signal.SIGTERM)
-        assert listen("STOPPING", 5)["STOPPING"] == "1"
+        assert listen("STOPPING", 20)["STOPPING"] == "1"
         assert daemon.wait(20) == 0
     finally:
         daemon.kill()
@@ -274,17 +273,17 @@ def test_reload_takes_a_level_and_refuses_a_broken_file(box: Box) -> None:
 
 def test_a_daemon_that_hangs_or_dies_is_started_again(box: Box) -> None:
     box.do("mkdir -p /run/systemd/system/rudderd.service.d")
-    box.do("printf '[Service]\\nWatchdogSec=2s\\n' > /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
+    box.do("printf '[Service]\\nWatchdogSec=10s\\n' > /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
     box.do("systemctl reset-failed rudderd; systemctl restart rudderd")
     for number, word in (("STOP", "watchdog"), ("KILL", "signal")):
         pid = box.show("rudderd", "MainPID")
         box.do(f"kill -{number} {pid}")
         wait_for(f"another daemon after SIG{number}",
-                 lambda pid=pid: box.show("rudderd", "MainPID") not in (pid, "0") and box.show("rudderd", "ActiveState") == "active", 30, 0.2)  # fmt: skip
+                 lambda pid=pid: box.show("rudderd", "MainPID") not in (pid, "0") and box.show("rudderd", "ActiveState") == "active", 60, 0.2)  # fmt: skip
         assert f"result '{word}'" in box.do("journalctl --no-pager -u rudderd -n 30 --output=cat")
     # Healthy, it is left alone for longer than the watchdog waits.
     pid = box.show("rudderd", "MainPID")
-    time.sleep(3)
+    time.sleep(13)
     assert box.show("rudderd", "MainPID") == pid
     box.do("rm /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
 
@@ -308,7 +307,8 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(box: Box) -> Non
 def test_removal_stops_it_and_purge_takes_what_the_package_made(box: Box) -> None:
     start(box)
     box.do("dpkg --remove rudder", 60)
-    assert box.run("pgrep -x rudderd")[0] != 0
+    # 1: there is none. Without pgrep it would be 127.
+    assert box.run("pgrep -x rudderd")[0] == 1
     assert box.do("ls /etc/rudder") == "ca.pem\nnode.key\nnode.pem\nrudderd.toml"
     box.do("dpkg --purge rudder", 60)
     # Keys are the operator's.
