@@ -145,10 +145,7 @@ mod tests {
             ToolCall::Refresh(Refresh { max_age_s: None, table: evil.clone() }),
             ToolCall::Warm(crate::tools::Warm { table: name, ids: vec![1] }),
         ];
-        let past: Vec<_> = calls
-            .into_iter()
-            .map(|call| Past { seen: Snapshot::default(), call, expected: Impact::Up, effect: None })
-            .collect();
+        let past: Vec<_> = calls.into_iter().map(|call| Past::new(Snapshot::default(), call, Impact::Up)).collect();
         let text = state(View { now: &Snapshot::default(), past: &past }, 16);
         assert!(!text.contains("gnore") && !text.contains("feat"), "{text}");
         assert_eq!(text.matches("- window").count(), 5, "{text}");
@@ -161,7 +158,7 @@ mod tests {
             |window| Snapshot { window, hit_rate: Some(0.5), capacity_rows: 9, cached_rows: 9, ..Snapshot::default() };
         let grow = ToolCall::Grow(Grow { factor: Some(1.5), ..Grow::default() });
         let past: Vec<_> = (1..=9)
-            .map(|window| Past { seen: seen(window), call: grow.clone(), expected: Impact::Up, effect: Some(effect) })
+            .map(|window| Past { effect: Some(effect), ..Past::new(seen(window), grow.clone(), Impact::Up) })
             .collect();
         let text = state(View { now: &seen(10), past: &past }, 2);
         assert!(!text.contains("window 7") && text.contains("window 8") && text.contains("window 10"), "{text}");
