@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import http.server
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -98,3 +102,52 @@ def test_token_and_journal_of_the_user_stay(tmp_path: Path) -> None:
     assert {key: step["environment"][key] for key in said} == said
     assert "--journal" not in step["words"]
     assert (tmp_path / "mine").read_text() == "my own token\n"
+
+
+@pytest.fixture(scope="module")
+def node() -> ModuleType:
+    """The launcher's part for one node."""
+    spec = importlib.util.spec_from_file_location("slurm_node", LAUNCHER.with_name("slurm_node.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_where_a_daemon_answers_http(node: ModuleType) -> None:
+    assert node.admin_host("0.0.0.0", "n1") == "0.0.0.0"
+    assert node.admin_host("{node}", "localhost") in ("127.0.0.1", "::1")
+    with pytest.raises(node.Failure, match="n1: --admin n1.invalid: "):
+        node.admin_host("{node}.invalid", "n1")
+    assert [node.address(host, 5) for host in ("10.0.0.7", "::1")] == ["10.0.0.7:5", "[::1]:5"]
+    # An address for documentation, which no machine has.
+    with pytest.raises(node.Failure, match="192.0.2.1 is no address of this node"):
+        node.Ports("7", "n1", (10_000, 19_999), "192.0.2.1")
+
+
+def test_ports_are_held_until_they_are_let_go(node: ModuleType) -> None:
+    first, second = (node.Ports("7", "n1", (10_000, 19_999), host) for host in ("127.0.0.1", "0.0.0.0"))
+    assert first.admin == first.peers + 1
+    assert first.admin != second.admin
+    first.release()
+    again = node.Ports("7", "n1", (10_000, 19_999), "127.0.0.1")
+    assert again.admin == first.admin
+    for one in (second, again):
+        one.release()
+
+
+def test_a_daemon_on_all_addresses_is_probed_on_loopback(node: ModuleType) -> None:
+    class Ready(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """As rudderd does."""
+            self.send_response(200 if self.path == "/readyz" and not self.headers["Authorization"] else 401)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert node.is_ready("0.0.0.0", server.server_address[1]) is True
+        server.shutdown()
+    assert node.is_ready("0.0.0.0", server.server_address[1]) is None
