@@ -14,7 +14,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::priority::{Turn, stream_priority};
 use super::shared::{Shared, code, read_hello};
 use super::tls::NodeName;
-use super::versions::Changes;
 use super::wire::{
     BlockHeader, ChangesRequest, Class, Hello, HelloReply, Need, Payload, Refusal, RemoteError, Request,
     RequestDecoder, RequestLimits, ResponseHeader, RowsRequest, UpdateRequest, WORD_BYTES, WireError, frame,
@@ -306,11 +305,13 @@ async fn rows(
     blocks(shared, peer, request, ids, turn, send).await
 }
 
-/// Answers which blocks of rows were updated.
+/// Answers which rows were updated.
 async fn changes(shared: &Shared, request: &ChangesRequest, send: &mut SendStream) -> Result<(), SendError> {
     let changes = shared.source.changes(request.table, request.since);
-    let Changes { now, all, words } = changes.map_err(|error| SendError::Refused(error.into()))?;
-    let mut message = encode(&ResponseHeader::Changes { now, all, words: words.len() as u32 })?;
+    let changes = changes.map_err(|error| SendError::Refused(error.into()))?;
+    let words = changes.words();
+    let mut message =
+        encode(&ResponseHeader::Changes { now: changes.now, all: changes.all, words: words.len() as u32 })?;
     for words in words.chunks((shared.config.response_block_bytes / WORD_BYTES).max(1)) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         message.extend(encode(&BlockHeader::Rows { rows: words.len() as u32, checksum: xxh3_64(&bytes) })?);

@@ -90,7 +90,7 @@ pub trait RowSource: Send + Sync + 'static {
     fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError> {
         self.row_bytes(table).ok_or(SourceError::UnknownTable { table })?;
         let now = self.stamp();
-        Ok(Changes { now, all: since.incarnation != now.incarnation, words: Vec::new() })
+        Ok(if since.incarnation == now.incarnation { Changes::nothing(now) } else { Changes::everything(now) })
     }
 
     /// Replaces the rows of `ids` (global, owned by this node; of one that appears twice, the last stays) by `rows` on

@@ -1,5 +1,5 @@
-//! Versions between nodes, from the asking side: what an owner has updated, and updates of its rows. Owns the bitmap of
-//! changed blocks and how an update is cut into requests; it must never send two requests of one update at once, because
+//! Versions between nodes, from the asking side: what an owner has updated, and updates of its rows. Owns the bitmaps of
+//! changed rows and how an update is cut into requests; it must never send two requests of one update at once, because
 //! an owner tells repetitions by their order.
 
 use bytes::Bytes;
@@ -20,30 +20,94 @@ pub struct Changes {
     pub now: Stamp,
     /// Everything may have changed.
     pub all: bool,
-    /// One bit for each block of [`BLOCK_ROWS`] rows of its shard, lowest first; none when no block changed.
-    pub words: Vec<u64>,
+    /// One bit for each block of [`BLOCK_ROWS`] rows of its shard, lowest first; no words when none changed. Then one word for each bit that
+    /// is set: one bit for each row of that block.
+    words: Vec<u64>,
+    /// Words of the bitmap of blocks.
+    blocks: usize,
+    /// For each of these, where the words of its blocks begin.
+    begins: Vec<u32>,
 }
 
 impl Changes {
-    /// Words of the bitmap for a part of `rows` rows.
+    /// Nothing that was known has to hold.
+    #[must_use]
+    pub fn everything(now: Stamp) -> Self {
+        Self { now, all: true, ..Self::default() }
+    }
+
+    /// Nothing changed.
+    #[must_use]
+    pub fn nothing(now: Stamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    /// Of a part of `rows` rows: pairs of the number of a block and the bits of its rows, by ascending block.
+    #[must_use]
+    pub fn of_blocks(now: Stamp, rows: u64, changed: impl Iterator<Item = (usize, u64)>) -> Self {
+        let bits = u64::BITS as usize;
+        let mut words = vec![0; Self::words_of(rows)];
+        for (block, mask) in changed.filter(|&(_, mask)| mask != 0) {
+            if let Some(word) = words.get_mut(block / bits) {
+                *word |= 1 << (block % bits);
+                words.push(mask);
+            }
+        }
+        let any = words.len() > Self::words_of(rows);
+        Self::from_words(now, rows, if any { words } else { Vec::new() }).unwrap_or_else(|| Self::everything(now))
+    }
+
+    /// From the words of an answer; `None` if they are not as many as they say.
+    fn from_words(now: Stamp, rows: u64, words: Vec<u64>) -> Option<Self> {
+        if words.is_empty() {
+            return Some(Self::nothing(now));
+        }
+        let blocks = Self::words_of(rows);
+        let mut begins = Vec::with_capacity(blocks);
+        let mut begin = blocks;
+        for word in words.get(..blocks)? {
+            begins.push(u32::try_from(begin).ok()?);
+            begin += word.count_ones() as usize;
+        }
+        (begin == words.len()).then_some(Self { now, all: false, words, blocks, begins })
+    }
+
+    /// Words of the bitmap of blocks for a part of `rows` rows.
     #[must_use]
     pub fn words_of(rows: u64) -> usize {
         rows.div_ceil(BLOCK_ROWS).div_ceil(u64::from(u64::BITS)) as usize
     }
 
+    /// Most words of an answer about a part of `rows` rows.
+    fn words_max(rows: u64) -> usize {
+        Self::words_of(rows) * (1 + u64::BITS as usize)
+    }
+
+    /// The words of the answer.
+    #[must_use]
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
     /// Whether nothing changed.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        !self.all && self.words.iter().all(|&word| word == 0)
+        !self.all && self.words.is_empty()
     }
 
-    /// Whether row `row` of the owner's shard may have changed.
+    /// Whether row `row` of the owner's shard was changed.
     #[inline]
     #[must_use]
     pub fn holds(&self, row: u64) -> bool {
-        let block = row / BLOCK_ROWS;
-        let word = self.words.get((block / u64::from(u64::BITS)) as usize);
-        self.all || word.is_some_and(|word| word >> (block % u64::from(u64::BITS)) & 1 == 1)
+        let (block, bits) = (row / BLOCK_ROWS, u64::from(u64::BITS));
+        let (at, bit) = ((block / bits) as usize, block % bits);
+        if self.all || at >= self.blocks {
+            return self.all;
+        }
+        let (word, begin) = (self.words[at], self.begins[at]);
+        let below = (word & ((1 << bit) - 1)).count_ones();
+        let rows = self.words.get((begin + below) as usize).copied().unwrap_or_default();
+        word >> bit & 1 == 1 && rows >> (row % BLOCK_ROWS) & 1 == 1
     }
 }
 
@@ -90,17 +154,23 @@ impl Peers {
     /// Within `request_timeout_ms`, naming the peer.
     pub async fn changes(&self, part: u16, table: u16, rows: u64, since: Stamp) -> Result<Changes, PeerError> {
         let link = self.shared.links.get(&part).ok_or(PeerError::UnknownPeer { peer: part, rows: 0 })?;
-        let words = Changes::words_of(rows);
+        let expected_words = Changes::words_of(rows) as u32;
         let request = async {
             let message = frame(&Request::Changes(ChangesRequest { table, since })).map_err(AskError::from)?;
-            let mut bytes = vec![0; words * WORD_BYTES];
-            let expected = Expected::Changes { words: words as u32 };
+            // Untouched where few words come.
+            let mut bytes = vec![0; Changes::words_max(rows) * WORD_BYTES];
+            let expected = Expected::Changes { words: expected_words };
             let answer = self.request(link, message.into(), Class::Demand, expected, &mut bytes).await?;
             bytes.truncate(answer.count() as usize * WORD_BYTES);
             let words = bytes.chunks_exact(WORD_BYTES);
             let words = words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
             let now = answer.stamp().ok_or(AskError::Wire(WireError::Unexpected))?;
-            Ok(Changes { now, all: answer.all(), words })
+            if answer.all() {
+                return Ok(Changes::everything(now));
+            }
+            let announced = answer.count();
+            let misfit = || AskError::Wire(WireError::BlockRows { announced, due: expected_words });
+            Ok(Changes::from_words(now, rows, words).ok_or_else(misfit)?)
         };
         self.within(link, (table, 0), request).await
     }
@@ -146,5 +216,37 @@ impl Peers {
         message[begin..head_bytes].copy_from_slice(&head);
         let message = Bytes::from(message).slice(begin..);
         self.request(link, message, Class::Demand, Expected::Updated, &mut []).await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    proptest! {
+        /// Whatever rows changed: these and no others are told, also after the way over the wire.
+        #[test]
+        fn what_changed_is_told_row_by_row(changed in prop::collection::btree_set(0u64..10_000, 0..60), rows in 1u64..10_000) {
+            let changed: BTreeSet<u64> = changed.into_iter().filter(|&row| row < rows).collect();
+            let mut blocks: BTreeMap<usize, u64> = BTreeMap::new();
+            changed.iter().for_each(|row| *blocks.entry((row / BLOCK_ROWS) as usize).or_default() |= 1 << (row % BLOCK_ROWS));
+            let told = Changes::of_blocks(Stamp::default(), rows, blocks.into_iter());
+            prop_assert_eq!(told.is_empty(), changed.is_empty());
+            prop_assert!(told.words().len() <= Changes::words_max(rows));
+            let received = Changes::from_words(Stamp::default(), rows, told.words().to_vec()).unwrap();
+            prop_assert_eq!(&received, &told);
+            let held: BTreeSet<u64> = (0..rows + 5_000).filter(|&row| received.holds(row)).collect();
+            prop_assert_eq!(held, changed);
+        }
+
+        /// Words that are not as many as they say are no answer, and no words make it panic.
+        #[test]
+        fn any_words_are_changes_or_none(words in prop::collection::vec(any::<u64>(), 0..40), rows in 1u64..100_000) {
+            if let Some(changes) = Changes::from_words(Stamp::default(), rows, words) {
+                let _ = (0..rows).filter(|&row| changes.holds(row)).count();
+            }
+        }
     }
 }

@@ -19,14 +19,14 @@ pub use decode::{
 };
 
 /// Version of everything below. Peers of different versions part after the Hello.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 /// Largest body of a control frame.
 pub const FRAME_BYTES_MAX: usize = 1024;
 /// Longest free text inside a control frame, in bytes.
 pub const TEXT_BYTES_MAX: usize = 400;
-/// Rows of an owner's part of a table, in the order of its shard, that share one version.
+/// Rows of an owner's part of a table, in the order of its shard, whose changes are told by one word.
 pub const BLOCK_ROWS: u64 = 64;
-/// Bytes of one word of the bitmap in an answer to a [`ChangesRequest`].
+/// Bytes of one word in an answer to a [`ChangesRequest`].
 pub const WORD_BYTES: usize = 8;
 const MAGIC: [u8; 4] = *b"RDPR";
 const HELLO_HEAD_BYTES: usize = 8;
@@ -347,8 +347,8 @@ pub enum ResponseHeader {
         /// Rows in all blocks together.
         count: u32,
     },
-    /// Blocks with this many words follow: a bitmap of the blocks of rows that were updated, lowest bit first. No words if
-    /// none was, or `all`.
+    /// Blocks with this many words follow: a bitmap of the blocks of rows in which some were updated, lowest bit first, then a bitmap
+    /// of the rows of each of these. No words if none was, or `all`.
     Changes {
         /// Where the versions stand.
         now: Stamp,

@@ -14,9 +14,6 @@ use hashbrown::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-/// Rows whose changes an owner tells apart no further (`docs/versions.md`).
-const VERSION_BLOCK_ROWS: u32 = 64;
-
 /// What a run is steered by.
 pub struct ControlSpec {
     /// Who decides.
@@ -59,14 +56,10 @@ pub(super) struct Steering<'a> {
     counters: Counters,
     /// Cached rows that their owners have changed since.
     stale: HashSet<u32>,
-    /// Blocks of rows of which owners have changed some since the last refresh: it is these that owners tell.
-    changed: HashSet<u32>,
     number: u64,
     random: fastrand::Rng,
     /// Ids that updates are drawn from.
     universe: Vec<u32>,
-    /// All ids are below.
-    ids_end: u32,
     due_updates: f64,
     done: Controlled,
 }
@@ -81,10 +74,8 @@ impl<'a> Steering<'a> {
             observer,
             counters: Counters::default(),
             stale: HashSet::new(),
-            changed: HashSet::new(),
             number: 0,
             random: fastrand::Rng::with_seed(spec.seed),
-            ids_end: u32::try_from(cache.spec().table_rows).unwrap_or(u32::MAX),
             universe,
             due_updates: 0.0,
             done: Controlled::default(),
@@ -124,28 +115,17 @@ impl<'a> Steering<'a> {
         while self.due_updates >= 1.0 && !self.universe.is_empty() {
             self.due_updates -= 1.0;
             let id = self.universe[self.random.usize(0..self.universe.len())];
-            self.changed.insert(id / VERSION_BLOCK_ROWS);
             if self.cache.contains(id) {
                 self.stale.insert(id);
             }
         }
     }
 
-    /// Cached rows that a refresh would pull again: all of the blocks in which a row has changed.
-    fn outdated_rows(&self) -> u64 {
-        let ids = |&block: &u32| {
-            let first = block.saturating_mul(VERSION_BLOCK_ROWS);
-            let end = first.saturating_add(VERSION_BLOCK_ROWS).min(self.ids_end);
-            first..end
-        };
-        self.changed.iter().flat_map(ids).filter(|&id| self.cache.contains(id)).count() as u64
-    }
-
     fn end_window(&mut self, m: usize) {
         let cache = self.cache;
         self.stale.retain(|&id| cache.contains(id));
         let stats = self.cache.stats();
-        let (weighed, outdated_rows) = (self.cache.weigh(), self.outdated_rows());
+        let weighed = self.cache.weigh();
         let counters = &mut self.counters;
         counters.fill_rows = stats.fills.iter().map(|fills| fills.load(Ordering::Relaxed)).sum();
         counters.evicted_rows = stats.evicted_rows.load(Ordering::Relaxed);
@@ -153,7 +133,7 @@ impl<'a> Steering<'a> {
         counters.capacity_rows = self.cache.capacity_rows() as u64;
         counters.cached_rows = self.cache.used_rows();
         counters.ceiling_rows = self.spec.ceiling_rows as u64;
-        counters.stale_rows = outdated_rows;
+        counters.stale_rows = self.stale.len() as u64;
         (counters.cold_share, counters.spent_share) = (weighed.cold_share, weighed.spent_share);
         counters.hotter_absent_rows = weighed.hotter_absent_rows as u64;
         let Some(now) = self.observer.observe(*counters) else { return };
@@ -210,9 +190,8 @@ impl<'a> Steering<'a> {
                 })
             }
             ToolCall::Refresh(_) => {
-                let changed = self.outdated_rows();
+                let changed = self.stale.len() as u64;
                 self.stale.clear();
-                self.changed.clear();
                 self.done.refreshed_rows += changed;
                 self.counters.network_rows += changed;
                 Done::Refresh(Refreshed {

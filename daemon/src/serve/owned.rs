@@ -1,5 +1,5 @@
-//! The rows that this node owns, as they are now: the read-only shard, over it what was updated, and a version for each
-//! block of rows. It owns the node's clock of updates and decides what a repetition is. It must never let an update be seen
+//! The rows that this node owns, as they are now: the read-only shard, over it what was updated, and a version for each row that was,
+//! and for each block of rows, so that few have to be looked at. It owns the node's clock of updates and decides what a repetition is. It must never let an update be seen
 //! in part, nor say that updates are known which are not visible yet. What was updated lives as long as this process.
 
 use crate::cache::{Overlay, OverlayReader};
@@ -9,7 +9,7 @@ use bytemuck::allocation::zeroed_slice_box;
 use hashbrown::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The rows of this node.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct OwnedTable {
     overlay: Overlay,
     /// Clock of the last update of each block.
     versions: Box<[AtomicU64]>,
+    /// Clock of the last update of each row, from the first update on. Zeroed lazily by the kernel.
+    row_versions: OnceLock<Box<[AtomicU64]>>,
     /// Clock of the last update of any.
     changed: AtomicU64,
     updates: AtomicU64,
@@ -82,6 +84,7 @@ impl Owned {
             Ok(OwnedTable {
                 overlay: overlay.map_err(|cause| OwnedError { table: table.name.clone(), cause })?,
                 versions: zeroed_slice_box(rows.div_ceil(BLOCK_ROWS) as usize),
+                row_versions: OnceLock::new(),
                 changed: AtomicU64::new(0),
                 updates: AtomicU64::new(0),
                 rows: AtomicU64::new(0),
@@ -118,22 +121,23 @@ impl Owned {
         self.tables[table].read(&self.dataset.tables()[table].shard)
     }
 
-    /// Which blocks of a table were updated after `since`.
+    /// Which rows of a table were updated after `since`.
     pub(super) fn changes(&self, table: usize, since: Stamp) -> Changes {
         // Before the versions are looked at: an update that comes meanwhile is told now or the next time.
         let now = self.stamp();
-        let (versions, changed) = (&self.tables[table].versions, &self.tables[table].changed);
+        let OwnedTable { versions, row_versions, changed, .. } = &self.tables[table];
         if since.incarnation != now.incarnation || since.clock > now.clock {
-            return Changes { now, all: true, words: Vec::new() };
+            return Changes::everything(now);
         }
         let newer = |version: &AtomicU64| version.load(Ordering::Relaxed) > since.clock;
-        if !newer(changed) {
-            return Changes { now, all: false, words: Vec::new() };
-        }
-        let word = |blocks: &[AtomicU64]| {
-            blocks.iter().enumerate().fold(0, |word, (at, version)| word | u64::from(newer(version)) << at)
+        let Some(row_versions) = row_versions.get().filter(|_| newer(changed)) else { return Changes::nothing(now) };
+        let mask = |block: usize| {
+            let first = block * BLOCK_ROWS as usize;
+            let rows = row_versions[first..].iter().take(BLOCK_ROWS as usize);
+            rows.enumerate().fold(0, |mask, (at, version)| mask | u64::from(newer(version)) << at)
         };
-        Changes { now, all: false, words: versions.chunks(u64::BITS as usize).map(word).collect() }
+        let blocks = versions.iter().enumerate().filter(|(_, version)| newer(version));
+        Changes::of_blocks(now, row_versions.len() as u64, blocks.map(|(block, _)| (block, mask(block))))
     }
 
     /// Applies an update of another node, unless it was applied already.
@@ -197,8 +201,11 @@ impl Owned {
         };
         state.overlay.update(locals, row).map_err(full)?;
         let clock = self.clock.load(Ordering::Relaxed) + 1;
+        let rows = self.dataset.tables()[table].shard.rows();
+        let row_versions = state.row_versions.get_or_init(|| zeroed_slice_box(rows as usize));
         for &local in locals {
-            if let Some(version) = state.versions.get((local / BLOCK_ROWS) as usize) {
+            let of_block = state.versions.get((local / BLOCK_ROWS) as usize);
+            for version in row_versions.get(local as usize).into_iter().chain(of_block) {
                 version.store(clock, Ordering::Relaxed);
             }
         }
@@ -286,16 +293,11 @@ mod tests {
 
     fn changed(owned: &Owned, table: usize, since: Stamp) -> Vec<u64> {
         let changes = owned.changes(table, since);
-        (0..300)
-            .filter(|&row| changes.holds(row))
-            .map(|row| row / BLOCK_ROWS)
-            .collect::<std::collections::BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        (0..300).filter(|&row| changes.holds(row)).collect()
     }
 
     #[test]
-    fn an_update_is_seen_and_told_by_the_block() {
+    fn an_update_is_seen_and_told_row_by_row() {
         let (_dir, owned) = owned(1 << 20);
         let begin = owned.stamp();
         assert!(owned.changes(0, begin).is_empty());
@@ -307,10 +309,10 @@ mod tests {
         assert_eq!(rows.row(300), None);
         drop(rows);
         assert_eq!(owned.read(1).row(0).unwrap(), [1; 4]);
-        assert_eq!(changed(&owned, 0, begin), [0, 4]);
+        assert_eq!(changed(&owned, 0, begin), [0, 299]);
         assert!(owned.changes(0, now).is_empty() && owned.changes(1, begin).is_empty());
         let later = owned.update(0, &[300 + 64], &[8; 4]).unwrap();
-        assert_eq!((changed(&owned, 0, now), changed(&owned, 0, begin)), (vec![1], vec![0, 1, 4]));
+        assert_eq!((changed(&owned, 0, now), changed(&owned, 0, begin)), (vec![64], vec![0, 64, 299]));
         assert_eq!(owned.changes(0, now).now, later);
         // Of another process, or of its future: anything may have changed.
         assert!(owned.changes(0, Stamp { incarnation: begin.incarnation ^ 1, clock: 1 }).all);

@@ -1,5 +1,5 @@
 //! The engine's part in versions: asks owners what they have changed, and brings what is held here up to date. The owner
-//! tells its changes; rows of changed blocks that are on their way are marked, so that the cache takes none of them; then
+//! tells its changes; changed rows that are on their way are marked, so that the cache takes none of them; then
 //! the cached ones are listed and fetched anew ([`super::held`]); only then the changes count as known. It must never let a
 //! refresh that ends early leave an old row behind as if it were known.
 
@@ -22,7 +22,7 @@ const RETRY_DIVISOR: u32 = 20;
 pub struct RefreshAnswer {
     /// Cached rows whose owners were asked.
     pub checked_rows: u64,
-    /// Of them, rows that had changed, as far as versions of blocks can tell.
+    /// Of them, rows that had changed.
     pub changed_rows: u64,
     /// Of those, rows fetched anew; the others are no longer cached.
     pub repulled_rows: u64,
@@ -83,8 +83,7 @@ impl Engine {
         }
     }
 
-    /// Cached rows of a table whose owners have changed them since they were last asked, as far as versions of blocks can
-    /// tell. Changes nothing; owners that cannot be asked count for none.
+    /// Cached rows of a table whose owners have changed them since they were last asked. Changes nothing; owners that cannot be asked count for none.
     pub(super) async fn outdated_rows(self: &Arc<Self>, table: usize) -> u64 {
         let (book, state) = (&self.dataset.tables()[table].book, &self.tables[table]);
         let mut outdated = 0;

@@ -188,7 +188,9 @@ async fn garbage_on_a_stream_is_answered_and_hurts_nobody() {
     let peers = client(dir.path(), &address, |_| {});
     check(&fetch(&peers, &[1]).await.unwrap(), &[1]);
     // As a Hello: the connection is closed with a code and words.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"RDPR\x03\x00\xff\xff", b"RDPR\x03\x00\x02\x00\xff\xff", b"RD"] {
+    let hello = |rest: &[u8]| [b"RDPR", &PROTOCOL_VERSION.to_le_bytes()[..], rest].concat();
+    let garbage = [b"GET / HTTP/1.1\r\n\r\n".to_vec(), hello(b"\xff\xff"), hello(b"\x02\x00\xff\xff"), b"RD".to_vec()];
+    for garbage in &garbage {
         let (_transport, connection) = vandal(dir.path(), &address).await;
         let (mut send, _recv) = connection.open_bi().await.unwrap();
         send.write_all(garbage).await.unwrap();

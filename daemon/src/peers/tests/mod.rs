@@ -58,16 +58,16 @@ impl RowSource for Truth {
         Stamp { incarnation: self.node.into(), clock: 3 }
     }
 
-    /// Every seventh block changed after clock 1; none after clock 3.
+    /// Of every seventh block, every other row changed after clock 1; none after clock 3.
     fn changes(&self, table: u16, since: Stamp) -> Result<Changes, SourceError> {
         let now = self.stamp();
         match table {
-            0..2 if since.incarnation != now.incarnation => Ok(Changes { now, all: true, words: Vec::new() }),
-            0..2 if since.clock >= 3 => Ok(Changes { now, all: false, words: Vec::new() }),
+            0..2 if since.incarnation != now.incarnation => Ok(Changes::everything(now)),
+            0..2 if since.clock >= 3 => Ok(Changes::nothing(now)),
             0..2 => {
-                let mut words = vec![0; Changes::words_of(ROWS / u64::from(PARTS))];
-                (0..words.len() * 64).step_by(7).for_each(|block| words[block / 64] |= 1 << (block % 64));
-                Ok(Changes { now, all: false, words })
+                let rows = ROWS / u64::from(PARTS);
+                let blocks = (0..rows.div_ceil(64) as usize).step_by(7).map(|block| (block, u64::MAX / 3));
+                Ok(Changes::of_blocks(now, rows, blocks))
             }
             _ => Err(SourceError::UnknownTable { table }),
         }

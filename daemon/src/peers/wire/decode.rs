@@ -248,9 +248,9 @@ pub enum Expected {
         /// Bytes of one.
         row_bytes: usize,
     },
-    /// A bitmap of this many words, or none.
+    /// A bitmap of this many words and those of the blocks that it names, or nothing.
     Changes {
-        /// Words of a whole bitmap.
+        /// Words of the bitmap of blocks.
         words: u32,
     },
     /// Word that an update was applied.
@@ -353,7 +353,9 @@ impl ResponseDecoder {
             (ResponseHeader::Rows { count }, Expected::Rows { count: due, .. }) if count == due => count,
             (ResponseHeader::Rows { count }, Expected::Rows { count: due, .. }) => return misfit(count, due),
             (ResponseHeader::Changes { now, all, words }, Expected::Changes { words: due }) => {
-                if words != 0 && (all || words != due) {
+                // At most one more for each bit.
+                let fits = words >= due && u64::from(words) <= u64::from(due) * (1 + u64::from(u64::BITS));
+                if words != 0 && (all || !fits) {
                     return misfit(words, due);
                 }
                 (self.stamp, self.all) = (Some(now), all);
