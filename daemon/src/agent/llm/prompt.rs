@@ -20,7 +20,7 @@ const CASES: [(&str, &str, &str, &str); 4] = [
     (
         "100% full, and may grow to more rows than it may hold now",
         "full and may grow",
-        r#"{"tool":"grow","arguments":{"factor":2.0}}"#,
+        r#"{"tool":"grow","arguments":{"factor":1.5}}"#,
         "up",
     ),
     (
@@ -169,6 +169,41 @@ mod tests {
                     network rows per row 0.50 to 0.40; expected up: came true.";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("hit_rate 0.5,") && text.ends_with("window 10"), "{text}");
+    }
+
+    /// Whether `value` is what a schema that is offered allows: one of its values, where it names some, and of its type.
+    fn allows(schema: &Value, value: &Value) -> bool {
+        let number = |value: &Value| value.as_f64().map(f64::to_bits);
+        let listed = schema["enum"].as_array();
+        let is_listed = listed.is_none_or(|listed| {
+            listed.iter().any(|one| one == value || number(one).is_some_and(|one| Some(one) == number(value)))
+        });
+        let of_type = match schema["type"].as_str() {
+            Some("number") => value.is_number(),
+            Some("boolean") => value.is_boolean(),
+            Some("string") => value.is_string(),
+            _ => false,
+        };
+        is_listed && of_type
+    }
+
+    #[test]
+    fn the_answers_that_are_shown_are_what_the_schema_allows() {
+        for (_, reason, call, expects) in CASES {
+            let call: Value = serde_json::from_str(call).unwrap();
+            let offers = offers();
+            let offer = offers.iter().find(|offer| call["tool"] == offer.name).unwrap();
+            let arguments = call["arguments"].as_object().unwrap();
+            assert_eq!(call.as_object().unwrap().len(), 2, "{call}");
+            assert_eq!(arguments.len(), offer.arguments.len(), "{call}");
+            for (name, node) in &offer.arguments {
+                let schema = serde_json::to_value(node).unwrap();
+                assert!(allows(&schema, &arguments[*name]), "{call}: {name} must be of {schema}");
+            }
+            let schema = serde_json::to_value(answer(&offers)).unwrap();
+            assert!(allows(&schema["properties"]["expects"], &expects.into()), "{expects}");
+            assert!(reason.len() <= schema["properties"]["reason"]["maxLength"].as_u64().unwrap() as usize, "{reason}");
+        }
     }
 
     #[test]
