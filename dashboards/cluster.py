@@ -42,7 +42,7 @@ NOW = Row(
         ),
         stat(
             "Peers out of reach",
-            "Directions in which a daemon has no connection to a peer. An idle daemon dials only when it needs a row.",
+            "Directions in which a daemon has no connection to a peer. One that it never needed does not count.",
             count(f"{of('rudder_peer_up')} == 0"),
             steps=((1, RED),),
             decimals=0,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from parts import GREEN, RED, YELLOW, Dashboard, Panel, Query, Row, stat
-from promql import CHOSEN, INSTANCES, JOB, STARTED, count, increase, of, quantile, rate, total
+from promql import CHOSEN, INSTANCES, JOB, STARTED, count, increase, number, of, quantile, rate, total
 
+DAEMON = ("job", "instance")
 FLOW = ("instance", "peer")
 NAME = "{{instance}} from node {{peer}}"
 
@@ -20,13 +21,13 @@ NOW = Row(
         ),
         stat(
             "Connections up",
-            "Directions in which a daemon has a connection to a peer.",
-            total("rudder_peer_up"),
+            "Directions in which a daemon has a connection to a peer. It dials when it first needs a row.",
+            number(total("rudder_peer_up")),
             width=4,
         ),
         stat(
             "Peers out of reach",
-            "Directions in which it has none. An idle daemon dials only when it needs a row.",
+            "Directions in which it has none. A peer that it never needed does not count.",
             count(f"{of('rudder_peer_up')} == 0"),
             width=4,
             steps=((1, RED),),
@@ -34,7 +35,7 @@ NOW = Row(
         stat(
             "Connections lost or made, last hour",
             "More than two for each restart of a daemon: packets are lost, or a machine stops for seconds.",
-            f"sum(changes({of('rudder_peer_up')}[1h]))",
+            number(f"sum(changes({of('rudder_peer_up')}[1h]))"),
             width=4,
             steps=((6, YELLOW),),
         ),
@@ -56,8 +57,8 @@ NOW = Row(
         ),
         Panel(
             "Who reaches whom",
-            "One line for each direction. Red: no connection. All lines of one peer red: that node is down. All lines of one instance "
-            "red: its own network, or its certificate.",
+            "One line for each direction in which a row was ever needed. Red: no connection. All lines of one peer red: that node is "
+            "down. All lines of one instance red: its own network, or its certificate.",
             (Query(f"max by (instance, peer) ({of('rudder_peer_up')})", "{{instance}} to node {{peer}}"),),
             "state-timeline",
             width=16,
@@ -71,7 +72,8 @@ NOW = Row(
             "The index by which other daemons call it.",
             (
                 Query(f"max by (job, instance) ({of('rudder_node_index')})", instant=True),
-                Query(f"count by (job, instance) ({of('rudder_peer_up')} == 1)", instant=True),
+                # 0 where none was needed yet.
+                Query(f"{total('rudder_peer_up', *DAEMON)} or 0 * max by (job, instance) ({of('rudder_node_index')})", instant=True),
             ),
             "table",
             width=8,

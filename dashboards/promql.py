@@ -65,9 +65,14 @@ def quantile(at: float, metric: str, *names: str) -> str:
     return f"histogram_quantile({at}, {rate(f'{metric}_bucket', *names, 'le')})"
 
 
+def number(sum_of_all: str) -> str:
+    """A number even where there is no series yet, such as one of peers before the first of them is needed."""
+    return f"{sum_of_all} or vector(0)"
+
+
 def count(condition: str) -> str:
     """How many series a condition holds for, 0 included."""
-    return f"count({condition}) or vector(0)"
+    return number(f"count({condition})")
 
 
 #: Decisions that changed something.

@@ -8,10 +8,11 @@ usage() {
   cat << 'EOF'
 usage: deploy/install.sh [--prefix DIR] [--destdir DIR] [--programs DIR] [--uninstall [--purge]]
 
-  --prefix DIR     where programs and units go (default /usr/local; packages use /usr)
+  --prefix DIR     where programs and units go (default /usr/local; packages use /usr). Below any other prefix systemd does not look:
+                   units and its other files then go below /etc
   --destdir DIR    install into this root instead of the running system; nothing is started or created outside of it
   --programs DIR   where the built rudderd and rudder lie (default target/release of this repository)
-  --uninstall      remove what was installed; /etc/rudder, /etc/default/rudder and the user stay
+  --uninstall      remove what was installed (say the same --prefix); /etc/rudder, /etc/default/rudder and the user stay
   --purge          with --uninstall: remove /etc/rudder, /etc/default/rudder and /var/lib/rudder too
 
 The first run on a system creates the user `rudder` and the folder /run/rudder; it enables and starts nothing.
@@ -47,13 +48,27 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $prefix in /*) ;; *) fail "--prefix must be an absolute path, not '$prefix'" 2 ;; esac
+case $prefix in
+  *[[:space:]]*) fail "--prefix must be without spaces: units name it" 2 ;;
+  /usr | /usr/local) system=$prefix/lib ;;
+  /*) system=/etc ;;
+  *) fail "--prefix must be an absolute path, not '$prefix'" 2 ;;
+esac
+# Lists of files are lines of three fields with a | between them: checkouts and roots may have spaces in their names.
+case $here$destdir$programs$prefix in
+  *'|'* | *"
+"*) fail "a | or the end of a line in the name of a folder: $here, $programs, $destdir or $prefix" 2 ;;
+esac
 [ "$purge" = no ] || [ "$uninstall" = yes ] || fail "--purge goes with --uninstall" 2
 
-# Completions and man pages are the program's own words: of the built one, or on removal of the installed one.
+# What is made here: completions and man pages, the program's own words (of the built one, or on removal of the installed one), and the
+# template for more daemons on a node, which is the unit with its instance's name in the names of files and folders.
 words=$(mktemp -d)
 trap 'rm -rf "$words"' EXIT
 mkdir "$words/man"
+sed -e 's|/etc/rudder/rudderd\.toml|/etc/rudder/%i.toml|; s|^EnvironmentFile=.*|&-%i|; s|^[A-Z][a-z]*Directory=rudder$|&-%i|' \
+  -e 's|^# The daemon of a node|# One more daemon of a node|; s|`systemctl edit rudderd`|`systemctl edit rudderd@NAME`|' \
+  -e 's|^Description=.*|& (%i)|' "$here/systemd/rudderd.service" > "$words/rudderd@.service"
 for program in "$programs/rudder" "$destdir$prefix/bin/rudder"; do
   if [ -x "$program" ]; then
     "$program" man "$words/man" > /dev/null
@@ -64,52 +79,54 @@ for program in "$programs/rudder" "$destdir$prefix/bin/rudder"; do
   fi
 done
 
-# Every file: MODE SOURCE TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the place of /usr.
+# Every file: MODE|SOURCE|TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the place of /usr.
 files() {
   cat << EOF
-0755 $programs/rudderd $prefix/bin/rudderd
-0755 $programs/rudder $prefix/bin/rudder
-0755 $here/slurm/rudder-slurm $prefix/lib/rudder/rudder-slurm
-0644 $here/slurm/slurm_node.py $prefix/lib/rudder/slurm_node.py
-link ../lib/rudder/rudder-slurm $prefix/bin/rudder-slurm
-0644 $here/slurm/example.sbatch $prefix/share/doc/rudder/slurm/example.sbatch
-0755 $here/slurm/prolog.sh $prefix/share/doc/rudder/slurm/prolog.sh
-0755 $here/slurm/epilog.sh $prefix/share/doc/rudder/slurm/epilog.sh
-0644 $here/systemd/rudderd.service $prefix/lib/systemd/system/rudderd.service
-0644 $here/systemd/rudder.sysusers $prefix/lib/sysusers.d/rudder.conf
-0644 $here/systemd/rudder.tmpfiles $prefix/lib/tmpfiles.d/rudder.conf
-0644 $here/systemd/rudder.sysctl $prefix/lib/sysctl.d/30-rudder.conf
-0644 $here/systemd/rudderd.toml $prefix/share/doc/rudder/rudderd.toml
-0644 $here/../LICENSE $prefix/share/doc/rudder/copyright
+0755|$programs/rudderd|$prefix/bin/rudderd
+0755|$programs/rudder|$prefix/bin/rudder
+0755|$here/slurm/rudder-slurm|$prefix/lib/rudder/rudder-slurm
+0644|$here/slurm/slurm_node.py|$prefix/lib/rudder/slurm_node.py
+link|../lib/rudder/rudder-slurm|$prefix/bin/rudder-slurm
+0644|$here/slurm/example.sbatch|$prefix/share/doc/rudder/slurm/example.sbatch
+0755|$here/slurm/prolog.sh|$prefix/share/doc/rudder/slurm/prolog.sh
+0755|$here/slurm/epilog.sh|$prefix/share/doc/rudder/slurm/epilog.sh
+0644|$here/systemd/rudderd.service|$system/systemd/system/rudderd.service
+0644|$words/rudderd@.service|$system/systemd/system/rudderd@.service
+0644|$here/systemd/rudder.sysusers|$system/sysusers.d/rudder.conf
+0644|$here/systemd/rudder.tmpfiles|$system/tmpfiles.d/rudder.conf
+0644|$here/systemd/rudder.sysctl|$system/sysctl.d/30-rudder.conf
+0644|$here/systemd/rudderd.toml|$prefix/share/doc/rudder/rudderd.toml
+0644|$here/../LICENSE|$prefix/share/doc/rudder/copyright
 EOF
   for page in "$here"/../docs/*.md; do
-    echo "0644 $page $prefix/share/doc/rudder/$(basename "$page")"
+    echo "0644|$page|$prefix/share/doc/rudder/$(basename "$page")"
   done
   # For the machines of Prometheus and Grafana: docs/dashboards.md names these folders as they are in the repository.
   below deploy/prometheus '*.yml' '*.json'
   below dashboards '*.json' 'rudder.yml'
   cat << EOF
-0644 $words/rudder.bash $prefix/share/bash-completion/completions/rudder
-0644 $words/rudder.zsh $prefix/share/zsh/vendor-completions/_rudder
-0644 $words/rudder.fish $prefix/share/fish/vendor_completions.d/rudder.fish
+0644|$words/rudder.bash|$prefix/share/bash-completion/completions/rudder
+0644|$words/rudder.zsh|$prefix/share/zsh/vendor-completions/_rudder
+0644|$words/rudder.fish|$prefix/share/fish/vendor_completions.d/rudder.fish
 EOF
   for page in "$words"/man/*.1; do
-    echo "0644 $page $prefix/share/man/man1/$(basename "$page")"
+    echo "0644|$page|$prefix/share/man/man1/$(basename "$page")"
   done
 }
 
 # The files of a folder of the repository that match one of two patterns, below share/rudder; their tests stay behind.
 below() {
-  (cd "$here/.." && find "$1" -type f \( -name "$2" -o -name "$3" \) ! -path '*/tests/*' | sort) | while read -r file; do
-    echo "0644 $here/../$file $prefix/share/rudder/$file"
+  (cd "$here/.." && find "$1" -type f \( -name "$2" -o -name "$3" \) ! -path '*/tests/*' | sort) | while IFS= read -r file; do
+    echo "0644|$here/../$file|$prefix/share/rudder/$file"
   done
 }
 
-# Configuration: installed once, then the operator's. Readable by the daemon, not by the world: it names keys.
+# Configuration: installed once, then the operator's. Readable by the daemon's group, not by the world: it names keys, and the environment
+# may hold one (agent.llm_key_env). rudder.tmpfiles gives both to that group, once there is one.
 configuration() {
   cat << EOF
-0640 $here/systemd/rudderd.toml /etc/rudder/rudderd.toml
-0644 $here/systemd/rudder.default /etc/default/rudder
+0640|$here/systemd/rudderd.toml|/etc/rudder/rudderd.toml
+0640|$here/systemd/rudder.default|/etc/default/rudder
 EOF
 }
 
@@ -142,9 +159,10 @@ reload_manager() {
 
 if [ "$uninstall" = yes ]; then
   if [ -z "$destdir" ] && [ -d /run/systemd/system ]; then
-    systemctl disable --now rudderd.service 2> /dev/null || true
+    systemctl stop rudderd.service 'rudderd@*.service' 2> /dev/null || true
+    systemctl disable rudderd.service rudderd@.service 2> /dev/null || true
   fi
-  files | while read -r _ _ target; do rm -f "$destdir$target"; done
+  files | while IFS='|' read -r _ _ target; do rm -f "$destdir$target"; done
   rm -f "$destdir$prefix"/share/man/man1/rudder.1 "$destdir$prefix"/share/man/man1/rudder-*.1 "$destdir$prefix"/share/man/man1/rudderd.1
   rm -f "$destdir$prefix/share/bash-completion/completions/rudder" "$destdir$prefix/share/zsh/vendor-completions/_rudder" \
     "$destdir$prefix/share/fish/vendor_completions.d/rudder.fish"
@@ -158,12 +176,12 @@ fi
 for program in rudderd rudder; do
   [ -x "$programs/$program" ] || fail "$programs/$program is missing: run \`cargo build --release\`, or say --programs DIR"
 done
-files | while read -r mode source target; do put "$mode" "$source" "$target"; done
+files | while IFS='|' read -r mode source target; do put "$mode" "$source" "$target"; done
 mkdir -p "$destdir/etc/rudder"
-configuration | while read -r mode source target; do
+configuration | while IFS='|' read -r mode source target; do
   [ -e "$destdir$target" ] || put "$mode" "$source" "$target"
 done
 
-tell systemd-sysusers "$prefix/lib/sysusers.d/rudder.conf"
-tell systemd-tmpfiles --create "$prefix/lib/tmpfiles.d/rudder.conf"
+tell systemd-sysusers "$system/sysusers.d/rudder.conf"
+tell systemd-tmpfiles --create "$system/tmpfiles.d/rudder.conf"
 reload_manager

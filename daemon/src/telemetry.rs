@@ -16,6 +16,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// Longest time that a span waits for others to be sent with.
 const BATCH_WAIT: Duration = Duration::from_secs(1);
 
+/// Longest wait at the end for the last spans: a collector that hangs does not hold a drain up.
+const FLUSH_WAIT: Duration = Duration::from_secs(1);
+
 /// Spans sent at once.
 const BATCH_SPANS_MAX: usize = 512;
 
@@ -128,11 +131,11 @@ impl Tracer {
         }
     }
 
-    /// Waits until what was queued is sent or lost, at most until `deadline`.
+    /// Waits until what was queued is sent or lost, at most until `deadline` and for a second.
     pub fn flush(&self, deadline: Instant) {
         let (done, waited) = sync_channel(1);
         if self.queue.try_send(Message::Flush(done)).is_ok() {
-            let _ = waited.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let _ = waited.recv_timeout(deadline.saturating_duration_since(Instant::now()).min(FLUSH_WAIT));
         }
     }
 }

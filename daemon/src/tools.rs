@@ -251,6 +251,19 @@ impl ToolCall {
         ]
     }
 
+    /// The same call for this table alone. `warm` names its own.
+    #[must_use]
+    pub fn for_table(mut self, name: &str) -> Self {
+        let table = Some(name.to_owned());
+        match &mut self {
+            ToolCall::Grow(grow) => grow.table = table,
+            ToolCall::Evict(evict) => evict.table = table,
+            ToolCall::Refresh(refresh) => refresh.table = table,
+            ToolCall::Warm(_) | ToolCall::Hold(_) => {}
+        }
+        self
+    }
+
     /// Reads a call from JSON and checks its arguments.
     ///
     /// # Errors

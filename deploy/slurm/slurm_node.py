@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -67,8 +68,27 @@ def port_range(text: str) -> Tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def address(host: str, port: int) -> str:
+    """``host:port``, as rudderd and Prometheus read it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether a daemon that listens there is reached by every address of its node."""
+    return host in ("0.0.0.0", "::")
+
+
+def admin_host(text: str, node: str) -> str:
+    """The address behind ``--admin``, on this node."""
+    name = text.replace("{node}", node)
+    try:
+        return str(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise Failure(f"{node}: --admin {name}: {error.strerror}", EXIT_USAGE) from error
+
+
 class Ports:
-    """The two ports of a daemon, held until it takes them: UDP for the peers, the next one (TCP, loopback) for HTTP.
+    """The two ports of a daemon, held until it takes them: UDP for the peers, the next one (TCP) for HTTP.
 
     The search begins where the job's id and the node's name say, so that jobs of one node do not meet; what is taken is passed over.
 
@@ -78,22 +98,27 @@ class Ports:
         Id of the job, name of the node.
     limits : tuple of int
         First and last port that may be used.
+    host : str
+        Address that HTTP is for.
     """
 
-    def __init__(self, job: str, node: str, limits: Tuple[int, int]) -> None:
+    def __init__(self, job: str, node: str, limits: Tuple[int, int], host: str) -> None:
         low, high = limits
         pairs = (high - low + 1) // 2
         begin = zlib.crc32(f"{job}.{node}".encode()) % pairs
         for step in range(pairs):
             self.peers = low + 2 * ((begin + step) % pairs)
             self.admin = self.peers + 1
-            udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            tcp = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
             try:
                 udp.bind(("0.0.0.0", self.peers))
-                tcp.bind(("127.0.0.1", self.admin))
-            except OSError:
+                tcp.bind((host, self.admin))
+            except OSError as error:
                 udp.close()
                 tcp.close()
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise Failure(f"{node}: --admin: {host} is no address of this node", EXIT_USAGE) from error
                 continue
             self._held = (udp, tcp)
             return
@@ -105,9 +130,9 @@ class Ports:
             held.close()
 
 
-def is_ready(port: int) -> Optional[bool]:
-    """Whether the daemon serves; None when nobody answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+def is_ready(host: str, port: int) -> Optional[bool]:
+    """Whether the daemon serves, which it tells without a token; None when nobody answers."""
+    connection = http.client.HTTPConnection({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port, timeout=2)
     try:
         connection.request("GET", "/readyz")
         return connection.getresponse().status == 200
@@ -131,6 +156,7 @@ class Serve:
         self.index = int(variable("SLURM_NODEID"))
         self.node = variable("SLURMD_NODENAME")
         self.stopping = False
+        self.host = admin_host(options.admin, self.node)
         self.daemon: Optional[subprocess.Popen[bytes]] = None
 
     def tell(self, event: str, **facts: Any) -> None:
@@ -146,8 +172,8 @@ class Serve:
         signal.signal(signal.SIGINT, self._stop)
         sock = Path(self.options.socket.replace("{node}", self.node))
         private_folder(sock.parent)
-        ports = Ports(variable("SLURM_JOB_ID"), self.node, self.options.ports)
-        self.tell("here", step=variable("SLURM_STEP_ID"), peers=ports.peers, admin=ports.admin)
+        ports = Ports(variable("SLURM_JOB_ID"), self.node, self.options.ports, self.host)
+        self.tell("here", step=variable("SLURM_STEP_ID"), peers=ports.peers, admin=ports.admin, admin_host=self.host)
         addresses = self._addresses()
         ports.release()
         try:
@@ -175,7 +201,7 @@ class Serve:
 
     def _command(self, sock: Path, ports: Ports) -> List[str]:
         command = [self.options.program, "--node-index", str(self.index), "--socket", str(sock)]
-        command += ["--admin-listen", f"127.0.0.1:{ports.admin}", "--peers-listen", f"0.0.0.0:{ports.peers}"]
+        command += ["--admin-listen", address(self.host, ports.admin), "--peers-listen", f"0.0.0.0:{ports.peers}"]
         for flag, value in (("--config", self.options.config), ("--dataset", self.options.dataset)):
             command += [flag, value] if value else []
         return command
@@ -187,6 +213,8 @@ class Serve:
         settings["CERTIFICATE"] = str(certificates / f"node-{self.index}.pem")
         settings["KEY"] = str(certificates / f"node-{self.index}.key")
         environment = {f"RUDDER_PEERS__{key}": value for key, value in settings.items()}
+        if self.options.journal:
+            environment["RUDDER_AGENT__JOURNAL"] = str(Path(self.options.folder) / f"node-{self.index}.jsonl")
         return {**os.environ, **environment}
 
     def _keep_up(self, command: List[str], environment: Dict[str, str], admin: int) -> int:
@@ -222,9 +250,9 @@ class Serve:
                 # Slurm signals all processes of a step, and a second signal would cut the daemon's drain.
                 stop_seen = stop_seen or time.monotonic()
                 if stop_seen > 0 and time.monotonic() - stop_seen > SIGNAL_GRACE_S:
-                    if is_ready(admin):
+                    if is_ready(self.host, admin):
                         self.daemon.terminate()
                     stop_seen = float("inf")
-            elif not ready and is_ready(admin):
+            elif not ready and is_ready(self.host, admin):
                 ready = True
                 self.tell("ready", after_s=round(time.monotonic() - begun, 1), attempt=attempt)

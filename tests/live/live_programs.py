@@ -7,7 +7,9 @@ The programs come from ``$RUDDER_BIN``, by default the release build. A test who
 from __future__ import annotations
 
 import os
+import random
 import shutil
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -42,6 +44,29 @@ def absent(reason: str) -> None:
     if os.environ.get("RUDDER_LIVE") == "required":
         pytest.fail(f"{reason} (RUDDER_LIVE=required)")
     pytest.skip(reason)
+
+
+def free_ports(count: int, host: str = "127.0.0.1", kind: int = socket.SOCK_STREAM) -> list[int]:
+    """Ports that nobody uses now, and that the kernel gives to no outgoing connection until a server of the test has taken them.
+
+    From below those, too, that `rudder-slurm` chooses from.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    held: dict[int, socket.socket] = {}
+    for port in random.SystemRandom().sample(range(10_000, min(20_000, ephemeral)), 1_000):
+        one = socket.socket(socket.AF_INET, kind)
+        try:
+            one.bind((host, port))
+        except OSError:
+            one.close()
+            continue
+        held[port] = one
+        if len(held) == count:
+            break
+    for one in held.values():
+        one.close()
+    assert len(held) == count, f"of 1,000 ports, {len(held)} are free"
+    return list(held)
 
 
 def wait_for(what: str, condition: Callable[[], object], timeout_s: float = 30.0, every_s: float = 0.05) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from live_programs import need, wait_for
+from live_programs import absent, free_ports, need, wait_for
 
 PACKAGE = "slurm-wlm"
 #: Short, for tests: long enough for a drain, which takes milliseconds here.
@@ -25,17 +25,6 @@ KILL_WAIT_S = 8
 NODE_TIMEOUT_S = 6
 #: A requeued job waits until the credentials of its first run have expired.
 REQUEUE_DELAY_S = 5
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody uses now."""
-    held = [socket.socket() for _ in range(count)]
-    for one in held:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in held]
-    for one in held:
-        one.close()
-    return ports
 
 
 class SlurmCluster:
@@ -176,6 +165,8 @@ def slurm_cluster(nodes: Sequence[str], settings: Sequence[str], prepare: Callab
     """A cluster with idle nodes; nothing of it is left afterwards. ``prepare`` puts into its folder what the settings name."""
     for name in ("slurmctld", "slurmd", "sbatch", "srun"):
         need(name, PACKAGE)
+    if os.geteuid() != 0:
+        absent("only root can be a cluster of Slurm: its daemons start steps as other users")
     with tempfile.TemporaryDirectory(prefix="rudder-slurm-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         cluster = SlurmCluster(Path(folder), nodes, settings)
         prepare(cluster.folder)

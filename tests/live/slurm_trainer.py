@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--patience-s", type=float, default=30.0)
     parser.add_argument("--status", type=int, default=0)
     parser.add_argument("--step-file", type=Path, help="says where in the run node NODE is, as FILE.NODE")
+    parser.add_argument("--last-step-after", type=Path, metavar="FILE", help="fetch for the last time only when FILE is there")
     options = parser.parse_args()
     node = os.environ["SLURMD_NODENAME"]
     signal.signal(signal.SIGTERM, lambda *_: (print(f"trainer {node}: SIGTERM", flush=True), sys.exit(15)))
@@ -37,6 +38,8 @@ def main() -> int:
     client, errors = None, set()
     for step in range(options.steps):
         ids = rng.integers(0, options.rows, 256)
+        while options.last_step_after and step == options.steps - 1 and not options.last_step_after.exists():
+            time.sleep(0.1)
         begun = time.monotonic()
         while True:
             try:

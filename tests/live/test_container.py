@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from live_programs import REPOSITORY, absent, answer, need, program, wait_for
-from slurm_cluster import free_ports
+from live_programs import REPOSITORY, absent, answer, free_ports, need, program, wait_for
 from test_systemd import build, certificates
 
 CONTAINER = REPOSITORY / "deploy" / "container"
@@ -72,6 +71,10 @@ def test_the_image_holds_nothing_but_what_it_needs(rootfs: Path) -> None:
 @pytest.fixture()
 def volumes(tmp_path: Path) -> Path:
     """What the pod mounts: configuration and certificates, the dataset, the folder of the socket as its init container leaves it."""
+    if os.geteuid() != 0:
+        absent("only root can make the namespaces of a container")
+    if subprocess.run([need("unshare", "util-linux"), "--mount", "true"], capture_output=True, check=False).returncode != 0:
+        absent("this machine lets nobody make the namespaces of a container")
     build(tmp_path / "dataset")
     secrets = tmp_path / "etc" / "rudder"
     secrets.mkdir(parents=True)
@@ -85,8 +88,6 @@ def volumes(tmp_path: Path) -> Path:
 @pytest.fixture()
 def daemon(rootfs: Path, volumes: Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The daemon in its container, and the port of its HTTP interface."""
-    if os.geteuid() != 0:
-        absent("only root can make the namespaces of a container")
     admin = free_ports(1)[0]
     (volumes / "etc/rudder/rudderd.toml").write_text(f"""
 node.index = 0

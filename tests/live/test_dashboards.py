@@ -102,6 +102,14 @@ def test_every_metric_is_of_use() -> None:
     assert sorted(set(UNUSED) - set(page())) == [], "these are not on the page"
 
 
+def test_the_data_source_gets_along_with_those_that_are_there() -> None:
+    """Grafana ends at the start where two have one name, or where two are the default."""
+    text = (boards.FOLDER / "provisioning" / "datasources" / "rudder.yml").read_text()
+    said = dict(re.findall(r"^    (\w+): (\S.*)$", text.replace("  - name:", "    name:"), flags=re.M))
+    assert said["name"] not in ("Prometheus", "prometheus", "default")
+    assert (said["type"], said["isDefault"], said["uid"]) == ("prometheus", "false", "rudder-prometheus")
+
+
 def test_provisioning_names_the_folders_that_the_documentation_names() -> None:
     folder = boards.FOLDER / "provisioning"
     path = re.search(r"path: (\S+)", (folder / "dashboards" / "rudder.yml").read_text())

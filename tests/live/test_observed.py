@@ -27,6 +27,9 @@ AWAITED = (
     'rudder_agent_last_effect_hit_ratio{tool="grow"}',
 )
 
+#: Where each query's first sample is written, for people.
+SHOWN = boards.REPOSITORY / "target" / "live" / "panels.md"
+
 #: Marks that only an unusual state makes.
 RARE = {"Memory short"}
 
@@ -71,12 +74,12 @@ def test_prometheus_scrapes_all_of_them(observed: Observed) -> None:
         return {target["scrapeUrl"]: (target["health"], target["lastError"]) for target in targets}
 
     expected = {f"http://{target}/metrics": ("up", "") for target in observed.targets}
-    # On a busy machine a scrape may take longer than the second that it has here.
+    # On a busy machine a scrape may take longer than the two seconds that it has here.
     wait_for(f"every target up, but {state()}", lambda: state() == expected)
 
 
 def test_every_query_of_every_panel_has_data(observed: Observed) -> None:
-    empty, report = [], []
+    empty, report = [], ["| dashboard | panel | series | the first of them | its last sample |", "|---|---|---|---|---|"]
     for query in boards.asked():
         found = samples(observed, fill(query))
         if not found and query.panel not in RARE:
@@ -87,8 +90,11 @@ def test_every_query_of_every_panel_has_data(observed: Observed) -> None:
             assert not missing, f"{query}: no label {missing}"
         if found:
             named = re.sub(r"\{\{(\w+)\}\}", lambda name, labels=found[0][0]: labels[name[1]], query.legend)
-            report.append(f"{query}: {len(found)} series, {named or found[0][0] or 'value'} = {found[0][1]:.6g}")
-    print("\n".join(report))
+            first = named or ", ".join(f"{label}={value}" for label, value in found[0][0].items() if label != "__name__") or "value"
+            report.append(f"| {query.board} | {query.panel} | {len(found)} | {first} | {found[0][1]:.6g} |")
+    SHOWN.parent.mkdir(parents=True, exist_ok=True)
+    SHOWN.write_text("\n".join(report) + "\n")
+    print(f"what each query returned: {SHOWN}")
     assert empty == [], "\n" + "\n".join(empty)
 
 

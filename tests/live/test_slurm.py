@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import json
 import os
 import re
 import shlex
@@ -14,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_programs import REPOSITORY, absent, program, wait_for
-from slurm_cluster import SlurmCluster, free_ports, slurm_cluster
+from live_programs import REPOSITORY, absent, answer, free_ports, program, wait_for
+from slurm_cluster import SlurmCluster, slurm_cluster
 
 ROWS = 6_000
 LAUNCHER = REPOSITORY / "deploy" / "slurm" / "rudder-slurm"
@@ -158,7 +159,7 @@ class Job:
 
     def left(self) -> list[Path]:
         """What is left of secrets and sockets."""
-        return [*self.folder.rglob("*.key"), *self.folder.rglob("*.pem"), *Path("/tmp").glob(f"rudder-{self.id}.n*")]
+        return [*self.folder.rglob("*.key"), *self.folder.rglob("*.pem"), *self.rudder.glob("t*"), *Path("/tmp").glob(f"rudder-{self.id}.n*")]
 
 
 def drained(job: Job, index: int) -> bool:
@@ -172,6 +173,15 @@ def test_a_job_from_start_to_drain(slurm: SlurmCluster, dataset: Path) -> None:
     secrets = job.rudder / "certificates"
     assert (job.rudder.stat().st_mode & 0o777, secrets.stat().st_mode & 0o777) == (0o700, 0o700)
     assert sorted(path.name for path in secrets.iterdir()) == ["ca.pem", "node-0.key", "node-0.pem", "node-1.key", "node-1.pem"]
+    token, targets = job.rudder / "token", job.rudder / "targets.json"
+    assert (token.stat().st_mode & 0o777, targets.stat().st_mode & 0o777) == (0o600, 0o644)
+    (group,) = json.loads(targets.read_text())
+    assert (len(group["targets"]), group["labels"]) == (2, {"job": f"rudder-slurm-{job.id}"})
+    for target in group["targets"]:
+        # Probes are open; what a node's other users must neither read nor steer is not.
+        assert [answer(f"http://{target}{path}")[0] for path in ("/readyz", "/metrics", "/v1/status")] == [200, 401, 401]
+        asked = [program("rudder"), "status", "--admin", f"http://{target}", "--token-file", str(token), "--json"]
+        assert json.loads(subprocess.run(asked, check=True, capture_output=True, timeout=60).stdout)["parts"] == 2
     known = job.end()
     # The trainers' own exit status is the job's.
     assert known["ExitCode"] == "3:0"
@@ -182,6 +192,14 @@ def test_a_job_from_start_to_drain(slurm: SlurmCluster, dataset: Path) -> None:
     assert all(word in log for word in words)
     assert drained(job, 0)
     assert drained(job, 1)
+    assert job.left() == []
+    assert sorted(path.name for path in job.rudder.iterdir()) == [f"node-{n}.{end}" for n in (0, 1) for end in ("jsonl", "log")]
+
+
+def test_a_job_that_exports_nothing_runs_all_the_same(slurm: SlurmCluster, dataset: Path) -> None:
+    job = Job(slurm, dataset, "closed", run="--admin 0.0.0.0", train="--steps 10", flags="--export=NONE")
+    assert job.end()["ExitCode"] == "0:0"
+    assert [f"{n}: trainer n{n + 1}: 10 steps, every row right" in job.log() for n in (0, 1)] == [True, True]
     assert job.left() == []
 
 
@@ -278,19 +296,25 @@ def test_prolog_and_epilog_hold_one_daemon_for_all_jobs_of_a_node(slurm: SlurmCl
     build(slurm.folder / "one", 1)
     node = slurm.folder / "node-wide"
     script = slurm.folder / "node-wide.sh"
-    trainer = f"{sys.executable} {TRAINER} --rows {ROWS} --pause-s 0.05"
-    script.write_text(f"#!/bin/bash\nexport RUDDER_SOCKET={node}/s\nexec srun {trainer} --steps $1\n")
+    trainer = f"{sys.executable} {TRAINER} --rows {ROWS} --pause-s 0.05 --steps 20"
+    script.write_text(f"#!/bin/bash\nexport RUDDER_SOCKET={node}/s\nexec srun {trainer} $*\n")
     flags = [f"--output={slurm.folder}/node-wide.%j.out", "--nodelist=n1", "--oversubscribe"]
     plain = slurm.command("sbatch", "--parsable", *flags, "--wrap=true").strip()
     assert slurm.wait_for_job(plain)["ExitCode"] == "0:0"
     assert not (node / "calls").exists(), "a job that asks for nothing starts nothing"
+    let_go = [slurm.folder / f"let-go-{one}" for one in ("short", "long")]
     short, long = (
-        slurm.command("sbatch", "--parsable", *flags, "--constraint=rudder", str(script), steps).strip() for steps in ("20", "120")
+        slurm.command("sbatch", "--parsable", *flags, "--constraint=rudder", str(script), "--last-step-after", str(file)).strip()
+        for file in let_go
     )
+    calls = node / "calls"
+    wait_for("both jobs' prologs", lambda: calls.exists() and calls.read_text().split() == ["start", "start"], 40, 0.2)
+    let_go[0].touch()
     assert slurm.wait_for_job(short)["ExitCode"] == "0:0"
     assert slurm.job(long)["JobState"] == "RUNNING"
+    let_go[1].touch()
     assert slurm.wait_for_job(long)["ExitCode"] == "0:0"
     wait_for("the epilog of the last job", lambda: not (node / "pid").exists(), 20)
-    assert (node / "calls").read_text().split() == ["start", "start", "stop"]
+    assert calls.read_text().split() == ["start", "start", "stop"]
     assert (node / "log").read_text().rstrip().endswith("drained")
-    assert (slurm.folder / f"node-wide.{long}.out").read_text().count("120 steps, every row right") == 1
+    assert (slurm.folder / f"node-wide.{long}.out").read_text().count("20 steps, every row right") == 1

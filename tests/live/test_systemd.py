@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_programs import REPOSITORY, answer, need, program, wait_for
-from slurm_cluster import free_ports
+from live_programs import REPOSITORY, answer, free_ports, need, program, wait_for
 from systemd_box import Box, systemd_box
 
 DEPLOY = REPOSITORY / "deploy"
@@ -26,26 +25,60 @@ EXPOSURE_MAX = 14
 # --- The unit, as it lies there -------------------------------------------------------------------------------------------------------------
 
 
-def installed(root: Path) -> Path:
+def installed(root: Path, prefix: str = "/usr", deploy: Path = DEPLOY, programs: Path | None = None) -> Path:
     """An installation below a folder."""
-    command = [str(DEPLOY / "install.sh"), "--prefix", "/usr", "--destdir", str(root), "--programs", str(Path(program("rudderd")).parent)]
+    programs = programs or Path(program("rudderd")).parent
+    command = [str(deploy / "install.sh"), "--prefix", prefix, "--destdir", str(root), "--programs", str(programs)]
     subprocess.run(command, check=True, timeout=60)
     return root
 
 
-def test_the_unit_is_sound_and_scores(tmp_path: Path) -> None:
+def files(root: Path) -> list[str]:
+    """What is installed."""
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
+
+
+@pytest.mark.parametrize("name", ["rudderd.service", "rudderd@.service"])
+def test_a_unit_is_sound_and_scores(tmp_path: Path, name: str) -> None:
     analyze = need("systemd-analyze", "systemd")
-    score = subprocess.run([analyze, "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX}", str(UNIT)],
+    root = installed(tmp_path / "root")
+    # Everything the unit names must be there: its own files in a root of their own, the system's by name only.
+    text = (root / "usr/lib/systemd/system" / name).read_text().replace("/usr/bin/rudderd", str(root / "usr/bin/rudderd"))
+    unit = tmp_path / name.replace("@", "@two")
+    unit.write_text(text)
+    score = subprocess.run([analyze, "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX}", str(unit)],
                            capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
     print(score.stdout.splitlines()[-1])
     assert score.returncode == 0, score.stdout
-    # Everything the unit names must be there: its own files in a root of their own, the system's by name only.
-    root = installed(tmp_path / "root")
-    text = UNIT.read_text().replace("/usr/bin/rudderd", str(root / "usr/bin/rudderd"))
-    unit = tmp_path / "rudderd.service"
-    unit.write_text(text)
     done = subprocess.run([analyze, "verify", "--man=no", "--recursive-errors=no", str(unit)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_template_is_the_unit_with_files_and_folders_of_its_own(tmp_path: Path) -> None:
+    root = installed(tmp_path / "root")
+    units = root / "usr/lib/systemd/system"
+    one, other = ((units / name).read_text().splitlines() for name in ("rudderd.service", "rudderd@.service"))
+    changed = {b for a, b in zip(one, other) if a != b and not a.startswith(("#", "Description="))}
+    assert changed == {
+        "EnvironmentFile=-/etc/default/rudder-%i",
+        "ExecStart=/usr/bin/rudderd --config /etc/rudder/%i.toml",
+        "ExecReload=/usr/bin/rudderd --check --config /etc/rudder/%i.toml",
+        "RuntimeDirectory=rudder-%i",
+        "StateDirectory=rudder-%i",
+    }
+    assert len(one) == len(other)
+
+
+def test_a_daemon_that_cannot_start_is_tried_for_two_minutes() -> None:
+    text = UNIT.read_text()
+    burst, within_s, pause_s = (
+        int(re.search(rf"^{name}=(\d+)s?$", text, re.MULTILINE)[1])  # type: ignore[index]
+        for name in ("StartLimitBurst", "StartLimitIntervalSec", "RestartSec")
+    )
+    # A start that fails takes up to a second.
+    assert 90 <= burst * pause_s <= burst * (pause_s + 1) <= within_s
+    assert "fifty starts" in text
+    assert (burst, "given up after fifty starts, which takes about two minutes" in (REPOSITORY / "docs/deploy.md").read_text()) == (50, True)
 
 
 def test_the_unit_leaves_time_for_the_drain() -> None:
@@ -68,10 +101,40 @@ def test_installing_twice_keeps_the_configuration_and_uninstalling_leaves_nothin
     assert (root / "usr/bin/rudder-slurm").resolve() == root / "usr/lib/rudder/rudder-slurm"
     remove = [str(DEPLOY / "install.sh"), "--prefix", "/usr", "--destdir", str(root), "--uninstall"]
     subprocess.run(remove, check=True, timeout=60)
-    left = sorted(str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir())
-    assert left == ["etc/default/rudder", "etc/rudder/rudderd.toml"]
+    assert files(root) == ["etc/default/rudder", "etc/rudder/rudderd.toml"]
     subprocess.run([*remove, "--purge"], check=True, timeout=60)
-    assert [path for path in root.rglob("*") if not path.is_dir()] == []
+    assert files(root) == []
+
+
+def test_folders_with_spaces_are_folders(tmp_path: Path) -> None:
+    plain = installed(tmp_path / "plain")
+    checkout = tmp_path / "my check out"
+    for name in ("deploy", "docs", "dashboards"):
+        shutil.copytree(REPOSITORY / name, checkout / name)
+    shutil.copy(REPOSITORY / "LICENSE", checkout)
+    programs = checkout / "built here"
+    programs.mkdir()
+    for name in ("rudder", "rudderd"):
+        (programs / name).symlink_to(program(name))
+    root = installed(tmp_path / "a root", deploy=checkout / "deploy", programs=programs)
+    assert files(root) == files(plain)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a root", "my check out", "plain"]
+    subprocess.run([str(checkout / "deploy/install.sh"), "--prefix", "/usr", "--destdir", str(root), "--uninstall", "--purge"], check=True, timeout=60)
+    assert files(root) == []
+
+
+def test_units_are_where_systemd_looks_whatever_the_prefix(tmp_path: Path) -> None:
+    systemctl = need("systemctl", "systemd")
+    for prefix in ("/usr", "/usr/local", "/opt/site"):
+        root = installed(tmp_path / prefix.replace("/", "-"), prefix)
+        command = [systemctl, f"--root={root}", "list-unit-files", "--no-legend", "--no-pager", "rudderd.service", "rudderd@.service"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        assert [line.split()[0] for line in listed.splitlines()] == ["rudderd.service", "rudderd@.service"], prefix
+        (unit,) = root.rglob("rudderd.service")
+        assert f"ExecStart={prefix}/bin/rudderd " in unit.read_text()
+        remove = [str(DEPLOY / "install.sh"), "--prefix", prefix, "--destdir", str(root), "--uninstall", "--purge"]
+        subprocess.run(remove, check=True, timeout=60)
+        assert files(root) == [], prefix
 
 
 # --- The protocol, where the test is the service manager -----------------------------------------------------------------------------------
@@ -132,7 +195,7 @@ peers.key = "{tmp_path}/node-0.key"
     admin = free_ports(1)[0]
     command = [program("rudderd"), "--config", str(configuration), "--node-index", "0", "--dataset", str(dataset)]
     command += ["--socket", str(tmp_path / "s"), "--admin-listen", f"127.0.0.1:{admin}"]
-    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "900000"}
+    environment = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "6000000"}
     # As systemd does: the process learns that it is the one who is watched.
     command = ["sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command]
     with (tmp_path / "log").open("wb") as log:
@@ -140,22 +203,22 @@ peers.key = "{tmp_path}/node-0.key"
     try:
         assert listen("READY", 30)["READY"] == "1"
         assert answer(f"http://127.0.0.1:{admin}/readyz")[0] == 200
-        # Five pings, each well within the time after which systemd would end the process.
-        pings = [(listen("WATCHDOG", 5), told[-1][0])[1] for _ in range(5)]
-        assert max(later - earlier for earlier, later in zip(pings, pings[1:])) < 0.8
+        # Each well within the time after which systemd would end the process, and long enough for a machine that is busy.
+        pings = [(listen("WATCHDOG", 10), told[-1][0])[1] for _ in range(4)]
+        assert max(later - earlier for earlier, later in zip(pings, pings[1:])) < 5.5
 
         configuration.write_text(common + 'log.level = "debug"\n')
         asked_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         daemon.send_signal(signal.SIGHUP)
-        reloading = listen("RELOADING", 5)
+        reloading = listen("RELOADING", 20)
         assert reloading["RELOADING"] == "1"
         assert asked_us <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        assert listen("READY", 5)["READY"] == "1"
+        assert listen("READY", 20)["READY"] == "1"
         assert "debug" in answer(f"http://127.0.0.1:{admin}/v1/log")[1]
         configuration.write_text(common + 'log.level = "loud and clear"\n')
         daemon.send_signal(signal.SIGHUP)
-        listen("RELOADING", 5)
-        assert listen("READY", 5)["READY"] == "1"
+        listen("RELOADING", 20)
+        assert listen("READY", 20)["READY"] == "1"
         assert "debug" in answer(f"http://127.0.0.1:{admin}/v1/log")[1]
 
         # A process that hangs must fall silent: that is what the watchdog is for.
@@ -169,12 +232,12 @@ peers.key = "{tmp_path}/node-0.key"
             pass
         manager.setblocking(True)
         with pytest.raises(AssertionError, match="no WATCHDOG"):
-            listen("WATCHDOG", 1.0)
+            listen("WATCHDOG", 4.0)
         daemon.send_signal(signal.SIGCONT)
-        listen("WATCHDOG", 5)
+        listen("WATCHDOG", 20)
 
         daemon.send_signal(signal.SIGTERM)
-        assert listen("STOPPING", 5)["STOPPING"] == "1"
+        assert listen("STOPPING", 20)["STOPPING"] == "1"
         assert daemon.wait(20) == 0
     finally:
         daemon.kill()
@@ -220,9 +283,9 @@ def start(box: Box) -> None:
 def test_the_package_made_user_folders_and_unit(box: Box) -> None:
     assert box.do("dpkg --status rudder | grep Status") == "Status: install ok installed"
     assert box.do("getent passwd rudder").endswith(":/var/lib/rudder:/usr/sbin/nologin")
-    rights = box.do("stat -c '%a %U:%G %n' /run/rudder /etc/rudder /etc/rudder/rudderd.toml /usr/bin/rudderd").splitlines()
+    rights = box.do("stat -c '%a %U:%G %n' /run/rudder /etc/rudder /etc/rudder/rudderd.toml /etc/default/rudder /usr/bin/rudderd").splitlines()
     assert rights == ["750 rudder:rudder /run/rudder", "750 root:rudder /etc/rudder", "640 root:rudder /etc/rudder/rudderd.toml",
-                      "755 root:root /usr/bin/rudderd"]  # fmt: skip
+                      "640 root:rudder /etc/default/rudder", "755 root:root /usr/bin/rudderd"]  # fmt: skip
     assert box.do("systemctl is-enabled rudderd || true") == "disabled"
     assert box.do("rudderd --check --config /etc/rudder/rudderd.toml") == "rudderd: the configuration can be used"
     assert box.do("dpkg --verify rudder") == ""
@@ -274,19 +337,39 @@ def test_reload_takes_a_level_and_refuses_a_broken_file(box: Box) -> None:
 
 def test_a_daemon_that_hangs_or_dies_is_started_again(box: Box) -> None:
     box.do("mkdir -p /run/systemd/system/rudderd.service.d")
-    box.do("printf '[Service]\\nWatchdogSec=2s\\n' > /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
+    box.do("printf '[Service]\\nWatchdogSec=10s\\n' > /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
     box.do("systemctl reset-failed rudderd; systemctl restart rudderd")
     for number, word in (("STOP", "watchdog"), ("KILL", "signal")):
         pid = box.show("rudderd", "MainPID")
         box.do(f"kill -{number} {pid}")
         wait_for(f"another daemon after SIG{number}",
-                 lambda pid=pid: box.show("rudderd", "MainPID") not in (pid, "0") and box.show("rudderd", "ActiveState") == "active", 30, 0.2)  # fmt: skip
+                 lambda pid=pid: box.show("rudderd", "MainPID") not in (pid, "0") and box.show("rudderd", "ActiveState") == "active", 60, 0.2)  # fmt: skip
         assert f"result '{word}'" in box.do("journalctl --no-pager -u rudderd -n 30 --output=cat")
     # Healthy, it is left alone for longer than the watchdog waits.
     pid = box.show("rudderd", "MainPID")
-    time.sleep(3)
+    time.sleep(13)
     assert box.show("rudderd", "MainPID") == pid
     box.do("rm /run/systemd/system/rudderd.service.d/test.conf && systemctl daemon-reload")
+
+
+def test_a_second_daemon_has_files_and_folders_of_its_own(box: Box) -> None:
+    box.do("echo RUDDER_LOG__LEVEL=warn >> /etc/default/rudder && echo RUDDER_NODE__INDEX=0 > /etc/default/rudder-two")
+    box.do("sed -e 's|/run/rudder/|/run/rudder-two/|; s|/var/lib/rudder/|/var/lib/rudder-two/|; s|:7400|:7410|; s|:7401|:7411|; /^index/d'"
+           " /etc/rudder/rudderd.toml > /etc/rudder/two.toml && systemd-tmpfiles --create rudder.conf")  # fmt: skip
+    start(box)
+    box.do("systemctl start rudderd@two")
+    pids = [box.show(unit, "MainPID") for unit in ("rudderd", "rudderd@two")]
+    environments = [box.do(f"tr '\\0' '\\n' < /proc/{pid}/environ | grep ^RUDDER | sort") for pid in pids]
+    assert environments == ["RUDDER_LOG__LEVEL=warn", "RUDDER_NODE__INDEX=0"]
+    assert [box.json("/v1/status", port)["parts"] for port in (7401, 7411)] == [1, 1]
+    rights = box.do("stat -c '%a %U:%G %n' /etc/rudder/two.toml /etc/default/rudder-two /run/rudder-two /var/lib/rudder-two").splitlines()
+    assert rights == ["640 root:rudder /etc/rudder/two.toml", "640 root:rudder /etc/default/rudder-two", "750 rudder:rudder /run/rudder-two",
+                      "750 rudder:rudder /var/lib/rudder-two"]  # fmt: skip
+    assert box.do("systemctl reload rudderd@two && systemctl is-active rudderd@two") == "active"
+    box.do("systemctl stop rudderd@two")
+    assert box.show("rudderd@two", "Result") == "success"
+    assert box.show("rudderd", "MainPID") == pids[0]
+    box.do("rm /etc/rudder/two.toml /etc/default/rudder-two && sed -i /RUDDER_LOG/d /etc/default/rudder")
 
 
 def test_stop_drains_and_keeps_the_folder(box: Box) -> None:
@@ -306,11 +389,16 @@ def test_a_configuration_that_cannot_be_used_is_not_tried_again(box: Box) -> Non
 
 
 def test_removal_stops_it_and_purge_takes_what_the_package_made(box: Box) -> None:
+    box.do("sed -e 's|/run/rudder/|/run/rudder-two/|; s|:7400|:7410|; s|:7401|:7411|' /etc/rudder/rudderd.toml > /etc/rudder/two.toml")
+    box.do("systemd-tmpfiles --create rudder.conf")
     start(box)
+    box.do("systemctl enable --now rudderd@two && pgrep -c -x rudderd | grep -x 2")
     box.do("dpkg --remove rudder", 60)
-    assert box.run("pgrep -x rudderd")[0] != 0
-    assert box.do("ls /etc/rudder") == "ca.pem\nnode.key\nnode.pem\nrudderd.toml"
+    assert box.do("find /etc/systemd/system -type l -name 'rudderd*'") == ""
+    # 1: there is none. Without pgrep it would be 127.
+    assert box.run("pgrep -x rudderd")[0] == 1
+    assert box.do("ls /etc/rudder") == "ca.pem\nnode.key\nnode.pem\nrudderd.toml\ntwo.toml"
     box.do("dpkg --purge rudder", 60)
     # Keys are the operator's.
     left = box.do("ls -d /etc/rudder/* /usr/bin/rudder* /var/lib/rudder /usr/lib/rudder 2> /dev/null || true").split()
-    assert left == ["/etc/rudder/ca.pem", "/etc/rudder/node.key", "/etc/rudder/node.pem"]
+    assert left == ["/etc/rudder/ca.pem", "/etc/rudder/node.key", "/etc/rudder/node.pem", "/etc/rudder/two.toml"]

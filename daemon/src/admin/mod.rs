@@ -36,6 +36,9 @@ pub trait AdminState: Send + Sync + 'static {
     /// The reason, such as `starting: opening the dataset` or `draining`.
     fn ready(&self) -> Result<(), String>;
 
+    /// Whether the threads that serve fetches take up work; while none are to serve, nothing is amiss.
+    fn alive(&self) -> bool;
+
     /// The answer of `POST /v1/trace`.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route_service("/mcp", mcp::service(shared.state.clone()))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_guard));
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .merge(guarded)
         .fallback(unknown)
@@ -139,6 +139,16 @@ async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Byte
         Some(Err(error @ ToolError::NotServing { .. })) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
         Some(Err(error)) => refused(StatusCode::BAD_REQUEST, &error),
         None => broken("the tool panicked"),
+    }
+}
+
+async fn healthy(State(shared): State<Shared>) -> Response {
+    match blocking(move || shared.state.alive()).await {
+        Some(true) => "ok\n".into_response(),
+        Some(false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the threads that serve fetches do not answer\n").into_response()
+        }
+        None => broken("the health check panicked"),
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 struct Pretend {
     not_ready: Mutex<Option<String>>,
     status_delay: Duration,
+    hangs: bool,
     level: Mutex<String>,
     tools_called: Arc<AtomicUsize>,
 }
@@ -34,6 +35,10 @@ impl AdminState for Pretend {
 
     fn ready(&self) -> Result<(), String> {
         self.not_ready.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+
+    fn alive(&self) -> bool {
+        !self.hangs
     }
 
     fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
@@ -162,6 +167,13 @@ fn not_ready_is_503_with_the_reason_while_health_stays() {
     let answer = ask(admin.local_addr(), "/readyz", "");
     assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: draining\n"), "{answer}");
     assert!(ask(admin.local_addr(), "/healthz", "").starts_with("HTTP/1.1 200"));
+}
+
+#[test]
+fn a_daemon_that_hangs_is_not_healthy() {
+    let (_runtime, admin) = start(&loopback(), Pretend { hangs: true, ..Default::default() });
+    let answer = ask(admin.local_addr(), "/healthz", "");
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("do not answer"), "{answer}");
 }
 
 #[test]

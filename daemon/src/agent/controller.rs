@@ -85,11 +85,16 @@ impl Effect {
         })
     }
 
-    /// Whether the network was loaded more for no more hits.
+    /// Whether the network was loaded more for no more hits, by more than the share of network rows moves by itself (`noise`).
     #[must_use]
-    pub fn made_worse(&self) -> bool {
-        let (before, after) = self.network_share;
-        after > before + SAME_RATE && Impact::between(self.hit_rate.0, self.hit_rate.1) != Impact::Up
+    pub fn made_worse(&self, noise: f64) -> bool {
+        self.network_change() > noise.max(SAME_RATE) && Impact::between(self.hit_rate.0, self.hit_rate.1) != Impact::Up
+    }
+
+    /// Change of the rows that crossed the network per remote row.
+    #[must_use]
+    pub fn network_change(&self) -> f64 {
+        self.network_share.1 - self.network_share.0
     }
 }
 
@@ -100,10 +105,31 @@ pub struct Past {
     pub seen: Snapshot,
     /// What was done, after the guard.
     pub call: ToolCall,
-    /// What was expected of it.
+    /// What was expected of what was proposed.
     pub expected: Impact,
     /// What it did, once the window after it was over.
     pub effect: Option<Effect>,
+    /// Where the guard refused what was proposed: then nothing was done, and the expectation says nothing.
+    pub refused: Option<Refused>,
+    /// Whether the fallback decided, for want of an answer.
+    pub by_fallback: bool,
+}
+
+/// A proposal that was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// The tool.
+    pub tool: &'static str,
+    /// The rule of the guard.
+    pub rule: &'static str,
+}
+
+impl Past {
+    /// What was done after `seen`, as proposed.
+    #[must_use]
+    pub fn new(seen: Snapshot, call: ToolCall, expected: Impact) -> Self {
+        Self { seen, call, expected, effect: None, refused: None, by_fallback: false }
+    }
 }
 
 /// What a controller decides by.
@@ -121,6 +147,15 @@ impl View<'_> {
     pub fn windows_since(&self, tool: &str) -> u64 {
         let last = self.past.iter().rev().find(|past| past.call.tool() == tool);
         last.map_or(u64::MAX, |past| self.now.window.saturating_sub(past.seen.window))
+    }
+
+    /// The same, for calls that the guard refused, too.
+    #[must_use]
+    pub fn windows_since_tried(&self, tool: &str) -> u64 {
+        let tried = |past: &&Past| past.refused.is_some_and(|refused| refused.tool == tool);
+        let refused = self.past.iter().rev().find(tried);
+        let since = refused.map_or(u64::MAX, |past| self.now.window.saturating_sub(past.seen.window));
+        since.min(self.windows_since(tool))
     }
 }
 

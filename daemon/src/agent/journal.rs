@@ -8,8 +8,9 @@ use crate::tools::{ToolAnswer, ToolCall};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Version of the lines.
 pub const FORMAT: u32 = 1;
@@ -23,6 +24,12 @@ pub struct Decision {
     pub number: u64,
     /// Milliseconds since 1970, or since the begin of a replay.
     pub time_ms: u64,
+    /// The node; none in a replay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<u16>,
+    /// The table that was looked at; not named where only one is cached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// Who was asked.
     pub controller: String,
     /// Who answered: another than `controller` where a fallback stood in.
@@ -55,6 +62,14 @@ pub struct Decision {
     pub effect: Option<Effect>,
 }
 
+impl Decision {
+    /// Whether what was proposed was done: only then does its effect say whether the expectation was right.
+    #[must_use]
+    pub fn was_done(&self) -> bool {
+        matches!(self.outcome.as_str(), "done" | "clamped")
+    }
+}
+
 /// Where the journal goes, and how much of it is kept.
 #[derive(Debug, Clone)]
 pub struct JournalSettings {
@@ -68,11 +83,32 @@ pub struct JournalSettings {
     pub decisions_max: usize,
 }
 
+/// The last decisions, for whoever asks; clones share them. Nobody who holds it writes to a disk.
+#[derive(Debug, Clone, Default)]
+pub struct Recent(Arc<Mutex<VecDeque<Decision>>>);
+
+impl Recent {
+    fn push(&self, decision: Decision, keep: usize) {
+        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while decisions.len() >= keep.max(1) {
+            decisions.pop_front();
+        }
+        decisions.push_back(decision);
+    }
+
+    /// The last `limit` decisions, oldest first.
+    #[must_use]
+    pub fn last(&self, limit: usize) -> Vec<Decision> {
+        let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        decisions.iter().skip(decisions.len().saturating_sub(limit)).cloned().collect()
+    }
+}
+
 /// The journal, open.
 #[derive(Debug)]
 pub struct Journal {
     settings: JournalSettings,
-    recent: VecDeque<Decision>,
+    recent: Recent,
     file: Option<(File, u64)>,
     /// Lines that were not written since writing failed.
     lost: u64,
@@ -82,17 +118,14 @@ impl Journal {
     /// Opens the journal; a file that cannot be opened is warned about, and left out.
     #[must_use]
     pub fn open(settings: JournalSettings) -> Self {
-        let mut journal = Self { settings, recent: VecDeque::new(), file: None, lost: 0 };
+        let mut journal = Self { settings, recent: Recent::default(), file: None, lost: 0 };
         journal.reopen();
         journal
     }
 
     fn reopen(&mut self) {
         let Some(path) = self.settings.path.clone() else { return };
-        match OpenOptions::new().create(true).append(true).open(&path).and_then(|file| {
-            let bytes = file.metadata()?.len();
-            Ok((file, bytes))
-        }) {
+        match OpenOptions::new().create(true).append(true).read(true).open(&path).and_then(ended) {
             Ok(open) => self.file = Some(open),
             Err(error) => self.give_up(&path, &error),
         }
@@ -106,10 +139,7 @@ impl Journal {
     /// Keeps a decision whose effect is known, or will never be.
     pub fn record(&mut self, decision: Decision) {
         self.write(&decision);
-        while self.recent.len() >= self.settings.decisions_max.max(1) {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(decision);
+        self.recent.push(decision, self.settings.decisions_max);
     }
 
     fn write(&mut self, decision: &Decision) {
@@ -123,6 +153,8 @@ impl Journal {
         {
             self.file = None;
             if let Err(error) = self.rotate(&path) {
+                // What cannot be put aside is not written on: it would grow without bound.
+                self.lost += 1;
                 return self.give_up(&path, &error);
             }
         }
@@ -137,6 +169,8 @@ impl Journal {
         match file.write_all(&line) {
             Ok(()) => *bytes += line.len() as u64,
             Err(error) => {
+                // What there was room for is no line; where this fails, the next daemon ends it.
+                let _ = file.set_len(*bytes);
                 self.lost += 1;
                 self.give_up(&path, &error);
             }
@@ -162,11 +196,10 @@ impl Journal {
         std::fs::rename(path, numbered(1))
     }
 
-    /// The last `limit` decisions, oldest first.
+    /// The last decisions.
     #[must_use]
-    pub fn recent(&self, limit: usize) -> Vec<Decision> {
-        let skip = self.recent.len().saturating_sub(limit);
-        self.recent.iter().skip(skip).cloned().collect()
+    pub fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// Decisions that were not written to the file because it could not be.
@@ -174,6 +207,21 @@ impl Journal {
     pub fn lost(&self) -> u64 {
         self.lost
     }
+}
+
+/// A journal with its length, its last line ended: a daemon that was killed, or a full disk, may have left a piece of one.
+fn ended(mut file: File) -> io::Result<(File, u64)> {
+    let bytes = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if bytes > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last == [b'\n'] {
+        return Ok((file, bytes));
+    }
+    file.write_all(b"\n")?;
+    Ok((file, bytes + 1))
 }
 
 #[cfg(test)]
@@ -186,6 +234,8 @@ mod tests {
             format: FORMAT,
             number,
             time_ms: number,
+            node: None,
+            table: None,
             controller: "rules".to_owned(),
             decided_by: "rules".to_owned(),
             snapshot: Snapshot::default(),
@@ -216,8 +266,8 @@ mod tests {
             JournalSettings { path: Some(path.clone()), bytes_max: 2 * line, files_max: 2, decisions_max: 3 };
         let mut journal = Journal::open(settings.clone());
         (1..=7).for_each(|number| journal.record(decision(number)));
-        assert_eq!(journal.recent(9).iter().map(|decision| decision.number).collect::<Vec<_>>(), [5, 6, 7]);
-        assert_eq!(journal.recent(1)[0].number, 7);
+        assert_eq!(journal.recent().last(9).iter().map(|decision| decision.number).collect::<Vec<_>>(), [5, 6, 7]);
+        assert_eq!(journal.recent().last(1)[0].number, 7);
         assert_eq!(numbers(&path), [7]);
         assert_eq!(numbers(&dir.path().join("decisions.jsonl.1")), [5, 6]);
         assert_eq!(numbers(&dir.path().join("decisions.jsonl.2")), [3, 4]);
@@ -225,6 +275,33 @@ mod tests {
         drop(journal);
         Journal::open(settings).record(decision(8));
         assert_eq!(numbers(&path), [7, 8], "a new daemon goes on in the same file");
+    }
+
+    #[test]
+    fn a_piece_of_a_line_is_ended_before_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("decisions.jsonl");
+        std::fs::write(&path, "{\"format\":1,\"num").unwrap();
+        let settings = JournalSettings { path: Some(path.clone()), bytes_max: 1 << 20, files_max: 1, decisions_max: 9 };
+        Journal::open(settings.clone()).record(decision(2));
+        Journal::open(settings).record(decision(3));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let read: Vec<_> =
+            text.lines().map(|line| serde_json::from_str::<Decision>(line).map(|line| line.number)).collect();
+        assert!(matches!(&read[..], [Err(_), Ok(2), Ok(3)]), "{text}");
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_put_aside_is_not_written_on_and_that_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("decisions.jsonl");
+        // A folder with something in it stands where the old file would go.
+        std::fs::create_dir_all(dir.path().join("decisions.jsonl.1").join("x")).unwrap();
+        let line = serde_json::to_vec(&decision(1)).unwrap().len() as u64 + 1;
+        let settings = JournalSettings { path: Some(path.clone()), bytes_max: line, files_max: 1, decisions_max: 9 };
+        let mut journal = Journal::open(settings);
+        (1..=4).for_each(|number| journal.record(decision(number)));
+        assert_eq!((numbers(&path), journal.lost(), journal.recent().last(9).len()), (vec![1], 3, 4));
     }
 
     #[test]
@@ -238,6 +315,6 @@ mod tests {
         };
         let mut journal = Journal::open(settings);
         (1..=3).for_each(|number| journal.record(decision(number)));
-        assert_eq!((journal.recent(9).len(), journal.lost()), (3, 3));
+        assert_eq!((journal.recent().last(9).len(), journal.lost()), (3, 3));
     }
 }

@@ -100,7 +100,7 @@ impl AgentMetrics {
 
     /// What a decision did is known.
     pub fn effect(&self, decision: &Decision) {
-        if let Some(effect) = decision.effect {
+        if let Some(effect) = decision.effect.filter(|_| decision.was_done()) {
             let outcome = if effect.as_expected { "right" } else { "wrong" };
             self.predictions.with_label_values(&[outcome]).inc();
             self.effect.with_label_values(&[decision.call.tool()]).set(effect.hit_rate.1 - effect.hit_rate.0);

@@ -2,7 +2,7 @@
 //! measures what the decision before did. It owns the history of a run. It is deterministic and does no I/O, so that the
 //! daemon and a replay decide alike; who carries calls out and how long a controller may take is the caller's matter.
 
-use super::controller::{Controller, ControllerError, Effect, Past, Proposal, View};
+use super::controller::{Controller, ControllerError, Effect, Past, Proposal, Refused, View};
 use super::guard::{Guard, GuardSettings, Verdict};
 use super::journal::{Decision, FORMAT};
 use super::snapshot::Snapshot;
@@ -22,21 +22,37 @@ pub struct Asked {
     pub latency_ms: f64,
 }
 
-/// The state of a run under control.
+/// Which decision it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Occasion {
+    /// Counted from 1, over all tables.
+    pub number: u64,
+    /// Milliseconds since 1970, or since the begin of a replay.
+    pub time_ms: u64,
+}
+
+/// The state of a table under control.
 pub struct Pilot {
     fallback: Box<dyn Controller>,
     guard: Guard,
     past: Vec<Past>,
     /// The last decision, until its effect is known.
     open: Option<Decision>,
-    number: u64,
+    node: Option<u16>,
+    table: Option<String>,
 }
 
 impl Pilot {
     /// A pilot with no history; `fallback` stands in for a controller without an answer.
     #[must_use]
     pub fn new(fallback: Box<dyn Controller>, guard: GuardSettings) -> Self {
-        Self { fallback, guard: Guard::new(guard), past: Vec::new(), open: None, number: 0 }
+        Self { fallback, guard: Guard::new(guard), past: Vec::new(), open: None, node: None, table: None }
+    }
+
+    /// The same on a node, for one of its tables where there are several.
+    #[must_use]
+    pub fn on(self, node: u16, table: Option<String>) -> Self {
+        Self { node: Some(node), table, ..self }
     }
 
     /// The last decisions, oldest first.
@@ -51,7 +67,7 @@ impl Pilot {
         let past = self.past.last_mut()?;
         decision.effect = Effect::between(&past.seen, now, past.expected);
         past.effect = decision.effect;
-        if let (Some(effect), "done" | "clamped") = (decision.effect, decision.outcome.as_str()) {
+        if let Some(effect) = decision.effect.filter(|_| decision.was_done()) {
             self.guard.learn(past, &effect);
         }
         Some(decision)
@@ -59,8 +75,9 @@ impl Pilot {
 
     /// What to do after the window `now`, given the controller's answer. The decision's `call` is to be carried out, and
     /// [`Pilot::carried_out`] to be told.
-    pub fn decide(&mut self, now: &Snapshot, asked: Asked, time_ms: u64) -> ToolCall {
+    pub fn decide(&mut self, now: &Snapshot, asked: Asked, occasion: Occasion) -> ToolCall {
         let Asked { controller, answer, latency_ms } = asked;
+        let Occasion { number, time_ms } = occasion;
         let (proposal, decided_by, fallback) = match answer {
             Ok(proposal) => (proposal, controller, None),
             Err(error) => {
@@ -70,16 +87,23 @@ impl Pilot {
                 (proposal, self.fallback.name(), Some(format!("{}: {error}", error.outcome())))
             }
         };
+        let mut refused = None;
         let (call, outcome, note) = match self.guard.judge(proposal.call.clone(), now) {
             Verdict::Allowed { call, clamped: None } => (call, "done", None),
             Verdict::Allowed { call, clamped } => (call, "clamped", clamped),
-            Verdict::Refused(rule, why) => (ToolCall::Hold(Hold {}), "refused", Some(format!("{rule}: {why}"))),
+            Verdict::Refused(rule, why) => {
+                refused = Some(Refused { tool: proposal.call.tool(), rule });
+                (ToolCall::Hold(Hold {}), "refused", Some(format!("{rule}: {why}")))
+            }
         };
-        self.number += 1;
+        let call = self.table.as_ref().map_or(call.clone(), |table| call.for_table(table));
+        let by_fallback = fallback.is_some();
         self.open = Some(Decision {
             format: FORMAT,
-            number: self.number,
+            number,
             time_ms,
+            node: self.node,
+            table: self.table.clone(),
             controller: controller.to_owned(),
             decided_by: decided_by.to_owned(),
             snapshot: *now,
@@ -97,7 +121,7 @@ impl Pilot {
         if self.past.len() >= HISTORY {
             self.past.remove(0);
         }
-        self.past.push(Past { seen: *now, call: call.clone(), expected: proposal.expects, effect: None });
+        self.past.push(Past { refused, by_fallback, ..Past::new(*now, call.clone(), proposal.expects) });
         call
     }
 
@@ -147,6 +171,8 @@ mod tests {
         )
     }
 
+    const SEVENTH: Occasion = Occasion { number: 7, time_ms: 7 };
+
     fn asked(answer: Result<Proposal, ControllerError>) -> Asked {
         Asked { controller: "llm", answer, latency_ms: 1.0 }
     }
@@ -156,10 +182,10 @@ mod tests {
         let mut pilot = pilot();
         let grow = ToolCall::Grow(Grow { factor: Some(1.5), ..Grow::default() });
         let proposal = Proposal { call: grow.clone(), reason: "more".to_owned(), expects: Impact::Up };
-        assert_eq!(pilot.decide(&seen(1, 0.4), asked(Ok(proposal)), 7), grow);
+        assert_eq!(pilot.decide(&seen(1, 0.4), asked(Ok(proposal)), SEVENTH), grow);
         pilot.carried_out(Ok(ToolAnswer { tool: "grow".to_owned(), tables: Vec::new() }));
         let decision = pilot.close(&seen(2, 0.6)).unwrap();
-        assert_eq!((decision.number, decision.outcome.as_str(), decision.decided_by.as_str()), (1, "done", "llm"));
+        assert_eq!((decision.number, decision.outcome.as_str(), decision.decided_by.as_str()), (7, "done", "llm"));
         assert!(decision.effect.unwrap().as_expected && decision.answer.is_some());
         assert!(pilot.past()[0].effect.is_some() && pilot.close(&seen(3, 0.6)).is_none());
     }
@@ -167,7 +193,7 @@ mod tests {
     #[test]
     fn where_the_controller_has_no_answer_the_rules_stand_in_and_say_so() {
         let mut pilot = pilot();
-        let call = pilot.decide(&seen(1, 0.4), asked(Err(ControllerError::Late(500))), 7);
+        let call = pilot.decide(&seen(1, 0.4), asked(Err(ControllerError::Late(500))), SEVENTH);
         assert!(matches!(call, ToolCall::Grow(_)), "short of slots: {call:?}");
         let open = pilot.open().unwrap();
         assert_eq!((open.decided_by.as_str(), open.controller.as_str()), ("rules", "llm"));
@@ -179,9 +205,22 @@ mod tests {
         let mut pilot = pilot();
         let shrink = ToolCall::Warm(crate::tools::Warm::default());
         let proposal = Proposal { call: shrink, reason: "?".to_owned(), expects: Impact::Up };
-        assert!(matches!(pilot.decide(&seen(1, 0.4), asked(Ok(proposal)), 7), ToolCall::Hold(_)));
+        assert!(matches!(pilot.decide(&seen(1, 0.4), asked(Ok(proposal)), SEVENTH), ToolCall::Hold(_)));
         let open = pilot.open().unwrap();
         assert_eq!(open.outcome, "refused");
         assert!(open.note.as_deref().unwrap().starts_with("not-a-decision"));
+        let refused = Refused { tool: "warm", rule: "not-a-decision" };
+        assert!(!open.was_done() && pilot.past()[0].refused == Some(refused), "{open:?}");
+    }
+
+    #[test]
+    fn of_several_tables_the_one_that_was_looked_at_is_steered() {
+        let mut pilot = pilot().on(3, Some("feat".to_owned()));
+        let grow = ToolCall::Grow(Grow { factor: Some(1.5), ..Grow::default() });
+        let proposal = Proposal { call: grow.clone(), reason: "more".to_owned(), expects: Impact::Up };
+        let call = pilot.decide(&seen(1, 0.4), asked(Ok(proposal)), SEVENTH);
+        assert_eq!(call.table(), Some("feat"));
+        let open = pilot.open().unwrap();
+        assert_eq!((open.node, open.table.as_deref(), &open.proposed), (Some(3), Some("feat"), &grow));
     }
 }

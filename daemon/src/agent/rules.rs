@@ -3,6 +3,7 @@
 
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
 use super::guard::{GROW_FACTOR_MAX, MEMORY_TIGHT};
+use super::pilot::HISTORY;
 use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
 
@@ -22,9 +23,6 @@ const WORTH_TURNING: f64 = 0.05;
 /// Share of its hit rate one epoch ago below which it has fallen: hit rates rise and fall within an epoch. The shift detector of the
 /// policy `epoch` takes the same.
 const FALLEN: f64 = 0.8;
-
-/// How far from an epoch ago a window may be to be compared with.
-const SAME_PHASE: f64 = 0.1;
 
 /// Largest share of the residents that `rules` turns over at once.
 pub(super) const TURN_MAX: f64 = 0.25;
@@ -64,7 +62,7 @@ impl Rules {
             "winding down: this is the last epoch and {:.0}% of residents are not expected again in it",
             100.0 * now.spent_share
         );
-        let factor = now.fullness() * (1.0 - now.spent_share);
+        let factor = 1.0 - now.fullness() * now.spent_share;
         let call = ToolCall::Grow(Grow { factor: Some(factor.max(0.01)), ..Grow::default() });
         Some(Proposal { call, reason, expects: Impact::Same })
     }
@@ -86,32 +84,44 @@ impl Rules {
         Some(Proposal { call, reason, expects: Impact::Up })
     }
 
-    /// Whoever else decides: rows that are known to be old are pulled again.
+    /// Whoever else decides: rows that are known to be old are pulled again, once as many rows were served since the last time as are
+    /// cached. Sooner, most of what is pulled again would change once more before it is used.
     pub(super) fn refresh(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let worth = now.stale_rows as f64 > WORTH_REFRESHING * now.cached_rows as f64;
-        if !worth || view.windows_since("refresh") < PATIENCE {
+        if !worth || view.windows_since_tried("refresh") < PATIENCE || !Self::served_since_refresh(view) {
             return None;
         }
         let reason = format!("stale: {} cached rows are older than their owner's", now.stale_rows);
         Some(Proposal { call: ToolCall::Refresh(Refresh::default()), reason, expects: Impact::Same })
     }
 
+    /// Whether as many rows were served from the cache as it holds since the last refresh, or as far as is remembered.
+    fn served_since_refresh(view: View<'_>) -> bool {
+        let hits = |seen: &Snapshot| seen.hit_rate.unwrap_or(0.0) * seen.remote_rows as f64;
+        let since: Vec<_> = view.past.iter().rev().take_while(|past| past.call.tool() != "refresh").collect();
+        let served = hits(view.now) + since.iter().map(|past| hits(&past.seen)).sum::<f64>();
+        served >= view.now.cached_rows as f64 || since.len() >= HISTORY
+    }
+
     /// Whether the hit rate is far below what it was in the same phase of the epoch before; without epochs, below what it was.
     fn has_fallen(view: View<'_>) -> bool {
         let now = view.now;
-        let comparable = |seen: &Snapshot| now.epochs == 0.0 || (now.epochs - 1.0 - seen.epochs).abs() <= SAME_PHASE;
-        let rates =
-            || view.past.iter().map(|past| &past.seen).filter(|seen| comparable(seen)).filter_map(|seen| seen.hit_rate);
-        let before = rates().sum::<f64>() / rates().count().max(1) as f64;
-        now.hit_rate.is_some_and(|rate| rate < FALLEN * before)
+        let lately = || {
+            let rates = || view.past.iter().filter_map(|past| past.seen.hit_rate);
+            (now.epochs == 0.0).then(|| rates().sum::<f64>() / rates().count().max(1) as f64)
+        };
+        let before = now.hit_rate_epoch_ago.or_else(lately);
+        now.hit_rate.zip(before).is_some_and(|(rate, before)| rate < FALLEN * before)
     }
 
     /// Admission keeps the hottest by itself; what it cannot do is bring in rows before they are asked for again.
     fn turn_over(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let hotter = now.hotter_absent_rows as f64 / now.cached_rows.max(1) as f64;
-        if !(now.shifted || Self::has_fallen(view)) || hotter < WORTH_TURNING || view.windows_since("evict") < PATIENCE
+        if !(now.shifted || Self::has_fallen(view))
+            || hotter < WORTH_TURNING
+            || view.windows_since_tried("evict") < PATIENCE
         {
             return None;
         }
@@ -173,8 +183,16 @@ impl Controller for Off {
 
 #[cfg(test)]
 mod tests {
-    use super::super::controller::Past;
+    use super::super::controller::{Past, Refused};
     use super::*;
+
+    fn hold() -> ToolCall {
+        ToolCall::Hold(crate::tools::Hold {})
+    }
+
+    fn seen(epochs: f64, rate: f64, epoch_ago: Option<f64>) -> Snapshot {
+        Snapshot { epochs, hit_rate: Some(rate), hit_rate_epoch_ago: epoch_ago, ..steady() }
+    }
 
     fn steady() -> Snapshot {
         Snapshot {
@@ -219,18 +237,43 @@ mod tests {
 
     #[test]
     fn the_hit_rate_is_held_against_the_same_phase_of_the_epoch_before() {
-        let seen = |window, epochs, rate| Snapshot { window, epochs, hit_rate: Some(rate), ..steady() };
-        let hold = || ToolCall::Hold(crate::tools::Hold {});
-        let past = |seen| Past { seen, call: hold(), expected: Impact::Same, effect: None };
-        let before = [past(seen(1, 1.0, 0.3)), past(seen(2, 1.5, 0.7)), past(seen(3, 2.0, 0.3))];
+        let past = [0.7, 0.5].map(|rate| Past::new(seen(0.0, rate, None), hold(), Impact::Same));
         let ruled = |now: Snapshot| {
             let now = Snapshot { hotter_absent_rows: 10, ..now };
-            Rules.propose(View { now: &now, past: &before }).unwrap().reason.split(':').next().unwrap().to_owned()
+            Rules.propose(View { now: &now, past: &past }).unwrap().reason.split(':').next().unwrap().to_owned()
         };
-        assert_eq!(ruled(seen(9, 2.5, 0.5)), "turn-over");
-        assert_eq!(ruled(seen(9, 2.5, 0.6)), "steady");
-        assert_eq!(ruled(seen(9, 3.0, 0.28)), "steady", "a phase in which it is always low");
-        assert_eq!(ruled(seen(9, 9.0, 0.1)), "steady", "nothing to compare with");
+        assert_eq!(ruled(seen(2.5, 0.5, Some(0.7))), "turn-over");
+        assert_eq!(ruled(seen(2.5, 0.6, Some(0.7))), "steady");
+        assert_eq!(ruled(seen(3.0, 0.28, Some(0.3))), "steady", "a phase in which it is always low");
+        assert_eq!(ruled(seen(0.5, 0.1, None)), "steady", "nothing to compare with");
+        assert_eq!(ruled(seen(0.0, 0.1, None)), "turn-over", "without epochs, the last windows");
+    }
+
+    #[test]
+    fn rows_are_pulled_again_once_the_cache_was_served_from_as_often_as_it_is_large() {
+        let now = Snapshot { window: 10, stale_rows: 50, cached_rows: 2_000, remote_rows: 1_000, ..steady() };
+        let past = |window, call| Past::new(Snapshot { window, ..now }, call, Impact::Same);
+        let refreshed = past(5, ToolCall::Refresh(Refresh::default()));
+        let held = |windows: u64| (6..6 + windows).map(|window| past(window, hold()));
+        let refreshes = |windows| {
+            let past: Vec<_> = std::iter::once(refreshed.clone()).chain(held(windows)).collect();
+            Rules::refresh(View { now: &now, past: &past }).is_some()
+        };
+        assert!(!refreshes(2) && refreshes(3), "500 hits per window");
+    }
+
+    #[test]
+    fn a_refresh_that_was_refused_lets_the_next_rule_have_its_turn() {
+        let now = Snapshot { window: 10, stale_rows: 50, shifted: true, hotter_absent_rows: 10, ..steady() };
+        let refused = |window| Past {
+            refused: Some(Refused { tool: "refresh", rule: "cooldown" }),
+            ..Past::new(Snapshot { window, ..steady() }, hold(), Impact::Same)
+        };
+        let rule = |past: &[Past]| {
+            Rules.propose(View { now: &now, past }).unwrap().reason.split(':').next().unwrap().to_owned()
+        };
+        assert_eq!((rule(&[]).as_str(), rule(&[refused(9)]).as_str()), ("stale", "turn-over"));
+        assert_eq!(rule(&[refused(8)]), "stale");
     }
 
     #[test]

@@ -4,19 +4,24 @@
 
 use super::controller::{Controller, ControllerError, Past, Proposal, View};
 use super::guard::GuardSettings;
-use super::journal::{Decision, Journal, JournalSettings};
+use super::journal::{Decision, Journal, JournalSettings, Recent};
 use super::metrics::AgentMetrics;
-use super::pilot::{Asked, Pilot};
+use super::pilot::{Asked, Occasion, Pilot};
 use super::rules::Rules;
 use super::snapshot::{Counters, Observer, Snapshot};
 use crate::tools::{ToolAnswer, ToolCall};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often the end of a window of minibatches is looked for, and whether the agent is to stop while a controller thinks.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Share of its window that a controller may take before the next window begins after its answer: what was before is not of its doing.
+const PROMPT: f64 = 0.01;
+
+/// Longest wait at the end for a call that is being carried out, or for a disk that holds the journal up.
+const STOP_WAIT: Duration = Duration::from_secs(5);
 
 /// What bounds the agent.
 #[derive(Debug, Clone)]
@@ -31,8 +36,8 @@ pub struct RunSettings {
     pub deadline: Duration,
     /// Epochs of the run, where known.
     pub epochs: Option<u32>,
-    /// Rows that the agent may let the caches grow to, all tables together.
-    pub ceiling_rows: u64,
+    /// The node, for the record.
+    pub node: u16,
     /// Bounds of the guard.
     pub guard: GuardSettings,
     /// The record.
@@ -41,10 +46,28 @@ pub struct RunSettings {
     pub seed: u64,
 }
 
+/// What there is to see of one table, or of all where none is cached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    /// The table; not named where there is no other.
+    pub table: Option<String>,
+    /// Its counters, with the ceiling that the agent has to keep.
+    pub counters: Counters,
+}
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// At all that is to be known; it costs something.
+    Closely,
+    /// At what is counted anyway.
+    AtCounters,
+}
+
 /// What the agent works on.
 pub struct Hands {
-    /// Looks at the daemon.
-    pub look: Box<dyn FnMut() -> Counters + Send>,
+    /// Looks at the daemon: the same tables every time, in the same order.
+    pub look: Box<dyn FnMut(Look) -> Vec<Sight> + Send>,
     /// Fetches answered so far; cheap.
     pub minibatches: Box<dyn FnMut() -> u64 + Send>,
     /// Carries a tool call out.
@@ -54,16 +77,14 @@ pub struct Hands {
 /// A running agent.
 #[derive(Debug)]
 pub struct Agent {
-    journal: Arc<Mutex<Journal>>,
+    recent: Recent,
     metrics: AgentMetrics,
     controller: &'static str,
     /// Dropping it ends the loop.
     stop: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
-}
-
-fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Disconnected when the loop has ended.
+    ended: Receiver<()>,
 }
 
 impl Agent {
@@ -76,29 +97,34 @@ impl Agent {
         controller: Box<dyn Controller>,
         hands: Hands,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let journal = Arc::new(Mutex::new(Journal::open(settings.journal.clone())));
+        let journal = Journal::open(settings.journal.clone());
+        let recent = journal.recent().clone();
         let metrics = AgentMetrics::new(controller.name())?;
         let name = controller.name();
         let asked = Asking::start(controller)?;
         let (stop, stopped) = sync_channel(1);
+        let (ending, ended) = sync_channel(1);
         let run = Loop {
-            pilot: Pilot::new(Box::new(Rules), settings.guard),
-            observer: Observer::new(settings.epochs),
+            tables: Vec::new(),
             random: fastrand::Rng::with_seed(settings.seed),
-            journal: Arc::clone(&journal),
+            number: 0,
+            journal,
             metrics: metrics.clone(),
             asked,
             hands,
             settings,
         };
-        let thread = std::thread::Builder::new().name("rudder-agent".to_owned()).spawn(move || run.run(&stopped))?;
-        Ok(Self { journal, metrics, controller: name, stop: Some(stop), thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("rudder-agent".to_owned()).spawn(move || {
+            let _ending = ending;
+            run.run(&stopped);
+        })?;
+        Ok(Self { recent, metrics, controller: name, stop: Some(stop), thread: Some(thread), ended })
     }
 
     /// The last `limit` decisions, oldest first.
     #[must_use]
     pub fn decisions(&self, limit: usize) -> Vec<Decision> {
-        relock(&self.journal).recent(limit)
+        self.recent.last(limit)
     }
 
     /// Who decides.
@@ -121,8 +147,12 @@ impl Agent {
     /// Ends the loop and waits for it: for a call that is being carried out, but not for a controller that is being asked.
     pub fn stop(&mut self) {
         self.end();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let Some(thread) = self.thread.take() else { return };
+        match self.ended.recv_timeout(STOP_WAIT) {
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::warn!(waited_ms = STOP_WAIT.as_millis() as u64, "the agent does not end and is left behind");
+            }
+            _ => _ = thread.join(),
         }
     }
 }
@@ -218,12 +248,19 @@ fn is_stopped(stopped: &Receiver<()>) -> bool {
     !matches!(stopped.try_recv(), Err(TryRecvError::Empty))
 }
 
-struct Loop {
-    settings: RunSettings,
+/// One table under control.
+struct Steered {
     pilot: Pilot,
     observer: Observer,
+}
+
+struct Loop {
+    settings: RunSettings,
+    /// In the order of [`Hands::look`].
+    tables: Vec<Steered>,
     random: fastrand::Rng,
-    journal: Arc<Mutex<Journal>>,
+    number: u64,
+    journal: Journal,
     metrics: AgentMetrics,
     asked: Asking,
     hands: Hands,
@@ -233,12 +270,16 @@ impl Loop {
     fn run(mut self, stopped: &Receiver<()>) {
         self.look();
         while self.wait(stopped) {
-            if let Some(now) = self.look() {
-                self.decide(&now, stopped);
+            for (table, now) in self.look() {
+                if !self.decide(table, &now, stopped) {
+                    break;
+                }
             }
         }
-        if let Some(open) = self.pilot.open() {
-            relock(&self.journal).record(open.clone());
+        for table in &self.tables {
+            if let Some(open) = table.pilot.open() {
+                self.journal.record(open.clone());
+            }
         }
     }
 
@@ -262,28 +303,45 @@ impl Loop {
         }
     }
 
-    fn look(&mut self) -> Option<Snapshot> {
-        let mut now = (self.hands.look)();
-        now.ceiling_rows = now.ceiling_rows.min(self.settings.ceiling_rows.max(now.capacity_rows));
-        self.observer.observe(now)
+    /// The windows that ended, of the tables that are in use; of the first one always.
+    fn look(&mut self) -> Vec<(usize, Snapshot)> {
+        let sights = (self.hands.look)(Look::Closely);
+        for sight in sights.iter().skip(self.tables.len()) {
+            let pilot = Pilot::new(Box::new(Rules), self.settings.guard).on(self.settings.node, sight.table.clone());
+            self.tables.push(Steered { pilot, observer: Observer::new(self.settings.epochs) });
+        }
+        let used = |counters: &Counters| counters.remote_rows + counters.cached_rows > 0;
+        let first = sights.iter().position(|sight| used(&sight.counters)).unwrap_or(0);
+        let mut windows = Vec::new();
+        for (at, (sight, table)) in sights.iter().zip(&mut self.tables).enumerate() {
+            let window = table.observer.observe(sight.counters);
+            windows.extend(window.filter(|_| at == first || used(&sight.counters)).map(|window| (at, window)));
+        }
+        windows
     }
 
-    fn decide(&mut self, now: &Snapshot, stopped: &Receiver<()>) {
-        if let Some(complete) = self.pilot.close(now) {
+    /// Decides on one table; false if the agent is to stop.
+    fn decide(&mut self, at: usize, now: &Snapshot, stopped: &Receiver<()>) -> bool {
+        let Steered { pilot, .. } = &mut self.tables[at];
+        if let Some(complete) = pilot.close(now) {
             self.metrics.effect(&complete);
-            let mut journal = relock(&self.journal);
-            journal.record(complete);
-            self.metrics.lost(journal.lost());
+            self.journal.record(complete);
+            self.metrics.lost(self.journal.lost());
         }
-        let Some(asked) = self.asked.ask(now, self.pilot.past(), self.settings.deadline, stopped) else { return };
+        let Some(asked) = self.asked.ask(now, pilot.past(), self.settings.deadline, stopped) else { return false };
+        if asked.latency_ms > PROMPT * 1e3 * self.settings.window.as_secs_f64() {
+            self.begin_anew(at);
+        }
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-        let call = self.pilot.decide(now, asked, time_ms);
-        let result = (self.hands.act)(call);
-        self.pilot.carried_out(result);
-        if let Some(open) = self.pilot.open() {
+        self.number += 1;
+        let Steered { pilot, .. } = &mut self.tables[at];
+        let call = pilot.decide(now, asked, Occasion { number: self.number, time_ms });
+        pilot.carried_out((self.hands.act)(call));
+        if let Some(open) = pilot.open() {
             self.metrics.decision(open);
             tracing::info!(
                 number = open.number,
+                table = open.table,
                 tool = open.call.tool(),
                 outcome = open.outcome,
                 decided_by = open.decided_by,
@@ -293,6 +351,15 @@ impl Loop {
                 "agent decided"
             );
         }
+        true
+    }
+
+    /// Has the next window of a table begin now.
+    fn begin_anew(&mut self, at: usize) {
+        let sights = (self.hands.look)(Look::AtCounters);
+        if let (Some(sight), Some(table)) = (sights.get(at), self.tables.get_mut(at)) {
+            table.observer.rebase(sight.counters);
+        }
     }
 }
 
@@ -300,10 +367,11 @@ impl Loop {
 mod tests {
     use super::*;
     use crate::tools::Hold;
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// Answers after what is left of its naps, one nap per question.
-    struct Sleepy(Vec<Duration>);
+    /// Answers after what is left of its naps, one nap per question, which it counts when it is asked.
+    struct Sleepy(Vec<Duration>, Arc<AtomicU64>);
 
     impl Controller for Sleepy {
         fn name(&self) -> &'static str {
@@ -311,6 +379,7 @@ mod tests {
         }
 
         fn propose(&mut self, _view: View<'_>) -> Result<Proposal, ControllerError> {
+            self.1.fetch_add(1, Ordering::Relaxed);
             std::thread::sleep(self.0.pop().unwrap_or_default());
             Ok(Proposal::hold("awake"))
         }
@@ -323,7 +392,7 @@ mod tests {
             jitter: 0.1,
             deadline: Duration::from_millis(deadline_ms),
             epochs: None,
-            ceiling_rows: 1000,
+            node: 0,
             guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1, keeps_useful: true },
             journal: JournalSettings { path: None, bytes_max: 1 << 20, files_max: 1, decisions_max: 100 },
             seed: 1,
@@ -334,9 +403,9 @@ mod tests {
         let acted = Arc::clone(acted);
         let mut minibatches = 0;
         Hands {
-            look: Box::new(move || {
+            look: Box::new(move |_| {
                 minibatches += 10;
-                Counters {
+                let counters = Counters {
                     seconds: minibatches as f64,
                     minibatches,
                     remote_rows: minibatches * 10,
@@ -346,7 +415,8 @@ mod tests {
                     cached_rows: 100,
                     ceiling_rows: 100,
                     ..Counters::default()
-                }
+                };
+                vec![Sight { table: None, counters }]
             }),
             minibatches: Box::new(|| 0),
             act: Box::new(move |call| {
@@ -356,9 +426,9 @@ mod tests {
         }
     }
 
-    fn wait_for(agent: &Agent, decisions: usize) -> Vec<Decision> {
-        let end = Instant::now() + Duration::from_secs(20);
-        while agent.decisions(100).len() < decisions && Instant::now() < end {
+    fn wait_for(agent: &Agent, done: impl Fn(&[Decision]) -> bool) -> Vec<Decision> {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !done(&agent.decisions(100)) && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(5));
         }
         agent.decisions(100)
@@ -367,18 +437,15 @@ mod tests {
     #[test]
     fn a_controller_that_hangs_is_stood_in_for_until_it_answers_again() {
         let acted = Arc::default();
-        let naps = vec![Duration::from_millis(400)];
-        let mut agent = Agent::start(settings(20, 60), Box::new(Sleepy(naps)), hands(&acted)).unwrap();
-        let decisions = wait_for(&agent, 25);
-        assert!(decisions.len() >= 25, "{}", decisions.len());
-        assert_eq!(decisions[0].fallback.as_deref(), Some("late: no answer within 60 ms"));
+        let naps = vec![Duration::from_millis(600)];
+        let sleepy = Sleepy(naps, Arc::default());
+        let mut agent = Agent::start(settings(20, 200), Box::new(sleepy), hands(&acted)).unwrap();
+        let decisions = wait_for(&agent, |decisions| decisions.iter().any(|decision| decision.decided_by == "sleepy"));
+        assert_eq!(decisions[0].fallback.as_deref(), Some("late: no answer within 200 ms"));
         assert_eq!((decisions[0].decided_by.as_str(), decisions[0].controller.as_str()), ("rules", "sleepy"));
-        let last = decisions.last().unwrap();
-        assert_eq!(
-            (last.fallback.as_deref(), last.decided_by.as_str(), last.reason.as_str()),
-            (None, "sleepy", "awake")
-        );
-        assert!(matches!(last.call, ToolCall::Hold(Hold {})) && acted.load(Ordering::Relaxed) >= 25);
+        let own = decisions.iter().find(|decision| decision.decided_by == "sleepy").unwrap();
+        assert_eq!((own.fallback.as_deref(), own.reason.as_str()), (None, "awake"));
+        assert!(matches!(own.call, ToolCall::Hold(Hold {})) && acted.load(Ordering::Relaxed) > 1);
         let begin = Instant::now();
         agent.stop();
         assert!(begin.elapsed() < Duration::from_secs(5));
@@ -387,13 +454,54 @@ mod tests {
     #[test]
     fn an_agent_ends_while_its_controller_thinks() {
         let acted = Arc::default();
-        let naps = vec![Duration::from_secs(3600)];
-        let mut agent = Agent::start(settings(5, 3_600_000), Box::new(Sleepy(naps)), hands(&acted)).unwrap();
-        // Past the end of the first window, so that the question is open.
-        std::thread::sleep(Duration::from_millis(100));
+        let asked = Arc::default();
+        let sleepy = Sleepy(vec![Duration::from_secs(3600)], Arc::clone(&asked));
+        let mut agent = Agent::start(settings(5, 3_600_000), Box::new(sleepy), hands(&acted)).unwrap();
+        while asked.load(Ordering::Relaxed) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let begin = Instant::now();
         agent.stop();
         assert!(begin.elapsed() < Duration::from_secs(60) && acted.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn tables_are_steered_each_by_itself_once_they_are_used() {
+        let acted: Arc<std::sync::Mutex<Vec<ToolCall>>> = Arc::default();
+        let calls = Arc::clone(&acted);
+        let mut rows = 0;
+        let table = |name: &str, remote_rows: u64, (cached_rows, ceiling_rows)| Sight {
+            table: Some(name.to_owned()),
+            counters: Counters {
+                minibatches: remote_rows,
+                remote_rows,
+                network_rows: remote_rows,
+                capacity_rows: 100,
+                cached_rows,
+                ceiling_rows,
+                ..Counters::default()
+            },
+        };
+        let hands = Hands {
+            look: Box::new(move |_| {
+                rows += 50;
+                vec![table("label", 0, (0, 400)), table("feat", rows, (100, 400)), table("embed", rows, (40, 400))]
+            }),
+            minibatches: Box::new(|| 0),
+            act: Box::new(move |call| {
+                calls.lock().unwrap().push(call.clone());
+                Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
+            }),
+        };
+        let mut agent = Agent::start(settings(5, 10_000), Box::new(Rules), hands).unwrap();
+        let decisions = wait_for(&agent, |decisions| decisions.len() >= 4);
+        agent.stop();
+        let named: Vec<_> = decisions.iter().map(|decision| decision.table.as_deref().unwrap()).collect();
+        assert_eq!(named[..4], ["feat", "embed", "feat", "embed"], "nobody asks for labels");
+        assert_eq!(decisions[0].call.table(), Some("feat"), "it is full");
+        assert_eq!(decisions[1].call.tool(), "hold", "it is filling");
+        assert_eq!(decisions.iter().map(|decision| decision.number).collect::<Vec<_>>()[..4], [1, 2, 3, 4]);
+        assert!(acted.lock().unwrap().iter().all(|call| call.tool() == "hold" || call.table() == Some("feat")));
     }
 
     struct Broken;
@@ -412,7 +520,7 @@ mod tests {
     fn a_controller_that_panics_takes_nothing_with_it() {
         let acted = Arc::default();
         let agent = Agent::start(settings(5, 2000), Box::new(Broken), hands(&acted)).unwrap();
-        let decisions = wait_for(&agent, 3);
+        let decisions = wait_for(&agent, |decisions| decisions.len() >= 3);
         assert!(decisions.len() >= 3);
         assert!(decisions.iter().all(|decision| decision.fallback.as_deref().unwrap().contains("panicked")));
     }

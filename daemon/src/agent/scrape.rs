@@ -4,10 +4,11 @@
 use super::snapshot::Counters;
 use prometheus::proto::{Metric, MetricFamily};
 
-/// What one scrape says, at `seconds` on any clock that does not go back.
+/// What one scrape says, at `seconds` on any clock that does not go back: of one table, or of all together. What is counted for the
+/// whole daemon only (fetches, waiting, peers, memory, progress) is the same for each.
 #[must_use]
-pub fn counters(families: &[MetricFamily], seconds: f64) -> Counters {
-    let scrape = Scrape(families);
+pub fn counters(families: &[MetricFamily], seconds: f64, table: Option<&str>) -> Counters {
+    let scrape = Scrape { families, table };
     let rows = |sources: &[&str]| -> u64 {
         sources.iter().map(|source| scrape.sum("rudder_fetch_rows_total", &[("source", source)]) as u64).sum()
     };
@@ -39,11 +40,16 @@ pub fn counters(families: &[MetricFamily], seconds: f64) -> Counters {
         memory_share: if limit > 0.0 { used / limit } else { 0.0 },
         peer_seconds: if peer_requests == 0 { 0.0 } else { peer_sum / peer_requests as f64 },
         peer_requests,
+        pressure_shrinks: total("rudder_pressure_shrinks_total"),
         cluster: None,
     }
 }
 
-struct Scrape<'a>(&'a [MetricFamily]);
+/// All metrics, or of those that name a table the ones of one table.
+struct Scrape<'a> {
+    families: &'a [MetricFamily],
+    table: Option<&'a str>,
+}
 
 fn label<'a>(metric: &'a Metric, name: &str) -> Option<&'a str> {
     metric.get_label().iter().find(|label| label.name() == name).map(prometheus::proto::LabelPair::value)
@@ -54,19 +60,25 @@ fn value(metric: &Metric) -> f64 {
     metric.get_counter().get_value() + metric.get_gauge().get_value()
 }
 
-impl Scrape<'_> {
-    fn metrics(&self, name: &str) -> &[Metric] {
-        self.0.iter().find(|family| family.name() == name).map_or(&[], MetricFamily::get_metric)
+impl<'a> Scrape<'a> {
+    fn metrics(&self, name: &str) -> Vec<&'a Metric> {
+        let family = self.families.iter().find(|family| family.name() == name);
+        let metrics = family.map_or(&[][..], MetricFamily::get_metric).iter();
+        let wanted = |metric: &&Metric| match (self.table, label(metric, "table")) {
+            (Some(wanted), Some(table)) => wanted == table,
+            _ => true,
+        };
+        metrics.filter(wanted).collect()
     }
 
     /// The sum over all metrics of this name with these labels.
     fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let fits = |metric: &&Metric| labels.iter().all(|&(name, value)| label(metric, name) == Some(value));
-        self.metrics(name).iter().filter(fits).map(value).sum()
+        let fits = |metric: &&&Metric| labels.iter().all(|&(name, value)| label(metric, name) == Some(value));
+        self.metrics(name).iter().filter(fits).map(|metric| value(metric)).sum()
     }
 
     fn largest(&self, name: &str) -> f64 {
-        self.metrics(name).iter().map(value).fold(0.0, f64::max)
+        self.metrics(name).into_iter().map(value).fold(0.0, f64::max)
     }
 
     /// The mean over tables, each weighed by the rows it caches.
@@ -82,7 +94,8 @@ impl Scrape<'_> {
 
     /// Observations and their sum, over all labels.
     fn histogram(&self, name: &str) -> (u64, f64) {
-        let of = |metric: &Metric| (metric.get_histogram().get_sample_count(), metric.get_histogram().get_sample_sum());
+        let of =
+            |metric: &&Metric| (metric.get_histogram().get_sample_count(), metric.get_histogram().get_sample_sum());
         self.metrics(name).iter().map(of).fold((0, 0.0), |all, one| (all.0 + one.0, all.1 + one.1))
     }
 }
@@ -111,7 +124,11 @@ mod tests {
         registry.register(Box::new(rows)).unwrap();
         registry.register(Box::new(cold)).unwrap();
         registry.register(Box::new(seconds)).unwrap();
-        let counters = counters(&registry.gather(), 7.0);
+        let families = registry.gather();
+        let of_b = counters(&families, 7.0, Some("b"));
+        assert_eq!((of_b.remote_rows, of_b.hit_rows, of_b.minibatches, of_b.cached_rows), (2, 2, 1, 10));
+        assert!((of_b.cold_share - 0.6).abs() < 1e-9);
+        let counters = counters(&families, 7.0, None);
         assert_eq!((counters.remote_rows, counters.hit_rows, counters.stall_rows), (10, 7, 3));
         assert_eq!((counters.minibatches, counters.cached_rows, counters.seconds), (1, 40, 7.0));
         assert!((counters.cold_share - 0.3).abs() < 1e-9);

@@ -3,6 +3,7 @@
 
 use super::cluster::Cluster;
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::fmt::Write as _;
 
 /// Totals and states at one moment, as a scrape of the daemon's metrics shows them; all tables together.
@@ -54,6 +55,8 @@ pub struct Counters {
     pub peer_seconds: f64,
     /// Requests to peers.
     pub peer_requests: u64,
+    /// Times that caches were shrunk because memory ran short.
+    pub pressure_shrinks: u64,
     /// How the cluster is doing, where a Prometheus server tells.
     pub cluster: Option<Cluster>,
 }
@@ -76,6 +79,8 @@ pub struct Snapshot {
     pub hit_rate: Option<f64>,
     /// Change of the hit rate per window, over the last windows.
     pub hit_rate_trend: f64,
+    /// Mean hit rate in the same phase of the epoch before, where there was one.
+    pub hit_rate_epoch_ago: Option<f64>,
     /// Rows that trainers asked for and another node owns.
     pub remote_rows: u64,
     /// Rows that crossed the network for any reason.
@@ -111,6 +116,8 @@ pub struct Snapshot {
     pub staleness_seconds: f64,
     /// Share of the memory limit in use.
     pub memory_share: f64,
+    /// Times that caches were shrunk because memory ran short, in this window.
+    pub pressure_shrinks: u64,
     /// Mean milliseconds of a request to a peer in this window.
     pub peer_ms: f64,
     /// How the cluster is doing, where a Prometheus server tells.
@@ -121,11 +128,19 @@ pub struct Snapshot {
 /// Windows over which the trend of the hit rate is taken.
 const TREND_WINDOWS: usize = 3;
 
+/// How far from an epoch ago a window may be to be compared with, in epochs.
+const SAME_PHASE: f64 = 0.1;
+
+/// Most windows remembered for that; of a longer epoch, the older ones are not compared with.
+const REMEMBERED_MAX: usize = 8_192;
+
 /// Makes windows out of counters.
 #[derive(Debug, Default)]
 pub struct Observer {
     before: Option<Counters>,
     rates: Vec<f64>,
+    /// Epochs and hit rates of the windows of the last epoch and a bit.
+    epoch: VecDeque<(f64, f64)>,
     window: u64,
     epochs_total: Option<u32>,
 }
@@ -142,6 +157,7 @@ impl Observer {
         let before = self.before.replace(now)?;
         if now.remote_rows < before.remote_rows || now.minibatches < before.minibatches {
             self.rates.clear();
+            self.epoch.clear();
             return None;
         }
         self.window += 1;
@@ -153,6 +169,8 @@ impl Observer {
             let extra = self.rates.len().saturating_sub(TREND_WINDOWS);
             self.rates.drain(..extra);
         }
+        let hit_rate_epoch_ago = self.epoch_ago(now.epochs);
+        self.remember(now.epochs, hit_rate);
         let seconds = now.seconds - before.seconds;
         let requests = now.peer_requests.saturating_sub(before.peer_requests);
         let of_requests =
@@ -165,6 +183,7 @@ impl Observer {
             run_progress: self.epochs_total.map(|total| (now.epochs / f64::from(total.max(1))).clamp(0.0, 1.0)),
             hit_rate,
             hit_rate_trend: self.trend(),
+            hit_rate_epoch_ago,
             remote_rows,
             network_rows: now.network_rows.saturating_sub(before.network_rows),
             stall_share: share(now.stall_rows.saturating_sub(before.stall_rows)),
@@ -182,9 +201,36 @@ impl Observer {
             stale_rows: now.stale_rows,
             staleness_seconds: now.staleness_seconds,
             memory_share: now.memory_share,
+            pressure_shrinks: now.pressure_shrinks.saturating_sub(before.pressure_shrinks),
             peer_ms: if requests == 0 { 0.0 } else { 1e3 * of_requests.max(0.0) / requests as f64 },
             cluster: now.cluster,
         })
+    }
+
+    /// The next window begins at `now`: what was between is of none.
+    pub fn rebase(&mut self, now: Counters) {
+        if self.before.is_some() {
+            self.before = Some(now);
+        }
+    }
+
+    fn remember(&mut self, epochs: f64, hit_rate: Option<f64>) {
+        // Without progress, or at the start of another run, there is nothing to be in phase with.
+        if epochs == 0.0 || self.epoch.back().is_some_and(|&(last, _)| last > epochs) {
+            self.epoch.clear();
+        }
+        while self.epoch.len() >= REMEMBERED_MAX
+            || self.epoch.front().is_some_and(|&(first, _)| first < epochs - 1.0 - 2.0 * SAME_PHASE)
+        {
+            self.epoch.pop_front();
+        }
+        self.epoch.extend(hit_rate.filter(|_| epochs > 0.0).map(|rate| (epochs, rate)));
+    }
+
+    fn epoch_ago(&self, epochs: f64) -> Option<f64> {
+        let alike = self.epoch.iter().filter(|(seen, _)| (epochs - 1.0 - seen).abs() <= SAME_PHASE);
+        let (sum, count) = alike.fold((0.0, 0u32), |(sum, count), (_, rate)| (sum + rate, count + 1));
+        (count > 0).then(|| sum / f64::from(count))
     }
 
     fn trend(&self) -> f64 {
@@ -253,14 +299,27 @@ impl Snapshot {
             say("The accesses have shifted to other vertices.".to_owned());
         }
         if self.stale_rows > 0 {
-            say(format!("{} cached rows are older than their owner's.", self.stale_rows));
+            let (rows, age) = (self.stale_rows, self.staleness_seconds);
+            say(format!("{rows} cached rows are older than their owner's, which was last asked {age:.0} s ago."));
         }
         if self.late_rows > 0 {
             say(format!("{} announced rows came too late.", self.late_rows));
         }
-        say(format!("Trainers waited for {:.0}% of remote rows.", 100.0 * self.stall_share));
+        say(format!(
+            "Trainers waited for {:.0}% of remote rows, {:.2} s per second; rows crossed the network for {:.0}% of them.",
+            100.0 * self.stall_share,
+            self.stall_seconds_per_second,
+            100.0 * self.network_share()
+        ));
+        say(format!("{} rows took a slot of the cache and {} lost one.", self.fill_rows, self.evicted_rows));
+        if self.peer_ms > 0.0 {
+            say(format!("A peer takes {:.1} ms to answer.", self.peer_ms));
+        }
         if self.memory_share > 0.0 {
             say(format!("Memory is {:.0}% full.", 100.0 * self.memory_share));
+        }
+        if self.pressure_shrinks > 0 {
+            say("Caches were shrunk because memory ran short.".to_owned());
         }
         match self.run_progress {
             Some(progress) => say(format!("The run is {:.0}% over.", 100.0 * progress)),
@@ -308,6 +367,35 @@ mod tests {
         assert!(words.contains("48% and falling by 6.5 points"), "{words}");
         assert!(words.contains("80% full") && words.contains("grow to 200") && words.contains("75% over"), "{words}");
         assert_eq!(observer.observe(counters(1, 0)), None, "the daemon was restarted");
+    }
+
+    #[test]
+    fn the_hit_rate_of_the_same_phase_an_epoch_ago_is_remembered_however_many_windows_ago_that_is() {
+        let mut observer = Observer::default();
+        let mut hits = 0;
+        // A hundred windows per epoch, of which the first half hits.
+        let windows = (0..=200u64).map(|at| {
+            hits += if at % 100 < 50 { 100 } else { 20 };
+            Counters { epochs: at as f64 / 100.0, ..counters(at, hits) }
+        });
+        let seen: Vec<_> = windows.filter_map(|counters| observer.observe(counters)).collect();
+        assert_eq!(seen[50].hit_rate_epoch_ago, None, "the first epoch");
+        let before = |at: usize| seen[at - 1].hit_rate_epoch_ago.unwrap();
+        assert!(
+            (before(130) - 1.0).abs() < 0.01 && (before(180) - 0.2).abs() < 0.01,
+            "{} {}",
+            before(130),
+            before(180)
+        );
+        assert!(observer.epoch.len() <= 125, "{}", observer.epoch.len());
+    }
+
+    #[test]
+    fn what_was_before_a_window_begins_is_not_of_it() {
+        let mut observer = Observer::default();
+        observer.observe(counters(0, 0));
+        observer.rebase(counters(10, 0));
+        assert_eq!(observer.observe(counters(20, 500)).unwrap().hit_rate, Some(0.5));
     }
 
     #[test]

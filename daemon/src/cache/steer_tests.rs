@@ -155,6 +155,19 @@ proptest! {
     }
 }
 
+/// Found by the test above.
+#[test]
+fn a_chosen_row_that_came_by_itself_is_not_asked_for_again() {
+    let cache = cache(IDS, (11, 32), PolicySpec::Static);
+    cache.set_prior(&[(3, 5.0), (4, 4.0), (60, 1.0)]);
+    let rows: Vec<_> = (0..7).map(|at| row_of(at + 4, 0)).collect();
+    cache.fill(&[4, 5, 6, 7, 8, 9, 10], |i| Some(&rows[i]), Fill::Warm);
+    cache.resize(5);
+    cache.resize(32);
+    let wanted = cache.replace_now();
+    assert!(wanted.contains(&3) && !wanted.iter().any(|&id| cache.contains(id)), "{wanted:?}");
+}
+
 const EPOCH: PolicySpec = PolicySpec::Epoch { sample: 16 };
 
 #[test]

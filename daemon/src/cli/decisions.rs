@@ -260,6 +260,8 @@ mod tests {
             format: FORMAT,
             number,
             time_ms: 5,
+            node: None,
+            table: None,
             controller: "llm".to_owned(),
             decided_by: "rules".to_owned(),
             snapshot: Snapshot { window: 7, hit_rate: Some(0.5), ..Snapshot::default() },

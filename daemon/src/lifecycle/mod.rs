@@ -31,6 +31,8 @@ use tokio::{
 
 /// Threads that answer blocking questions of the HTTP interface (status, metrics).
 const ASKING_THREADS_MAX: usize = 8;
+/// How long the threads that serve fetches may take up no work before `/healthz` says so; below the time that probes wait.
+const ALIVE_WITHIN: Duration = Duration::from_secs(4);
 /// How long the HTTP interface may take to end after the service is gone.
 const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// How much longer than its deadline a drain may take before it counts as stuck.
@@ -152,6 +154,13 @@ impl<S: Service> AdminState for Daemon<S> {
             (_, Some(reason)) => Err(reason.to_owned()),
             (Some(service), None) if !service.ready() => Err(String::from("the node does not serve fetches yet")),
             _ => Ok(()),
+        }
+    }
+
+    fn alive(&self) -> bool {
+        match self.look() {
+            (Some(service), None) => service.alive(ALIVE_WITHIN),
+            _ => true,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::JournalSettings;
 use crate::agent::llm::{Llm, LlmSettings, LlmWatch};
-use crate::agent::run::{Agent, Hands, RunSettings};
+use crate::agent::run::{Agent, Hands, Look, RunSettings, Sight};
 use crate::agent::scrape::counters;
 use crate::agent::snapshot::Counters;
 use crate::agent::spec::ControllerSpec;
@@ -17,6 +17,7 @@ use crate::dataset::Dataset;
 use crate::serve::Engine;
 use prometheus::Registry;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -67,12 +68,13 @@ pub(super) fn start_agent(
     }
     let (controller, llm) = controller(&spec, &config.agent)?;
     let cluster = cluster_view(&config.agent);
-    let mut settings = settings(config, dataset);
+    let mut settings = settings(config);
+    let ceilings = ceilings(config, dataset);
     if matches!(spec, ControllerSpec::Explore(_)) {
         // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
         settings.guard.veto_windows = 0;
     }
-    let agent = Agent::start(settings, controller, hands(engine, network, collectors, cluster)?);
+    let agent = Agent::start(settings, controller, hands(engine, network, collectors, (cluster, ceilings))?);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
@@ -114,21 +116,26 @@ fn llm_settings(config: &AgentConfig) -> LlmSettings {
     }
 }
 
-fn settings(config: &Config, dataset: &Dataset) -> RunSettings {
-    let AgentConfig { window_ms, window_minibatches, jitter, deadline_ms, epochs, .. } = config.agent;
+/// The cached tables, each with the rows that the agent may let its cache grow to.
+fn ceilings(config: &Config, dataset: &Dataset) -> Vec<(String, u64)> {
     let cached = dataset.tables().iter().filter(|table| config.cache.for_table(&table.name).1 != Policy::None);
-    let ceiling_rows = cached.map(|table| {
+    let ceilings = cached.map(|table| {
         let (capacity, _) = config.cache.for_table(&table.name);
         let remote_rows = table.rows - table.book.owned(dataset.node());
-        config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes)
+        (table.name.clone(), config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes))
     });
+    ceilings.collect()
+}
+
+fn settings(config: &Config) -> RunSettings {
+    let AgentConfig { window_ms, window_minibatches, jitter, deadline_ms, epochs, .. } = config.agent;
     RunSettings {
         window: Duration::from_millis(window_ms),
         window_minibatches,
         jitter,
         deadline: Duration::from_millis(deadline_ms),
         epochs: (epochs > 0).then_some(epochs),
-        ceiling_rows: ceiling_rows.sum(),
+        node: config.node.index,
         guard: GuardSettings {
             cooldown_windows: config.agent.cooldown_windows,
             veto_windows: config.agent.veto_windows,
@@ -161,7 +168,7 @@ fn hands(
     engine: &Arc<Engine>,
     network: &Handle,
     collectors: Vec<Box<dyn Collector>>,
-    mut cluster: Option<ClusterView>,
+    (mut cluster, ceilings): (Option<ClusterView>, Vec<(String, u64)>),
 ) -> Result<Hands, StartError> {
     let registry = Registry::new();
     for collector in collectors {
@@ -172,11 +179,17 @@ fn hands(
     let acting = (Arc::clone(engine), network.clone());
     let counting = Arc::clone(engine);
     Ok(Hands {
-        look: Box::new(move || {
-            let (engine, network) = &looking;
-            network.block_on(engine.gain_insight());
-            let cluster = cluster.as_mut().and_then(ClusterView::look);
-            Counters { cluster, ..counters(&registry.gather(), started.elapsed().as_secs_f64()) }
+        look: Box::new(move |look| {
+            let mut cluster_now = None;
+            if look == Look::Closely {
+                let (engine, network) = &looking;
+                network.block_on(engine.gain_insight());
+                cluster_now = cluster.as_mut().and_then(ClusterView::look);
+            }
+            let sights = sights(&registry.gather(), started.elapsed().as_secs_f64(), &ceilings).into_iter();
+            let with_cluster =
+                |sight: Sight| Sight { counters: Counters { cluster: cluster_now, ..sight.counters }, ..sight };
+            sights.map(with_cluster).collect()
         }),
         minibatches: Box::new(move || counting.fetches()),
         act: Box::new(move |call| {
@@ -184,4 +197,18 @@ fn hands(
             network.block_on(engine.tool(call)).map_err(|error| error.to_string())
         }),
     })
+}
+
+/// What there is to see of each cached table. Where only one is cached it is not named: calls are about it anyway.
+fn sights(families: &[MetricFamily], seconds: f64, tables: &[(String, u64)]) -> Vec<Sight> {
+    let of = |(table, ceiling): &(String, u64)| {
+        let counters = counters(families, seconds, Some(table));
+        let ceiling_rows = counters.ceiling_rows.min(*ceiling.max(&counters.capacity_rows));
+        let name = (tables.len() > 1).then(|| table.clone());
+        Sight { table: name, counters: Counters { ceiling_rows, ..counters } }
+    };
+    match tables {
+        [] => vec![Sight { table: None, counters: counters(families, seconds, None) }],
+        tables => tables.iter().map(of).collect(),
+    }
 }

@@ -117,18 +117,12 @@ impl Link {
     fn watch(self: &Arc<Self>, shared: &Arc<Shared>, connection: Connection) {
         tracing::info!(peer = self.peer, address = %connection.remote_address(), "connected to peer");
         let (link, shared, handle) = (Arc::clone(self), Arc::clone(shared), shared.handle.clone());
-        link.count(&shared, link.open.fetch_add(1, Ordering::AcqRel) + 1);
+        shared.stats.set_up(link.peer, link.open.fetch_add(1, Ordering::AcqRel) + 1 > 0);
         handle.spawn(async move {
             let reason = connection.closed().await;
             tracing::info!(peer = link.peer, %reason, "connection to peer closed");
-            link.count(&shared, link.open.fetch_sub(1, Ordering::AcqRel) - 1);
+            shared.stats.set_up(link.peer, link.open.fetch_sub(1, Ordering::AcqRel) - 1 > 0);
         });
-    }
-
-    fn count(&self, shared: &Shared, open: usize) {
-        if let Some(handles) = shared.stats.peer(self.peer) {
-            handles.up.set(i64::from(open > 0));
-        }
     }
 
     /// Notes a failed dial and sets the pause before the next one.
@@ -141,6 +135,7 @@ impl Link {
         let retry_ms = pause - fastrand::u64(0..=pause / 4);
         backoff.failures += 1;
         backoff.last = Some((cause.clone(), Instant::now() + Duration::from_millis(retry_ms)));
+        shared.stats.set_up(self.peer, self.open() > 0);
         tracing::warn!(peer = self.peer, address = %self.address, failures = backoff.failures, retry_ms, %cause, "cannot reach peer");
         Away { cause, retry_ms }
     }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
 use super::tls::Ends;
 
@@ -49,7 +49,6 @@ pub(crate) struct PeerHandles {
     pub(crate) received: IntCounter,
     pub(crate) sent: IntCounter,
     pub(crate) seconds: Histogram,
-    pub(crate) up: IntGauge,
     pub(crate) failed: IntCounter,
     pub(crate) repeated: IntCounter,
 }
@@ -70,7 +69,10 @@ impl PeerStats {
             &["peer"],
         )?;
         let up = IntGaugeVec::new(
-            Opts::new("rudder_peer_up", "1 while a connection of ours to the peer is open, 0 otherwise."),
+            Opts::new(
+                "rudder_peer_up",
+                "1 while a connection of ours to the peer is open, 0 otherwise; absent until one was needed.",
+            ),
             &["peer"],
         )?;
         let failed = IntCounterVec::new(
@@ -99,7 +101,6 @@ impl PeerStats {
                 received: bytes.with_label_values(&[&*peer, "received"]),
                 sent: bytes.with_label_values(&[&*peer, "sent"]),
                 seconds: seconds.with_label_values(&[&*peer]),
-                up: up.with_label_values(&[&*peer]),
                 failed: failed.with_label_values(&[&*peer]),
                 repeated: repeated.with_label_values(&[&*peer]),
             }
@@ -123,6 +124,11 @@ impl PeerStats {
 
     pub(crate) fn peer(&self, peer: u16) -> Option<&PeerHandles> {
         self.peers.get(usize::from(peer))?.as_ref()
+    }
+
+    /// Whether there is an open connection to `peer`, once one was dialled for.
+    pub(crate) fn set_up(&self, peer: u16, open: bool) {
+        self.up.with_label_values(&[&*peer.to_string()]).set(i64::from(open));
     }
 
     /// A fetch from `peer` ended in an error.

@@ -5,7 +5,7 @@
 use crate::agent::controller::{Controller, View};
 use crate::agent::guard::GuardSettings;
 use crate::agent::journal::Decision;
-use crate::agent::pilot::{Asked, Pilot};
+use crate::agent::pilot::{Asked, Occasion, Pilot};
 use crate::agent::rules::Rules;
 use crate::agent::snapshot::{Counters, Observer};
 use crate::cache::{Fill, TableCache};
@@ -13,6 +13,9 @@ use crate::tools::{Brought, Done, Evict, Evicted, Grow, Grown, Refreshed, ToolAn
 use hashbrown::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+
+/// Rows whose changes an owner tells apart no further (`docs/versions.md`).
+const VERSION_BLOCK_ROWS: u32 = 64;
 
 /// What a run is steered by.
 pub struct ControlSpec {
@@ -22,7 +25,7 @@ pub struct ControlSpec {
     pub window: usize,
     /// Rows that the cache may grow to.
     pub ceiling_rows: usize,
-    /// Rows that owners change per minibatch, drawn among the ids of the trace.
+    /// Rows that owners change per minibatch, drawn among the ids of the trace; at most all of them.
     pub updates: f64,
     /// What bounds the guard.
     pub guard: GuardSettings,
@@ -56,9 +59,14 @@ pub(super) struct Steering<'a> {
     counters: Counters,
     /// Cached rows that their owners have changed since.
     stale: HashSet<u32>,
+    /// Blocks of rows of which owners have changed some since the last refresh: it is these that owners tell.
+    changed: HashSet<u32>,
+    number: u64,
     random: fastrand::Rng,
     /// Ids that updates are drawn from.
     universe: Vec<u32>,
+    /// All ids are below.
+    ids_end: u32,
     due_updates: f64,
     done: Controlled,
 }
@@ -73,7 +81,10 @@ impl<'a> Steering<'a> {
             observer,
             counters: Counters::default(),
             stale: HashSet::new(),
+            changed: HashSet::new(),
+            number: 0,
             random: fastrand::Rng::with_seed(spec.seed),
+            ids_end: u32::try_from(cache.spec().table_rows).unwrap_or(u32::MAX),
             universe,
             due_updates: 0.0,
             done: Controlled::default(),
@@ -109,21 +120,32 @@ impl<'a> Steering<'a> {
     }
 
     fn change_rows(&mut self) {
-        self.due_updates += self.spec.updates;
+        self.due_updates += self.spec.updates.clamp(0.0, self.universe.len() as f64);
         while self.due_updates >= 1.0 && !self.universe.is_empty() {
             self.due_updates -= 1.0;
             let id = self.universe[self.random.usize(0..self.universe.len())];
+            self.changed.insert(id / VERSION_BLOCK_ROWS);
             if self.cache.contains(id) {
                 self.stale.insert(id);
             }
         }
     }
 
+    /// Cached rows that a refresh would pull again: all of the blocks in which a row has changed.
+    fn outdated_rows(&self) -> u64 {
+        let ids = |&block: &u32| {
+            let first = block.saturating_mul(VERSION_BLOCK_ROWS);
+            let end = first.saturating_add(VERSION_BLOCK_ROWS).min(self.ids_end);
+            first..end
+        };
+        self.changed.iter().flat_map(ids).filter(|&id| self.cache.contains(id)).count() as u64
+    }
+
     fn end_window(&mut self, m: usize) {
         let cache = self.cache;
         self.stale.retain(|&id| cache.contains(id));
         let stats = self.cache.stats();
-        let weighed = self.cache.weigh();
+        let (weighed, outdated_rows) = (self.cache.weigh(), self.outdated_rows());
         let counters = &mut self.counters;
         counters.fill_rows = stats.fills.iter().map(|fills| fills.load(Ordering::Relaxed)).sum();
         counters.evicted_rows = stats.evicted_rows.load(Ordering::Relaxed);
@@ -131,7 +153,7 @@ impl<'a> Steering<'a> {
         counters.capacity_rows = self.cache.capacity_rows() as u64;
         counters.cached_rows = self.cache.used_rows();
         counters.ceiling_rows = self.spec.ceiling_rows as u64;
-        counters.stale_rows = self.stale.len() as u64;
+        counters.stale_rows = outdated_rows;
         (counters.cold_share, counters.spent_share) = (weighed.cold_share, weighed.spent_share);
         counters.hotter_absent_rows = weighed.hotter_absent_rows as u64;
         let Some(now) = self.observer.observe(*counters) else { return };
@@ -140,7 +162,8 @@ impl<'a> Steering<'a> {
         let answer = self.spec.controller.propose(View { now: &now, past: self.pilot.past() });
         let latency_ms = begin.elapsed().as_secs_f64() * 1e3;
         let asked = Asked { controller: self.spec.controller.name(), answer, latency_ms };
-        let call = self.pilot.decide(&now, asked, m as u64);
+        self.number += 1;
+        let call = self.pilot.decide(&now, asked, Occasion { number: self.number, time_ms: m as u64 });
         let answer = self.carry_out(&call);
         self.pilot.carried_out(Ok(answer));
     }
@@ -187,8 +210,9 @@ impl<'a> Steering<'a> {
                 })
             }
             ToolCall::Refresh(_) => {
-                let changed = self.stale.len() as u64;
+                let changed = self.outdated_rows();
                 self.stale.clear();
+                self.changed.clear();
                 self.done.refreshed_rows += changed;
                 self.counters.network_rows += changed;
                 Done::Refresh(Refreshed {

@@ -185,8 +185,10 @@ impl Handles {
             counter.inc_by(count);
         }
         set(&self.shifts, &[name], &cache.shifts);
-        if let Some(ratio) = stats.hit_ratio(engine.started) {
-            self.hit_ratio.with_label_values(&[name]).set(ratio);
+        match stats.hit_ratio(engine.started) {
+            Some(ratio) => self.hit_ratio.with_label_values(&[name]).set(ratio),
+            // There may never have been one.
+            None => _ = self.hit_ratio.remove_label_values(&[name]),
         }
         let gauge = |gauges: &IntGaugeVec, value: u64| gauges.with_label_values(&[name]).set(value as i64);
         gauge(&self.hotter, insight.hotter_absent_rows.load(Ordering::Relaxed));

@@ -18,6 +18,7 @@ use crate::agent::pilot::HISTORY;
 use crate::agent::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, ToolCall};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Largest file of decisions that is read.
@@ -154,16 +155,24 @@ pub fn of_decision(view: View<'_>, call: &ToolCall, after: &Snapshot, times: (f6
     samples
 }
 
-/// The samples of decisions in the order in which they were made. What the guard refused or the daemon failed to do was no
-/// choice, and the last decision before a gap has no window after it.
+/// The samples of decisions in the order in which they were made, of each table by itself. What the guard refused or the daemon
+/// failed to do was no choice, and the last decision before a gap has no window after it.
 #[must_use]
 pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
+    let mut tables: BTreeMap<(Option<u16>, Option<&str>), Vec<&Decision>> = BTreeMap::new();
+    for decision in decisions {
+        tables.entry((decision.node, decision.table.as_deref())).or_default().push(decision);
+    }
+    tables.values().flat_map(|decisions| of_table(decisions)).collect()
+}
+
+fn of_table(decisions: &[&Decision]) -> Vec<Sample> {
     let mut samples = Vec::new();
     let mut past: Vec<Past> = Vec::new();
     for (at, decision) in decisions.iter().enumerate() {
-        let next = decisions.get(at + 1).filter(|next| follows(decision, next));
+        let next = decisions.get(at + 1).copied().filter(|next| follows(decision, next));
         let view = View { now: &decision.snapshot, past: &past };
-        if let (Some(next), "done" | "clamped") = (next, decision.outcome.as_str()) {
+        if let Some(next) = next.filter(|_| decision.was_done()) {
             let times = (decision.time_ms as f64, next.time_ms as f64);
             samples.extend(of_decision(view, &decision.call, &next.snapshot, times));
         }
@@ -171,10 +180,8 @@ pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
             past.remove(0);
         }
         past.push(Past {
-            seen: decision.snapshot,
-            call: decision.call.clone(),
-            expected: decision.expected,
             effect: decision.effect,
+            ..Past::new(decision.snapshot, decision.call.clone(), decision.expected)
         });
         if next.is_none() {
             past.clear();
@@ -185,7 +192,7 @@ pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
 
 /// Whether `next` was decided one window after `decision`, by the same daemon.
 fn follows(decision: &Decision, next: &Decision) -> bool {
-    next.number == decision.number + 1 && next.snapshot.window > decision.snapshot.window
+    next.number > decision.number && next.snapshot.window == decision.snapshot.window + 1
 }
 
 /// What `rudder replay --controller ... --json` prints, as far as it matters here.

@@ -2,7 +2,7 @@
 //! did, then the window that ended. It owns the words. It must never hold text from outside: numbers and words of this program
 //! only, so that nobody who names a table, a vertex type or a node can speak to the model.
 
-use super::super::controller::{Past, View};
+use super::super::controller::{Past, Refused, View};
 use super::super::snapshot::Snapshot;
 use super::schema::{Offer, answer};
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
@@ -81,18 +81,26 @@ fn say_past(text: &mut String, past: &Past) {
     let seen = &past.seen;
     let rate = seen.hit_rate.map_or_else(|| "no".to_owned(), |rate| format!("{:.0}%", 100.0 * rate));
     let full = 100.0 * seen.fullness();
-    let _ = write!(text, "- window {}: {rate} hits, {full:.0}% full; {}", seen.window, call(&past.call));
+    let did = match past.refused {
+        Some(Refused { tool, rule }) => format!("{tool} was refused by the rule {rule}, so nothing was done"),
+        None => call(&past.call),
+    };
+    let _ = write!(text, "- window {}: {rate} hits, {full:.0}% full; {did}", seen.window);
     let _ = match past.effect {
         None => writeln!(text, "; its effect is not known."),
         Some(effect) => {
             let ((hits, hits_after), (rows, rows_after)) = (effect.hit_rate, effect.network_share);
-            let came = if effect.as_expected { "came true" } else { "did not come true" };
+            let came = match (past.refused, effect.as_expected) {
+                // What was expected was expected of what was not done.
+                (Some(_), _) => String::new(),
+                (None, true) => format!("; expected {}: came true", past.expected.name()),
+                (None, false) => format!("; expected {}: did not come true", past.expected.name()),
+            };
             writeln!(
                 text,
-                "; hits {:.0}% to {:.0}%, network rows per row {rows:.2} to {rows_after:.2}; expected {}: {came}.",
+                "; hits {:.0}% to {:.0}%, network rows per row {rows:.2} to {rows_after:.2}{came}.",
                 100.0 * hits,
                 100.0 * hits_after,
-                past.expected.name()
             )
         }
     };
@@ -145,10 +153,7 @@ mod tests {
             ToolCall::Refresh(Refresh { max_age_s: None, table: evil.clone() }),
             ToolCall::Warm(crate::tools::Warm { table: name, ids: vec![1] }),
         ];
-        let past: Vec<_> = calls
-            .into_iter()
-            .map(|call| Past { seen: Snapshot::default(), call, expected: Impact::Up, effect: None })
-            .collect();
+        let past: Vec<_> = calls.into_iter().map(|call| Past::new(Snapshot::default(), call, Impact::Up)).collect();
         let text = state(View { now: &Snapshot::default(), past: &past }, 16);
         assert!(!text.contains("gnore") && !text.contains("feat"), "{text}");
         assert_eq!(text.matches("- window").count(), 5, "{text}");
@@ -161,7 +166,7 @@ mod tests {
             |window| Snapshot { window, hit_rate: Some(0.5), capacity_rows: 9, cached_rows: 9, ..Snapshot::default() };
         let grow = ToolCall::Grow(Grow { factor: Some(1.5), ..Grow::default() });
         let past: Vec<_> = (1..=9)
-            .map(|window| Past { seen: seen(window), call: grow.clone(), expected: Impact::Up, effect: Some(effect) })
+            .map(|window| Past { effect: Some(effect), ..Past::new(seen(window), grow.clone(), Impact::Up) })
             .collect();
         let text = state(View { now: &seen(10), past: &past }, 2);
         assert!(!text.contains("window 7") && text.contains("window 8") && text.contains("window 10"), "{text}");
@@ -169,6 +174,13 @@ mod tests {
                     network rows per row 0.50 to 0.40; expected up: came true.";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("hit_rate 0.5,") && text.ends_with("window 10"), "{text}");
+        let refused = Some(Refused { tool: "evict", rule: "no-candidates" });
+        let hold = ToolCall::Hold(crate::tools::Hold {});
+        let past = Past { effect: Some(effect), refused, ..Past::new(seen(9), hold, Impact::Up) };
+        let text = state(View { now: &seen(10), past: &[past] }, 2);
+        let line = "; evict was refused by the rule no-candidates, so nothing was done; hits 50% to 61%, \
+                    network rows per row 0.50 to 0.40.\n";
+        assert!(text.contains(line), "{text}");
     }
 
     /// Whether `value` is what a schema that is offered allows: one of its values, where it names some, and of its type.

@@ -65,9 +65,11 @@ impl Policy for StaticPolicy {
         // After shrinking, what was chosen last and is not here is chosen no more.
         while self.awaited.len() > ledger.slots.free() && !self.unasked.is_empty() {
             let coldest = self.unasked.remove(0);
-            self.awaited.remove(&coldest);
-            self.others.push(coldest);
-            self.chosen -= 1;
+            // One that came by itself stays chosen.
+            if self.awaited.remove(&coldest) {
+                self.others.push(coldest);
+                self.chosen -= 1;
+            }
         }
     }
 

@@ -21,6 +21,8 @@ fn decision(number: u64, reason: &str) -> Decision {
         format: FORMAT,
         number,
         time_ms: 1_000_000 + number * 1000,
+        node: None,
+        table: None,
         controller: "llm".into(),
         decided_by: "llm".into(),
         snapshot: Snapshot {

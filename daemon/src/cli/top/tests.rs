@@ -49,6 +49,8 @@ fn decision(number: u64) -> Decision {
         format: FORMAT,
         number,
         time_ms: 0,
+        node: None,
+        table: None,
         controller: "rules".into(),
         decided_by: "rules".into(),
         snapshot: Snapshot::default(),

@@ -35,6 +35,8 @@ fn decision(number: u64, call: ToolCall, hit_rate: f64) -> Decision {
         format: FORMAT,
         number,
         time_ms: number,
+        node: None,
+        table: None,
         controller: "explore".to_owned(),
         decided_by: "explore".to_owned(),
         snapshot: Snapshot {
@@ -96,7 +98,7 @@ fn decisions_become_samples_where_there_was_a_choice() {
     assert!((samples[0].hit_rate_change - 0.1).abs() < 1e-9 && (samples[2].network_change + 0.2).abs() < 1e-9);
     assert_eq!((samples[2].begin, samples[2].end), (2.0, 3.0));
     // What the controller will see of that window is what was learned from.
-    let past = Past { seen: decisions[0].snapshot, call: hold(), expected: Impact::Same, effect: None };
+    let past = Past::new(decisions[0].snapshot, hold(), Impact::Same);
     assert_eq!(samples[2].features, features(View { now: &decisions[1].snapshot, past: &[past] }));
 }
 
@@ -168,7 +170,7 @@ fn a_controller_learns_only_when_told_to_and_only_what_it_did_itself() {
         let now = seen(5);
         controller.propose(View { now: &now, past: &[] }).unwrap();
         let effect = Some(Effect { hit_rate: (0.5, 0.6), network_share: (0.5, 0.4), as_expected: true });
-        let past = [Past { seen: now, call: tool_seen, expected: Impact::Same, effect }];
+        let past = [Past { effect, ..Past::new(now, tool_seen, Impact::Same) }];
         controller.propose(View { now: &seen(6), past: &past }).unwrap();
         controller.learned()
     };

@@ -160,12 +160,8 @@ fn the_prompt_is_a_prefix_that_stays_then_history_then_the_window() {
     let (mut llm, _) = probed(settings(&server));
     ask(&mut llm).unwrap();
     let first = server.last();
-    let past = [super::super::controller::Past {
-        seen: short_of_slots(),
-        call: crate::tools::ToolCall::Hold(crate::tools::Hold {}),
-        expected: Impact::Same,
-        effect: None,
-    }];
+    let hold = crate::tools::ToolCall::Hold(crate::tools::Hold {});
+    let past = [super::super::controller::Past::new(short_of_slots(), hold, Impact::Same)];
     let now = Snapshot { window: 8, ..short_of_slots() };
     llm.propose(View { now: &now, past: &past }).unwrap();
     let second = server.last();
