@@ -14,6 +14,16 @@ def quantile(values: list[float], share: float) -> str:
     return f"{values[round((len(values) - 1) * share)]:.0f}" if values else "–"
 
 
+def validity(run: dict) -> str:
+    """The share of the decisions in which a model was asked that are its own: an answer that is late or lost is not valid either."""
+    if run["controller"] != "llm":
+        return "–"
+    # A model that was found degraded is not asked.
+    asked = [decision for decision in run["decisions"] if not decision.get("fallback", "").startswith("degraded")]
+    own = sum("fallback" not in decision for decision in asked)
+    return f"{percent(own, len(asked))} ({own} of {len(asked)})"
+
+
 def results(path: str) -> list[dict]:
     """The runs of one file."""
     with open(path, encoding="utf-8") as file:
@@ -29,12 +39,11 @@ def main() -> None:
     for run in runs:
         decisions = run["decisions"]
         count = len(decisions)
-        invalid = sum(decision.get("fallback", "").startswith("invalid") for decision in decisions)
         guarded = sum(decision["outcome"] in ("refused", "clamped") for decision in decisions)
         own = sorted(decision["latency_ms"] for decision in decisions if "fallback" not in decision)
         times = " / ".join(quantile(own, share) for share in (0.5, 0.9, 0.99))
         print(f"| {run['controller']} | {100 * run['hit_rate']:.1f} | {run['network_rows']} | {run['ratio_to_fixed']:.3f} "
-              f"| {run['mean_capacity_rows']:.0f} | {count} | {percent(count - invalid, count)} | {percent(guarded, count)} "
+              f"| {run['mean_capacity_rows']:.0f} | {count} | {validity(run)} | {percent(guarded, count)} "
               f"| {percent(run['fallbacks'], count)} | {percent(run['expected_right'], run['expected_known'])} | {times} |")
     for run in runs:
         probe = (run.get("llm") or {}).get("probe")

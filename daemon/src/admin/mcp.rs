@@ -30,19 +30,12 @@ const INSTRUCTIONS: &str = "This is a rudderd daemon. It keeps a cache of featur
     steer by `grow`, `evict`, `refresh`, `warm` and `hold`; each answers in numbers what it did. Rows are never wrong, whatever you call: \
     what you can change is how many have to be waited for.";
 
-/// What answers at `/mcp`. Without a token, only callers that name this machine are answered, so that no web page can reach it
-/// under another name.
-pub(super) fn service(
-    state: Arc<dyn AdminState>,
-    has_token: bool,
-) -> StreamableHttpService<Steerable, NeverSessionManager> {
-    let mut config = StreamableHttpServerConfig::default();
+/// What answers at `/mcp`. Who may ask is checked before it, by the token or by [`super::local`].
+pub(super) fn service(state: Arc<dyn AdminState>) -> StreamableHttpService<Steerable, NeverSessionManager> {
+    let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
     config.legacy_session_mode = false;
     config.json_response = true;
     config.max_request_body_bytes = REQUEST_BYTES_MAX;
-    if has_token {
-        config = config.disable_allowed_hosts();
-    }
     let handler = move || Ok(Steerable { state: Arc::clone(&state) });
     StreamableHttpService::new(handler, Arc::new(NeverSessionManager::default()), config)
 }

@@ -6,6 +6,7 @@
 //! it asks. Every wait ends: the head of a request, the answer, a reader that does not read, the drain.
 
 mod error;
+mod local;
 mod mcp;
 mod metrics;
 mod process;

@@ -1,14 +1,14 @@
 //! The paths and their answers. It must never change what trainers are served: all it can start is a recording or a
 //! tool call, which the engine bounds, and all it can change is the log.
 
-use super::{AdminState, Metrics, mcp, token::Token};
+use super::{AdminState, Metrics, local::Local, mcp, token::Token};
 use crate::recording::{TraceCall, TraceError};
 use crate::tools::{ToolCall, ToolError};
 use axum::{
     Json, Router,
     body::Bytes,
     extract::{Path, Query, Request, State},
-    http::{StatusCode, Uri, header},
+    http::{Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -21,11 +21,20 @@ use std::{sync::Arc, time::Duration};
 pub(super) struct Shared {
     pub(super) state: Arc<dyn AdminState>,
     pub(super) metrics: Metrics,
-    pub(super) token: Option<Arc<Token>>,
+    /// Who passes: who holds the token, or, for what changes something, who names this machine.
+    pub(super) guard: Guard,
     pub(super) request_timeout: Duration,
 }
 
-/// All paths. Health and readiness are open to every prober; the rest asks for the token where one is set.
+/// Who may ask for more than health.
+#[derive(Clone)]
+pub(super) enum Guard {
+    Token(Arc<Token>),
+    Local(Arc<Local>),
+}
+
+/// All paths. Health and readiness are open to every prober; the rest asks for the token where one is set, and where none is, what
+/// changes something is for callers that name this machine.
 pub(super) fn router(shared: Shared) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))
@@ -35,8 +44,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/tools", get(tools))
         .route("/v1/tools/{tool}", post(tool))
         .route("/v1/log", get(log_level).post(set_log_level))
-        .route_service("/mcp", mcp::service(shared.state.clone(), shared.token.is_some()))
-        .route_layer(middleware::from_fn_with_state(shared.clone(), demand_token));
+        .route_service("/mcp", mcp::service(shared.state.clone()))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), demand_guard));
     Router::new()
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
@@ -169,12 +178,21 @@ fn broken(reason: &str) -> Response {
     (StatusCode::INTERNAL_SERVER_ERROR, format!("{reason}\n")).into_response()
 }
 
-async fn demand_token(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    match &shared.token {
-        Some(token) if !token.admits(request.headers()) => {
+async fn demand_guard(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    // What `/mcp` answers to a GET is its own matter, and none of it is for pages.
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD) || request.uri().path() == "/mcp";
+    match &shared.guard {
+        Guard::Token(token) if !token.admits(request.headers()) => {
             let text = "this path demands `Authorization: Bearer TOKEN` with the token of admin.token_file\n";
             (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], text).into_response()
         }
+        Guard::Local(local) if changes => match local.admit(request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(stranger) => {
+                tracing::debug!(%stranger, path = request.uri().path(), "an admin request was refused");
+                (StatusCode::FORBIDDEN, format!("{stranger}\n")).into_response()
+            }
+        },
         _ => next.run(request).await,
     }
 }

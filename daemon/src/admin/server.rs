@@ -1,7 +1,7 @@
 //! Connections: how many, how long, and how they end. `axum::serve` has no time-out for the head of a request, no limit on
 //! connections and no deadline for its drain, so connections are served by hyper directly.
 
-use super::{AdminError, AdminState, Metrics, routes, token::Token};
+use super::{AdminError, AdminState, Metrics, local::Local, routes, token::Token};
 use crate::config::AdminConfig;
 use axum::Router;
 use hyper::server::conn::http1;
@@ -45,7 +45,11 @@ impl Admin {
             tracing::warn!(%local_addr, "the admin interface is open to the network without a token (admin.token_file)");
         }
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
-        let router = routes::router(routes::Shared { state, metrics, token, request_timeout });
+        let guard = match token {
+            Some(token) => routes::Guard::Token(token),
+            None => routes::Guard::Local(Arc::new(Local::new(local_addr.ip()))),
+        };
+        let router = routes::router(routes::Shared { state, metrics, guard, request_timeout });
         let stop = CancellationToken::new();
         let limits = Limits {
             header_timeout: Duration::from_millis(config.header_timeout_ms),

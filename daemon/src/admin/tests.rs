@@ -9,7 +9,10 @@ use serde_json::json;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::runtime::Runtime;
@@ -21,6 +24,7 @@ struct Pretend {
     status_delay: Duration,
     hangs: bool,
     level: Mutex<String>,
+    tools_called: Arc<AtomicUsize>,
 }
 
 impl AdminState for Pretend {
@@ -61,6 +65,7 @@ impl AdminState for Pretend {
     }
 
     fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        self.tools_called.fetch_add(1, Ordering::SeqCst);
         match call.table() {
             None | Some("feat") => Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() }),
             Some(table) => {
@@ -91,7 +96,8 @@ fn ask(address: SocketAddr, path: &str, header: &str) -> String {
 /// The whole answer to a POST of JSON.
 fn post(address: SocketAddr, path: &str, body: &str) -> String {
     let mut stream = connect(address);
-    let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n");
     write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).unwrap();
     rest(&mut stream)
 }
@@ -318,27 +324,77 @@ fn an_agent_of_others_reads_the_state_and_calls_tools() {
     }
 }
 
-#[test]
-fn the_protocol_is_for_this_machine_and_for_holders_of_the_token() {
-    let (_runtime, admin) = start(&loopback(), Pretend::default());
-    let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
-    let mut stream = connect(admin.local_addr());
+/// Posts `body` under the name `host`.
+fn post_as(address: SocketAddr, path: &str, host: &str, headers: &str, body: &str) -> String {
+    let mut stream = connect(address);
     let length = body.len();
-    let rebound = format!(
-        "POST /mcp HTTP/1.1\r\nHost: evil.example\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
-         Accept: application/json, text/event-stream\r\nConnection: close\r\n\r\n{body}"
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Accept: application/json, text/event-stream\r\nConnection: close\r\n{headers}\r\n{body}"
     );
-    stream.write_all(rebound.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
+    stream.write_all(head.as_bytes()).unwrap();
+    rest(&mut stream)
+}
 
+/// A call of a tool as `/mcp` takes it.
+const HOLD: &str = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"hold","arguments":{}}}"#;
+
+#[test]
+fn without_a_token_pages_in_a_browser_change_nothing() {
+    let state = Pretend { level: Mutex::new("info".to_owned()), ..Pretend::default() };
+    let called = Arc::clone(&state.tools_called);
+    let (_runtime, admin) = start(&loopback(), state);
+    let address = admin.local_addr();
+    let here = address.to_string();
+    let paths = [
+        ("/v1/tools/hold", ""),
+        ("/v1/log", r#"{"level": "debug"}"#),
+        ("/v1/trace", r#"{"do":"take","table":"feat"}"#),
+        ("/mcp", HOLD),
+    ];
+    for (path, body) in paths {
+        // A page of elsewhere, one that hides where it is from, and a name of theirs that they point here.
+        for (host, headers) in [
+            (&*here, "Origin: http://evil.example\r\n"),
+            (&*here, "Origin: null\r\n"),
+            ("evil.example", ""),
+            ("evil.example", "Origin: http://evil.example\r\n"),
+        ] {
+            let answer = post_as(address, path, host, headers, body);
+            assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("admin.token_file"), "{path}: {answer}");
+        }
+    }
+    assert_eq!(called.load(Ordering::SeqCst), 0);
+    assert!(ask(address, "/v1/log", "").ends_with("{\"level\":\"info\"}"));
+    for host in [&*here, "localhost", "[::1]:7401"] {
+        for (path, body) in paths {
+            let answer = post_as(address, path, host, "", body);
+            assert!(answer.starts_with("HTTP/1.1 200"), "{path} {host}: {answer}");
+        }
+    }
+    assert_eq!(called.load(Ordering::SeqCst), 6);
+    // As `curl -X POST` does it: neither body nor type.
+    let mut stream = connect(address);
+    write!(stream, "POST /v1/tools/hold HTTP/1.1\r\nHost: {here}\r\nConnection: close\r\n\r\n").unwrap();
+    assert!(rest(&mut stream).starts_with("HTTP/1.1 200"));
+    // Looking is open, under any name: Prometheus has one of its own for each target.
+    assert!(ask(address, "/metrics", "").starts_with("HTTP/1.1 200"));
+    let stream = post_as(address, "/v1/tools/hold", "no host", "", "");
+    assert!(stream.starts_with("HTTP/1.1 403") || stream.starts_with("HTTP/1.1 400"), "{stream}");
+}
+
+#[test]
+fn with_a_token_it_is_the_token_that_counts() {
     let folder = tempfile::tempdir().unwrap();
     let token_file = folder.path().join("token");
     std::fs::write(&token_file, "s3cret\n").unwrap();
     let config = AdminConfig { token_file: Some(token_file), ..loopback() };
     let (_runtime, admin) = start(&config, Pretend::default());
     assert!(mcp(admin.local_addr(), "", "tools/list", &json!({})).starts_with("HTTP/1.1 401"));
-    let held = mcp(admin.local_addr(), "Authorization: Bearer s3cret\r\n", "tools/list", &json!({}));
-    assert!(held.starts_with("HTTP/1.1 200"), "{held}");
+    let token = "Authorization: Bearer s3cret\r\nOrigin: http://agents.example\r\n";
+    for (path, body) in [("/mcp", HOLD), ("/v1/tools/hold", "")] {
+        assert!(post_as(admin.local_addr(), path, "node.example:7401", "", body).starts_with("HTTP/1.1 401"), "{path}");
+        let held = post_as(admin.local_addr(), path, "node.example:7401", token, body);
+        assert!(held.starts_with("HTTP/1.1 200"), "{held}");
+    }
 }

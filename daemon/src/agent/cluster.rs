@@ -198,8 +198,7 @@ mod tests {
         url
     }
 
-    fn view(url: String) -> ClusterView {
-        let timeout = Duration::from_millis(300);
+    fn view(url: String, timeout: Duration) -> ClusterView {
         ClusterView::new(ClusterSettings { url, selector: "job=\"rudder\"".to_owned(), timeout, range: timeout })
     }
 
@@ -225,12 +224,14 @@ mod tests {
     #[test]
     fn a_server_that_answers_is_asked_and_one_that_does_not_is_given_up() {
         let answer = r#"{"status":"success","data":{"result":[{"metric":{"rudder":"nodes"},"value":[1,"2"]}]}}"#;
-        assert_eq!(view(serve(answer)).look().unwrap().nodes, 2);
-        assert!(view(serve("<html>")).ask().unwrap_err().to_string().contains("no JSON"));
+        let patient = Duration::from_secs(60);
+        assert_eq!(view(serve(answer), patient).look().unwrap().nodes, 2);
+        assert!(view(serve("<html>"), patient).ask().unwrap_err().to_string().contains("no JSON"));
         let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
         let begun = std::time::Instant::now();
-        let error = view(format!("http://{}", hanging.local_addr().unwrap())).ask().unwrap_err();
+        let url = format!("http://{}", hanging.local_addr().unwrap());
+        let error = view(url, Duration::from_millis(300)).ask().unwrap_err();
         assert!(error.to_string().contains("agent.prometheus_url"), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 }

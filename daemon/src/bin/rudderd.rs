@@ -2,11 +2,12 @@
 
 use clap::Parser;
 use rudder_daemon::{
+    agent::{classifier::steer::ClassifierController, spec::ControllerSpec},
     cli::error_chain,
-    config::{Config, ConfigError, Layers},
+    config::{AgentConfig, Config, ConfigError, Layers},
     lifecycle::{self, Controls, Order},
     logging::Logging,
-    node::Node,
+    node::{Node, StartError},
     peers,
 };
 use std::{error::Error, io, path::PathBuf, process::ExitCode};
@@ -33,7 +34,7 @@ struct Arguments {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Validate the configuration and exit: status 0 if it can be used, 64 if not
+    /// Validate the configuration, and the classifier that it names, and exit: status 0 if they can be used, 64 if not
     #[arg(long)]
     check: bool,
     /// Print the configuration that is in effect as TOML, and exit
@@ -71,12 +72,15 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, EXIT_CONFIGURATION),
     };
+    if arguments.print_config {
+        return print(&config);
+    }
+    if let Err(error) = check_classifier(&config.agent) {
+        return fail(&error, EXIT_CONFIGURATION);
+    }
     if arguments.check {
         eprintln!("rudderd: the configuration can be used");
         return ExitCode::SUCCESS;
-    }
-    if arguments.print_config {
-        return print(&config);
     }
     let logging = Logging::start(&config.log);
     // Before any TLS object is built: rustls asks the process for its provider, and panics where two could be meant.
@@ -87,6 +91,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
+}
+
+/// Reads the classifier that `agent.controller` names, if it names one: the agent is started last, when trainers are served already.
+fn check_classifier(agent: &AgentConfig) -> Result<(), StartError> {
+    if let Ok(ControllerSpec::Classifier(file)) = agent.controller.parse() {
+        ClassifierController::open(&file, agent.classifier_learning_rate)?;
+    }
+    Ok(())
 }
 
 /// Defaults, file, environment, flags: each over the one before.

@@ -144,6 +144,11 @@ fn values_out_of_range_are_refused_with_a_remedy() {
         ("[local]\ninflight_max = 0\n", "local.inflight_max = 0: out of range"),
         ("[agent]\nclassifier_learning_rate = 2.0\n", "agent.classifier_learning_rate = 2: not from 0 to 1"),
         ("[agent]\nclassifier_learning_rate = nan\n", "agent.classifier_learning_rate = NaN: not from 0 to 1"),
+        ("[agent]\nclassifier_learning_rate = inf\n", "agent.classifier_learning_rate = inf: not from 0 to 1"),
+        (
+            "[agent]\ncontroller = \"llm\"\nllm_model = \"m\"\nllm_timeout_ms = 5001\n",
+            "agent.deadline_ms = 5000: below agent.llm_timeout_ms, 5001",
+        ),
         ("[agent]\ncontroller = \"explore:x\"\n", "agent.controller = \"explore:x\": no controller"),
         ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is no level; write error"),
         ("[dataset]\n", "not TOML"),

@@ -85,6 +85,13 @@ impl Config {
             let remedy = "name a model that the endpoint of agent.llm_base_url serves";
             return wrong("agent.llm_model", "\"\"", "empty, but agent.controller is llm", remedy);
         }
+        let (deadline_ms, llm_timeout_ms) = (agent.deadline_ms, agent.llm_timeout_ms);
+        if agent.controller == "llm" && deadline_ms < llm_timeout_ms {
+            let problem =
+                format!("below agent.llm_timeout_ms, {llm_timeout_ms}: an answer that takes longer is always late");
+            let remedy = "write at least as many, or a smaller agent.llm_timeout_ms";
+            return wrong("agent.deadline_ms", deadline_ms, problem, remedy);
+        }
         if !(0.0..=1.0).contains(&agent.classifier_learning_rate) {
             let remedy = "write for example 0.02";
             return wrong("agent.classifier_learning_rate", agent.classifier_learning_rate, "not from 0 to 1", remedy);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Longest wait for owners to say what they have changed.
+/// Longest wait for an owner to say what it has changed.
 const ASK_MAX: Duration = Duration::from_secs(1);
 
 /// The last answers of one table.
@@ -42,7 +42,9 @@ impl Engine {
 
     /// Finds out anew what the gauges of this module say.
     pub async fn gain_insight(self: &Arc<Self>) {
-        for at in 0..self.tables.len() {
+        // Asked all at once, so that owners that do not answer cost one wait together, and nobody else's answer.
+        let asked: Vec<_> = (0..self.tables.len()).map(|at| self.ask_changes(at, ASK_MAX)).collect();
+        for (at, asked) in asked.into_iter().enumerate() {
             let engine = Arc::clone(self);
             let weighed = tokio::task::spawn_blocking(move || engine.tables[at].cache.weigh()).await;
             let insight = &self.tables[at].insight;
@@ -51,10 +53,8 @@ impl Engine {
                 insight.spent.store(spent_share.to_bits(), Ordering::Relaxed);
                 insight.hotter_absent_rows.store(hotter_absent_rows as u64, Ordering::Relaxed);
             }
-            // An owner that does not answer leaves the count as it was; refreshing reports it.
-            if let Ok(rows) = tokio::time::timeout(ASK_MAX, self.outdated_rows(at)).await {
-                insight.outdated_rows.store(rows, Ordering::Relaxed);
-            }
+            let rows = self.outdated_rows(at, asked).await;
+            insight.outdated_rows.store(rows, Ordering::Relaxed);
         }
     }
 }

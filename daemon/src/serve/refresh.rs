@@ -5,11 +5,11 @@
 
 use super::engine::{Engine, Reason};
 use super::versions::{Care, Counts};
-use crate::peers::{PeerError, RequestId};
+use crate::peers::{Changes, PeerError, RequestId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// Bytes of rows fetched anew in one go, which are in memory twice for that time.
 const REPULL_BYTES: usize = 8 << 20;
@@ -83,21 +83,38 @@ impl Engine {
         }
     }
 
-    /// Cached rows of a table whose owners have changed them since they were last asked. Changes nothing; owners that cannot be asked count for none.
-    pub(super) async fn outdated_rows(self: &Arc<Self>, table: usize) -> u64 {
-        let (book, state) = (&self.dataset.tables()[table].book, &self.tables[table]);
-        let mut outdated = 0;
+    /// Asks the owners of a table's rows, all at once, what they have changed since they were last asked, and waits for each no
+    /// longer than `most`.
+    pub(super) fn ask_changes(self: &Arc<Self>, table: usize, most: Duration) -> JoinSet<Option<(u16, Changes)>> {
+        let mut asked = JoinSet::new();
         for part in self.others() {
             self.meet(table, part);
-            let Some(since) = state.versions.part(part).freshness().synced() else { continue };
-            let Ok(changes) = self.peers.changes(part, table as u16, book.owned(part), since).await else { continue };
-            if !changes.is_empty() {
-                let changed =
-                    |id| self.owner(table, id).is_some_and(|(owner, row)| owner == part && changes.holds(row));
-                outdated += state.cache.residents(changed).len() as u64;
-            }
+            let Some(since) = self.tables[table].versions.part(part).freshness().synced() else { continue };
+            let engine = Arc::clone(self);
+            let ask = async move {
+                let rows = engine.dataset.tables()[table].book.owned(part);
+                let changes = engine.peers.changes(part, table as u16, rows, since);
+                Some((part, tokio::time::timeout(most, changes).await.ok()?.ok()?))
+            };
+            asked.spawn_on(ask, &self.network);
         }
-        outdated
+        asked
+    }
+
+    /// Cached rows of a table whose owners have changed them, by what these answered. Changes nothing. An owner that cannot be asked counts for none: nothing could be done about its rows.
+    pub(super) async fn outdated_rows(&self, table: usize, mut asked: JoinSet<Option<(u16, Changes)>>) -> u64 {
+        let mut changed = Vec::new();
+        while let Some(answer) = asked.join_next().await {
+            changed.extend(answer.ok().flatten().filter(|(_, changes)| !changes.is_empty()));
+        }
+        if changed.is_empty() {
+            return 0;
+        }
+        let is_outdated = |id| {
+            let Some((owner, row)) = self.owner(table, id) else { return false };
+            changed.iter().any(|(part, changes)| *part == owner && changes.holds(row))
+        };
+        self.tables[table].cache.residents(is_outdated).len() as u64
     }
 
     /// The parts that others own.

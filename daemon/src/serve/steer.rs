@@ -13,6 +13,7 @@ use hashbrown::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Rows that one call has on their way at once.
 const BRING_ROWS: usize = 65_536;
@@ -70,21 +71,35 @@ impl Engine {
         }
         let tables = self.tables_of(&call)?;
         let tool = call.tool().to_owned();
-        let mut done = Vec::new();
-        for table in tables {
-            done.push(match &call {
-                ToolCall::Grow(grow) => Done::Grow(self.grow(table, grow).await),
-                ToolCall::Evict(evict) => Done::Evict(self.turn_over(table, evict).await),
-                ToolCall::Refresh(refresh) => Done::Refresh(self.refresh_tool(table, refresh).await),
-                ToolCall::Warm(warm) => Done::Warm(self.warm(table, warm).await?),
-                ToolCall::Hold(_) => break,
-            });
-        }
-        if matches!(call, ToolCall::Hold(_)) {
-            self.tables.iter().for_each(|table| table.cache.hold());
-        }
+        let done = self.carry_out(&call, tables).await?;
         tracing::info!(tool, answer = %serde_json::to_string(&done).unwrap_or_default(), "tool called");
         Ok(ToolAnswer { tool, tables: done })
+    }
+
+    async fn carry_out(self: &Arc<Self>, call: &ToolCall, tables: Vec<usize>) -> Result<Vec<Done>, ToolError> {
+        // One for all tables: who calls knows of one wait.
+        let end = Instant::now() + self.steer.wait;
+        let mut done = Vec::with_capacity(tables.len());
+        match call {
+            ToolCall::Hold(_) => self.tables.iter().for_each(|table| table.cache.hold()),
+            ToolCall::Refresh(refresh) => done = self.refresh_tables(tables, refresh).await,
+            ToolCall::Grow(grow) => {
+                for table in tables {
+                    done.push(Done::Grow(self.grow(table, grow, end).await));
+                }
+            }
+            ToolCall::Evict(evict) => {
+                for table in tables {
+                    done.push(Done::Evict(self.turn_over(table, evict, end).await));
+                }
+            }
+            ToolCall::Warm(warm) => {
+                for table in tables {
+                    done.push(Done::Warm(self.warm(table, warm, end).await?));
+                }
+            }
+        }
+        Ok(done)
     }
 
     fn name(&self, table: usize) -> String {
@@ -115,7 +130,7 @@ impl Engine {
         Ok(tables)
     }
 
-    async fn grow(self: &Arc<Self>, table: usize, grow: &Grow) -> Grown {
+    async fn grow(self: &Arc<Self>, table: usize, grow: &Grow, end: Instant) -> Grown {
         let cache = &self.tables[table].cache;
         let now = cache.capacity_rows() as u64;
         let wished = match (grow.rows, grow.factor) {
@@ -135,7 +150,7 @@ impl Engine {
             (resized, if resized.after_rows > resized.before_rows { cache.worth_bringing(free, 0) } else { Vec::new() })
         });
         let (resized, bring_in) = resized.await;
-        let brought = self.bring_in_for_tool(table, bring_in, (Reason::Tool, Fill::Tool)).await;
+        let brought = self.bring_in_for_tool(table, bring_in, (Reason::Tool, Fill::Tool), end).await;
         Grown {
             table: self.name(table),
             before_rows: resized.before_rows as u64,
@@ -160,7 +175,7 @@ impl Engine {
         if rows < ceiling { (rows, true) } else { (ceiling, false) }
     }
 
-    async fn turn_over(self: &Arc<Self>, table: usize, evict: &Evict) -> Evicted {
+    async fn turn_over(self: &Arc<Self>, table: usize, evict: &Evict, end: Instant) -> Evicted {
         let engine = Arc::clone(self);
         let Evict { fraction, forget, .. } = *evict;
         let plan = blocking(move || {
@@ -176,7 +191,7 @@ impl Engine {
         let (residents, turnover, bring_in) = plan.await;
         let evicted = &self.tables[table].cache.stats().evicted_rows;
         let before = evicted.load(Ordering::Relaxed);
-        let brought = self.bring_in_for_tool(table, bring_in, (Reason::Tool, Fill::Tool)).await;
+        let brought = self.bring_in_for_tool(table, bring_in, (Reason::Tool, Fill::Tool), end).await;
         Evicted {
             table: self.name(table),
             resident_rows: residents as u64,
@@ -187,7 +202,7 @@ impl Engine {
         }
     }
 
-    async fn warm(self: &Arc<Self>, table: usize, warm: &Warm) -> Result<Warmed, ToolError> {
+    async fn warm(self: &Arc<Self>, table: usize, warm: &Warm, end: Instant) -> Result<Warmed, ToolError> {
         let (of, node) = (&self.dataset.tables()[table], self.dataset.node());
         let mut seen = HashSet::with_capacity(warm.ids.len());
         for &id in &warm.ids {
@@ -204,8 +219,27 @@ impl Engine {
         let mut absent: Vec<u32> = seen.into_iter().filter(|&id| !cache.contains(id)).collect();
         absent.sort_unstable();
         let cached_rows = remote - absent.len() as u64;
-        let brought = self.bring_in_for_tool(table, absent, (Reason::Warm, Fill::Warm)).await;
+        let brought = self.bring_in_for_tool(table, absent, (Reason::Warm, Fill::Warm), end).await;
         Ok(Warmed { table: of.name.clone(), remote_rows: remote, cached_rows, brought })
+    }
+
+    /// Refreshes tables at the same time: peers bound each of these waits, and an owner that does not answer costs one.
+    async fn refresh_tables(self: &Arc<Self>, tables: Vec<usize>, refresh: &Refresh) -> Vec<Done> {
+        let begin = |table| {
+            let (engine, refresh) = (Arc::clone(self), refresh.clone());
+            self.network.spawn(async move { Done::Refresh(engine.refresh_tool(table, &refresh).await) })
+        };
+        let begun: Vec<_> = tables.into_iter().map(begin).collect();
+        let mut done = Vec::with_capacity(begun.len());
+        for refresh in begun {
+            match refresh.await {
+                Ok(refreshed) => done.push(refreshed),
+                Err(ended) if ended.is_panic() => std::panic::resume_unwind(ended.into_panic()),
+                // The daemon ends, and nobody hears the answer.
+                Err(_) => {}
+            }
+        }
+        done
     }
 
     async fn refresh_tool(self: &Arc<Self>, table: usize, refresh: &Refresh) -> Refreshed {
@@ -216,12 +250,13 @@ impl Engine {
         Refreshed { table: self.name(table), checked_rows, changed_rows, repulled_rows, unreachable }
     }
 
-    /// Brings rows in for a tool call, waiting for them no longer than it may.
+    /// Brings rows in for a tool call, waiting for them until `end`.
     async fn bring_in_for_tool(
         self: &Arc<Self>,
         table: usize,
         ids: Vec<u32>,
         (reason, fill): (Reason, Fill),
+        end: Instant,
     ) -> Brought {
         let mut brought =
             Brought { asked_rows: ids.len() as u64, pending_rows: ids.len() as u64, ..Brought::default() };
@@ -234,7 +269,6 @@ impl Engine {
                 let _ = pieces.send((piece.len() as u64, filled as u64));
             }
         });
-        let end = tokio::time::Instant::now() + self.steer.wait;
         while let Ok(Some((rows, filled))) = tokio::time::timeout_at(end, done.recv()).await {
             brought.pending_rows -= rows;
             brought.filled_rows += filled;

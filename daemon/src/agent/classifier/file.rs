@@ -2,7 +2,7 @@
 //! and its checks: a file is bounded before it is read, and no number of it is used before it was found possible.
 
 use super::features::{Features, NAMES};
-use super::models::{Parameters, Standard};
+use super::models::{NUMBER_MAX, Parameters, Standard};
 use super::samples::{Gain, Sample, read_bounded};
 use super::{ClassifierError, Kind, Task};
 use serde::{Deserialize, Serialize};
@@ -88,16 +88,10 @@ impl Head {
 
     fn check(&self, task: Task, kind: Kind) -> Result<(), String> {
         let of_task = |what: String| format!("{task}: {what}");
-        let (rate, network) = (self.gain.hit_rate, self.gain.network);
-        if ![rate.0, rate.1, network.0, network.1].iter().all(|value| value.is_finite())
-            || rate.1 <= 0.0
-            || network.1 <= 0.0
-        {
-            return Err(of_task("gain".to_owned()));
-        }
+        self.gain.check().map_err(|what| of_task(format!("gain: {what}")))?;
         let possible = match task {
             Task::Replace => self.amount > 0.0 && self.amount <= 1.0,
-            Task::Grow => self.amount > 1.0 && self.amount.is_finite(),
+            Task::Grow => self.amount > 1.0 && self.amount <= NUMBER_MAX,
         };
         if !possible {
             return Err(of_task(format!("an amount of {}", self.amount)));

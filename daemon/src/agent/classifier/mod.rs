@@ -195,6 +195,11 @@ pub enum ClassifierError {
         /// Its kind.
         kind: Kind,
     },
+    /// A rate that no step can have.
+    #[error(
+        "a classifier cannot learn by steps of {0}: set agent.classifier_learning_rate to a number from 0 to 1, such as 0.02"
+    )]
+    Rate(f64),
     /// The library found no model.
     #[error("{kind} cannot be fitted: {what}")]
     Fit {

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 /// Most nodes that all trees of a file may have together: far above those that are fitted.
 const NODES_MAX: usize = 1 << 16;
 
+/// Largest number that parameters may have: far above those that are fitted, and no sum of products of three of them overflows.
+pub(super) const NUMBER_MAX: f64 = 1e90;
+
 /// Standardises features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -155,11 +158,11 @@ impl Forest {
         }
         self.trees.iter().enumerate().try_for_each(|(number, tree)| {
             let wrong = tree.iter().enumerate().find(|(at, node)| match **node {
-                Node::Leaf { value } => !value.is_finite(),
+                Node::Leaf { value } => !is_possible(value),
                 // Children after their parents: no walk is endless.
                 Node::Split { feature, threshold, low, high } => {
                     let child = |child: usize| child > *at && child < tree.len();
-                    feature >= COUNT || !threshold.is_finite() || !child(low) || !child(high)
+                    feature >= COUNT || !is_possible(threshold) || !child(low) || !child(high)
                 }
             });
             match wrong {
@@ -263,12 +266,16 @@ impl Parameters {
     }
 }
 
-/// That these are so many numbers, none of them infinite.
+fn is_possible(value: f64) -> bool {
+    value.is_finite() && value.abs() <= NUMBER_MAX
+}
+
+/// That these are so many numbers, none of them infinite or beyond [`NUMBER_MAX`].
 pub(super) fn all_finite(name: &str, values: &[f64], count: usize) -> Result<(), String> {
     if values.len() != count {
         return Err(format!("{name}: {} values where there should be {count}", values.len()));
     }
-    match values.iter().find(|value| !value.is_finite()) {
+    match values.iter().find(|value| !is_possible(**value)) {
         Some(value) => Err(format!("{name}: {value}")),
         None => Ok(()),
     }

@@ -10,6 +10,7 @@
 //! transformation of uplift modelling, Jaskowski and Jaroszewicz 2012).
 
 use super::features::{Features, features, may_grow, may_replace};
+use super::models::all_finite;
 use super::{ClassifierError, Task};
 use crate::agent::controller::{Past, View};
 use crate::agent::journal::{Decision, FORMAT};
@@ -67,13 +68,16 @@ pub struct Gain {
     pub wait: (f64, f64),
 }
 
+/// Smallest standard deviation that counts as one.
+const DEVIATION_MIN: f64 = 1e-12;
+
 /// Mean and standard deviation; the latter 1 where all are alike.
 #[must_use]
 pub fn moments(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     let count = values.clone().count().max(1) as f64;
     let mean = values.clone().sum::<f64>() / count;
     let deviation = (values.map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
-    (mean, if deviation > 1e-12 { deviation } else { 1.0 })
+    (mean, if deviation > DEVIATION_MIN { deviation } else { 1.0 })
 }
 
 impl Gain {
@@ -85,6 +89,18 @@ impl Gain {
             network: moments(samples.iter().map(|sample| sample.network_change)),
             wait: moments(samples.iter().map(|sample| sample.wait_change)),
         }
+    }
+
+    /// That these are moments of changes, which were measured.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { hit_rate, network, wait } = self;
+        for (name, (mean, deviation)) in [("hit_rate", hit_rate), ("network", network), ("wait", wait)] {
+            all_finite(name, &[*mean, *deviation], 2)?;
+            if *deviation <= DEVIATION_MIN {
+                return Err(format!("{name}: a deviation of {deviation}"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether what was done helped.

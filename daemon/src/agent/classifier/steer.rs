@@ -28,8 +28,13 @@ impl ClassifierController {
     /// With the model of this file. A `rate` above 0 has it learn from the effects of its decisions by steps of that length.
     ///
     /// # Errors
-    /// Those of [`Model::read`], and [`ClassifierError::CannotLearn`] for a rate above 0 and a model of trees or support vectors.
+    /// Those of [`Model::read`], [`ClassifierError::Rate`] for a rate that is not from 0 to 1, and
+    /// [`ClassifierError::CannotLearn`] for one above 0 and a model of trees or support vectors.
     pub fn open(path: &Path, rate: f64) -> Result<Self, ClassifierError> {
+        // Also false of what is no number.
+        if !(0.0..=1.0).contains(&rate) {
+            return Err(ClassifierError::Rate(rate));
+        }
         let model = Model::read(path)?;
         if rate > 0.0 && !matches!(model.kind, Kind::Lr | Kind::Mlp) {
             return Err(ClassifierError::CannotLearn { path: path.to_owned(), kind: model.kind });

@@ -49,7 +49,7 @@ fn finished(reason: &Value) -> Result<(), String> {
     match reason {
         Value::String(reason) if matches!(reason.as_str(), "stop" | "tool_calls") => Ok(()),
         Value::String(reason) if reason == "length" => {
-            Err("the answer was cut off (finish_reason is length): agent.llm.max_tokens is too small for it".to_owned())
+            Err("the answer was cut off (finish_reason is length): agent.llm_max_tokens is too small for it".to_owned())
         }
         other => Err(format!("finish_reason is {}, not stop", quoted(&other.to_string()))),
     }
@@ -150,7 +150,7 @@ mod tests {
             (json!({"choices": [7]}), "finish_reason is null"),
             (ended(json!("")), "finish_reason is \"\""),
             (ended(json!(null)), "finish_reason is null"),
-            (ended(json!("length")), "cut off"),
+            (ended(json!("length")), "agent.llm_max_tokens is too small"),
             (with("grow", r#"{"factor": NaN}"#), "no decision"),
             (with("grow", r#"{"factor": -2}"#), "`factor` is -2"),
             (with("grow", r#"{"factor": 1e300}"#), "at most 1000000"),

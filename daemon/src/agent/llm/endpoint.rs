@@ -1,6 +1,7 @@
 //! The wire to the model: chat completions through `async-openai`, over an HTTP service of our own that holds every request to
 //! a deadline, repeats what is worth repeating within a budget, and reads no more of a response than it may. It owns those
-//! bounds. It must never believe a body before it is whole, follow a redirect (a key would go along), or log what came.
+//! bounds. It must never believe a body before it is whole, follow a redirect (a key would go along), or log what came: a
+//! fault quotes the begin of it, for `/v1/status` and the journal.
 
 use super::settings::{LlmError, LlmSettings};
 use async_openai::Client;
@@ -12,7 +13,7 @@ use reqwest::{Response, StatusCode};
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tower::BoxError;
 
 /// First wait before a repetition; each further one is twice as long.
@@ -54,6 +55,16 @@ impl Fault {
             Fault::Lost(_) => true,
             Fault::Status { status, .. } => *status == 429 || *status >= 500,
             Fault::Late(_) | Fault::Garbage(_) => false,
+        }
+    }
+
+    /// How long the endpoint wants to be left alone, and that in words; nothing if it said no such thing.
+    pub(super) fn quiet(&self) -> Option<(Duration, String)> {
+        match self {
+            Fault::Status { wait: Some(wait), .. } if !wait.is_zero() => {
+                Some((*wait, format!("{self}; it asked to be left alone for {:.0} s", wait.as_secs_f64().ceil())))
+            }
+            _ => None,
         }
     }
 }
@@ -178,7 +189,7 @@ impl Endpoint {
                 Err(fault) => fault,
             };
             let asked = if let Fault::Status { wait, .. } = &fault { *wait } else { None };
-            let wait = asked.unwrap_or(backoff);
+            let wait = asked.map_or(backoff, |asked| asked.max(backoff));
             let in_time = Instant::now() + wait < deadline;
             if left == 0 || wait > budget || !in_time || !fault.worth_repeating() {
                 return Err(fault);
@@ -225,10 +236,21 @@ impl Endpoint {
     }
 }
 
+/// How long `Retry-After` says to wait: in seconds, or until a date (RFC 9110, section 10.2.3). A date that is over says not at all.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let wait = if is_number {
+        // More digits than fit are a long time, too.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()
+    };
+    Some(wait.min(QUIET_MAX))
+}
+
 fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
-    let seconds =
-        headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
-    let wait = seconds.map(|seconds| Duration::from_secs(seconds).min(QUIET_MAX));
+    let wait = retry_after(headers, SystemTime::now());
     let text = String::from_utf8_lossy(body);
     let message = serde_json::from_str::<Value>(&text).ok().and_then(|value| {
         let error = value.get("error")?;
@@ -246,4 +268,34 @@ fn whole(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_in_seconds_and_as_a_date() {
+        // Sunday, 6 November 1994, 08:49:37 GMT, the date of RFC 9110.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let read = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]), now);
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+        for (text, wait) in [
+            ("0", seconds(0)),
+            (" 7 ", seconds(7)),
+            ("86400", Some(QUIET_MAX)),
+            ("99999999999999999999999", Some(QUIET_MAX)),
+            ("Sun, 06 Nov 1994 08:49:47 GMT", seconds(10)),
+            ("Sunday, 06-Nov-94 08:49:47 GMT", seconds(10)),
+            ("Sun Nov  6 08:49:47 1994", seconds(10)),
+            ("Sun, 06 Nov 1994 07:00:00 GMT", seconds(0)),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(QUIET_MAX)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(read(text), wait, "{text}");
+        }
+    }
 }

@@ -71,8 +71,10 @@ impl Shared {
         let standing = match (&probe.verdict, probe.mode) {
             (Verdict::Healthy, Some(mode)) => Standing::Healthy(mode),
             (Verdict::Unreachable(why), _) => {
-                let wait = UNREACHED_MS << state.unreached.min(16);
-                Standing::Unreachable { why: why.clone(), again: after(wait) }
+                let soonest = after(UNREACHED_MS << state.unreached.min(16));
+                // What the endpoint asks for is bounded where it is read.
+                let again = probe.quiet.map_or(soonest, |quiet| soonest.max(Instant::now() + quiet));
+                Standing::Unreachable { why: why.clone(), again }
             }
             (Verdict::Degraded(why), mode) => Standing::Degraded { why: why.clone(), mode, again: after(u64::MAX) },
             (Verdict::Healthy, None) => {
@@ -81,16 +83,30 @@ impl Shared {
         };
         let reached = !matches!(standing, Standing::Unreachable { .. });
         state.unreached = if reached { 0 } else { state.unreached + 1 };
-        let (model, mode, apt, took_ms) = (&self.settings.model, probe.mode, probe.apt, probe.took_ms);
-        if probe.verdict == Verdict::Healthy {
-            tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked");
-        } else {
-            let verdict = &probe.verdict;
-            tracing::warn!(model, ?mode, apt, took_ms, ?verdict, "language model probed: rules stand in");
-        }
+        self.tell(&probe);
         state.standing = standing;
         state.probe = Some(probe);
         self.probed.notify_all();
+    }
+
+    fn tell(&self, probe: &Probe) {
+        let (model, mode, apt, took_ms) = (&self.settings.model, probe.mode, probe.apt, probe.took_ms);
+        match &probe.verdict {
+            Verdict::Healthy => tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked"),
+            Verdict::Degraded(why) | Verdict::Unreachable(why) => {
+                let verdict = probe.verdict.name();
+                tracing::warn!(
+                    model,
+                    ?mode,
+                    apt,
+                    took_ms,
+                    verdict,
+                    "language model probed: rules stand in; `agent.llm` of /v1/status says why"
+                );
+                // It may quote what came, and logs travel further than a status does.
+                tracing::debug!(model, verdict, why, "what the probe found");
+            }
+        }
     }
 }
 
@@ -199,26 +215,30 @@ impl Llm {
     /// The mode to ask in, or why the model is not asked now.
     fn mode(&mut self) -> Result<Mode, ControllerError> {
         let now = Instant::now();
-        let standing = self.shared.state().standing.clone();
+        let mut standing = self.shared.state().standing.clone();
+        let settings = &self.shared.settings;
+        let due = match &standing {
+            Standing::Degraded { mode: Some(_), .. } if settings.ask_degraded => false,
+            Standing::Degraded { again, .. } | Standing::Unreachable { again, .. } => now >= *again,
+            Standing::Probing | Standing::Healthy(_) => false,
+        };
+        if due {
+            self.probe_again();
+        }
+        if self.shared.settings.waits_for_probe {
+            let most = Duration::from_millis(self.shared.settings.probe_timeout_ms) * probe::QUESTIONS_MAX;
+            let _ = self.watch().probed(most);
+            standing = self.shared.state().standing.clone();
+        }
         match standing {
-            Standing::Healthy(mode) => match self.quiet.take_if(|(until, _)| *until <= now).or(self.quiet.clone()) {
-                Some((until, why)) if until > now => Err(ControllerError::Unreachable(why)),
+            Standing::Healthy(mode) => match &self.quiet {
+                Some((until, why)) if *until > now => Err(ControllerError::Unreachable(why.clone())),
                 _ => Ok(mode),
             },
             Standing::Probing => Err(ControllerError::Degraded("its probe is not over yet".to_owned())),
             Standing::Degraded { mode: Some(mode), .. } if self.shared.settings.ask_degraded => Ok(mode),
-            Standing::Degraded { why, again, .. } => {
-                if now >= again {
-                    self.probe_again();
-                }
-                Err(ControllerError::Degraded(why))
-            }
-            Standing::Unreachable { why, again } => {
-                if now >= again {
-                    self.probe_again();
-                }
-                Err(ControllerError::Unreachable(why))
-            }
+            Standing::Degraded { why, .. } => Err(ControllerError::Degraded(why)),
+            Standing::Unreachable { why, .. } => Err(ControllerError::Unreachable(why)),
         }
     }
 
@@ -235,10 +255,7 @@ impl Llm {
                 ControllerError::Invalid(why)
             }
             Unanswered::Fault(fault) => {
-                if let Fault::Status { wait: Some(wait), .. } = &fault {
-                    let why = format!("{fault}; it asked to be left alone for {} s", wait.as_secs());
-                    self.quiet = Some((Instant::now() + *wait, why));
-                }
+                self.quiet = fault.quiet().map(|(wait, why)| (Instant::now() + wait, why));
                 ControllerError::Unreachable(fault.to_string())
             }
         }

@@ -9,7 +9,7 @@ use super::endpoint::Fault;
 use super::schema::Mode;
 use serde::Serialize;
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A state in which a person would know what to do.
 struct Canary {
@@ -59,6 +59,9 @@ fn canaries() -> [Canary; 5] {
 /// Canaries that are asked twice, for the same answer.
 const REPEATED: usize = 2;
 
+/// Most questions of a probe.
+pub(super) const QUESTIONS_MAX: u32 = 3 * 5 + REPEATED as u32;
+
 /// Failures in a row after which a mode is given up.
 const GIVE_UP: usize = 2;
 
@@ -100,6 +103,18 @@ pub enum Verdict {
     Unreachable(String),
 }
 
+impl Verdict {
+    /// In a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Degraded(_) => "degraded",
+            Verdict::Unreachable(_) => "unreachable",
+        }
+    }
+}
+
 /// What a probe found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Probe {
@@ -116,6 +131,28 @@ pub struct Probe {
     pub apt: usize,
     /// Milliseconds that the probe took.
     pub took_ms: f64,
+    /// How long the endpoint asked to be left alone, if that is what ended the probe.
+    #[serde(skip)]
+    pub(super) quiet: Option<Duration>,
+}
+
+/// Why asking further makes no sense in any mode.
+struct Unreached {
+    why: String,
+    quiet: Option<Duration>,
+}
+
+impl From<Fault> for Unreached {
+    fn from(fault: Fault) -> Self {
+        match fault.quiet() {
+            Some((quiet, why)) => Self { why, quiet: Some(quiet) },
+            None => Self { why: fault.to_string(), quiet: None },
+        }
+    }
+}
+
+fn stopped_early() -> Unreached {
+    Unreached { why: "the probe was stopped".to_owned(), quiet: None }
 }
 
 /// The answers of one mode.
@@ -128,11 +165,11 @@ struct Trial {
 pub(super) async fn probe(asker: &Asker, stopped: &(dyn Fn() -> bool + Sync)) -> Probe {
     let begin = Instant::now();
     let mut trials: Vec<Trial> = Vec::new();
-    let mut verdict = None;
+    let mut unreached = None;
     for mode in [Mode::Schema, Mode::Tools, Mode::Text] {
         match attempt(asker, mode, stopped).await {
             Err(why) => {
-                verdict = Some(Verdict::Unreachable(why));
+                unreached = Some(why);
                 break;
             }
             Ok(trial) => trials.push(trial),
@@ -149,26 +186,30 @@ pub(super) async fn probe(asker: &Asker, stopped: &(dyn Fn() -> bool + Sync)) ->
     let usable = best.filter(|trial| 2 * trial.found.valid > trial.found.asked);
     let mode = usable.map(|trial| trial.found.mode);
     let canaries = best.map(|trial| trial.canaries.clone()).unwrap_or_default();
-    let verdict = match (verdict, usable) {
-        (Some(verdict), _) => verdict,
+    let judged = match (unreached, usable) {
+        (Some(unreached), _) => Err(unreached),
         (None, None) => {
             let problem = trials.iter().find_map(|trial| trial.found.problem.clone()).unwrap_or_default();
-            Verdict::Degraded(format!("it gives valid answers in no mode: {problem}"))
+            Ok(Verdict::Degraded(format!("it gives valid answers in no mode: {problem}")))
         }
         (None, Some(trial)) => judge(asker, trial, stopped).await,
     };
+    let (verdict, quiet) = match judged {
+        Ok(verdict) => (verdict, None),
+        Err(Unreached { why, quiet }) => (Verdict::Unreachable(why), quiet),
+    };
     let apt = canaries.iter().filter(|canary| canary.apt).count();
     let modes = trials.into_iter().map(|trial| trial.found).collect();
-    Probe { verdict, mode, modes, canaries, apt, took_ms: begin.elapsed().as_secs_f64() * 1e3 }
+    Probe { verdict, mode, modes, canaries, apt, took_ms: begin.elapsed().as_secs_f64() * 1e3, quiet }
 }
 
-/// All canaries in one mode; an error if asking further makes no sense in any.
-async fn attempt(asker: &Asker, mode: Mode, stopped: &(dyn Fn() -> bool + Sync)) -> Result<Trial, String> {
+/// All canaries in one mode.
+async fn attempt(asker: &Asker, mode: Mode, stopped: &(dyn Fn() -> bool + Sync)) -> Result<Trial, Unreached> {
     let mut found = ModeProbe { mode, asked: 0, valid: 0, problem: None };
     let mut answers = Vec::new();
     for canary in canaries() {
         if stopped() {
-            return Err("the probe was stopped".to_owned());
+            return Err(stopped_early());
         }
         if found.asked == GIVE_UP && found.valid == 0 {
             break;
@@ -190,7 +231,7 @@ async fn attempt(asker: &Asker, mode: Mode, stopped: &(dyn Fn() -> bool + Sync))
                 format!("refused: {said}")
             }
             Err(Unanswered::Fault(fault @ (Fault::Late(_) | Fault::Lost(_) | Fault::Status { .. }))) => {
-                return Err(fault.to_string());
+                return Err(fault.into());
             }
             Err(Unanswered::Fault(Fault::Garbage(why)) | Unanswered::Invalid(why)) => why,
         };
@@ -201,30 +242,32 @@ async fn attempt(asker: &Asker, mode: Mode, stopped: &(dyn Fn() -> bool + Sync))
 }
 
 /// Whether what a model chooses depends on what it is shown, and on nothing else.
-async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)) -> Verdict {
+async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)) -> Result<Verdict, Unreached> {
     let tools: BTreeSet<_> = trial.canaries.iter().filter_map(|canary| canary.tool).collect();
     if let (1, Some(only)) = (tools.len(), tools.first()) {
-        return Verdict::Degraded(format!("it answers {only} whatever it is shown"));
+        return Ok(Verdict::Degraded(format!("it answers {only} whatever it is shown")));
     }
     for (canary, before) in canaries().iter().zip(&trial.canaries).take(REPEATED) {
         if stopped() {
-            return Verdict::Unreachable("the probe was stopped".to_owned());
+            return Err(stopped_early());
         }
         let view = View { now: &canary.seen, past: &[] };
         match asker.ask(view, trial.found.mode, asker.probe_timeout_ms()).await {
             Err(Unanswered::Fault(fault @ (Fault::Late(_) | Fault::Lost(_) | Fault::Status { .. }))) => {
-                return Verdict::Unreachable(fault.to_string());
+                return Err(fault.into());
             }
             Ok(proposal) => {
                 let (now, tool) = (proposal.call.tool(), before.tool.unwrap_or("nothing valid"));
                 if now != tool {
                     let name = canary.name;
-                    return Verdict::Degraded(format!("shown the state `{name}` twice it answers {tool}, then {now}"));
+                    return Ok(Verdict::Degraded(format!(
+                        "shown the state `{name}` twice it answers {tool}, then {now}"
+                    )));
                 }
             }
             // Validity has been judged.
             Err(_) => {}
         }
     }
-    Verdict::Healthy
+    Ok(Verdict::Healthy)
 }

@@ -2,7 +2,7 @@
 //! did, then the window that ended. It owns the words. It must never hold text from outside: numbers and words of this program
 //! only, so that nobody who names a table, a vertex type or a node can speak to the model.
 
-use super::super::controller::{Past, View};
+use super::super::controller::{Past, Refused, View};
 use super::super::snapshot::Snapshot;
 use super::schema::{Offer, answer};
 use crate::tools::{Evict, Grow, Refresh, ToolCall};
@@ -20,7 +20,7 @@ const CASES: [(&str, &str, &str, &str); 4] = [
     (
         "100% full, and may grow to more rows than it may hold now",
         "full and may grow",
-        r#"{"tool":"grow","arguments":{"factor":2.0}}"#,
+        r#"{"tool":"grow","arguments":{"factor":1.5}}"#,
         "up",
     ),
     (
@@ -81,18 +81,26 @@ fn say_past(text: &mut String, past: &Past) {
     let seen = &past.seen;
     let rate = seen.hit_rate.map_or_else(|| "no".to_owned(), |rate| format!("{:.0}%", 100.0 * rate));
     let full = 100.0 * seen.fullness();
-    let _ = write!(text, "- window {}: {rate} hits, {full:.0}% full; {}", seen.window, call(&past.call));
+    let did = match past.refused {
+        Some(Refused { tool, rule }) => format!("{tool} was refused by the rule {rule}, so nothing was done"),
+        None => call(&past.call),
+    };
+    let _ = write!(text, "- window {}: {rate} hits, {full:.0}% full; {did}", seen.window);
     let _ = match past.effect {
         None => writeln!(text, "; its effect is not known."),
         Some(effect) => {
             let ((hits, hits_after), (rows, rows_after)) = (effect.hit_rate, effect.network_share);
-            let came = if effect.as_expected { "came true" } else { "did not come true" };
+            let came = match (past.refused, effect.as_expected) {
+                // What was expected was expected of what was not done.
+                (Some(_), _) => String::new(),
+                (None, true) => format!("; expected {}: came true", past.expected.name()),
+                (None, false) => format!("; expected {}: did not come true", past.expected.name()),
+            };
             writeln!(
                 text,
-                "; hits {:.0}% to {:.0}%, network rows per row {rows:.2} to {rows_after:.2}; expected {}: {came}.",
+                "; hits {:.0}% to {:.0}%, network rows per row {rows:.2} to {rows_after:.2}{came}.",
                 100.0 * hits,
                 100.0 * hits_after,
-                past.expected.name()
             )
         }
     };
@@ -166,6 +174,48 @@ mod tests {
                     network rows per row 0.50 to 0.40; expected up: came true.";
         assert!(text.contains(line), "{text}");
         assert!(text.contains("hit_rate 0.5,") && text.ends_with("window 10"), "{text}");
+        let refused = Some(Refused { tool: "evict", rule: "no-candidates" });
+        let hold = ToolCall::Hold(crate::tools::Hold {});
+        let past = Past { effect: Some(effect), refused, ..Past::new(seen(9), hold, Impact::Up) };
+        let text = state(View { now: &seen(10), past: &[past] }, 2);
+        let line = "; evict was refused by the rule no-candidates, so nothing was done; hits 50% to 61%, \
+                    network rows per row 0.50 to 0.40.\n";
+        assert!(text.contains(line), "{text}");
+    }
+
+    /// Whether `value` is what a schema that is offered allows: one of its values, where it names some, and of its type.
+    fn allows(schema: &Value, value: &Value) -> bool {
+        let number = |value: &Value| value.as_f64().map(f64::to_bits);
+        let listed = schema["enum"].as_array();
+        let is_listed = listed.is_none_or(|listed| {
+            listed.iter().any(|one| one == value || number(one).is_some_and(|one| Some(one) == number(value)))
+        });
+        let of_type = match schema["type"].as_str() {
+            Some("number") => value.is_number(),
+            Some("boolean") => value.is_boolean(),
+            Some("string") => value.is_string(),
+            _ => false,
+        };
+        is_listed && of_type
+    }
+
+    #[test]
+    fn the_answers_that_are_shown_are_what_the_schema_allows() {
+        for (_, reason, call, expects) in CASES {
+            let call: Value = serde_json::from_str(call).unwrap();
+            let offers = offers();
+            let offer = offers.iter().find(|offer| call["tool"] == offer.name).unwrap();
+            let arguments = call["arguments"].as_object().unwrap();
+            assert_eq!(call.as_object().unwrap().len(), 2, "{call}");
+            assert_eq!(arguments.len(), offer.arguments.len(), "{call}");
+            for (name, node) in &offer.arguments {
+                let schema = serde_json::to_value(node).unwrap();
+                assert!(allows(&schema, &arguments[*name]), "{call}: {name} must be of {schema}");
+            }
+            let schema = serde_json::to_value(answer(&offers)).unwrap();
+            assert!(allows(&schema["properties"]["expects"], &expects.into()), "{expects}");
+            assert!(reason.len() <= schema["properties"]["reason"]["maxLength"].as_u64().unwrap() as usize, "{reason}");
+        }
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub struct LlmSettings {
     pub reprobe_ms: u64,
     /// Asks a model that was found degraded all the same; for measuring such a model.
     pub ask_degraded: bool,
+    /// Waits for a probe that is under way instead of answering that it is; for replays, in which no time passes while the
+    /// rules stand in.
+    pub waits_for_probe: bool,
 }
 
 impl Default for LlmSettings {
@@ -54,6 +57,7 @@ impl Default for LlmSettings {
             answer_bytes_max: 64 << 10,
             reprobe_ms: 300_000,
             ask_degraded: false,
+            waits_for_probe: false,
         }
     }
 }
@@ -102,7 +106,7 @@ impl LlmSettings {
             return Err(bad_url("is no http or https URL with a host".to_owned()));
         }
         if !url.username().is_empty() || url.password().is_some() || url.query().is_some() {
-            return Err(bad_url("holds a key or a query; name the key's variable in key_env".to_owned()));
+            return Err(bad_url("holds a key or a query; name the key's variable in agent.llm_key_env".to_owned()));
         }
         if self.model.is_empty() {
             return Err(LlmError::NoModel);

@@ -48,6 +48,7 @@ impl LlmArgs {
             timeout_ms: self.llm_timeout_ms,
             key_env: self.llm_key_env.clone(),
             ask_degraded: self.llm_ask_degraded,
+            waits_for_probe: true,
             ..LlmSettings::default()
         })?;
         let status = llm.watch().probed(PROBE_MAX);

@@ -1,6 +1,7 @@
 //! Models through a file and back, and files that nobody should have written.
 
 use super::super::file::{BYTES_MAX, FORMAT, Model};
+use super::super::steer::ClassifierController;
 use super::super::{ClassifierError, Kind, Task};
 use super::{line, model, world};
 use std::path::Path;
@@ -21,6 +22,13 @@ fn with_number(text: &str, key: &str, number: &str) -> String {
     let at = text.find(key).unwrap() + key.len();
     let end = at + text[at..].find([',', ']', '}']).unwrap();
     format!("{}{number}{}", &text[..at], &text[end..])
+}
+
+/// Replaces the second number after `key`.
+fn with_second(text: &str, key: &str, number: &str) -> String {
+    let at = text.find(key).unwrap() + key.len();
+    let comma = at + text[at..].find(',').unwrap() + 1;
+    with_number(text, &text[text.find(key).unwrap()..comma].to_owned(), number)
 }
 
 #[test]
@@ -44,7 +52,13 @@ fn files_that_were_never_trained_are_refused_by_name() {
     assert!(matches!(&features, ClassifierError::Features { what, .. } if what.contains("warm_share")));
     let unknown = said(Kind::Lr, &|text| text.replacen('{', "{\"colour\":1,", 1));
     assert!(matches!(unknown, ClassifierError::Malformed { .. }));
-    let parameters: [(Kind, &str, &str); 9] = [
+    let parameters: [(Kind, &str, &str); 15] = [
+        (Kind::Lr, "\"gain\":{\"hit_rate\":[", "1e200"),
+        (Kind::Lr, "\"wait\":[", "1e200"),
+        (Kind::Lr, "\"bias\":", "-1e200"),
+        (Kind::Lr, "\"mean\":[", "1e200"),
+        (Kind::Gbt, "\"value\":", "1e200"),
+        (Kind::Svm, "\"support\":[[", "1e200"),
         (Kind::Lr, "\"amount\":", "1.5"),
         (Kind::Lr, "\"deviation\":[", "-1"),
         (Kind::Lr, "\"weights\":[", "1,1"),
@@ -59,8 +73,30 @@ fn files_that_were_never_trained_are_refused_by_name() {
         let wrong = said(kind, &|text| with_number(text, key, number));
         assert!(matches!(wrong, ClassifierError::Parameters { .. }), "{kind} {key} {number}: {wrong}");
     }
+    // Means and deviations of the changes, all three of which the label divides by.
+    for key in ["\"gain\":{\"hit_rate\":[", "\"network\":[", "\"wait\":["] {
+        for number in ["0.0", "-1.0", "1e-300", "1e200"] {
+            let wrong = said(Kind::Lr, &|text| with_second(text, key, number));
+            assert!(
+                matches!(&wrong, ClassifierError::Parameters { what, .. } if what.contains("gain")),
+                "{key} {number}: {wrong}"
+            );
+        }
+    }
     let other = said(Kind::Rf, &|text| text.replace("\"kind\":\"rf\"", "\"kind\":\"lr\""));
     assert!(matches!(other, ClassifierError::Parameters { .. }));
+}
+
+#[test]
+fn a_rate_that_no_step_can_have_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.json");
+    model(Kind::Lr).write(&path).unwrap();
+    for rate in [f64::NAN, f64::INFINITY, -0.1, 1.5] {
+        let refused = ClassifierController::open(&path, rate).unwrap_err();
+        assert!(matches!(refused, ClassifierError::Rate(_)), "{refused}");
+    }
+    assert!(ClassifierController::open(&path, 0.0).is_ok() && ClassifierController::open(&path, 1.0).is_ok());
 }
 
 #[test]

@@ -2,13 +2,55 @@
 
 use super::super::Mode;
 use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use hyper::body::Frame;
 use serde_json::{Value, json};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::time::Sleep;
+
+/// How an answer ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// When all of it is sent.
+    Whole,
+    /// Never: half of it is sent.
+    Hangs,
+    /// With the connection, when half of it is sent.
+    Breaks,
+}
+
+/// Half a body, and how it goes on.
+struct Half {
+    begin: Option<Bytes>,
+    pause: Pin<Box<Sleep>>,
+    end: End,
+}
+
+impl HttpBody for Half {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        if let Some(begin) = self.begin.take() {
+            return Poll::Ready(Some(Ok(Frame::data(begin))));
+        }
+        // So that the half is on its way before the connection ends.
+        match self.pause.as_mut().poll(context) {
+            Poll::Ready(()) if self.end == End::Breaks => Poll::Ready(Some(Err(std::io::Error::other("torn")))),
+            _ => Poll::Pending,
+        }
+    }
+}
 
 /// What the server answers.
 #[derive(Clone)]
@@ -17,12 +59,14 @@ pub(super) struct Reply {
     pub(super) kind: &'static str,
     pub(super) body: String,
     pub(super) delay: Duration,
-    pub(super) retry_after: Option<&'static str>,
+    pub(super) retry_after: Option<String>,
+    pub(super) end: End,
 }
 
 impl Reply {
     pub(super) fn ok(body: impl ToString) -> Self {
-        Self { status: 200, kind: "application/json", body: body.to_string(), delay: Duration::ZERO, retry_after: None }
+        let (kind, body) = ("application/json", body.to_string());
+        Self { status: 200, kind, body, delay: Duration::ZERO, retry_after: None, end: End::Whole }
     }
 
     pub(super) fn status(status: u16, body: &str) -> Self {
@@ -55,7 +99,14 @@ async fn complete(State(inner): State<Arc<Mutex<Inner>>>, headers: HeaderMap, bo
         (inner.behaviour)(&request, inner.requests.len() - 1)
     };
     tokio::time::sleep(reply.delay).await;
-    let mut response = (StatusCode::from_u16(reply.status).unwrap(), reply.body).into_response();
+    let body = if reply.end == End::Whole {
+        Body::from(reply.body)
+    } else {
+        let begin = Bytes::from(reply.body.as_bytes()[..reply.body.len() / 2].to_vec());
+        let pause = Box::pin(tokio::time::sleep(Duration::from_millis(50)));
+        Body::new(Half { begin: Some(begin), pause, end: reply.end })
+    };
+    let mut response = (StatusCode::from_u16(reply.status).unwrap(), body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, reply.kind.parse().unwrap());
     if let Some(after) = reply.retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, after.parse().unwrap());
