@@ -200,7 +200,7 @@ pub fn main() -> ExitCode {
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{} {error}", style::paint(style::Tone::Bad, "rudder:"));
+            style::complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
