@@ -18,6 +18,7 @@ pub mod log;
 pub mod manual;
 pub mod replay;
 pub mod report;
+pub mod rudderd;
 mod scrape;
 pub mod status;
 mod style;
