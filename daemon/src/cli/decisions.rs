@@ -75,13 +75,13 @@ fn shown(chosen: &[Decision], there: usize, args: &DecisionsArgs) -> String {
         ([], _) if args.limit > 0 => {
             format!("{}, none of which did anything\n", plural(there as u64, "decision"))
         }
-        _ => told(chosen, args.each),
+        _ => told(chosen, there, args.each),
     }
 }
 
-/// The decisions for people: what there is, then each; several quiet ones in a row in one line.
-fn told(decisions: &[Decision], each: bool) -> String {
-    let mut out = format!("{}\n\n", headline(decisions));
+/// The decisions for people: what there is, of how many in all, then each; several quiet ones in a row in one line.
+fn told(decisions: &[Decision], there: usize, each: bool) -> String {
+    let mut out = format!("{}\n\n", headline(decisions, there));
     let mut rest = decisions;
     while let Some(first) = rest.first() {
         let quiet = rest.iter().take_while(|decision| !each && is_quiet(decision)).count();
@@ -102,9 +102,11 @@ fn is_quiet(decision: &Decision) -> bool {
     decision.call.tool() == "hold" && decision.outcome == "done" && decision.fallback.is_none()
 }
 
-fn headline(decisions: &[Decision]) -> String {
+fn headline(decisions: &[Decision], there: usize) -> String {
     let count = |is: &dyn Fn(&Decision) -> bool| decisions.iter().filter(|decision| is(decision)).count() as u64;
-    let mut parts = vec![plural(decisions.len() as u64, "decision")];
+    let all = plural(there as u64, "decision");
+    let mut parts =
+        vec![if decisions.len() < there { format!("{} of {all}", grouped(decisions.len() as u64)) } else { all }];
     for tool in ["grow", "evict", "refresh", "warm", "hold"] {
         match count(&|decision| decision.call.tool() == tool && decision.outcome != "refused") {
             0 => {}
@@ -321,13 +323,13 @@ mod tests {
             ..decision(number)
         };
         let all = [decision(1), hold(2), hold(3), hold(4), decision(5), hold(6)];
-        let text = style::plain(&told(&all, false));
+        let text = style::plain(&told(&all, 6, false));
         assert!(text.starts_with("6 decisions, 2 grow, 4 hold, 2 clamped, 2 by the rules"), "{text}");
         assert!(text.contains("2 of 2 came out as expected"), "{text}");
         assert!(text.contains("#2 to #4  held 3 times; hit rate 50 % to 50 %; the last: steady"), "{text}");
         assert!(text.contains("#6  hold, done"), "one alone is told: {text}");
         assert!(!text.contains("#3  "), "{text}");
-        assert!(style::plain(&told(&all, true)).contains("#3  hold, done"));
+        assert!(style::plain(&told(&all, 6, true)).contains("#3  hold, done"));
     }
 
     #[test]
@@ -375,6 +377,8 @@ mod tests {
         assert_eq!(numbers("decisions --limit 1 --actions"), [2]);
         assert_eq!(numbers("decisions --limit 3"), [2, 3, 4]);
         let actions = args("decisions --actions");
+        let acted = style::plain(&shown(&last(all(), &actions), 4, &actions));
+        assert!(acted.starts_with("2 of 4 decisions, 2 grow, 2 clamped"), "{acted}");
         assert_eq!(shown(&[], 2, &actions), "2 decisions, none of which did anything\n");
         assert!(shown(&[], 0, &actions).starts_with("no decisions yet"));
     }
