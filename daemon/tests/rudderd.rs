@@ -7,10 +7,12 @@ use rudder_daemon::{
     config::Layers,
     dataset::{BookSpec, DatasetWriter, Existing},
     peers::authority,
+    replay::Trace,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -193,6 +195,93 @@ fn the_operators_program_fails_with_1_and_wrong_usage_with_2() {
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output.stderr).contains("http://127.0.0.1:9/v1/status") && output.stdout.is_empty());
     assert_eq!(rudder(&["statsu"]).status.code(), Some(2));
+}
+
+/// Manual page and completions of the daemon are made from the library's definition of its flags.
+#[test]
+fn the_daemon_has_the_flags_that_its_page_tells() {
+    let help = Command::new(env!("CARGO_BIN_EXE_rudderd")).arg("--help").output().unwrap();
+    let told = <rudder_daemon::cli::rudderd::Arguments as clap::CommandFactory>::command().render_long_help();
+    // Lines are broken by the width of the terminal.
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&said(&help.stdout)), words(&told.to_string()));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man").display().to_string();
+    let authority = folder.path().join("ca").display().to_string();
+    let trace = folder.path().join("trace").display().to_string();
+    let minibatches = [vec![1, 2, 3], vec![2, 3]];
+    Trace::new(10, 2, &minibatches, Vec::new(), serde_json::Map::new()).unwrap().write(Path::new(&trace)).unwrap();
+    let commands: [&[&str]; 5] = [
+        &["replay", &trace],
+        &["completions", "bash"],
+        &["man", &pages],
+        &["certs", "init", "--out", &authority],
+        &["bench", "fetch", "--help"],
+    ];
+    for arguments in commands {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rudder"));
+        let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The reading end is closed before anything can have been written, or with it unread.
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), said(&output.stderr)), (Some(0), String::new()), "{arguments:?}");
+    }
+}
+
+/// What may stand before a daemon: TLS with a certificate of a private authority, and an answer to one request.
+fn behind_tls(folder: &Path, answer: &'static str) -> String {
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer_key = rcgen::KeyPair::generate().unwrap();
+    fs::write(folder.join("roots.pem"), authority.self_signed(&issuer_key).unwrap().pem()).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &rcgen::Issuer::from_params(&authority, &issuer_key))
+        .unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), std::sync::Arc::new(config));
+    let port = listener.local_addr().unwrap().port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let session = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(session, stream);
+            // A client that does not believe the certificate ends here.
+            if stream.read(&mut [0; 4096]).is_ok() {
+                let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    format!("https://localhost:{port}")
+}
+
+#[test]
+fn a_daemon_behind_tls_answers_those_who_know_its_authority() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = behind_tls(folder.path(), "{\"state\":\"starting\"}");
+    let status = |roots: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rudder"));
+        command.args(["status", "--admin", &url]).env("SSL_CERT_FILE", roots).env("no_proxy", "*").output().unwrap()
+    };
+    let output = status(&folder.path().join("roots.pem"));
+    assert_eq!((output.status.code(), said(&output.stdout)), (Some(0), "state  starting\n".to_owned()), "{output:?}");
+    // An authority, but another one.
+    authority::init(folder.path(), "other", 1, false).unwrap();
+    let output = status(&folder.path().join("ca.pem"));
+    let text = said(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("certificate") && text.contains(&url), "{text}");
 }
 
 /// Every metric of a live scrape is on the page.

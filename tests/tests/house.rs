@@ -154,6 +154,18 @@ fn without_tests<'a>(name: &str, text: &'a str) -> &'a str {
     if is_test_file { "" } else { text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default() }
 }
 
+/// `println!` and its kin panic where the reader has gone, as in `rudder replay TRACE | head -1`.
+#[test]
+fn the_command_line_prints_in_one_place() {
+    let macros = [concat!("print", "!("), concat!("println", "!(")];
+    none_is_wrong(|name, text| {
+        let code = without_tests(name, text).lines().filter(|line| !line.trim_start().starts_with("//"));
+        let prints = |line: &&str| macros.iter().any(|print| line.contains(print));
+        let line = name.starts_with("daemon/src/cli/").then(|| code.clone().find(prints)).flatten()?;
+        Some(format!("`{}`: say it by cli/style.rs", line.trim()))
+    });
+}
+
 #[test]
 fn every_metric_is_documented() {
     let page = fs::read_to_string(root().join("docs/metrics.md")).unwrap();

@@ -2,13 +2,11 @@
 //! the measurement and its report; the daemons are real `rudderd` processes. It must never count a fetch that was not all
 //! hits, nor time rows that were not checked.
 
-#![allow(clippy::print_stdout)]
-
 mod crowd;
 
-use super::CliError;
 use super::demo::cluster::{Cluster, Site, certify, find_daemon};
 use super::demo::stage::Stage;
+use super::{CliError, style};
 use crate::config::{AgentConfig, Capacity, Policy};
 use crate::dataset::{BookSpec, DatasetWriter, Existing};
 use crate::peers::install_tls_provider;
@@ -126,8 +124,7 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
     drop(client);
     let crowds = crowd::measure(args, &cluster.daemons[0].socket)?;
     cluster.stop()?;
-    report(args, &measured, &crowds);
-    Ok(())
+    report(args, &measured, &crowds)
 }
 
 /// Row `id`: each word says whose it is and which.
@@ -228,7 +225,7 @@ fn quantile(values: &[f64], share: f64) -> f64 {
     values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
-fn report(args: &BenchFetchArgs, measured: &Measured, crowds: &[crowd::Crowd]) {
+fn report(args: &BenchFetchArgs, measured: &Measured, crowds: &[crowd::Crowd]) -> Result<(), CliError> {
     let Measured { hit_ns, gather_ns, single_us } = measured;
     let (hit, gather) = (quantile(hit_ns, 0.5), quantile(gather_ns, 0.5));
     if args.json {
@@ -243,23 +240,24 @@ fn report(args: &BenchFetchArgs, measured: &Measured, crowds: &[crowd::Crowd]) {
             "single_row_us_p50": quantile(single_us, 0.5), "single_row_us_p99": quantile(single_us, 0.99),
             "clients": crowd::to_json(crowds),
         });
-        println!("{result}");
-        return;
+        return style::print_json_line(&result);
     }
-    println!(
-        "{} random rows of {} floats out of {} cached, medians of {}:",
-        args.rows, args.dim, args.cached_rows, args.repeat
-    );
-    println!("  through rudderd     {hit:>8.1} ns/row ({:.2} GB/s)", args.row_bytes() as f64 / hit);
-    println!("  inside one process  {gather:>8.1} ns/row, one thread, into a buffer used again");
-    println!("  ratio               {:>8.2} (1.0: the daemon costs nothing)", gather / hit);
-    println!(
-        "one row: p50 {:.1} µs, p99 {:.1} µs over {} fetches",
+    let mut text = format!(
+        "{} random rows of {} floats out of {} cached, medians of {}:\n\
+         \x20 through rudderd     {hit:>8.1} ns/row ({:.2} GB/s)\n\
+         \x20 inside one process  {gather:>8.1} ns/row, one thread, into a buffer used again\n\
+         \x20 ratio               {:>8.2} (1.0: the daemon costs nothing)\n\
+         one row: p50 {:.1} µs, p99 {:.1} µs over {} fetches\n",
+        args.rows,
+        args.dim,
+        args.cached_rows,
+        args.repeat,
+        args.row_bytes() as f64 / hit,
+        gather / hit,
         quantile(single_us, 0.5),
         quantile(single_us, 0.99),
         args.single
     );
-    for line in crowd::lines(crowds) {
-        println!("{line}");
-    }
+    crowd::lines(crowds).iter().for_each(|line| text.push_str(&format!("{line}\n")));
+    style::print(&text)
 }

@@ -2,8 +2,6 @@
 //! processes, in turns. Owns the measurement and its report; the rows take the very path of two daemons ([`Peers`] on
 //! both ends). It must never measure the two sides in different runs, nor leave its second process behind.
 
-#![allow(clippy::print_stdout)]
-
 mod serving;
 mod yardstick;
 
@@ -13,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::CliError;
+use super::{CliError, style};
 use crate::config::peers::PeersConfig;
 use crate::peers::{Class, Identity, Peers, authority, install_tls_provider};
 use serving::{Matrix, Serving};
@@ -106,8 +104,7 @@ pub fn run(args: &BenchPeerArgs) -> Result<(), CliError> {
     }
     let serving = Serving::start(args, certificates.path())?;
     let (quic, tcp) = runtime()?.block_on(measure(args, certificates.path(), &serving))?;
-    report(args, &quic, &tcp);
-    Ok(())
+    report(args, &quic, &tcp)
 }
 
 /// One repetition of one side.
@@ -236,7 +233,7 @@ fn round(value: f64) -> f64 {
     (value * 1e4).round() / 1e4
 }
 
-fn report(args: &BenchPeerArgs, quic: &[Sample], tcp: &[Sample]) {
+fn report(args: &BenchPeerArgs, quic: &[Sample], tcp: &[Sample]) -> Result<(), CliError> {
     let speed = |samples: &[Sample]| median(samples, |sample| sample.gb_s);
     let ((quic_min, quic_max), (tcp_min, tcp_max)) = (extremes(quic), extremes(tcp));
     let ratio = speed(quic) / speed(tcp);
@@ -253,12 +250,20 @@ fn report(args: &BenchPeerArgs, quic: &[Sample], tcp: &[Sample]) {
             "connections": args.connections,
             "quic_cpu_s_per_gib": cpu(quic), "tls_tcp_cpu_s_per_gib": cpu(tcp),
         });
-        println!("{value}");
-        return;
+        return style::print_json_line(&value);
     }
-    println!("rows of {} floats from a peer, MTU {}, medians of {}:", args.dim, args.mtu, args.repeat);
-    println!("  QUIC          {:.3} GB/s ({quic_min:.3} to {quic_max:.3})", speed(quic));
-    println!("  TLS over TCP  {:.3} GB/s ({tcp_min:.3} to {tcp_max:.3})", speed(tcp));
-    println!("  ratio         {ratio:.3}");
-    println!("  CPU s per GiB QUIC {}, TLS over TCP {}", cpu(quic), cpu(tcp));
+    style::print(&format!(
+        "rows of {} floats from a peer, MTU {}, medians of {}:\n\
+         \x20 QUIC          {:.3} GB/s ({quic_min:.3} to {quic_max:.3})\n\
+         \x20 TLS over TCP  {:.3} GB/s ({tcp_min:.3} to {tcp_max:.3})\n\
+         \x20 ratio         {ratio:.3}\n\
+         \x20 CPU s per GiB QUIC {}, TLS over TCP {}\n",
+        args.dim,
+        args.mtu,
+        args.repeat,
+        speed(quic),
+        speed(tcp),
+        cpu(quic),
+        cpu(tcp)
+    ))
 }

@@ -1,11 +1,9 @@
 //! `rudder certs`: the cluster's certificate authority and the certificates of its nodes. Owns the words of the command
 //! line; the certificates are made by [`crate::peers::authority`]. It must never print a key.
 
-#![allow(clippy::print_stdout)]
-
 use std::path::PathBuf;
 
-use super::CliError;
+use super::{CliError, style};
 use crate::peers::authority::{self, Written};
 
 /// Arguments of `rudder certs`.
@@ -72,22 +70,22 @@ pub fn run(args: &CertsArgs) -> Result<(), CliError> {
     match &args.command {
         Command::Init(args) => {
             let written = authority::init(&args.out, &args.cluster, args.days, args.force)?;
-            report(&written, None, args.json);
+            report(&written, None, args.json)?;
             if !args.json {
                 let dir = args.out.display();
-                println!("next: rudder certs issue --authority {dir} --node I, once for each node");
+                style::print(&format!("next: rudder certs issue --authority {dir} --node I, once for each node\n"))?;
             }
         }
         Command::Issue(args) => {
             let out = args.out.as_ref().unwrap_or(&args.authority);
             let written = authority::issue(&args.authority, args.node, out, args.days, args.force)?;
-            report(&written, Some(args.node), args.json);
+            report(&written, Some(args.node), args.json)?;
         }
     }
     Ok(())
 }
 
-fn report(written: &Written, node: Option<u16>, json: bool) {
+fn report(written: &Written, node: Option<u16>, json: bool) -> Result<(), CliError> {
     let Written { certificate, key, cluster, not_after_unix_s } = written;
     if json {
         let mut value = serde_json::json!({
@@ -96,9 +94,9 @@ fn report(written: &Written, node: Option<u16>, json: bool) {
         if let Some(node) = node {
             value["node"] = node.into();
         }
-        println!("{value}");
+        style::print_json_line(&value)
     } else {
         let what = node.map_or_else(|| "authority".to_owned(), |node| format!("node {node}"));
-        println!("{what} of cluster {cluster}: {} and {}", certificate.display(), key.display());
+        style::print(&format!("{what} of cluster {cluster}: {} and {}\n", certificate.display(), key.display()))
     }
 }

@@ -1,12 +1,12 @@
 //! `rudder decisions`: the agent's journal, read like a story: what was seen, who decided what and why, what the guard said, and
-//! what came of it. From a running daemon, or from journal files. It owns the words.
+//! what came of it. From a running daemon, or from journal files. It owns the words and what is left out.
 
 use super::style::{self, Tone, paint, percent, plural};
-use super::{CliError, grouped, http};
-use crate::agent::journal::{Decision, FORMAT};
+use super::{CliError, grouped, http, journal};
+use crate::agent::journal::Decision;
 use crate::tools::{Brought, Done};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `rudder decisions`.
 #[derive(Debug, clap::Args)]
@@ -34,62 +34,54 @@ pub struct DecisionsArgs {
     json: bool,
 }
 
+/// As many as a daemon is asked for where only some of them are shown: more than it keeps (`agent.decisions_max`, 1,000 by
+/// default), unless somebody raised that to more than an answer may be long.
+const KEPT_MAX: usize = 20_000;
+
 /// Prints the last decisions.
 ///
 /// # Errors
 /// If the daemon cannot be reached, or a journal cannot be read; the message names file and line.
 pub fn run(args: &DecisionsArgs) -> Result<(), CliError> {
-    let mut decisions = if args.journals.is_empty() {
-        let path = format!("/v1/decisions?limit={}", args.limit);
+    let all: Vec<Decision> = if args.journals.is_empty() {
+        let limit = if args.actions { KEPT_MAX.max(args.limit) } else { args.limit };
+        let path = format!("/v1/decisions?limit={limit}");
         let text = http::ask(&args.admin, args.token_file.as_deref(), &path, None)?;
         serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's answer is not JSON", error))?
     } else {
-        let mut all: Vec<Decision> = Vec::new();
-        for journal in &args.journals {
-            all.extend(read(journal)?);
-        }
-        all
+        args.journals.iter().map(|journal| journal::read(journal)).collect::<Result<Vec<_>, _>>()?.concat()
     };
+    let there = all.len();
+    let chosen = last(all, args);
+    if args.json { style::print_json(&chosen) } else { style::print(&shown(&chosen, there, args)) }
+}
+
+/// Those that are wanted: filtered first, so that quiet ones do not use the limit up.
+fn last(mut all: Vec<Decision>, args: &DecisionsArgs) -> Vec<Decision> {
     if args.actions {
-        decisions.retain(|decision| decision.call.tool() != "hold" || decision.outcome != "done");
+        all.retain(|decision| !(decision.call.tool() == "hold" && decision.outcome == "done"));
     }
-    let skip = decisions.len().saturating_sub(args.limit);
-    let last = &decisions[skip..];
-    if args.json {
-        style::print_json(&last)
-    } else if last.is_empty() {
-        style::print(
-            "no decisions yet: a window of the training must end first, and agent.controller must not be off\n",
-        )
-    } else {
-        style::print(&told(last, args.each))
-    }
+    all.split_off(all.len().saturating_sub(args.limit))
 }
 
-/// The decisions of a journal file. A last line that was cut short, by a crash or a full disk, is left out.
-pub(super) fn read(path: &Path) -> Result<Vec<Decision>, CliError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| CliError::context(format!("cannot read {}", path.display()), error))?;
-    let lines: Vec<&str> = text.lines().collect();
-    let mut decisions = Vec::with_capacity(lines.len());
-    for (at, line) in lines.iter().enumerate() {
-        match serde_json::from_str::<Decision>(line) {
-            Ok(decision) if decision.format == FORMAT => decisions.push(decision),
-            Ok(decision) => {
-                let (found, place) = (decision.format, format!("{}:{}", path.display(), at + 1));
-                let text = format!("{place}: a journal of format {found}; this program reads format {FORMAT}");
-                return Err(CliError::message(text));
-            }
-            Err(_) if at + 1 == lines.len() && !text.ends_with('\n') => {}
-            Err(error) => return Err(CliError::context(format!("{}:{}", path.display(), at + 1), error)),
+/// What is printed of `chosen`, out of so many.
+fn shown(chosen: &[Decision], there: usize, args: &DecisionsArgs) -> String {
+    match (chosen, there) {
+        ([], 0) if args.journals.is_empty() => {
+            "no decisions yet: a window of the training must end first, and agent.controller must not be off\n"
+                .to_owned()
         }
+        ([], 0) => "no decisions: a window of the training must end first\n".to_owned(),
+        ([], _) if args.limit > 0 => {
+            format!("{}, none of which did anything\n", plural(there as u64, "decision"))
+        }
+        _ => told(chosen, there, args.each),
     }
-    Ok(decisions)
 }
 
-/// The decisions for people: what there is, then each; several quiet ones in a row in one line.
-fn told(decisions: &[Decision], each: bool) -> String {
-    let mut out = format!("{}\n\n", headline(decisions));
+/// The decisions for people: what there is, of how many in all, then each; several quiet ones in a row in one line.
+fn told(decisions: &[Decision], there: usize, each: bool) -> String {
+    let mut out = format!("{}\n\n", headline(decisions, there));
     let mut rest = decisions;
     while let Some(first) = rest.first() {
         let quiet = rest.iter().take_while(|decision| !each && is_quiet(decision)).count();
@@ -110,9 +102,11 @@ fn is_quiet(decision: &Decision) -> bool {
     decision.call.tool() == "hold" && decision.outcome == "done" && decision.fallback.is_none()
 }
 
-fn headline(decisions: &[Decision]) -> String {
+fn headline(decisions: &[Decision], there: usize) -> String {
     let count = |is: &dyn Fn(&Decision) -> bool| decisions.iter().filter(|decision| is(decision)).count() as u64;
-    let mut parts = vec![plural(decisions.len() as u64, "decision")];
+    let all = plural(there as u64, "decision");
+    let mut parts =
+        vec![if decisions.len() < there { format!("{} of {all}", grouped(decisions.len() as u64)) } else { all }];
     for tool in ["grow", "evict", "refresh", "warm", "hold"] {
         match count(&|decision| decision.call.tool() == tool && decision.outcome != "refused") {
             0 => {}
@@ -144,8 +138,12 @@ fn held(quiet: &[Decision]) -> String {
     let (low, high) = rates.fold((f64::INFINITY, 0.0f64), |(low, high), rate| (low.min(rate), high.max(rate)));
     let rates =
         if low.is_finite() { format!("; hit rate {} to {}", percent(low), percent(high)) } else { String::new() };
-    let text =
-        format!("#{} to #{}  held {} times{rates}; the last: {}", first.number, last.number, quiet.len(), last.reason);
+    let until = match utc(last.time_ms) {
+        Some(when) => format!(" until {when}"),
+        None => String::new(),
+    };
+    let (from, to, times) = (first.number, last.number, quiet.len());
+    let text = format!("#{from} to #{to}  held {times} times{until}{rates}; the last: {}", last.reason);
     paint(Tone::Faint, &text)
 }
 
@@ -158,8 +156,9 @@ pub(super) fn story(decision: &Decision) -> String {
         _ => Tone::Warn,
     };
     let what = format!("{}, {outcome}", arguments(call));
-    let mut text =
-        format!("#{number}  {}  (window {}, {:.2} epochs)\n", paint(tone, &what), snapshot.window, snapshot.epochs);
+    let when = utc(decision.time_ms).map_or_else(String::new, |when| format!("{when}, "));
+    let (window, epochs) = (snapshot.window, snapshot.epochs);
+    let mut text = format!("#{number}  {}  ({when}window {window}, {epochs:.2} epochs)\n", paint(tone, &what));
     let mut say = |what: &str, words: &str| _ = writeln!(text, "    {what:9} {words}");
     let who = format!("{} in {:.1} ms", decision.decided_by, decision.latency_ms);
     if decision.proposed == *call {
@@ -191,6 +190,25 @@ pub(super) fn story(decision: &Decision) -> String {
     }
     say("saw", &snapshot.in_words());
     text
+}
+
+/// The moment so many milliseconds after 1970, as in `2026-11-29 02:18:48Z`; nothing for the clock of a replay, which begins at 0.
+fn utc(time_ms: u64) -> Option<String> {
+    let seconds = time_ms / 1000;
+    let days = seconds / 86_400;
+    if days < 365 {
+        return None;
+    }
+    // Civil from days, with years that begin in March so that a leap day is their last (Hinnant, chrono-compatible algorithms).
+    let day = days + 719_468;
+    let (era, of_era) = (day / 146_097, day % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    let (year, day) = (era * 400 + year_of_era + u64::from(month <= 2), of_year - (153 * from_march + 2) / 5 + 1);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    Some(format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z"))
 }
 
 /// What a tool did to a table, in words.
@@ -251,6 +269,7 @@ pub(super) fn arguments(call: &crate::tools::ToolCall) -> String {
 mod tests {
     use super::*;
     use crate::agent::controller::{Effect, Impact};
+    use crate::agent::journal::FORMAT;
     use crate::agent::snapshot::Snapshot;
     use crate::tools::{Grow, ToolCall};
 
@@ -306,13 +325,13 @@ mod tests {
             ..decision(number)
         };
         let all = [decision(1), hold(2), hold(3), hold(4), decision(5), hold(6)];
-        let text = style::plain(&told(&all, false));
+        let text = style::plain(&told(&all, 6, false));
         assert!(text.starts_with("6 decisions, 2 grow, 4 hold, 2 clamped, 2 by the rules"), "{text}");
         assert!(text.contains("2 of 2 came out as expected"), "{text}");
         assert!(text.contains("#2 to #4  held 3 times; hit rate 50 % to 50 %; the last: steady"), "{text}");
         assert!(text.contains("#6  hold, done"), "one alone is told: {text}");
         assert!(!text.contains("#3  "), "{text}");
-        assert!(style::plain(&told(&all, true)).contains("#3  hold, done"));
+        assert!(style::plain(&told(&all, 6, true)).contains("#3  hold, done"));
     }
 
     #[test]
@@ -342,15 +361,38 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_is_read_up_to_a_line_that_was_cut_short() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("journal");
-        let line = serde_json::to_string(&decision(1)).unwrap();
-        std::fs::write(&path, format!("{line}\n{line}\n{}", &line[..40])).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 2);
-        std::fs::write(&path, format!("{line}\nnonsense\n")).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains(":2"));
-        std::fs::write(&path, line.replace("\"format\":1", "\"format\":9")).unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("format 9"));
+    fn a_filter_comes_before_the_limit_and_says_what_it_left_out() {
+        let hold = |number| Decision {
+            call: ToolCall::Hold(crate::tools::Hold {}),
+            outcome: "done".to_owned(),
+            fallback: None,
+            ..decision(number)
+        };
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: DecisionsArgs,
+        }
+        let args = |line: &str| <Line as clap::Parser>::parse_from(line.split(' ')).args;
+        let all = || vec![decision(1), decision(2), hold(3), hold(4)];
+        let numbers = |line| last(all(), &args(line)).iter().map(|decision| decision.number).collect::<Vec<_>>();
+        assert_eq!(numbers("decisions --limit 1 --actions"), [2]);
+        assert_eq!(numbers("decisions --limit 3"), [2, 3, 4]);
+        let actions = args("decisions --actions");
+        let acted = style::plain(&shown(&last(all(), &actions), 4, &actions));
+        assert!(acted.starts_with("2 of 4 decisions, 2 grow, 2 clamped"), "{acted}");
+        assert_eq!(shown(&[], 2, &actions), "2 decisions, none of which did anything\n");
+        assert!(shown(&[], 0, &actions).starts_with("no decisions yet"));
+    }
+
+    #[test]
+    fn moments_are_told_in_utc() {
+        assert_eq!(utc(1_795_918_728_013).unwrap(), "2026-11-29 02:18:48Z");
+        assert_eq!(utc(951_782_399_000).unwrap(), "2000-02-28 23:59:59Z");
+        assert_eq!(utc(951_868_799_000).unwrap(), "2000-02-29 23:59:59Z");
+        assert_eq!(utc(1_709_251_200_000).unwrap(), "2024-03-01 00:00:00Z");
+        assert_eq!(utc(5), None);
+        let story = style::plain(&story(&Decision { time_ms: 1_795_918_728_013, ..decision(3) }));
+        assert!(story.contains("(2026-11-29 02:18:48Z, window 7"), "{story}");
     }
 }

@@ -91,24 +91,30 @@ fn memory(status: &Value) -> Vec<Finding> {
     found
 }
 
+/// Whether remote rows of this table were asked for in the last minute.
+fn is_in_use(table: &Value) -> bool {
+    table["hit_ratio"].is_number()
+}
+
+/// Whether trainers are at work: one reports its progress, or asked for remote rows in the last minute. A daemon whose job has
+/// ended is idle, and nothing is wrong with that.
+pub(super) fn at_work(status: &Value) -> bool {
+    number(status, "/trainers_reporting") > 0.0 || list(status, "/tables").iter().any(is_in_use)
+}
+
 fn trainers(status: &Value) -> Vec<Finding> {
     let mut found = Vec::new();
     let reporting = number(status, "/trainers_reporting");
-    let served: f64 = list(status, "/tables")
-        .iter()
-        .flat_map(|table| table["fetched"].as_object())
-        .flatten()
-        .map(|(_, rows)| rows.as_f64().unwrap_or_default())
-        .sum();
-    let epoch = list(status, "/tables").iter().any(|table| text(table, "/policy") == Some("epoch"));
-    if reporting == 0.0 && served > 0.0 && epoch {
+    let misled = |table: &Value| text(table, "/policy") == Some("epoch") && is_in_use(table);
+    if reporting == 0.0 && list(status, "/tables").iter().any(misled) {
         let words = "no trainer reports its progress, so the cache goes by frequency alone";
         let mend = "call client.progress(epoch, step, steps_per_epoch), or use rudder.Loader, which does";
         found.push(Finding::warning("trainers", words, mend));
     }
     let uptime = number(status, "/uptime_seconds");
     let stalled = number(status, "/stall_seconds") / uptime.max(1.0) / reporting.max(1.0);
-    if uptime > SETTLED_SECONDS && stalled > STALL_SHARE {
+    // After a job nobody waits, and how many trainers shared the time they once waited is not known any more.
+    if uptime > SETTLED_SECONDS && stalled > STALL_SHARE && at_work(status) {
         let words = format!(
             "{} of a trainer's time since the start ({}) was spent waiting for peers",
             percent(stalled),
@@ -154,7 +160,8 @@ mod tests {
             "draining": false, "uptime_seconds": 1000.0, "stall_seconds": 10.0, "trainers_reporting": 1,
             "memory": {"used_bytes": 50, "limit_bytes": 100, "pressure_shrinks": 0},
             "peers": [{"node": 1, "address": "b:7400", "connections": 1, "last_error": null}],
-            "tables": [{"name": "feat", "policy": "epoch", "failed_fetches": 0, "fetched": {"local": 5, "peer": 1},
+            "tables": [{"name": "feat", "policy": "epoch", "failed_fetches": 0, "hit_ratio": 0.5,
+                        "fetched": {"local": 5, "peer": 1},
                         "versions": {"failed_updates": 0, "expired_rows": 0}}],
             "agent": {"controller": "rules", "last_outcome": "done", "llm": null},
         })
@@ -201,6 +208,19 @@ mod tests {
             assert_eq!(found, verdict, "{said}");
             assert!(said.contains(words), "{said}\nshould say {words}");
         }
+    }
+
+    #[test]
+    fn a_node_whose_job_has_ended_is_not_complained_of() {
+        let mut idle = well();
+        (idle["trainers_reporting"], idle["stall_seconds"]) = (json!(0), json!(400.0));
+        idle["tables"][0]["hit_ratio"] = json!(null);
+        assert_eq!(findings(&idle), []);
+        // The last minute of a job whose trainers have gone already.
+        idle["tables"][0]["hit_ratio"] = json!(0.0);
+        assert_eq!(findings(&idle).len(), 2);
+        idle["tables"][0]["policy"] = json!("lru");
+        assert_eq!(findings(&idle).len(), 1, "only the policy `epoch` lives on progress");
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! `rudder import`: makes datasets from arrays and edge lists. Owns the arguments, the progress bar and the summary; what
 //! is read and written is [`crate::dataset::import`]'s.
 
-#![allow(clippy::print_stdout)]
-
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -12,7 +10,7 @@ use std::str::FromStr;
 use indicatif::{ProgressBar, ProgressStyle};
 use rudder_client::DType;
 
-use super::CliError;
+use super::{CliError, style};
 use crate::dataset::Existing;
 use crate::dataset::import::{
     ArrayTable, BookChoice, EdgesImport, ImportSummary, NpyImport, Progress, Stage, import_edges, import_npy,
@@ -191,12 +189,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
         Source::Npy(npy) => (&npy.output, run_npy(npy)?),
         Source::Edges(edges) => (&edges.output, run_edges(edges)?),
     };
-    if output.json {
-        println!("{}", serde_json::to_string(&summary)?);
-    } else {
-        print!("{}", describe(&summary));
-    }
-    Ok(())
+    if output.json { style::print_json_line(&summary) } else { style::print(&describe(&summary)) }
 }
 
 fn run_npy(args: &NpyArgs) -> Result<ImportSummary, CliError> {

@@ -1,8 +1,6 @@
 //! `rudder log`: what a running daemon logs, and changing it without a restart. The daemon forgets it when it stops.
 
-#![allow(clippy::print_stdout)]
-
-use super::{CliError, http};
+use super::{CliError, http, style};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -30,11 +28,9 @@ pub fn run(args: &LogArgs) -> Result<(), CliError> {
     let wish = args.level.as_ref().map(|level| json!({"level": level}));
     let text = http::ask(&args.admin, args.token_file.as_deref(), "/v1/log", wish.as_ref())?;
     if args.json {
-        println!("{text}");
-        return Ok(());
+        return style::print(&format!("{}\n", text.trim_end()));
     }
     let answer: Value =
         serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's answer is not JSON", error))?;
-    println!("{}", answer["level"].as_str().unwrap_or_default());
-    Ok(())
+    style::print(&format!("{}\n", answer["level"].as_str().unwrap_or_default()))
 }

@@ -2,6 +2,7 @@
 //! so that it cannot be out of date.
 
 use super::{CliError, style};
+use clap::CommandFactory as _;
 use clap_complete::Shell;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -11,9 +12,39 @@ use std::path::{Path, PathBuf};
 pub struct CompletionsArgs {
     /// The shell
     shell: Shell,
+    /// The program: the script of each is a file of its own
+    #[arg(long, value_name = "PROGRAM", default_value = "rudder")]
+    program: Program,
     /// Print the script within JSON
     #[arg(long)]
     json: bool,
+}
+
+/// Whose command line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Program {
+    /// The operator's program
+    Rudder,
+    /// The daemon
+    Rudderd,
+}
+
+impl Program {
+    const ALL: [Program; 2] = [Program::Rudder, Program::Rudderd];
+
+    fn name(self) -> &'static str {
+        match self {
+            Program::Rudder => "rudder",
+            Program::Rudderd => "rudderd",
+        }
+    }
+
+    fn command(self) -> clap::Command {
+        match self {
+            Program::Rudder => super::command(),
+            Program::Rudderd => super::rudderd::Arguments::command(),
+        }
+    }
 }
 
 /// Arguments of `rudder man`.
@@ -32,30 +63,33 @@ pub struct ManArgs {
 /// # Errors
 /// Standard output cannot be written.
 pub fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
-    let script = script(args.shell)?;
+    let script = script(args.shell, args.program)?;
     if args.json {
-        return style::print_json(&json!({"shell": args.shell.to_string(), "script": script}));
+        let (shell, program) = (args.shell.to_string(), args.program.name());
+        return style::print_json(&json!({"shell": shell, "program": program, "script": script}));
     }
     style::print(&script)
 }
 
-fn script(shell: Shell) -> Result<String, CliError> {
+fn script(shell: Shell, program: Program) -> Result<String, CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut super::command(), "rudder", &mut script);
+    clap_complete::generate(shell, &mut program.command(), program.name(), &mut script);
     String::from_utf8(script).map_err(|error| CliError::context("the script is no text", error))
 }
 
-/// Writes a page for each subcommand.
+/// Writes a page for each subcommand, and one for the daemon.
 ///
 /// # Errors
 /// The folder or a page cannot be written.
 pub fn man(args: &ManArgs) -> Result<(), CliError> {
     let dir = args.dir.display();
     std::fs::create_dir_all(&args.dir).map_err(|error| CliError::context(format!("cannot make {dir}"), error))?;
-    let mut command = super::command();
-    command.build();
     let mut pages = Vec::new();
-    write(&command, "rudder", &args.dir, &mut pages)?;
+    for program in Program::ALL {
+        let mut command = program.command();
+        command.build();
+        write(&command, program.name(), &args.dir, &mut pages)?;
+    }
     if args.json {
         return style::print_json(&json!({"dir": args.dir, "pages": pages}));
     }
@@ -100,12 +134,15 @@ mod tests {
         let paths = paths(&super::super::command(), "");
         assert!(paths.len() > 20 && paths.contains(&"tool grow".to_owned()), "{paths:?}");
         for shell in [Shell::Bash, Shell::Zsh, Shell::Fish, Shell::Elvish, Shell::PowerShell] {
-            let script = script(shell).unwrap();
+            let script = script(shell, Program::Rudder).unwrap();
             for path in &paths {
                 let name = path.rsplit(' ').next().unwrap();
                 assert!(script.contains(name), "{shell}: {path}");
             }
             assert!(script.contains("offline"), "{shell}: options are there, too");
+            let daemon = super::script(shell, Program::Rudderd).unwrap();
+            assert!(daemon.contains("rudderd") && daemon.contains("print-config"), "{shell}: {daemon}");
+            assert!(!daemon.contains("offline"), "{shell}: and none of the other's");
         }
     }
 
@@ -121,6 +158,8 @@ mod tests {
         }
         let page = std::fs::read_to_string(out.join("rudder-tool-grow.1")).unwrap();
         assert!(page.contains("rudder tool grow") && page.contains("Exit status"), "{page}");
+        let page = std::fs::read_to_string(out.join("rudderd.1")).unwrap();
+        assert!(page.contains("\\-\\-print\\-config") && page.contains("SIGHUP reads"), "{page}");
         let error = man(&ManArgs { dir: out.join("rudder.1/x"), json: false }).unwrap_err().to_string();
         assert!(error.contains("cannot make"), "{error}");
     }

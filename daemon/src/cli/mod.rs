@@ -13,10 +13,12 @@ mod finding;
 mod health;
 mod http;
 pub mod import;
+mod journal;
 pub mod log;
 pub mod manual;
 pub mod replay;
 pub mod report;
+pub mod rudderd;
 mod scrape;
 pub mod status;
 mod style;
@@ -200,7 +202,7 @@ pub fn main() -> ExitCode {
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            anstream::eprintln!("{} {error}", style::paint(style::Tone::Bad, "rudder:"));
+            style::complain(&error.to_string());
             ExitCode::FAILURE
         }
     }

@@ -74,16 +74,14 @@ fn overview(status: &Value) -> String {
     let reporting = number("/trainers_reporting");
     let waited = stalled / reporting.max(1.0) / number("/uptime_seconds").max(1e-9);
     let reports = match reporting {
+        0.0 if !health::at_work(status) => "none at work in the last minute".to_owned(),
         0.0 => "none reports its progress".to_owned(),
         1.0 => "1 reports its progress".to_owned(),
         some => format!("{} report their progress", count(some)),
     };
-    let share = percent(waited);
-    line(
-        &mut out,
-        "trainers",
-        &format!("{reports}; {} spent waiting for peers in all, {share} of a trainer's time", time(stalled)),
-    );
+    // Of those that have gone it is not known how many there were.
+    let share = if reporting > 0.0 { format!(", {} of a trainer's time", percent(waited)) } else { String::new() };
+    line(&mut out, "trainers", &format!("{reports}; {} spent waiting for peers in all{share}", time(stalled)));
     let limit = number("/memory/limit_bytes");
     let of = if limit > 0.0 {
         let used = number("/memory/used_bytes");
@@ -319,6 +317,9 @@ mod tests {
         ] {
             assert!(text.contains(words), "should say `{words}`:\n{text}");
         }
+        (status["trainers_reporting"], status["tables"][0]["hit_ratio"]) = (json!(0), json!(null));
+        let text = style::plain(&overview(&status));
+        assert!(text.contains("none at work in the last minute; 73.0 s spent waiting for peers in all\n"), "{text}");
         status["peers"][0] =
             json!({"node": 1, "address": "b:7400", "connections": 0, "last_error": "no answer", "retry_ms": 500});
         let text = style::plain(&overview(&status));

@@ -1,5 +1,5 @@
 //! How the subcommands speak to people: colours by what they mean, numbers with their units, and the one way to standard
-//! output. Owns the rules: colours only where they are wanted (`NO_COLOR`, `CLICOLOR_FORCE`, a pipe), and a reader that
+//! output and standard error. Owns the rules: colours only where they are wanted (`NO_COLOR`, `CLICOLOR_FORCE`, a pipe), and a reader that
 //! closes the pipe early (`| head`) is no error. It must never carry meaning by colour alone.
 
 use super::{CliError, grouped};
@@ -69,6 +69,29 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 /// As [`print`].
 pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
     print(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Writes `value` to standard output as JSON on one line, for programs that read line by line.
+///
+/// # Errors
+/// As [`print`].
+pub(super) fn print_json_line(value: &impl serde::Serialize) -> Result<(), CliError> {
+    print(&format!("{}\n", serde_json::to_string(value)?))
+}
+
+/// Says `text` on standard error, as of this program. Where nobody listens there, nobody can be told.
+pub(super) fn complain(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{} {text}", paint(Tone::Bad, "rudder:"));
+}
+
+/// Likewise, of what is worth a look but keeps nothing from being done.
+pub(super) fn warn(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{} {text}", paint(Tone::Warn, "rudder:"));
+}
+
+/// Likewise, of what is good to know and no result.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
 }
 
 /// Bytes with a binary unit: `3.8 MiB`.

@@ -102,6 +102,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[
             ("before the first start, as the daemon's user", "rudder doctor --config /etc/rudder/rudderd.toml"),
             ("without asking the other nodes", "rudder doctor --offline --json"),
+            (
+                "a second daemon of this node, with what its unit gives it",
+                "rudder doctor --config /etc/rudder/b.toml --environment-file /etc/default/rudder-b",
+            ),
         ],
     ),
     (
@@ -122,7 +126,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ("tool refresh", &[("only what was not looked at for a minute", "rudder tool refresh --max-age-s 60")]),
     ("tool warm", &[("bring two rows in", "rudder tool warm --table feat 17 42")]),
     ("tool hold", &[("keep the residents until the next decision", "rudder tool hold")]),
-    ("completions", &[("for this shell, from now on", "rudder completions bash")]),
+    (
+        "completions",
+        &[
+            ("of this program", "rudder completions bash"),
+            ("of the daemon", "rudder completions bash --program rudderd"),
+        ],
+    ),
     ("man", &[("then: man -l man/rudder-top.1", "rudder man man")]),
 ];
 

@@ -1,9 +1,7 @@
 //! `rudder tool`: calls the tools of a running daemon by hand, over its HTTP interface. It owns the arguments as a person writes
 //! them; what a tool does and answers is the daemon's.
 
-#![allow(clippy::print_stdout)]
-
-use super::{CliError, http, status::summary};
+use super::{CliError, http, status::summary, style};
 use crate::tools::{Evict, Grow, Hold, Refresh, ToolCall, Warm};
 use serde_json::Value;
 use std::path::PathBuf;
@@ -116,10 +114,5 @@ pub fn run(args: &ToolArgs) -> Result<(), CliError> {
     let text = http::ask(&daemon.admin, daemon.token_file.as_deref(), &path, Some(&arguments))?;
     let answer: Value =
         serde_json::from_str(&text).map_err(|error| CliError::context("the daemon's answer is not JSON", error))?;
-    if daemon.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-    } else {
-        print!("{}", summary(&answer));
-    }
-    Ok(())
+    if daemon.json { style::print_json(&answer) } else { style::print(&summary(&answer)) }
 }

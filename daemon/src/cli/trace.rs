@@ -1,9 +1,7 @@
 //! `rudder trace record`: writes what the trainers of a running daemon ask for as a trace that `rudder replay` reads. Owns the
 //! loop that empties the daemon's recorder; what is recorded, and how much may wait, is the daemon's.
 
-#![allow(clippy::print_stdout)]
-
-use super::{CliError, http};
+use super::{CliError, http, style};
 use crate::dataset::{Dataset, Verify};
 use crate::recording::{Recorded, TraceAnswer, TraceCall};
 use crate::replay::Trace;
@@ -108,12 +106,12 @@ pub fn run(args: &TraceArgs) -> Result<(), CliError> {
         "distinct": trace.distinct(), "minibatches_per_epoch": trace.meta.minibatches_per_epoch, "dropped": taken.last.dropped,
     });
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&summary)?);
+        style::print_json(&summary)
     } else {
         let (minibatches, requests, dropped) = (trace.minibatches(), trace.requests(), taken.last.dropped);
-        println!("{}: {minibatches} minibatches, {requests} requests; {dropped} fetches dropped", args.out.display());
+        let out = args.out.display();
+        style::print(&format!("{out}: {minibatches} minibatches, {requests} requests; {dropped} fetches dropped\n"))
     }
-    Ok(())
 }
 
 fn call(args: &RecordArgs, call: &TraceCall) -> Result<TraceAnswer, CliError> {
@@ -148,7 +146,7 @@ fn record(args: &RecordArgs, table: &str) -> Result<Taken, CliError> {
             // What was recorded until then is worth keeping.
             Err(error) if !taken.minibatches.is_empty() => {
                 bar.finish_and_clear();
-                eprintln!("rudder: the recording ends early: {error}");
+                style::warn(&format!("the recording ends early: {error}"));
                 taken.minibatches.truncate(usize::try_from(args.minibatches).unwrap_or(usize::MAX));
                 return Ok(taken);
             }
@@ -167,8 +165,8 @@ fn trace_of(args: &RecordArgs, table: &str, taken: &Taken) -> Result<Trace, CliE
     let per_epoch = match (args.minibatches_per_epoch, reported) {
         (Some(given), _) => given,
         (None, 0) => {
-            eprintln!(
-                "rudder: no trainer reports its progress: the trace is taken as one epoch; say --minibatches-per-epoch"
+            style::warn(
+                "no trainer reports its progress: the trace is taken as one epoch; say --minibatches-per-epoch",
             );
             taken.minibatches.len() as u64
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{BenchPeerArgs, SERVING_NODE, identity, runtime, yardstick};
 use crate::cache::prefetch;
-use crate::cli::CliError;
+use crate::cli::{CliError, style};
 use crate::peers::{Peers, RowSource, SourceError};
 
 /// Rows asked of memory ahead of the one being copied, as a node's own gather does.
@@ -122,7 +122,7 @@ pub(super) fn run(args: &BenchPeerArgs, certificates: &Path) -> Result<(), CliEr
     let peers = Peers::start(&config, identity(SERVING_NODE), source)?;
     let tcp = runtime.block_on(yardstick::listen(&config))?;
     let ready = Ready { quic: peers.local_addr().to_string(), tcp: tcp.to_string() };
-    println!("{}", serde_json::to_string(&ready)?);
+    style::print_json_line(&ready)?;
     let _ = std::io::stdin().read(&mut [0])?;
     Ok(())
 }

@@ -10,6 +10,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::error::DemoError;
 use super::stage::Stage;
+use crate::cli::style;
 
 /// Prefix of the namespaces' names; the process number and the node follow.
 const NAMESPACE: &str = "rudder-demo-";
@@ -78,7 +79,7 @@ impl Undo {
             Self::Interface(name) => (Path::new("/sys/class/net").join(name).exists(), ["link", "del", name]),
         };
         if exists && let Err(error) = ip(&args) {
-            eprintln!("rudder: {error}");
+            style::warn(&error.to_string());
         }
     }
 }

@@ -1,8 +1,6 @@
 //! `rudder demo`: the main job on one machine. Real daemons in processes of their own, a real graph, a real GNN; the same
 //! seeds under each cache policy, every received row checked, and a comparison at the end. Owns the arguments and the order
 //! of things; it must never measure a policy on anything that another policy did not get alike.
-#![allow(clippy::print_stdout)]
-
 pub(super) mod cluster;
 mod control;
 mod debian;
@@ -40,7 +38,7 @@ use self::link::LinkSpeed;
 use self::prepare::{Prepared, Recipe};
 use self::report::{DemoReport, Footnotes, RunReport};
 use self::stage::Stage;
-use super::CliError;
+use super::{CliError, style};
 use crate::agent::spec::ControllerSpec;
 use crate::config::{AgentConfig, Capacity, Policy};
 
@@ -257,7 +255,7 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
         outcomes.push(outcome);
     }
     drop(stage);
-    Ok(publish(args, prepared, outcomes)?)
+    publish(args, prepared, outcomes)
 }
 
 /// Certificates and, with `--link`, the links.
@@ -288,7 +286,7 @@ fn site(
     })
 }
 
-fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Result<(), DemoError> {
+fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Result<(), CliError> {
     let same_model = outcomes.windows(2).all(|pair| pair[0].model == pair[1].model);
     let runs: Vec<RunReport> = outcomes.into_iter().map(|outcome| outcome.report).collect();
     let report = DemoReport {
@@ -300,7 +298,7 @@ fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Resul
         runs,
     };
     if args.json {
-        report::print_json(&report).map_err(DemoError::prepare("print the report"))?;
+        style::print_json_line(&report)?;
     } else {
         let notes = Footnotes {
             graph: args.graph.to_string(),
@@ -309,21 +307,21 @@ fn publish(args: &DemoArgs, prepared: Prepared, outcomes: Vec<Outcome>) -> Resul
             largest_class_share: prepared.largest_class_share,
             same_model,
         };
-        report::print_table(&report, &notes);
+        style::print(&report::in_words(&report, &notes))?;
         if let Some(dir) = &args.trace {
             let last = args.nodes - 1;
-            println!(
-                "The accesses of each node are in {0}/node0 to {0}/node{last}: see `rudder replay`.",
+            style::print(&format!(
+                "The accesses of each node are in {0}/node0 to {0}/node{last}: see `rudder replay`.\n",
                 dir.display()
-            );
+            ))?;
         }
     }
     let sum = |count: fn(&report::RunReport) -> u64| report.runs.iter().map(count).sum();
     let (wrong, checked) = (sum(|run| run.wrong_rows), sum(|run| run.rows_checked));
     if wrong > 0 {
-        return Err(DemoError::WrongRows { wrong, checked });
+        return Err(DemoError::WrongRows { wrong, checked }.into());
     }
-    if same_model { Ok(()) } else { Err(DemoError::Models) }
+    if same_model { Ok(()) } else { Err(DemoError::Models.into()) }
 }
 
 /// For work of unknown length; shown on a terminal only.

@@ -1,12 +1,11 @@
 //! Owns what the demo says at its end: the JSON of `--json`, whose names are stable, and the table for people. Must never
 //! show a number that was not measured in this run.
-#![allow(clippy::print_stdout)]
-
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Counters;
 use crate::cli::grouped;
+use crate::cli::style::plural;
 
 /// The graph that was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -136,44 +135,38 @@ pub(super) struct Footnotes {
     pub(super) same_model: bool,
 }
 
-/// Prints the report as JSON, on one line.
-///
-/// # Errors
-/// Never in practice: the report holds nothing that JSON cannot say.
-pub(super) fn print_json(report: &DemoReport) -> Result<(), serde_json::Error> {
-    println!("{}", serde_json::to_string(report)?);
-    Ok(())
-}
-
-/// Prints the report for people.
-pub(super) fn print_table(report: &DemoReport, notes: &Footnotes) {
+/// The report for people.
+pub(super) fn in_words(report: &DemoReport, notes: &Footnotes) -> String {
     let graph = &report.graph;
-    println!(
-        "{}: {} vertices, {} edges over {} nodes ({} edges cut), {} floats per row; {} trainer{} per node, {}",
+    let mut lines = vec![format!(
+        "{}: {} vertices, {} edges over {} nodes ({} edges cut), {} floats per row; {} per node, {}",
         notes.graph,
         grouped(graph.vertices),
         grouped(graph.edges),
         graph.partitions,
         grouped(graph.edge_cut),
         report.dim,
-        report.trainers,
-        if report.trainers == 1 { "" } else { "s" },
+        plural(u64::from(report.trainers), "trainer"),
         notes.link,
-    );
-    println!("{}", table(&report.runs));
-    println!("Later: share of the remote rows waited for, without the first epoch.");
-    println!("Stall: seconds a trainer waited inside fetch (mean over trainers). Epoch: median of {}.", report.epochs);
+    )];
+    lines.push(table(&report.runs).to_string());
+    lines.push("Later: share of the remote rows waited for, without the first epoch.".to_owned());
+    let epochs = report.epochs;
+    lines
+        .push(format!("Stall: seconds a trainer waited inside fetch (mean over trainers). Epoch: median of {epochs}."));
     if let Some(shift) = notes.shift {
-        println!("From epoch {} on, other vertices are the seeds. Hit rate of each epoch, in percent:", shift + 1);
-        report.runs.iter().for_each(|run| println!("  {}", hit_rates(run)));
+        let from = shift + 1;
+        lines.push(format!("From epoch {from} on, other vertices are the seeds. Hit rate of each epoch, in percent:"));
+        lines.extend(report.runs.iter().map(|run| format!("  {}", hit_rates(run))));
     }
-    println!("A constant guess would be right in {:.1} % of the cases.", 100.0 * notes.largest_class_share);
+    let share = 100.0 * notes.largest_class_share;
+    lines.push(format!("A constant guess would be right in {share:.1} % of the cases."));
     if notes.same_model && report.runs.len() > 1 {
-        println!("All policies trained the same model, bit for bit.");
+        lines.push("All policies trained the same model, bit for bit.".to_owned());
     }
-    for line in comparisons(&report.runs).into_iter().chain(report.sharing.iter().map(sentence)) {
-        println!("{line}");
-    }
+    lines.extend(comparisons(&report.runs));
+    lines.extend(report.sharing.iter().map(sentence));
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn hit_rates(run: &RunReport) -> String {

@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::error::{DemoError, log_tail};
 use super::link;
+use crate::cli::style;
 
 /// Exit status after a signal: 128 + 2, as shells report an interrupted program.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -52,9 +53,9 @@ impl Props {
         }
         if let Some(folder) = self.folder.take() {
             if keep_folder {
-                eprintln!("kept the run folder: {}", folder.display());
+                style::note(&format!("kept the run folder: {}", folder.display()));
             } else if let Err(error) = std::fs::remove_dir_all(&folder) {
-                eprintln!("rudder: cannot remove the run folder {}: {error}", folder.display());
+                style::warn(&format!("cannot remove the run folder {}: {error}", folder.display()));
             }
         }
     }
@@ -252,7 +253,7 @@ fn clear_on_signals(props: Arc<Mutex<Props>>, keep_folder: bool) -> std::io::Res
         });
         let mut props = props.lock().unwrap_or_else(PoisonError::into_inner);
         props.clear(keep_folder);
-        eprintln!("rudder: the demo was ended by {name}; its processes are stopped");
+        style::complain(&format!("the demo was ended by {name}; its processes are stopped"));
         std::process::exit(EXIT_INTERRUPTED);
     })?;
     Ok(())

@@ -21,6 +21,10 @@ use std::time::Duration;
 const DAYS_LEFT_MIN: f64 = 21.0;
 const LIFE_LEFT_MIN: f64 = 0.33;
 const DAY: f64 = 86_400.0;
+/// Rights to the key's file that nobody but its owner needs: any of others', and a group's to write. The group may read, since that
+/// is how a daemon that is not root reads a key that root owns (docs/deploy.md).
+const MODE_OTHERS: u32 = 0o007;
+const MODE_GROUP_WRITES: u32 = 0o020;
 
 /// What was read of one file.
 type Read = io::Result<Vec<u8>>;
@@ -96,9 +100,10 @@ fn chain(
 
 fn key(found: &mut Vec<Finding>, files: &Files, path: &Path, mend: &str) -> Option<PrivateKeyDer<'static>> {
     let pem = readable(found, "key", &files.key, path, mend)?;
-    if let Some(mode) = files.key_mode.filter(|mode| mode & 0o077 != 0) {
-        let said = format!("{} may be read by others (mode {mode:04o})", path.display());
-        found.push(Finding::warning("key", said, format!("chmod 0600 {}", path.display())));
+    if let Some(mode) = files.key_mode.filter(|mode| mode & (MODE_OTHERS | MODE_GROUP_WRITES) != 0) {
+        let who = if mode & MODE_OTHERS != 0 { "is open to every user" } else { "may be written by its group" };
+        let said = format!("{} {who} (mode {mode:04o})", path.display());
+        found.push(Finding::warning("key", said, format!("chmod o-rwx,g-w {}", path.display())));
     }
     match PrivateKeyDer::from_pem_slice(pem) {
         Ok(key) => Some(key),
@@ -289,9 +294,15 @@ mod tests {
     #[test]
     fn files_that_cannot_be_used_are_named() {
         let (dir, config) = site(365);
-        std::fs::set_permissions(&config.key, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let (verdict, text) = judged(&config, 3, now());
-        assert!(verdict == Verdict::Warning && text.contains("chmod 0600"), "{text}");
+        for (mode, words) in [(0o644, "is open to every user (mode 0644)"), (0o660, "may be written by its group")] {
+            std::fs::set_permissions(&config.key, std::fs::Permissions::from_mode(mode)).unwrap();
+            let (verdict, text) = judged(&config, 3, now());
+            let mended = text.contains("chmod o-rwx,g-w");
+            assert!(verdict == Verdict::Warning && text.contains(words) && mended, "{mode:o}: {text}");
+        }
+        // What docs/deploy.md has an operator do.
+        std::fs::set_permissions(&config.key, std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(judged(&config, 3, now()), (Verdict::Ok, String::new()));
         std::fs::write(&config.key, "nonsense").unwrap();
         assert!(judged(&config, 3, now()).1.contains("holds no key"));
         std::fs::write(&config.certificate, "nonsense").unwrap();

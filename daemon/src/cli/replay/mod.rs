@@ -1,13 +1,11 @@
 //! `rudder replay`: how cache policies would have done on a recorded trace, beside the optimum. Owns the arguments, the
 //! order of the runs and what is printed; the replay itself is [`crate::replay`]'s.
 
-#![allow(clippy::print_stdout)]
-
 mod control;
 mod plot;
 mod report;
 
-use super::CliError;
+use super::{CliError, style};
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
@@ -296,13 +294,12 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     }
     if args.json {
         match &comparisons[..] {
-            [only] => println!("{}", serde_json::to_string_pretty(only)?),
-            several => println!("{}", serde_json::to_string_pretty(several)?),
+            [only] => style::print_json(only),
+            several => style::print_json(&several),
         }
     } else {
-        comparisons.iter().for_each(|comparison| println!("{}", comparison.table()));
+        comparisons.iter().try_for_each(|comparison| style::print(&format!("{}\n", comparison.table())))
     }
-    Ok(())
 }
 
 /// One run for each controller, policy, lookahead and capacity.
@@ -320,11 +317,10 @@ fn run_controllers(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs:
         let all = serde_json::json!({
             "trace": name, "universe": trace.meta.universe, "requests": trace.requests(), "results": results,
         });
-        println!("{}", serde_json::to_string_pretty(&all)?);
+        style::print_json(&all)
     } else {
-        println!("{}", control::table(&results, trace.requests()));
+        style::print(&format!("{}\n", control::table(&results, trace.requests())))
     }
-    Ok(())
 }
 
 /// What came of one job.

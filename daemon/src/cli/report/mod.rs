@@ -1,16 +1,18 @@
 //! `rudder report`: a run as one HTML page with plots: what came out, how it went, what the agents decided and what that did. Owns
-//! the arguments and the order of things; numbers come from [`series`], the looks from [`page`].
+//! the arguments and the order of things; numbers come from [`journals`] and [`prometheus`], the looks from [`page`].
 
 mod chart;
+mod journals;
 mod page;
+mod prometheus;
 mod series;
 #[cfg(test)]
 mod tests;
 
 use super::{CliError, style};
 use page::Report;
+use prometheus::{Prometheus, Range};
 use serde_json::json;
-use series::Range;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,6 +30,9 @@ pub struct ReportArgs {
     /// Take the plots from this Prometheus, as far as it kept them, and the decisions from the journals, if there are any
     #[arg(long, value_name = "URL", requires = "start")]
     prometheus: Option<String>,
+    /// File with a bearer token for that Prometheus
+    #[arg(long, value_name = "FILE", requires = "prometheus")]
+    prometheus_token_file: Option<PathBuf>,
     /// Begin, in seconds since 1970 or as a time ago such as 90m or 2h
     #[arg(long, value_name = "TIME", value_parser = moment, requires = "prometheus")]
     start: Option<Moment>,
@@ -79,17 +84,18 @@ fn moment(text: &str) -> Result<Moment, String> {
 /// # Errors
 /// A journal cannot be read, Prometheus has nothing, or the page cannot be written.
 pub fn run(args: &ReportArgs) -> Result<(), CliError> {
-    let journals = series::of_journals(&args.journals)?;
     let files = style::plural(args.journals.len() as u64, "journal");
     let report = match (&args.prometheus, args.start) {
         (Some(url), Some(start)) => {
-            let range = range(url, start, args.end, &args.selector)?;
-            let mut nodes = series::of_prometheus(&range)?;
+            let prometheus = Prometheus { url, token: args.prometheus_token_file.as_deref(), selector: &args.selector };
+            let range = range(start, args.end)?;
+            let journals = journals::of_journals(&args.journals, Some((range.start, range.end)))?;
+            let (mut nodes, window) = prometheus::ask(&prometheus, &range)?;
             let source = format!(
                 "{} of Prometheus at {url}, rates over {}{}",
                 style::plural(nodes.len() as u64, "daemon"),
-                series::RATE_WINDOW,
-                if journals.is_empty() { String::new() } else { format!("; decisions of {files}") }
+                style::span(window),
+                if journals.is_empty() { String::new() } else { format!("; decisions of {files} in that time") }
             );
             // Prometheus knows addresses and journals know files: decisions keep the name of theirs.
             nodes.extend(journals.into_iter().map(|node| series::NodeRun { series: Vec::new(), ..node }));
@@ -97,10 +103,10 @@ pub fn run(args: &ReportArgs) -> Result<(), CliError> {
         }
         _ => {
             let source = format!("From {files} of rudderd's agent; each point is a window of the training.");
-            Report { title: args.title.clone(), source, nodes: journals }
+            Report { title: args.title.clone(), source, nodes: journals::of_journals(&args.journals, None)? }
         }
     };
-    if report.nodes.iter().all(|node| node.series.iter().all(|(_, series)| series.points.is_empty())) {
+    if !report.nodes.iter().any(series::NodeRun::is_plotted) {
         return Err(CliError::message("the journals hold no decision: a window of the training must end first"));
     }
     std::fs::write(&args.out, report.html())
@@ -111,12 +117,12 @@ pub fn run(args: &ReportArgs) -> Result<(), CliError> {
     style::print(&format!("{}: open it in a browser\n", args.out.display()))
 }
 
-fn range(url: &str, start: Moment, end: Option<Moment>, selector: &str) -> Result<Range, CliError> {
+fn range(start: Moment, end: Option<Moment>) -> Result<Range, CliError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let (start, end) = (start.seconds(now), end.map_or(now, |end| end.seconds(now)));
     if start >= end {
         return Err(CliError::message(format!("--start {start:.0} is not before --end {end:.0}")));
     }
     let step = ((end - start) / POINTS).max(STEP_SECONDS_MIN).round();
-    Ok(Range { url: url.to_owned(), selector: selector.to_owned(), start, end, step })
+    Ok(Range { start, end, step })
 }

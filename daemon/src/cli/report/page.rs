@@ -25,6 +25,7 @@ pub(super) struct Report {
 /// The numbers at the top of the page; the same go out as JSON.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
 pub(super) struct Summary {
+    /// Those that there are numbers of.
     pub(super) nodes: usize,
     pub(super) seconds: f64,
     /// Mean hit rate over nodes, of the first tenth and of the last tenth of the time.
@@ -62,7 +63,7 @@ impl Report {
             (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
         };
         Summary {
-            nodes: self.nodes.len(),
+            nodes: self.nodes.iter().filter(|node| node.is_plotted()).count(),
             seconds: end - start,
             hit_rate_first: rate(start, start + tenth),
             hit_rate_last: rate(end - tenth, end),
@@ -203,7 +204,12 @@ impl Report {
     fn table(&self, out: &mut String) {
         let total = self.decisions().count();
         if total == 0 {
-            return out.push_str("<p>There are no decisions: the numbers are of Prometheus, which keeps none. Pass --journal for them.</p>\n");
+            let why = match self.nodes.iter().any(|node| !node.is_plotted()) {
+                true => "the journals hold none of that time.",
+                false => "the numbers are of Prometheus, which keeps none. Pass --journal for them.",
+            };
+            let _ = writeln!(out, "<p>There are no decisions: {why}</p>");
+            return;
         }
         let (start, _) = self.bounds();
         let acted = self.decisions().filter(|told| told.tool != "hold").count();
@@ -283,6 +289,11 @@ impl Told {
 }
 
 impl NodeRun {
+    /// Beside Prometheus' instances a journal is one of them once more: it has decisions alone.
+    pub(super) fn is_plotted(&self) -> bool {
+        self.series.iter().any(|(_, series)| !series.points.is_empty())
+    }
+
     fn series(&self, measure: Measure) -> Option<&Series> {
         self.series.iter().find(|(of, _)| *of == measure).map(|(_, series)| series)
     }

@@ -1,7 +1,8 @@
 //! A report of journals that are made up, with text in them that a page must not believe.
 
+use super::journals::of_journals;
 use super::page::Report;
-use super::series::{Measure, of_journals};
+use super::series::Measure;
 use super::{Moment, ReportArgs, moment, run};
 use crate::agent::controller::{Effect, Impact};
 use crate::agent::journal::{Decision, FORMAT};
@@ -61,6 +62,7 @@ fn args(journals: Vec<PathBuf>, out: PathBuf) -> ReportArgs {
     ReportArgs {
         journals,
         prometheus: None,
+        prometheus_token_file: None,
         start: None,
         end: None,
         selector: String::new(),
@@ -78,7 +80,7 @@ fn journals_become_a_page() {
     write(&old, &[1, 2], "<script>alert(1)</script> & \"more\"");
     write(&new, &[3, 4, 5, 1], "steady");
     write(&other, &[1, 2, 3], "steady");
-    let nodes = of_journals(&[new.clone(), other.clone(), old.clone()]).unwrap();
+    let nodes = of_journals(&[new.clone(), other.clone(), old.clone()], None).unwrap();
     assert_eq!(nodes.iter().map(|node| node.name.as_str()).collect::<Vec<_>>(), ["node0", "node1"]);
     let (measure, rates) = &nodes[0].series[0];
     assert_eq!(*measure, Measure::HitRate);
@@ -144,11 +146,15 @@ fn prometheus(answers: usize) -> (String, std::thread::JoinHandle<Vec<String>>) 
             let mut reader = BufReader::new(stream.try_clone().unwrap());
             let mut line = String::new();
             reader.read_line(&mut line).unwrap();
-            asked.push(line.trim().to_owned());
+            let mut question = line.trim().to_owned();
             while line.trim() != "" {
                 line.clear();
                 reader.read_line(&mut line).unwrap();
+                if line.to_lowercase().starts_with("authorization") {
+                    question.push_str(&format!(" {}", line.trim()));
+                }
             }
+            asked.push(question);
             let body = "{\"status\":\"success\",\"data\":{\"resultType\":\"matrix\",\"result\":[{\"metric\":{\"instance\":\"h:7401\"},\
                         \"values\":[[1000,\"0.5\"],[1010,\"0.7\"]]}]}}";
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
@@ -163,20 +169,30 @@ fn prometheus(answers: usize) -> (String, std::thread::JoinHandle<Vec<String>>) 
 fn plots_come_from_prometheus_where_it_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("r.html");
-    let (url, served) = prometheus(Measure::ALL.len());
+    let (url, served) = prometheus(1 + Measure::ALL.len());
+    let (journal, token) = (dir.path().join("h.jsonl"), dir.path().join("token"));
+    // At 1001, 1002, ... of which --end leaves two out.
+    write(&journal, &[1, 2, 3, 4], "steady");
+    std::fs::write(&token, "secret\n").unwrap();
     let asked = ReportArgs {
         prometheus: Some(url),
         start: Some(Moment::At(1000.0)),
-        end: Some(Moment::At(2000.0)),
+        end: Some(Moment::At(1002.0)),
+        prometheus_token_file: Some(token),
         selector: "job=\"gnn\"".into(),
-        ..args(Vec::new(), out.clone())
+        ..args(vec![journal], out.clone())
     };
     run(&asked).unwrap();
     let asked = served.join().unwrap();
     assert!(
-        asked.iter().all(|line| line.contains("job%3D%22gnn%22") && line.contains("start=1000&end=2000&step=2")),
+        asked.iter().all(|line| line.contains("job%3D%22gnn%22") && line.to_lowercase().contains("bearer secret")),
         "{asked:?}"
     );
+    assert!(asked[0].contains("/api/v1/query?") && asked[0].contains("&time=1002"), "{asked:?}");
+    assert!(asked[1..].iter().all(|line| line.contains("start=1000&end=1002&step=1")), "{asked:?}");
     let page = std::fs::read_to_string(&out).unwrap();
-    assert!(page.contains("h:7401: rows of the cache") && page.contains("There are no decisions"), "{page}");
+    assert!(page.contains("h:7401: rows of the cache") && page.contains("1 daemon of Prometheus"), "{page}");
+    assert!(page.contains("rates over 1 min 0 s; decisions of 1 journal in that time"), "{page}");
+    assert!(page.contains("<small>1 node</small>"), "a journal is no second node: {page}");
+    assert!(page.contains("<b>2</b><small>1 that acted"), "those outside are not counted: {page}");
 }

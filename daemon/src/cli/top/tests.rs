@@ -158,12 +158,91 @@ fn several_daemons_have_a_line_each_and_one_is_chosen() {
     assert!(!text.contains("hit rate"), "nothing is known of it: {text}");
 }
 
+/// A reading of a node with 64 peers, of which some are down.
+fn crowded(down: &[u64]) -> Watched {
+    let of = |at: f64| {
+        let mut reading = reading(at, 1000 + 40 * at as u64, 1, true);
+        let up: String = (0..64)
+            .map(|node| format!("rudder_peer_up{{peer=\"{node}\"}} {}\n", u8::from(!down.contains(&node))))
+            .collect();
+        let text = format!("process_start_time_seconds 1\n{up}");
+        reading.scrape = Scrape::parse(&text).unwrap();
+        let peer =
+            |node: u64| json!({"node": node, "address": format!("10.0.0.{node}:7400"), "last_error": "no answer"});
+        reading.status["peers"] = (0..64).map(peer).collect();
+        reading.decisions = (1..=8).map(decision).collect();
+        reading
+    };
+    let mut watched = Watched::new("http://a:7401".into());
+    watched.take(0.0, Ok(of(0.0)));
+    watched.take(2.0, Ok(of(2.0)));
+    watched
+}
+
+fn drawn(screen: &Screen, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(110, height)).unwrap();
+    terminal.draw(|frame| frame.render_widget(screen, frame.area())).unwrap();
+    terminal.backend().to_string()
+}
+
+#[test]
+fn of_many_peers_those_that_are_down_and_the_decisions_are_seen() {
+    let (one_down, all_down) = (crowded(&[50]), crowded(&(0..64).collect::<Vec<_>>()));
+    let text = drawn(&screen(&[&one_down], 2.0), 30);
+    let first = text.lines().position(|line| line.contains("10.0.0.")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(lines[first].contains("10.0.0.50:7400") && lines[first].contains("DOWN"), "{text}");
+    assert!(lines[first + 1].contains("no answer") && lines[first + 2].contains("10.0.0.0:7400"), "{text}");
+    assert!(text.contains("more, none of them DOWN") && text.contains("last decisions of rules"), "{text}");
+    assert!(["#8", "#7", "#6", "#5"].iter().all(|number| text.contains(number)) && text.contains("q quit"), "{text}");
+    let shown = lines.iter().filter(|line| line.contains("10.0.0.")).count();
+    assert!(text.contains(&format!("+{} more", 64 - shown)) && shown > 3, "{shown} shown: {text}");
+    let text = drawn(&screen(&[&all_down], 2.0), 30);
+    assert!(text.contains("of them DOWN") && text.contains("#8"), "{text}");
+    let text = plain(&screen(&[&one_down], 2.0), 110);
+    assert!(
+        text.contains("10.0.0.63:7400") && text.contains("#1 ") && !text.contains("more,"),
+        "a pipe gets all: {text}"
+    );
+}
+
+#[test]
+fn of_many_daemons_the_chosen_one_is_in_sight() {
+    let (here, mut gone) = (watched(true), Watched::new("http://gone:7401".into()));
+    gone.take(1.0, Err("refused".into()));
+    let mut all: Vec<&Watched> = vec![&here; 40];
+    all[39] = &gone;
+    let mut screen = screen(&all, 2.0);
+    let text = drawn(&screen, 30);
+    assert!(text.contains("> http://a:7401") && text.contains("1 of them GONE") && text.contains("hit rate"), "{text}");
+    assert!(text.contains("#8") && !text.contains("gone:7401"), "{text}");
+    screen.selected = 39;
+    let text = drawn(&screen, 30);
+    assert!(text.contains("> http://gone:7401") && text.contains("none of them GONE"), "{text}");
+    assert!(!plain(&screen, 110).contains("more,"), "a pipe gets all");
+}
+
+#[test]
+fn an_idle_node_is_not_complained_of() {
+    let mut idle = Watched::new("http://a:7401".into());
+    for at in [0.0, 2.0] {
+        let mut reading = reading(at, 1000, 1, true);
+        reading.status["trainers_reporting"] = json!(0);
+        idle.take(at, Ok(reading));
+    }
+    let text = plain(&screen(&[&idle], 2.0), 110);
+    assert!(text.contains("0 fetches/s, no trainer at work"), "{text}");
+}
+
 #[test]
 fn a_small_terminal_is_no_trouble() {
     for (width, height) in [(1, 1), (20, 5), (79, 8), (300, 100)] {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let screen = screen(&[&watched(true), &watched(false)], 2.0);
-        terminal.draw(|frame| frame.render_widget(&screen, frame.area())).unwrap();
+        let screen = screen(&[&watched(true), &watched(false), &crowded(&[3, 5])], 2.0);
+        for selected in 0..3 {
+            let screen = Screen { selected, ..screen.clone() };
+            terminal.draw(|frame| frame.render_widget(&screen, frame.area())).unwrap();
+        }
     }
 }
 

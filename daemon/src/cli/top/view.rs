@@ -22,9 +22,13 @@ const BAR: usize = 24;
 /// A trainer that waits for more of its time than this is worth a colour, and twice that a stronger one.
 const STALL_WARN: f64 = 0.1;
 const MEMORY_WARN: f64 = 0.9;
+/// Decisions that stay in sight however long the list of peers is.
+const DECISIONS_KEPT: usize = 4;
+/// Daemons that are listed on however low a screen, with the line on the rest.
+const LISTED_MIN: usize = 4;
 
 /// All that is on the screen.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Screen {
     pub(super) daemons: Vec<View>,
     pub(super) selected: usize,
@@ -37,7 +41,8 @@ pub(super) struct Screen {
 
 impl Widget for &Screen {
     fn render(self, area: Rect, buffer: &mut Buffer) {
-        let mut pen = Pen { area, y: area.y, buffer, colour: self.colour };
+        let bottom = area.bottom().saturating_sub(u16::from(self.keys));
+        let mut pen = Pen { area, y: area.y, bottom, buffer, colour: self.colour };
         self.title(&mut pen);
         if self.daemons.len() > 1 {
             self.list(&mut pen);
@@ -49,7 +54,7 @@ impl Widget for &Screen {
             let tables = self.daemons.get(self.selected).map_or(0, |view| view.tables.len());
             let choose = if self.daemons.len() > 1 { "  up/down daemon" } else { "" };
             let table = if tables > 1 { "  left/right table" } else { "" };
-            pen.y = area.bottom().saturating_sub(1);
+            (pen.y, pen.bottom) = (bottom, area.bottom());
             pen.line([Span::styled(format!("q quit  p pause  + - interval{choose}{table}"), FAINT)]);
         }
     }
@@ -68,7 +73,10 @@ impl Screen {
             "daemon", "state", "hits", "stalls", "p99", "cache", "peers"
         );
         pen.line([Span::styled(head, FAINT)]);
-        for (at, view) in self.daemons.iter().enumerate() {
+        // The chosen one stays in sight, and most of the screen is for what is said of it.
+        let room = usize::from(pen.room() / 3).max(LISTED_MIN);
+        let (from, listed) = window(self.daemons.len(), self.selected, room);
+        for (at, view) in self.daemons.iter().enumerate().skip(from).take(listed) {
             let (word, style) = state_word(&view.state);
             let chosen = at == self.selected;
             let name = format!("{} {:<28} ", if chosen { ">" } else { " " }, short(&view.url, 28));
@@ -85,7 +93,28 @@ impl Screen {
             let name_style = if chosen { STRONG } else { Style::new() };
             pen.line([Span::styled(name, name_style), Span::styled(format!("{word:<9}"), style), Span::raw(numbers)]);
         }
+        let unseen = self.daemons.iter().enumerate().filter(|(at, _)| !(from..from + listed).contains(at));
+        let gone = unseen.clone().filter(|(_, view)| matches!(view.state, State::Gone { .. })).count();
+        rest(pen, unseen.count(), gone, "GONE");
         pen.skip();
+    }
+}
+
+/// Where a list of `all` begins and how much of it is shown, so that the chosen one is in sight; the line on the rest counts, too.
+fn window(all: usize, chosen: usize, room: usize) -> (usize, usize) {
+    if all <= room {
+        return (0, all);
+    }
+    let shown = room.saturating_sub(1).max(1);
+    (chosen.saturating_sub(shown / 2).min(all - shown), shown)
+}
+
+/// A line on what a list leaves out.
+fn rest(pen: &mut Pen<'_>, unseen: usize, bad: usize, word: &str) {
+    match (unseen, bad) {
+        (0, _) => {}
+        (_, 0) => pen.line([Span::styled(format!("  +{unseen} more, none of them {word}"), FAINT)]),
+        _ => pen.line([Span::styled(format!("  +{unseen} more, {bad} of them {word}"), BAD)]),
     }
 }
 
@@ -122,7 +151,12 @@ fn detail(pen: &mut Pen<'_>, view: &View) {
         return;
     }
     numbers(pen, view);
+    // However many peers there are, the last decisions are to be seen.
+    let kept = 2 + u16::try_from(view.decisions.len().min(DECISIONS_KEPT)).unwrap_or(u16::MAX);
+    let below = pen.bottom;
+    pen.bottom = below.saturating_sub(kept).max(pen.y.min(below));
     peers(pen, &view.peers);
+    pen.bottom = below;
     decisions(pen, view);
 }
 
@@ -179,6 +213,7 @@ fn numbers(pen: &mut Pen<'_>, view: &View) {
 
 fn trainers(view: &View) -> Span<'static> {
     match view.trainers {
+        0 if view.rows.remote() + view.rows.local == 0.0 => Span::styled("no trainer at work", FAINT),
         0 => Span::styled("no trainer reports its progress", WARN),
         1 => Span::styled(format!("1 trainer, {:.1} epochs", view.epochs), FAINT),
         many => Span::styled(format!("{many} trainers, {:.1} epochs", view.epochs), FAINT),
@@ -207,7 +242,19 @@ fn peers(pen: &mut Pen<'_>, peers: &[Peer]) {
         "peer", "address", "state", "p50", "p99", "received/s", "sent/s"
     );
     pen.line([Span::styled(head, FAINT)]);
-    for peer in peers {
+    let mut worst_first: Vec<&Peer> = peers.iter().collect();
+    worst_first.sort_by_key(|peer| peer.up);
+    let lines = |peer: &&Peer| 1 + u16::from(peer.error.is_some() && !peer.up);
+    let needed: u16 = worst_first.iter().map(lines).fold(0, u16::saturating_add);
+    // One line is for what is left out, where something is.
+    let mut room = if needed <= pen.room() { needed } else { pen.room().saturating_sub(1) };
+    let fits = |peer: &&&Peer| {
+        let left = room.checked_sub(lines(*peer));
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    let shown = worst_first.iter().take_while(fits).count();
+    for peer in &worst_first[..shown] {
         let (word, style) = if peer.up { ("up", GOOD) } else { ("DOWN", BAD) };
         let numbers = format!(
             " {:>9} {:>9} {:>14} {:>14}",
@@ -225,6 +272,8 @@ fn peers(pen: &mut Pen<'_>, peers: &[Peer]) {
             pen.line([Span::styled(format!("      {error}"), BAD)]);
         }
     }
+    let down = worst_first[shown..].iter().filter(|peer| !peer.up).count();
+    rest(pen, worst_first.len() - shown, down, "DOWN");
 }
 
 fn decisions(pen: &mut Pen<'_>, view: &View) {
@@ -254,6 +303,8 @@ fn decisions(pen: &mut Pen<'_>, view: &View) {
 struct Pen<'a> {
     area: Rect,
     y: u16,
+    /// The line below the last that may be written.
+    bottom: u16,
     buffer: &'a mut Buffer,
     colour: bool,
 }
@@ -262,10 +313,15 @@ impl Pen<'_> {
     fn line<'s>(&mut self, spans: impl IntoIterator<Item = Span<'s>>) {
         let plain = |span: Span<'s>| if self.colour { span } else { Span::raw(span.content) };
         let line = Line::from(spans.into_iter().map(plain).collect::<Vec<_>>());
-        if self.y < self.area.bottom() {
+        if self.y < self.bottom {
             self.buffer.set_line(self.area.x, self.y, &line, self.area.width);
         }
-        self.y = self.y.saturating_add(1);
+        self.y = self.y.saturating_add(1).min(self.bottom);
+    }
+
+    /// Lines that are left.
+    fn room(&self) -> u16 {
+        self.bottom.saturating_sub(self.y)
     }
 
     fn named<'s>(&mut self, name: &str, spans: impl IntoIterator<Item = Span<'s>>) {
@@ -274,14 +330,14 @@ impl Pen<'_> {
     }
 
     fn skip(&mut self) {
-        self.y = self.y.saturating_add(1);
+        self.y = self.y.saturating_add(1).min(self.bottom);
     }
 
     /// Draws the history right of what the line before says, newest last.
     fn sparkline(&mut self, after: u16, rates: &[f64]) {
         let x = self.area.x + NAMES + after;
         let y = self.y.saturating_sub(1);
-        if y >= self.area.bottom() || x >= self.area.right() {
+        if y >= self.bottom || x >= self.area.right() {
             return;
         }
         let width = (self.area.right() - x).min(60);
@@ -323,9 +379,10 @@ fn short(text: &str, width: usize) -> String {
 
 /// The screen as plain lines.
 pub(super) fn plain(screen: &Screen, width: u16) -> String {
-    // A daemon's own lines and four for each peer and decision are more than are ever drawn.
-    let lines = |view: &View| 24 + 2 * view.peers.len() + view.decisions.len();
-    let height = screen.daemons.iter().map(lines).max().unwrap_or(4) + screen.daemons.len();
+    // More lines than are ever drawn, so that nothing is left out: of a daemon, for each peer, and thrice as many as there are
+    // daemons, since a third of the screen is for their list.
+    let lines = |view: &View| 32 + 2 * view.peers.len() + view.decisions.len();
+    let height = screen.daemons.iter().map(lines).max().unwrap_or(4) + 3 * screen.daemons.len();
     let area = Rect::new(0, 0, width, u16::try_from(height).unwrap_or(u16::MAX));
     let mut buffer = Buffer::empty(area);
     screen.render(area, &mut buffer);

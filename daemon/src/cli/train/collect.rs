@@ -1,11 +1,12 @@
 //! What `rudder train` learns from: journals and results of replays are read, traces are replayed under a controller that draws its
 //! decisions. Owns how often and from where such a replay begins.
 
+use crate::agent::classifier::ClassifierError;
 use crate::agent::classifier::samples::{self, Source, of_decisions, of_trace};
 use crate::agent::explore::Explore;
 use crate::cache::PolicySpec;
-use crate::cli::CliError;
 use crate::cli::replay::{TraceCapacity, exploring};
+use crate::cli::{CliError, journal};
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ControlSpec, ReplaySpec, Trace, replay_under};
@@ -37,7 +38,7 @@ impl Collecting {
     /// The samples of a trace's folder, a journal, or the result of `rudder replay --controller ... --json`.
     pub(super) fn samples(&self, path: &Path, seed: u64) -> Result<Source, CliError> {
         if !path.is_dir() {
-            return Ok(samples::read(path)?);
+            return file(path);
         }
         let trace = Trace::read(path)?;
         let whole = path.canonicalize()?;
@@ -80,5 +81,43 @@ impl Collecting {
         };
         let (_, controlled) = replay_under(trace, spec, &trace.degree, Some(control), &mut |_| ())?;
         Ok(of_decisions(&controlled.unwrap_or_default().decisions))
+    }
+}
+
+/// The samples of a file. A journal with torn lines gives those of the others: a pair of decisions with a torn one between them is
+/// no sample, since their numbers do not follow each other.
+fn file(path: &Path) -> Result<Source, CliError> {
+    let refused = match samples::read(path) {
+        Ok(source) => return Ok(source),
+        Err(error @ ClassifierError::TooLarge { .. }) => return Err(error.into()),
+        Err(error) => error,
+    };
+    match journal::read(path) {
+        Ok(decisions) if !decisions.is_empty() => {
+            let whole = path.canonicalize()?;
+            let folder = whole.parent().unwrap_or(&whole);
+            // As `samples::read` names it: whole and torn journals of a folder are one source.
+            Ok(Source { name: format!("journals in {}", folder.display()), samples: of_decisions(&decisions) })
+        }
+        _ => Err(refused.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::journal::tests::line;
+
+    #[test]
+    fn torn_and_whole_journals_of_a_folder_are_one_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, torn) = (dir.path().join("a"), dir.path().join("b"));
+        std::fs::write(&whole, format!("{}\n{}\n", line(1), line(2))).unwrap();
+        std::fs::write(&torn, format!("{}\n{}\n{}\n", line(1), &line(2)[..50], line(3))).unwrap();
+        assert_eq!(file(&whole).unwrap().name, file(&torn).unwrap().name);
+        assert!(file(&torn).unwrap().samples.is_empty(), "1 and 3 do not follow each other");
+        std::fs::write(&torn, "nonsense\n").unwrap();
+        let error = file(&torn).unwrap_err().to_string();
+        assert!(error.contains("b, line 1") && error.contains("no decision"), "{error}");
     }
 }

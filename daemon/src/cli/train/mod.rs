@@ -1,11 +1,9 @@
 //! `rudder train`: trains a classifier controller from traces and journals, and says how good it is on samples that it did not
 //! see. Owns the arguments and what is printed; models and labels are [`crate::agent::classifier`]'s.
 
-#![allow(clippy::print_stdout)]
-
 mod collect;
 
-use super::CliError;
+use super::{CliError, style};
 use crate::agent::classifier::evaluate::{Evaluation, Split, fit_and_evaluate, of_task, split};
 use crate::agent::classifier::file::{Head, Model};
 use crate::agent::classifier::samples::Source;
@@ -111,12 +109,7 @@ pub fn run(args: &TrainArgs) -> Result<(), CliError> {
     }
     Model::new(args.model, replace, grow).write(&args.out)?;
     let trained = Trained { model: args.model.name(), file: args.out.clone(), held_out: from, tasks, left_out };
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&trained)?);
-    } else {
-        println!("{}", in_words(&trained));
-    }
-    Ok(())
+    if args.json { style::print_json(&trained) } else { style::print(&format!("{}\n", in_words(&trained))) }
 }
 
 fn in_words(trained: &Trained) -> String {
