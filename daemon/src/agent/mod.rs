@@ -6,6 +6,7 @@
 //! **It must never** be on the fetch path or hold anything that it waits for: an agent that is slow, absent or wrong is not
 //! noticed by a trainer. It reads numbers and calls tools; how a cache works is not its business.
 
+mod asking;
 pub mod classifier;
 pub mod cluster;
 pub mod contrary;

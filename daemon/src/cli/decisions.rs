@@ -123,8 +123,8 @@ fn headline(decisions: &[Decision], there: usize) -> String {
         0 => {}
         number => parts.push(paint(Tone::Warn, &format!("{number} by the rules for want of an answer"))),
     }
-    let judged = count(&|decision| decision.effect.is_some());
-    let right = count(&|decision| decision.effect.is_some_and(|effect| effect.as_expected));
+    let judged = count(&|decision| decision.came_true().is_some());
+    let right = count(&|decision| decision.came_true() == Some(true));
     if judged > 0 {
         parts.push(format!("{right} of {judged} came out as expected"));
     }
@@ -161,7 +161,7 @@ pub(super) fn story(decision: &Decision) -> String {
     let mut text = format!("#{number}  {}  ({when}window {window}, {epochs:.2} epochs)\n", paint(tone, &what));
     let mut say = |what: &str, words: &str| _ = writeln!(text, "    {what:9} {words}");
     let who = format!("{} in {:.1} ms", decision.decided_by, decision.latency_ms);
-    if decision.proposed == *call {
+    if decision.is_as_proposed() {
         say("why", &format!("{reason} ({who})"));
     } else {
         say("proposed", &format!("{} ({who}): {reason}", arguments(&decision.proposed)));
@@ -177,12 +177,16 @@ pub(super) fn story(decision: &Decision) -> String {
     }
     if let Some(effect) = decision.effect {
         let percent = |(before, after): (f64, f64)| format!("{:.1} % to {:.1} %", 100.0 * before, 100.0 * after);
-        let verdict = if effect.as_expected { "as expected" } else { "not as expected" };
         let expected = decision.expected.name();
+        let verdict = match decision.came_true() {
+            Some(true) => format!("; as expected ({expected})"),
+            Some(false) => format!("; not as expected ({expected})"),
+            None => String::new(),
+        };
         say(
             "effect",
             &format!(
-                "hit rate {}, network {} of remote rows; {verdict} ({expected})",
+                "hit rate {}, network {} of remote rows{verdict}",
                 percent(effect.hit_rate),
                 percent(effect.network_share)
             ),

@@ -82,6 +82,8 @@ pub(super) mod tests {
             format: FORMAT,
             number,
             time_ms: number,
+            node: None,
+            table: None,
             controller: "rules".to_owned(),
             decided_by: "rules".to_owned(),
             snapshot: Snapshot { window: number, hit_rate: Some(0.5), ..Snapshot::default() },

@@ -208,6 +208,12 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Reads a number of 0 or more.
+fn not_negative(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| format!("`{text}` is no number of 0 or more"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

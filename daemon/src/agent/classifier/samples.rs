@@ -195,7 +195,14 @@ fn follows(decision: &Decision, next: &Decision) -> bool {
     next.number > decision.number && next.snapshot.window == decision.snapshot.window + 1
 }
 
-/// What `rudder replay --controller ... --json` prints, as far as it matters here.
+/// What `rudder replay --controller ... --json` prints, as far as it matters here: with several capacities a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Replays {
+    One(Replay),
+    Several(Vec<Replay>),
+}
+
 #[derive(Deserialize)]
 struct Replay {
     trace: String,
@@ -207,7 +214,8 @@ struct Run {
     decisions: Vec<Decision>,
 }
 
-/// The samples of a file: a journal, one decision a line, or the result of a replay under controllers.
+/// The samples of a file: a journal, one decision a line, or the result of a replay under controllers. Of a journal, lines that end too
+/// soon are passed over: a full disk or a killed daemon leaves such.
 ///
 /// Journals of one folder are one source: those of a run's nodes, and the parts into which a journal was rotated.
 ///
@@ -216,18 +224,27 @@ struct Run {
 pub fn read(path: &Path) -> Result<Source, ClassifierError> {
     let text = read_bounded(path, BYTES_MAX, "journals rotate: give several files")?;
     let first = text.lines().next().unwrap_or_default().trim();
-    if first == "{" || first.contains("\"results\"") {
-        let replay: Replay = serde_json::from_str(&text).map_err(|error| ClassifierError::Journal {
+    if matches!(first, "{" | "[") || first.contains("\"results\"") {
+        let replays: Replays = serde_json::from_str(&text).map_err(|error| ClassifierError::Journal {
             path: path.to_owned(),
             line: error.line(),
             problem: format!("no result of a replay with --controller: {error}"),
         })?;
-        let samples = replay.results.iter().flat_map(|run| of_decisions(&run.decisions)).collect();
-        return Ok(Source { name: of_trace(&replay.trace), samples });
+        let replays = match replays {
+            Replays::One(replay) => vec![replay],
+            Replays::Several(replays) => replays,
+        };
+        let name = replays.first().map(|replay| of_trace(&replay.trace)).unwrap_or_default();
+        let runs = replays.iter().flat_map(|replay| &replay.results);
+        return Ok(Source { name, samples: runs.flat_map(|run| of_decisions(&run.decisions)).collect() });
     }
     let mut decisions = Vec::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        decisions.push(decision(line).map_err(|problem| ClassifierError::Journal {
+        let read = decision(line);
+        if read.is_err() && serde_json::from_str::<serde_json::Value>(line).is_err_and(|error| error.is_eof()) {
+            continue;
+        }
+        decisions.push(read.map_err(|problem| ClassifierError::Journal {
             path: path.to_owned(),
             line: at + 1,
             problem,

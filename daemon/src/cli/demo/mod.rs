@@ -106,7 +106,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
     ceiling: Capacity,
     /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
-    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = super::not_negative)]
     classifier_learning_rate: f64,
     /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
     #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
@@ -155,6 +155,9 @@ impl DemoArgs {
                         node there is nothing to share; raise --trainers"
                     .to_owned(),
             );
+        }
+        if self.controller == ControllerSpec::Contrary {
+            return Err("--controller contrary is for `rudder replay` only: no daemon starts it".to_owned());
         }
         match self.shift {
             Some(shift) if shift >= self.epochs => {

@@ -2,6 +2,7 @@
 //! alone and beside what a fixed capacity of the same memory over time would have done.
 
 use super::ReplayArgs;
+use super::report::Optimum;
 use crate::agent::classifier::steer::ClassifierController;
 use crate::agent::controller::Controller;
 use crate::agent::guard::GuardSettings;
@@ -98,7 +99,7 @@ pub(super) struct Steered {
     refused: u64,
     /// Decisions in which the fallback stood in.
     fallbacks: u64,
-    /// Decisions whose effect was as expected, of those that have one.
+    /// Decisions that were carried out with the effect that was expected, of those whose effect is known.
     expected_right: u64,
     expected_known: u64,
     seconds: f64,
@@ -218,13 +219,25 @@ fn summarize(
         ratio_to_fixed: replayed.network_rows as f64 / fixed_network_rows.max(1) as f64,
         refused: count(&|decision| decision.outcome == "refused"),
         fallbacks: count(&|decision| decision.fallback.is_some()),
-        expected_right: count(&|decision| decision.effect.is_some_and(|effect| effect.as_expected)),
-        expected_known: count(&|decision| decision.effect.is_some()),
+        expected_right: count(&|decision| decision.came_true() == Some(true)),
+        expected_known: count(&|decision| decision.came_true().is_some()),
         calls,
         seconds,
         llm: None,
         decisions: done.decisions,
     }
+}
+
+/// All controllers at one capacity, beside the optimum.
+#[derive(Debug, Serialize)]
+pub(super) struct Contest {
+    pub(super) trace: String,
+    pub(super) universe: u64,
+    pub(super) capacity_rows: usize,
+    pub(super) requests: u64,
+    pub(super) results: Vec<Steered>,
+    /// At that capacity from begin to end.
+    pub(super) opt: Optimum,
 }
 
 /// For people.
@@ -236,7 +249,9 @@ pub(super) fn table(results: &[Steered], requests: u64) -> String {
         "policy",
         "hits %",
         "network %",
+        "waited for %",
         "by tools %",
+        "fills %",
         "stale served",
         "mean capacity",
         "of fixed",
@@ -252,7 +267,9 @@ pub(super) fn table(results: &[Steered], requests: u64) -> String {
             result.policy.to_owned(),
             format!("{:.2}", 100.0 * result.hit_rate),
             percent(result.network_rows),
+            percent(result.stall_rows),
             percent(result.tool_rows + result.refreshed_rows),
+            percent(result.fill_rows),
             result.stale_rows_served.to_string(),
             format!("{:.0}", result.mean_capacity_rows),
             format!("{:.3}", result.ratio_to_fixed),

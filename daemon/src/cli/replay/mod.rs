@@ -5,13 +5,14 @@ mod control;
 mod plot;
 mod report;
 
-use super::{CliError, style};
+use super::{CliError, not_negative, style};
 use crate::agent::spec::ControllerSpec;
 use crate::cache::PolicySpec;
 use crate::config::{CacheConfig, LookaheadConfig, Policy};
 use crate::node::{lookahead_settings, policy_spec};
 use crate::replay::{ReplaySpec, Trace, optimum, replay};
 use clap::error::ErrorKind;
+use control::Contest;
 pub(in crate::cli) use control::exploring;
 use indicatif::{ProgressBar, ProgressStyle};
 use report::{Optimum, Outcome};
@@ -65,7 +66,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
     controller: Vec<ControllerSpec>,
     /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
-    #[arg(long, value_name = "RATE", default_value_t = 0.0)]
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = not_negative)]
     classifier_learning_rate: f64,
     /// Minibatches per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
@@ -74,12 +75,12 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.25))]
     ceiling: TraceCapacity,
     /// Rows that owners change per minibatch, with a controller
-    #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
+    #[arg(long, value_name = "ROWS", default_value_t = 0.0, value_parser = not_negative)]
     updates: f64,
     #[command(flatten)]
     llm: control::LlmArgs,
-    /// Write hit rates over capacity and over time to this file, as SVG
-    #[arg(long, value_name = "FILE")]
+    /// Write hit rates of policies over capacity and over time to this file, as SVG
+    #[arg(long, value_name = "FILE", conflicts_with = "controller")]
     plot: Option<PathBuf>,
     /// Print the result as JSON: one object, with several capacities a list of one for each
     #[arg(long)]
@@ -302,24 +303,40 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     }
 }
 
-/// One run for each controller, policy, lookahead and capacity.
+/// The optimum of each capacity, then one run for each controller, policy and lookahead at it.
 fn run_controllers(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs: &[Job]) -> Result<(), CliError> {
     let course = control::Course { args, trace, prior, distinct: trace.distinct() };
-    let mut results = Vec::new();
-    for job in jobs {
-        let Some((policy, lookahead)) = job.policy else { continue };
+    let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy().into_owned();
+    let (universe, requests) = (trace.meta.universe, trace.requests());
+    let mut contests: Vec<Contest> = Vec::new();
+    for Job { capacity_rows, policy } in jobs.iter().copied() {
+        let Some((policy, lookahead)) = policy else {
+            let begin = Instant::now();
+            let opt = Optimum::new(&optimum(trace, capacity_rows, &mut |_| ()), span(trace), begin.elapsed());
+            let trace = name.clone();
+            contests.push(Contest { trace, universe, capacity_rows, requests, results: Vec::new(), opt });
+            continue;
+        };
         for controller in &args.controller {
-            results.push(course.steer(controller, args.spec(policy, lookahead, job.capacity_rows))?);
+            let steered = course.steer(controller, args.spec(policy, lookahead, capacity_rows))?;
+            // The optimum came first among the jobs of this capacity.
+            if let Some(contest) = contests.last_mut() {
+                contest.results.push(steered);
+            }
         }
     }
     if args.json {
-        let name = args.trace.file_name().unwrap_or(args.trace.as_os_str()).to_string_lossy();
-        let all = serde_json::json!({
-            "trace": name, "universe": trace.meta.universe, "requests": trace.requests(), "results": results,
-        });
-        style::print_json(&all)
+        match &contests[..] {
+            [only] => style::print_json(only),
+            several => style::print_json(&several),
+        }
     } else {
-        style::print(&format!("{}\n", control::table(&results, trace.requests())))
+        let told = |contest: &Contest| {
+            let best = 100.0 * contest.opt.hit_rate;
+            let table = control::table(&contest.results, requests);
+            format!("{} rows at the start; the optimum of so many hits {best:.2} %\n{table}\n", contest.capacity_rows)
+        };
+        contests.iter().try_for_each(|contest| style::print(&told(contest)))
     }
 }
 

@@ -5,6 +5,7 @@ use super::series::{Measure, NodeRun, Series, Told};
 use crate::agent::journal::Decision;
 use crate::cli::decisions::{arguments, deed};
 use crate::cli::{CliError, journal};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A file of a journal.
@@ -79,9 +80,24 @@ pub(super) fn of_journals(paths: &[PathBuf], within: Option<(f64, f64)>) -> Resu
         for part in parts {
             decisions.extend(journal::read(&part.path)?.into_iter().filter(is_within));
         }
-        runs.push(of_decisions(name, &decisions));
+        runs.extend(of_node(&name, decisions));
     }
     Ok(runs)
+}
+
+/// The runs of a node's tables, each by itself; a node that names no table has one.
+fn of_node(name: &str, decisions: Vec<Decision>) -> Vec<NodeRun> {
+    let mut tables: BTreeMap<Option<String>, Vec<Decision>> = BTreeMap::new();
+    for decision in decisions {
+        tables.entry(decision.table.clone()).or_default().push(decision);
+    }
+    if tables.is_empty() {
+        tables.insert(None, Vec::new());
+    }
+    let run = |(table, decisions): (Option<String>, Vec<Decision>)| {
+        of_decisions(table.map_or_else(|| name.to_owned(), |table| format!("{name} {table}")), &decisions)
+    };
+    tables.into_iter().map(run).collect()
 }
 
 fn of_decisions(name: String, decisions: &[Decision]) -> NodeRun {
@@ -132,7 +148,7 @@ fn told(node: &str, decision: &Decision) -> Told {
         expected: decision.expected.name(),
         hit_rate: decision.effect.map(|effect| effect.hit_rate),
         network_share: decision.effect.map(|effect| effect.network_share),
-        as_expected: decision.effect.map(|effect| effect.as_expected),
+        as_expected: decision.came_true(),
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Collecting {
     #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.25))]
     ceiling: TraceCapacity,
     /// Rows that owners change per minibatch in replays of traces
-    #[arg(long, value_name = "ROWS", default_value_t = 0.0)]
+    #[arg(long, value_name = "ROWS", default_value_t = 0.0, value_parser = crate::cli::not_negative)]
     updates: f64,
 }
 
