@@ -249,7 +249,7 @@ fn peers(pen: &mut Pen<'_>, peers: &[Peer]) {
     // One line is for what is left out, where something is.
     let mut room = if needed <= pen.room() { needed } else { pen.room().saturating_sub(1) };
     let fits = |peer: &&&Peer| {
-        let left = room.checked_sub(lines(*peer));
+        let left = room.checked_sub(lines(peer));
         room = left.unwrap_or(0);
         left.is_some()
     };
