@@ -74,6 +74,7 @@ for program in "$programs/rudder" "$destdir$prefix/bin/rudder"; do
     "$program" man "$words/man" > /dev/null
     for shell in bash zsh fish; do
       "$program" completions "$shell" > "$words/rudder.$shell"
+      "$program" completions "$shell" --program rudderd > "$words/rudderd.$shell"
     done
     break
   fi
@@ -104,11 +105,13 @@ EOF
   # For the machines of Prometheus and Grafana: docs/dashboards.md names these folders as they are in the repository.
   below deploy/prometheus '*.yml' '*.json'
   below dashboards '*.json' 'rudder.yml'
-  cat << EOF
-0644|$words/rudder.bash|$prefix/share/bash-completion/completions/rudder
-0644|$words/rudder.zsh|$prefix/share/zsh/vendor-completions/_rudder
-0644|$words/rudder.fish|$prefix/share/fish/vendor_completions.d/rudder.fish
+  for name in rudder rudderd; do
+    cat << EOF
+0644|$words/$name.bash|$prefix/share/bash-completion/completions/$name
+0644|$words/$name.zsh|$prefix/share/zsh/vendor-completions/_$name
+0644|$words/$name.fish|$prefix/share/fish/vendor_completions.d/$name.fish
 EOF
+  done
   for page in "$words"/man/*.1; do
     echo "0644|$page|$prefix/share/man/man1/$(basename "$page")"
   done
@@ -164,8 +167,10 @@ if [ "$uninstall" = yes ]; then
   fi
   files | while IFS='|' read -r _ _ target; do rm -f "$destdir$target"; done
   rm -f "$destdir$prefix"/share/man/man1/rudder.1 "$destdir$prefix"/share/man/man1/rudder-*.1 "$destdir$prefix"/share/man/man1/rudderd.1
-  rm -f "$destdir$prefix/share/bash-completion/completions/rudder" "$destdir$prefix/share/zsh/vendor-completions/_rudder" \
-    "$destdir$prefix/share/fish/vendor_completions.d/rudder.fish"
+  for name in rudder rudderd; do
+    rm -f "$destdir$prefix/share/bash-completion/completions/$name" "$destdir$prefix/share/zsh/vendor-completions/_$name" \
+      "$destdir$prefix/share/fish/vendor_completions.d/$name.fish"
+  done
   rm -rf "$destdir$prefix/share/rudder"
   rmdir "$destdir$prefix/lib/rudder" "$destdir$prefix/share/doc/rudder/slurm" "$destdir$prefix/share/doc/rudder" 2> /dev/null || true
   [ "$purge" = no ] || rm -rf "$destdir/etc/rudder" "$destdir/etc/default/rudder" "$destdir/var/lib/rudder"

@@ -3,14 +3,14 @@
 use clap::Parser;
 use rudder_daemon::{
     agent::{classifier::steer::ClassifierController, spec::ControllerSpec},
-    cli::error_chain,
+    cli::{error_chain, rudderd::Arguments},
     config::{AgentConfig, Config, ConfigError, Layers},
     lifecycle::{self, Controls, Order},
     logging::Logging,
     node::{Node, StartError},
     peers,
 };
-use std::{error::Error, io, path::PathBuf, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -22,49 +22,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit status for a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_CONFIGURATION: u8 = 64;
-
-/// Serves feature rows to the trainers of this node: its own part of the dataset, a cache of the others', and its peers.
-///
-/// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is in
-/// docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP reads
-/// the configuration again and takes over log.level.
-#[derive(Debug, Parser)]
-#[command(name = "rudderd", version)]
-struct Arguments {
-    /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Validate the configuration, and the classifier that it names, and exit: status 0 if they can be used, 64 if not
-    #[arg(long)]
-    check: bool,
-    /// Print the configuration that is in effect as TOML, and exit
-    #[arg(long, conflicts_with = "check")]
-    print_config: bool,
-    /// The partition this daemon owns (node.index)
-    #[arg(long, value_name = "N")]
-    node_index: Option<String>,
-    /// Folder of the dataset (dataset.path)
-    #[arg(long, value_name = "DIR")]
-    dataset: Option<String>,
-    /// Unix socket for the trainers (local.socket)
-    #[arg(long, value_name = "PATH")]
-    socket: Option<String>,
-    /// Address of the HTTP interface (admin.listen)
-    #[arg(long, value_name = "ADDR")]
-    admin_listen: Option<String>,
-    /// UDP address for the peers (peers.listen)
-    #[arg(long, value_name = "ADDR")]
-    peers_listen: Option<String>,
-    /// Rows, share or size of the cache (cache.capacity)
-    #[arg(long, value_name = "N|SHARE|SIZE")]
-    capacity: Option<String>,
-    /// Cache policy: none, periodic or epoch (cache.policy)
-    #[arg(long, value_name = "POLICY")]
-    policy: Option<String>,
-    /// What is logged: error, warn, info, debug, trace, or directives (log.level)
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();

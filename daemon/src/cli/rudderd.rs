@@ -15,7 +15,7 @@ pub struct Arguments {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Validate the configuration and exit: status 0 if it can be used, 64 if not
+    /// Validate the configuration, and the classifier that it names, and exit: status 0 if they can be used, 64 if not
     #[arg(long)]
     pub check: bool,
     /// Print the configuration that is in effect as TOML, and exit
@@ -39,7 +39,7 @@ pub struct Arguments {
     /// Rows, share or size of the cache (cache.capacity)
     #[arg(long, value_name = "N|SHARE|SIZE")]
     pub capacity: Option<String>,
-    /// Cache policy: none, periodic or epoch (cache.policy)
+    /// Cache policy: none, static, periodic, rudder, lru, lfu, tinylfu, s3fifo, sieve or epoch (cache.policy)
     #[arg(long, value_name = "POLICY")]
     pub policy: Option<String>,
     /// What is logged: error, warn, info, debug, trace, or directives (log.level)

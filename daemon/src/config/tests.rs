@@ -142,6 +142,11 @@ fn values_out_of_range_are_refused_with_a_remedy() {
         ("[peers.addresses]\n0 = \"nohost\"\n", "peers.addresses.0 = \"nohost\": not host:port"),
         ("[local]\nmode = 660\n", "local.mode = \"1224\": not permission bits"),
         ("[local]\ninflight_max = 0\n", "local.inflight_max = 0: out of range"),
+        (
+            "[log]\notlp_endpoint = \"https://collector:4318\"\n",
+            "log.otlp_endpoint = \"https://collector:4318\": no URL",
+        ),
+        ("[agent]\nprometheus_url = \"prometheus:9090\"\n", "agent.prometheus_url = \"prometheus:9090\": no URL"),
         ("[agent]\nclassifier_learning_rate = 2.0\n", "agent.classifier_learning_rate = 2: not from 0 to 1"),
         ("[agent]\nclassifier_learning_rate = nan\n", "agent.classifier_learning_rate = NaN: not from 0 to 1"),
         ("[agent]\nclassifier_learning_rate = inf\n", "agent.classifier_learning_rate = inf: not from 0 to 1"),

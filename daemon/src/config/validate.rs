@@ -96,6 +96,7 @@ impl Config {
             let remedy = "write for example 0.02";
             return wrong("agent.classifier_learning_rate", agent.classifier_learning_rate, "not from 0 to 1", remedy);
         }
+        is_plain_http("agent.prometheus_url", &agent.prometheus_url)?;
         within("agent.prometheus_timeout_ms", agent.prometheus_timeout_ms, 1..=60_000)?;
         if agent.prometheus_selector.contains(['{', '}']) || agent.prometheus_selector.is_empty() {
             let (value, remedy) =
@@ -218,6 +219,19 @@ impl Config {
     }
 }
 
+/// Checks a URL that is asked without TLS; none at all is well, too.
+fn is_plain_http(key: &str, url: &str) -> Verdict {
+    if url.is_empty() || url.strip_prefix("http://").is_some_and(|host| !host.is_empty()) {
+        return Ok(());
+    }
+    wrong(
+        key,
+        quoted(url),
+        "no URL that begins with http://",
+        "write http://HOST:PORT; for TLS, name a proxy on this machine",
+    )
+}
+
 impl LogConfig {
     /// Checks the level. `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
     ///
@@ -239,6 +253,7 @@ impl LogConfig {
         if !(0.0..=1.0).contains(&self.otlp_sample) {
             return wrong("log.otlp_sample", self.otlp_sample, "no share", "write a number from 0 to 1, such as 0.01");
         }
+        is_plain_http("log.otlp_endpoint", &self.otlp_endpoint)?;
         match EnvFilter::builder().parse(level) {
             Ok(_) => Ok(()),
             Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),

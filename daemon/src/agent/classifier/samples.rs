@@ -214,8 +214,7 @@ struct Run {
     decisions: Vec<Decision>,
 }
 
-/// The samples of a file: a journal, one decision a line, or the result of a replay under controllers. Of a journal, lines that end too
-/// soon are passed over: a full disk or a killed daemon leaves such.
+/// The samples of a file: a journal, one decision a line, or the result of a replay under controllers.
 ///
 /// Journals of one folder are one source: those of a run's nodes, and the parts into which a journal was rotated.
 ///
@@ -240,11 +239,7 @@ pub fn read(path: &Path) -> Result<Source, ClassifierError> {
     }
     let mut decisions = Vec::new();
     for (at, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let read = decision(line);
-        if read.is_err() && serde_json::from_str::<serde_json::Value>(line).is_err_and(|error| error.is_eof()) {
-            continue;
-        }
-        decisions.push(read.map_err(|problem| ClassifierError::Journal {
+        decisions.push(decision(line).map_err(|problem| ClassifierError::Journal {
             path: path.to_owned(),
             line: at + 1,
             problem,

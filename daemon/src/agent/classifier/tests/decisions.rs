@@ -126,10 +126,8 @@ fn journals_and_replays_give_the_same_samples_and_errors_name_the_line() {
     let said = |name, text: &str| samples::read(&write(name, text)).unwrap_err().to_string();
     let several = serde_json::json!([replay, replay]).to_string();
     assert_eq!(samples::read(&write("several.json", &several)).unwrap().samples.len(), 2 * short.samples.len());
-    let torn = [&lines[..4].join("\n"), &lines[4][..40], &lines[4..].join("\n")].join("\n");
-    assert_eq!(samples::read(&write("torn.jsonl", &torn)).unwrap().samples, journal.samples, "a piece of a line");
-    let garbage = said("garbage.jsonl", &format!("{}\nno decision", lines[0]));
-    assert!(garbage.contains("garbage.jsonl, line 2: no decision"), "{garbage}");
+    let torn = said("torn.jsonl", &format!("{}\n{}", lines[0], &lines[1][..40]));
+    assert!(torn.contains("torn.jsonl, line 2: no decision"), "{torn}");
     let version = said("version.jsonl", &lines[0].replacen("\"format\":1", "\"format\":9", 1));
     assert!(version.contains("line 1") && version.contains("format 9"), "{version}");
     let policies = said("policies.json", "{\n  \"results\": [{\"policy\": \"lru\"}]\n}");
