@@ -226,7 +226,7 @@ fn is_plain_http(key: &str, url: &str) -> Verdict {
     }
     wrong(
         key,
-        quoted(url),
+        quoted(&url),
         "no URL that begins with http://",
         "write http://HOST:PORT; for TLS, name a proxy on this machine",
     )
