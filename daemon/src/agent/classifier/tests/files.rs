@@ -28,7 +28,7 @@ fn with_number(text: &str, key: &str, number: &str) -> String {
 fn with_second(text: &str, key: &str, number: &str) -> String {
     let at = text.find(key).unwrap() + key.len();
     let comma = at + text[at..].find(',').unwrap() + 1;
-    with_number(text, &text[text.find(key).unwrap()..comma].to_owned(), number)
+    with_number(text, &text[text.find(key).unwrap()..comma], number)
 }
 
 #[test]
