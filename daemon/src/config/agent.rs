@@ -64,6 +64,8 @@ pub struct AgentConfig {
     pub llm_max_tokens: u32,
     /// Time until a model that was found degraded is probed again, in milliseconds.
     pub llm_reprobe_ms: u64,
+    /// Whether a model that was found degraded is asked all the same, to study it: the guard judges what it says, as ever.
+    pub llm_ask_degraded: bool,
 }
 
 impl Default for AgentConfig {
@@ -96,6 +98,7 @@ impl Default for AgentConfig {
             llm_temperature: 0.0,
             llm_max_tokens: 256,
             llm_reprobe_ms: 300_000,
+            llm_ask_degraded: false,
         }
     }
 }

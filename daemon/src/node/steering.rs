@@ -112,6 +112,7 @@ fn llm_settings(config: &AgentConfig) -> LlmSettings {
         temperature: config.llm_temperature,
         max_tokens: config.llm_max_tokens,
         reprobe_ms: config.llm_reprobe_ms,
+        ask_degraded: config.llm_ask_degraded,
         ..LlmSettings::default()
     }
 }

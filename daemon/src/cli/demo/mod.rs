@@ -117,6 +117,9 @@ pub struct DemoArgs {
     /// Milliseconds within which the model must decide
     #[arg(long, value_name = "MS", default_value_t = AgentConfig::default().llm_timeout_ms)]
     llm_timeout_ms: u64,
+    /// Ask a model that its probe found degraded all the same, to see what it would do
+    #[arg(long)]
+    llm_ask_degraded: bool,
     /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
@@ -192,6 +195,7 @@ impl DemoArgs {
             llm_model: self.llm_model.clone(),
             llm_timeout_ms: self.llm_timeout_ms,
             deadline_ms: self.llm_timeout_ms,
+            llm_ask_degraded: self.llm_ask_degraded,
             epochs: self.epochs,
             journal: self.journal.clone().unwrap_or_default(),
             ..AgentConfig::default()
