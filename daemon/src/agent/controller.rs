@@ -192,6 +192,15 @@ impl ControllerError {
     /// All that [`Self::outcome`] may answer.
     pub const OUTCOMES: [&str; 4] = ["late", "invalid", "unreachable", "degraded"];
 
+    /// The outcome and why, as the journal has it.
+    #[must_use]
+    pub fn in_words(&self) -> String {
+        match self {
+            ControllerError::Unreachable(_) | ControllerError::Degraded(_) => self.to_string(),
+            _ => format!("{}: {self}", self.outcome()),
+        }
+    }
+
     /// The outcome in metrics and journal.
     #[must_use]
     pub fn outcome(&self) -> &'static str {

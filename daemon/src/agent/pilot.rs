@@ -84,7 +84,7 @@ impl Pilot {
                 let view = View { now, past: &self.past };
                 let stand_in = self.fallback.propose(view);
                 let proposal = stand_in.unwrap_or_else(|_| Proposal::hold("no controller has an answer"));
-                (proposal, self.fallback.name(), Some(format!("{}: {error}", error.outcome())))
+                (proposal, self.fallback.name(), Some(error.in_words()))
             }
         };
         let mut refused = None;
@@ -198,6 +198,24 @@ mod tests {
         let open = pilot.open().unwrap();
         assert_eq!((open.decided_by.as_str(), open.controller.as_str()), ("rules", "llm"));
         assert_eq!(open.fallback.as_deref(), Some("late: no answer within 500 ms"));
+    }
+
+    #[test]
+    fn why_there_was_no_answer_begins_with_the_outcome() {
+        let why = "its probe".to_owned();
+        let errors = [
+            ControllerError::Invalid(why.clone()),
+            ControllerError::Unreachable(why.clone()),
+            ControllerError::Degraded(why),
+        ];
+        for error in errors {
+            let words = error.in_words();
+            assert_eq!(
+                (words.split(':').next(), words.matches(error.outcome()).count()),
+                (Some(error.outcome()), 1),
+                "{words}"
+            );
+        }
     }
 
     #[test]
