@@ -195,14 +195,7 @@ fn follows(decision: &Decision, next: &Decision) -> bool {
     next.number > decision.number && next.snapshot.window == decision.snapshot.window + 1
 }
 
-/// What `rudder replay --controller ... --json` prints, as far as it matters here: with several capacities a list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Replays {
-    One(Replay),
-    Several(Vec<Replay>),
-}
-
+/// What `rudder replay --controller ... --json` prints, as far as it matters here; with several capacities a list of such.
 #[derive(Deserialize)]
 struct Replay {
     trace: String,
@@ -224,15 +217,13 @@ pub fn read(path: &Path) -> Result<Source, ClassifierError> {
     let text = read_bounded(path, BYTES_MAX, "journals rotate: give several files")?;
     let first = text.lines().next().unwrap_or_default().trim();
     if matches!(first, "{" | "[") || first.contains("\"results\"") {
-        let replays: Replays = serde_json::from_str(&text).map_err(|error| ClassifierError::Journal {
+        let one = || serde_json::from_str::<Replay>(&text).map(|replay| vec![replay]);
+        let replays = if first.starts_with('[') { serde_json::from_str(&text) } else { one() };
+        let replays = replays.map_err(|error| ClassifierError::Journal {
             path: path.to_owned(),
             line: error.line(),
             problem: format!("no result of a replay with --controller: {error}"),
         })?;
-        let replays = match replays {
-            Replays::One(replay) => vec![replay],
-            Replays::Several(replays) => replays,
-        };
         let name = replays.first().map(|replay| of_trace(&replay.trace)).unwrap_or_default();
         let runs = replays.iter().flat_map(|replay| &replay.results);
         return Ok(Source { name, samples: runs.flat_map(|run| of_decisions(&run.decisions)).collect() });
