@@ -69,15 +69,6 @@ impl Decision {
         matches!(self.outcome.as_str(), "done" | "clamped")
     }
 
-    /// Whether what was carried out is what was proposed, but for the table that was named.
-    #[must_use]
-    pub fn is_as_proposed(&self) -> bool {
-        match &self.table {
-            Some(table) => self.proposed.clone().for_table(table) == self.call,
-            None => self.proposed == self.call,
-        }
-    }
-
     /// Whether what it was expected to do came true; `None` where nothing was done, or it is not known yet.
     #[must_use]
     pub fn came_true(&self) -> Option<bool> {

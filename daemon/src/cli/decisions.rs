@@ -161,7 +161,7 @@ pub(super) fn story(decision: &Decision) -> String {
     let mut text = format!("#{number}  {}  ({when}window {window}, {epochs:.2} epochs)\n", paint(tone, &what));
     let mut say = |what: &str, words: &str| _ = writeln!(text, "    {what:9} {words}");
     let who = format!("{} in {:.1} ms", decision.decided_by, decision.latency_ms);
-    if decision.is_as_proposed() {
+    if matches!(outcome.as_str(), "done" | "failed") {
         say("why", &format!("{reason} ({who})"));
     } else {
         say("proposed", &format!("{} ({who}): {reason}", arguments(&decision.proposed)));
