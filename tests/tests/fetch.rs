@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::{Client, ConnectOptions, DType, ErrorCode};
-use rudder_tests::{Cluster, assert_rows, label_of};
+use rudder_daemon::lifecycle::Service;
+use rudder_tests::{Cluster, assert_rows, label_of, wait_until};
+use std::time::Duration;
 
 /// A small generator, so that failures repeat.
 fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
@@ -37,6 +39,27 @@ fn rows_are_the_owners_rows_in_the_order_of_the_ids() {
     assert_eq!(feat["cached_rows"], 400);
     assert!(feat["fetched"]["cache"].as_u64().unwrap() > 1000, "{feat}");
     assert!(feat["network"]["demand_rows"].as_u64().unwrap() <= feat["fetched"]["peer"].as_u64().unwrap());
+}
+
+/// What a node's metrics of this name say.
+fn gauges(cluster: &Cluster, node: usize, name: &str) -> Vec<f64> {
+    let collectors = cluster.nodes[node].as_ref().unwrap().collectors();
+    let families: Vec<_> = collectors.iter().flat_map(|collector| collector.collect()).collect();
+    let of_name = families.iter().filter(|family| family.name() == name);
+    of_name.flat_map(|family| family.get_metric()).map(|metric| metric.get_gauge().get_value()).collect()
+}
+
+#[test]
+fn a_peer_that_nobody_needs_is_not_down() {
+    let mut cluster = Cluster::start(3, 3000, |_| ()).unwrap();
+    let client = cluster.client(0).unwrap();
+    assert_rows(&client.fetch("feat", &[1, 2]).unwrap(), &[1, 2]);
+    assert!(gauges(&cluster, 0, "rudder_peer_up").is_empty() && gauges(&cluster, 0, "rudder_hit_ratio").is_empty());
+    assert_rows(&client.fetch("feat", &[1500]).unwrap(), &[1500]);
+    assert_eq!(gauges(&cluster, 0, "rudder_peer_up"), [1.0], "of the two, one was needed");
+    assert_eq!(gauges(&cluster, 0, "rudder_hit_ratio"), [0.0]);
+    cluster.stop_node(1);
+    assert!(wait_until(Duration::from_secs(30), || gauges(&cluster, 0, "rudder_peer_up") == [0.0]));
 }
 
 #[test]

@@ -123,6 +123,11 @@ fn journals_and_replays_give_the_same_samples_and_errors_name_the_line() {
     assert_eq!((pretty.name.as_str(), short.name.as_str()), ("trace t", samples::of_trace("t").as_str()));
     assert_eq!(of_task(&journal.samples, Task::Replace, 1).iter().filter(|sample| sample.acted).count(), 2);
 
+    // Those of two tables, decided on by turns, are those of either.
+    let of_table = |name: &str, decision: &Decision| Decision { table: Some(name.to_owned()), ..decision.clone() };
+    let by_turns: Vec<Decision> = decisions.iter().flat_map(|one| [of_table("a", one), of_table("b", one)]).collect();
+    assert_eq!(samples::of_decisions(&by_turns), [&journal.samples[..], &journal.samples].concat());
+
     let said = |name, text: &str| samples::read(&write(name, text)).unwrap_err().to_string();
     let several = serde_json::json!([replay, replay]).to_string();
     assert_eq!(samples::read(&write("several.json", &several)).unwrap().samples.len(), 2 * short.samples.len());
