@@ -237,6 +237,9 @@ mod tests {
             prop_assert!(told.words().len() <= Changes::words_max(rows));
             let received = Changes::from_words(Stamp::default(), rows, told.words().to_vec()).unwrap();
             prop_assert_eq!(&received, &told);
+            // One word more is no answer, whatever it holds.
+            let more = [told.words(), &[7]].concat();
+            prop_assert!(told.is_empty() || Changes::from_words(Stamp::default(), rows, more).is_none());
             let held: BTreeSet<u64> = (0..rows + 5_000).filter(|&row| received.holds(row)).collect();
             prop_assert_eq!(held, changed);
         }
