@@ -45,8 +45,9 @@ fn rows_are_the_owners_rows_in_the_order_of_the_ids() {
 fn gauges(cluster: &Cluster, node: usize, name: &str) -> Vec<f64> {
     let collectors = cluster.nodes[node].as_ref().unwrap().collectors();
     let families: Vec<_> = collectors.iter().flat_map(|collector| collector.collect()).collect();
-    let of_name = families.iter().filter(|family| family.name() == name);
-    of_name.flat_map(|family| family.get_metric()).map(|metric| metric.get_gauge().get_value()).collect()
+    let family = families.iter().find(|family| family.name() == name);
+    let metrics = family.map(|family| family.get_metric().iter()).into_iter().flatten();
+    metrics.map(|metric| metric.get_gauge().get_value()).collect()
 }
 
 #[test]
