@@ -307,7 +307,7 @@ mod tests {
         for words in [
             "#3  grow factor=1.500, clamped  (window 7, 0.00 epochs)",
             "llm had no answer (late",
-            "why       short of slots (rules in 500.0 ms)",
+            "proposed  grow factor=1.500 (rules in 500.0 ms): short of slots",
             "300 rows became 200",
             "hit rate 50.0 % to 60.0 %",
             "as expected (up)",
