@@ -5,11 +5,12 @@ pub mod process;
 pub mod raw;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
-use rudder_daemon::config::{Capacity, Config, Policy};
-use rudder_daemon::dataset::{BookSpec, DatasetWriter, Existing};
+use rudder_daemon::config::{Config, Policy};
 use rudder_daemon::lifecycle::Service;
 use rudder_daemon::node::Node;
-use rudder_daemon::peers::{authority, install_tls_provider};
+use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_peers::{authority, install_tls_provider};
+use rudder_settings::Capacity;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};

@@ -13,13 +13,26 @@ use std::time::Duration;
 /// Longest wait for a daemon to serve, or to end.
 pub const LIFE_LIMIT: Duration = Duration::from_secs(60);
 
-/// The daemon of this tree, built once per test program with the profile of the tests.
+/// The folder with the programs of this tree, built once per test program with the profile of the tests.
+fn programs() -> Result<&'static Path, Fault> {
+    static PROGRAMS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    PROGRAMS.get_or_init(|| build().map_err(|fault| fault.to_string())).as_deref().map_err(|fault| fault.clone().into())
+}
+
+/// The daemon of this tree.
 ///
 /// # Errors
 /// What cargo says.
-pub fn program() -> Result<&'static Path, Fault> {
-    static PROGRAM: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    PROGRAM.get_or_init(|| build().map_err(|fault| fault.to_string())).as_deref().map_err(|fault| fault.clone().into())
+pub fn program() -> Result<PathBuf, Fault> {
+    Ok(programs()?.join("rudderd"))
+}
+
+/// The operator's program of this tree.
+///
+/// # Errors
+/// What cargo says.
+pub fn operator_program() -> Result<PathBuf, Fault> {
+    Ok(programs()?.join("rudder"))
 }
 
 fn build() -> Result<PathBuf, Fault> {
@@ -27,17 +40,16 @@ fn build() -> Result<PathBuf, Fault> {
     let test = std::env::current_exe()?;
     let folder = test.parent().and_then(Path::parent).ok_or("the test program lies in no target folder")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "--locked", "--bin", "rudderd"]);
+    cargo.args(["build", "--quiet", "--locked", "--bin", "rudderd", "--bin", "rudder"]);
     if folder.file_name().is_some_and(|name| name == "release") {
         cargo.arg("--release");
     }
     // The same packages as a plain `cargo build`, so that nothing is built twice with other features.
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("no workspace")?;
     let built = cargo.current_dir(root).output()?;
-    let program = folder.join("rudderd");
-    match built.status.success() && program.is_file() {
-        true => Ok(program),
-        false => Err(format!("no {}: {}", program.display(), String::from_utf8_lossy(&built.stderr)).into()),
+    match built.status.success() && folder.join("rudderd").is_file() {
+        true => Ok(folder.to_owned()),
+        false => Err(format!("no rudderd in {}: {}", folder.display(), String::from_utf8_lossy(&built.stderr)).into()),
     }
 }
 

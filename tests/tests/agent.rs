@@ -3,17 +3,18 @@
 //! named, and does not start with a classifier file that cannot be used.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+use rudder_agent::classifier::features::{COUNT, NAMES};
+use rudder_agent::classifier::file::Model;
+use rudder_agent::classifier::samples::Sample;
+use rudder_agent::classifier::{Kind, Task};
+use rudder_agent::journal::Decision;
+use rudder_agent::tools::ToolCall;
 use rudder_client::DType;
-use rudder_daemon::agent::classifier::features::{COUNT, NAMES};
-use rudder_daemon::agent::classifier::file::Model;
-use rudder_daemon::agent::classifier::fit::fit;
-use rudder_daemon::agent::classifier::samples::Sample;
-use rudder_daemon::agent::classifier::{Kind, Task};
-use rudder_daemon::agent::journal::Decision;
-use rudder_daemon::config::{Capacity, Config};
-use rudder_daemon::dataset::{BookSpec, DatasetWriter, Existing};
+use rudder_daemon::config::Config;
 use rudder_daemon::lifecycle::Service;
-use rudder_daemon::tools::ToolCall;
+use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_lab::classifier::fit::fit;
+use rudder_settings::Capacity;
 use rudder_tests::process::{Rudderd, run_to_end, write_config};
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
 use serde_json::{Value, json};

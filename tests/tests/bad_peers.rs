@@ -5,7 +5,7 @@
 
 use rudder_client::{Client, ClientError, ErrorCode};
 use rudder_daemon::config::Config;
-use rudder_daemon::peers::authority;
+use rudder_peers::authority;
 use rudder_tests::{Cluster, assert_rows, wait_until};
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::Client;
-use rudder_daemon::config::Capacity;
+use rudder_settings::Capacity;
 use rudder_tests::{Cluster, WIDTH, row_of};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -2,9 +2,10 @@
 //! is told of the other owners stays true.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
-use rudder_daemon::config::{Capacity, Config};
+use rudder_agent::tools::ToolCall;
+use rudder_daemon::config::Config;
 use rudder_daemon::lifecycle::Service;
-use rudder_daemon::tools::ToolCall;
+use rudder_settings::Capacity;
 use rudder_tests::process::Rudderd;
 use rudder_tests::{Cluster, assert_rows, row_of, wait_until};
 use serde_json::{Value, json};

@@ -3,9 +3,10 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
-use rudder_daemon::config::{Capacity, Config};
+use rudder_agent::tools::{Done, Grown, ToolAnswer, ToolCall, ToolError};
+use rudder_daemon::config::Config;
 use rudder_daemon::lifecycle::Service;
-use rudder_daemon::tools::{Done, Grown, ToolAnswer, ToolCall, ToolError};
+use rudder_settings::Capacity;
 use rudder_tests::{Cluster, assert_rows, wait_until};
 use serde_json::{Value, json};
 use std::time::Duration;

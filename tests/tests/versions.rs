@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::{Client, ConnectOptions, ErrorCode};
-use rudder_daemon::config::Capacity;
+use rudder_settings::Capacity;
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
 use serde_json::Value;
 use std::time::{Duration, Instant};

@@ -4,7 +4,8 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::Client;
-use rudder_daemon::config::{Capacity, Policy};
+use rudder_daemon::config::Policy;
+use rudder_settings::Capacity;
 use rudder_tests::{Cluster, Fault, WIDTH};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -1,0 +1,299 @@
+//! `rudder demo`: the main job on one machine. Owns the arguments and what is printed; the demo itself is [`rudder_demo`]'s. It must
+//! never exit with success where a received row was wrong.
+
+mod words;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use indicatif::{ProgressBar, ProgressStyle};
+use rudder_agent::spec::ControllerSpec;
+use rudder_daemon::config::{AgentConfig, Policy};
+use rudder_demo::{DemoError, DemoSpec, Finished, GraphChoice, RunReport, Watch};
+use rudder_settings::Capacity;
+use rudder_stage::link::LinkSpeed;
+
+use super::{CliError, style};
+use words::Footnotes;
+
+/// Most trainer processes of one demo.
+const PROCESSES_MAX: u32 = 256;
+
+/// Arguments of `rudder demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// The graph: `debian` (package dependencies, 63,436 vertices) or `powerlaw:VERTICES` (generated)
+    #[arg(long, value_name = "GRAPH", default_value = "debian")]
+    graph: GraphChoice,
+    /// Nodes: one rudderd and one partition each
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=64))]
+    nodes: u16,
+    /// Trainer processes per node
+    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    trainers: u32,
+    /// Epochs per policy
+    #[arg(long, value_name = "E", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    epochs: u32,
+    /// Floats per feature row
+    #[arg(long, value_name = "D", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    dim: u32,
+    /// Cache of each node: a number of rows, a share of the rows of other nodes, or a size such as 64MiB
+    #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.15))]
+    capacity: Capacity,
+    /// Policies to compare, in this order
+    #[arg(
+        long,
+        value_name = "POLICY",
+        value_delimiter = ',',
+        default_values_t = [Policy::None, Policy::Periodic, Policy::Epoch]
+    )]
+    policy: Vec<Policy>,
+    /// Minibatches that trainers announce ahead; several values give a run of each policy with each
+    #[arg(long, value_name = "BATCHES", value_delimiter = ',', default_values_t = [0])]
+    lookahead: Vec<u32>,
+    /// From this epoch on, other vertices are the seeds: what is accessed shifts
+    #[arg(long, value_name = "EPOCH", value_parser = clap::value_parser!(u32).range(1..))]
+    shift: Option<u32>,
+    /// Seeds per minibatch of a trainer
+    #[arg(long, value_name = "SEEDS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Seed of everything that is drawn
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    seed: u64,
+    /// Run everything a second time with a daemon for each trainer, of equal parts of the capacity, and compare
+    #[arg(long)]
+    private: bool,
+    /// Record what the trainers of each node ask for, as traces in DIR/node0, DIR/node1, ... for `rudder replay`
+    #[arg(long, value_name = "DIR")]
+    trace: Option<PathBuf>,
+    /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE`, `schedule:N` or
+    /// `explore:SEED` (draws decisions, to train classifiers on)
+    #[arg(long, value_name = "CONTROLLER", default_value_t = ControllerSpec::Off)]
+    controller: ControllerSpec,
+    /// Fetches of a node per decision, with a controller
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    window: u64,
+    /// What a controller may grow each cache to, as for --capacity
+    #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
+    ceiling: Capacity,
+    /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = super::not_negative)]
+    classifier_learning_rate: f64,
+    /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
+    #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
+    llm_url: String,
+    /// The model that it serves
+    #[arg(long, value_name = "MODEL", default_value_t = AgentConfig::default().llm_model)]
+    llm_model: String,
+    /// Milliseconds within which the model must decide
+    #[arg(long, value_name = "MS", default_value_t = AgentConfig::default().llm_timeout_ms)]
+    llm_timeout_ms: u64,
+    /// Ask a model that its probe found degraded all the same, to see what it would do
+    #[arg(long)]
+    llm_ask_degraded: bool,
+    /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
+    #[arg(long, value_name = "DIR")]
+    journal: Option<PathBuf>,
+    /// Join the daemons by links of this speed (1gbit or 100mbit), in network namespaces; needs root
+    #[arg(long, value_name = "SPEED")]
+    link: Option<LinkSpeed>,
+    /// Keep the run folder (dataset, configurations, logs) and say where it is
+    #[arg(long)]
+    keep: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+    /// What a child process of the demo is to do
+    #[arg(long, value_name = "FILE", hide = true, exclusive = true)]
+    role: Option<PathBuf>,
+}
+
+impl DemoArgs {
+    /// What no single argument can know; `Err` is for people.
+    fn check(&self) -> Result<(), String> {
+        let processes = u32::from(self.nodes) * self.trainers;
+        if processes > PROCESSES_MAX {
+            return Err(format!(
+                "{} nodes with {} trainers each are {processes} processes, and at most {PROCESSES_MAX} are started: \
+                 lower --nodes or --trainers",
+                self.nodes, self.trainers
+            ));
+        }
+        let repeated = self.policy.iter().enumerate().find(|(place, policy)| self.policy[..*place].contains(policy));
+        if let Some((_, policy)) = repeated {
+            return Err(format!("--policy names {policy} twice: name each policy once"));
+        }
+        if self.private && self.trainers == 1 {
+            return Err(
+                "--private compares trainers that share a daemon with trainers that do not: with one trainer per \
+                        node there is nothing to share; raise --trainers"
+                    .to_owned(),
+            );
+        }
+        if self.controller == ControllerSpec::Contrary {
+            return Err("--controller contrary is for `rudder replay` only: no daemon starts it".to_owned());
+        }
+        match self.shift {
+            Some(shift) if shift >= self.epochs => {
+                Err(format!("--shift {shift} never comes: the epochs are 0 to {}", self.epochs - 1))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl DemoArgs {
+    fn spec(&self) -> DemoSpec {
+        let agent = AgentConfig {
+            controller: self.controller.to_string(),
+            ceiling: Some(self.ceiling),
+            classifier_learning_rate: self.classifier_learning_rate,
+            llm_base_url: self.llm_url.clone(),
+            llm_model: self.llm_model.clone(),
+            llm_timeout_ms: self.llm_timeout_ms,
+            deadline_ms: self.llm_timeout_ms,
+            llm_ask_degraded: self.llm_ask_degraded,
+            journal: self.journal.clone().unwrap_or_default(),
+            ..AgentConfig::default()
+        };
+        DemoSpec {
+            graph: self.graph,
+            nodes: self.nodes,
+            trainers: self.trainers,
+            epochs: self.epochs,
+            dim: self.dim,
+            capacity: self.capacity,
+            policies: self.policy.clone(),
+            lookaheads: self.lookahead.clone(),
+            shift: self.shift,
+            batch: self.batch,
+            seed: self.seed,
+            private: self.private,
+            trace: self.trace.clone(),
+            agent,
+            window: self.window,
+            link: self.link,
+            keep: self.keep,
+        }
+    }
+}
+
+/// Runs the demo, or plays the part of one of its children.
+///
+/// # Errors
+/// Whatever went wrong, with the culprit; also if a received row was wrong.
+pub fn run(args: &DemoArgs) -> Result<(), CliError> {
+    if let Some(file) = &args.role {
+        return Ok(rudder_demo::play(file)?);
+    }
+    if let Err(problem) = args.check() {
+        clap::Error::raw(ErrorKind::ValueValidation, format!("{problem}\n")).exit();
+    }
+    let watch = Bar::new();
+    let finished = rudder_demo::run(&args.spec(), &watch, style::say)?;
+    watch.0.finish_and_clear();
+    publish(args, &finished)
+}
+
+fn publish(args: &DemoArgs, finished: &Finished) -> Result<(), CliError> {
+    let Finished { report, largest_class_share, same_model } = finished;
+    if args.json {
+        style::print_json_line(report)?;
+    } else {
+        let notes = Footnotes {
+            graph: args.graph.to_string(),
+            link: args.link.map_or("over loopback", LinkSpeed::description),
+            shift: args.shift,
+            largest_class_share: *largest_class_share,
+            same_model: *same_model,
+        };
+        style::print(&words::in_words(report, &notes))?;
+        if let Some(dir) = &args.trace {
+            let last = args.nodes - 1;
+            style::print(&format!(
+                "The accesses of each node are in {0}/node0 to {0}/node{last}: see `rudder replay`.\n",
+                dir.display()
+            ))?;
+        }
+    }
+    let sum = |count: fn(&RunReport) -> u64| report.runs.iter().map(count).sum();
+    let (wrong, checked) = (sum(|run| run.wrong_rows), sum(|run| run.rows_checked));
+    if wrong > 0 {
+        return Err(DemoError::WrongRows { wrong, checked }.into());
+    }
+    if *same_model { Ok(()) } else { Err(DemoError::Models.into()) }
+}
+
+/// Shows how far the demo is; on a terminal only.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Self(bar)
+    }
+}
+
+impl Watch for Bar {
+    fn message(&self, text: String) {
+        self.0.set_message(text);
+    }
+
+    fn steps(&self, total: u64) {
+        self.0.reset();
+        self.0.set_length(total);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}") {
+            self.0.set_style(style);
+        }
+    }
+
+    fn step(&self) {
+        self.0.inc(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        demo: DemoArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<DemoArgs, String> {
+        let wrapper = Wrapper::try_parse_from(std::iter::once(&"demo").chain(words)).map_err(|e| e.to_string())?;
+        wrapper.demo.check().map(|()| wrapper.demo)
+    }
+
+    #[test]
+    fn policies_may_be_repeated_or_in_a_list() {
+        assert_eq!(parse(&[]).unwrap().policy, [Policy::None, Policy::Periodic, Policy::Epoch]);
+        assert_eq!(parse(&["--policy", "epoch,none"]).unwrap().policy, [Policy::Epoch, Policy::None]);
+        assert_eq!(parse(&["--policy", "epoch", "--policy", "none"]).unwrap().policy, [Policy::Epoch, Policy::None]);
+    }
+
+    #[test]
+    fn wrong_arguments_are_refused_by_name() {
+        for (words, says) in [
+            (&["--nodes", "1"][..], "2..=64"),
+            (&["--nodes", "64", "--trainers", "64"], "4096 processes"),
+            (&["--policy", "epoch,epoch"], "epoch twice"),
+            (&["--policy", "fifo"], "fifo"),
+            (&["--capacity", "1.5"], "1.5"),
+            (&["--graph", "powerlaw:7"], "`7` is no number of vertices"),
+            (&["--link", "10gbit"], "10gbit"),
+            (&["--epochs", "0"], "1..=10000"),
+            (&["--dim", "0"], "1..=32768"),
+            (&["--shift", "8"], "never comes"),
+            (&["--private"], "raise --trainers"),
+        ] {
+            let error = parse(words).unwrap_err();
+            assert!(error.contains(says), "{words:?}: {error}");
+        }
+    }
+}

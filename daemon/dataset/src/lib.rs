@@ -1,0 +1,28 @@
+//! Datasets: named feature tables over vertex types, split over the nodes of a cluster. Owns the on-disk format
+//! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the partition books, the shards, memory-mapped or
+//! read by blocks. It must never change a file: what makes datasets is `rudder-import`.
+
+mod blocks;
+mod book;
+mod error;
+mod graph;
+mod halo;
+pub mod manifest;
+pub mod map;
+pub mod npy;
+mod open;
+pub mod shard;
+mod verify;
+
+pub use blocks::{
+    BlockCache, BlockCacheError, BlockCacheStatus, BlockSettings, BlockShard, BlockShardStatus, ReadError, WantedRow,
+};
+pub use book::{BookError, Location, PartitionBook};
+pub use error::DatasetError;
+pub use graph::{CsrGraph, GraphError};
+pub use manifest::{
+    BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX,
+    ShardManifest, TableManifest, VertexType,
+};
+pub use open::{Dataset, Table, Verify};
+pub use shard::Shard;

@@ -1,0 +1,331 @@
+//! `manifest.json`: the one file that says what a dataset is. Owns its fields, reading it, and every check that needs
+//! the manifest alone. It must never open the files it names (that is [`super::open`]'s), so a manifest can be looked at
+//! on a machine that holds no shard.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use rudder_client::DType;
+use serde::{Deserialize, Serialize};
+
+use super::error::DatasetError;
+
+/// Name of the manifest inside the dataset's folder.
+pub const MANIFEST_FILE: &str = "manifest.json";
+
+/// Format version that this build writes and reads.
+pub const FORMAT_VERSION: u64 = 1;
+
+/// Longest manifest that is read. 65,535 parts of 100 tables stay below it.
+const MANIFEST_BYTES_MAX: u64 = 1 << 30;
+
+/// Longest row, in bytes, that a table may have.
+pub const ROW_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// A dataset: named feature tables over vertex types, split over parts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this format: [`FORMAT_VERSION`].
+    pub format: u64,
+    /// Name of the dataset.
+    pub name: String,
+    /// Number of parts; part `i` is served by the node with index `i`.
+    pub parts: u16,
+    /// Vertex types, each with its own ids from 0.
+    pub vertex_types: Vec<VertexType>,
+    /// Feature tables. The index in this list is the table's id on the wire.
+    pub tables: Vec<TableManifest>,
+    /// Facts of the partitioned graph, and the graph itself, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph: Option<GraphManifest>,
+}
+
+/// Ids of one type of vertex and who owns them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VertexType {
+    /// Name, `_N` for a graph of one type (as in DistDGL).
+    pub name: String,
+    /// Number of ids: 0 to `rows - 1`.
+    pub rows: u64,
+    /// Who owns which id.
+    pub book: BookManifest,
+    /// `.npy` (u64, `rows`): the id each id had before relabelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original_ids: Option<FileManifest>,
+    /// Text, one line per *original* id: the name the vertex has in the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub names: Option<FileManifest>,
+}
+
+/// Partition book of a vertex type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum BookManifest {
+    /// Part `i` owns the ids `starts[i]..starts[i + 1]`, rows in the order of ids.
+    Ranges {
+        /// Parts + 1 ascending numbers from 0 to the rows of the type.
+        starts: Vec<u64>,
+    },
+    /// Any id may live anywhere.
+    Map {
+        /// `.npy` (u8 or u16, `rows`): the part that owns each id.
+        owner: FileManifest,
+        /// `.npy` (u32 or u64, `rows`): the row of each id in its owner's shard. Without it, the rows of a shard are in
+        /// the order of ids.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        row: Option<FileManifest>,
+    },
+}
+
+/// A feature table: `rows` rows of `width` elements.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableManifest {
+    /// Name by which trainers ask for it.
+    pub name: String,
+    /// The vertex type whose ids index it.
+    pub vertex_type: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements of a row.
+    pub width: u32,
+    /// Rows over all shards.
+    pub rows: u64,
+    /// One shard per part.
+    pub shards: Vec<ShardManifest>,
+    /// For a table of class labels: the name of each class.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
+}
+
+/// The rows of one table that one part owns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardManifest {
+    /// Rows in the file.
+    pub rows: u64,
+    /// `.npy` file.
+    pub file: FileManifest,
+}
+
+/// A file of the dataset and how to know it is the right one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileManifest {
+    /// Path relative to the manifest, with `/`.
+    pub path: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// XXH3 with 64 bits, seed 0, over the whole file.
+    pub xxh3: Checksum,
+}
+
+/// Facts of the graph, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GraphManifest {
+    /// The type of its vertices.
+    pub vertex_type: String,
+    /// Undirected edges, each counted once.
+    pub edges: u64,
+    /// Edges whose ends live in different parts.
+    pub edge_cut: u64,
+    /// What assigned the parts, with what it was told.
+    pub partitioner: String,
+    /// `.npy` (u64, vertices + 1): where the neighbours of each vertex begin in `indices`; relabelled ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indptr: Option<FileManifest>,
+    /// `.npy` (u32, both directions of each edge): neighbours; relabelled ids.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indices: Option<FileManifest>,
+}
+
+/// A 64-bit checksum, written as 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Checksum(pub u64);
+
+impl From<Checksum> for String {
+    fn from(checksum: Checksum) -> Self {
+        format!("{:016x}", checksum.0)
+    }
+}
+
+impl TryFrom<String> for Checksum {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        // `from_str_radix` takes a sign: only sixteen digits are a checksum.
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let value = if is_hex { u64::from_str_radix(&text, 16).ok() } else { None };
+        value.map(Self).ok_or_else(|| format!("`{text}` is no checksum: expected 16 hexadecimal digits"))
+    }
+}
+
+/// Only the version, whatever else there is: a manifest of another version is told apart from a malformed one.
+#[derive(Deserialize)]
+struct Probe {
+    format: Option<serde_json::Value>,
+}
+
+impl Manifest {
+    /// Reads and checks the manifest of the folder `dir`.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the manifest: missing, unknown version, unknown or absent fields, contradictions.
+    pub fn load(dir: &Path) -> Result<Self, DatasetError> {
+        let path = dir.join(MANIFEST_FILE);
+        let text = read_bounded(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                DatasetError::ManifestMissing { dir: dir.to_owned() }
+            }
+            _ => DatasetError::Io { path: path.clone(), action: "read", source },
+        })?;
+        let syntax = |source| DatasetError::ManifestSyntax { path: path.clone(), source };
+        let probe: Probe = serde_json::from_str(&text).map_err(syntax)?;
+        match probe.format {
+            Some(version) if version == FORMAT_VERSION => {}
+            Some(version) => return Err(DatasetError::ManifestVersion { path, found: version.to_string() }),
+            None => return Err(DatasetError::Manifest { path, what: "no `format`: not a manifest of Rudder".into() }),
+        }
+        let manifest: Self = serde_json::from_str(&text).map_err(syntax)?;
+        manifest.check(&path)?;
+        Ok(manifest)
+    }
+
+    /// The manifest as the text of `manifest.json`.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    /// XXH3 of the manifest's canonical text (its fields in their declared order, no spaces): two nodes with the same
+    /// fingerprint serve the same rows under the same ids, however their files are laid out in white space.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        // Serialising structs of strings and numbers to memory has no way to fail.
+        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        xxhash_rust::xxh3::xxh3_64(&canonical)
+    }
+
+    /// The vertex type called `name`.
+    #[must_use]
+    pub fn vertex_type(&self, name: &str) -> Option<&VertexType> {
+        self.vertex_types.iter().find(|vertex_type| vertex_type.name == name)
+    }
+
+    /// Every file that the manifest names.
+    pub fn files(&self) -> impl Iterator<Item = &FileManifest> {
+        let types = self.vertex_types.iter().flat_map(|vertex_type| {
+            let (owner, row) = match &vertex_type.book {
+                BookManifest::Ranges { .. } => (None, None),
+                BookManifest::Map { owner, row } => (Some(owner), row.as_ref()),
+            };
+            [owner, row, vertex_type.original_ids.as_ref(), vertex_type.names.as_ref()].into_iter().flatten()
+        });
+        let shards = self.tables.iter().flat_map(|table| table.shards.iter().map(|shard| &shard.file));
+        let graph = self.graph.iter().flat_map(|graph| [&graph.indptr, &graph.indices].into_iter().flatten());
+        types.chain(shards).chain(graph)
+    }
+
+    /// Checks everything that can be checked without opening another file. `path` is for the messages.
+    pub fn check(&self, path: &Path) -> Result<(), DatasetError> {
+        let wrong = |what: String| Err(DatasetError::Manifest { path: path.to_owned(), what });
+        if self.parts == 0 {
+            return wrong("`parts` is 0: a dataset has at least one part".into());
+        }
+        if self.tables.len() > usize::from(u16::MAX) {
+            return wrong(format!("{} tables: at most {} are possible", self.tables.len(), u16::MAX));
+        }
+        for file in self.files() {
+            if !is_inside(&file.path) {
+                return Err(DatasetError::PathEscapes { manifest: path.to_owned(), found: file.path.clone() });
+            }
+        }
+        let mut names = BTreeSet::new();
+        for vertex_type in &self.vertex_types {
+            if !names.insert(&vertex_type.name) {
+                return wrong(format!("vertex type `{}` is there twice", vertex_type.name));
+            }
+            self.check_ranges(vertex_type, path)?;
+        }
+        names.clear();
+        for table in &self.tables {
+            if table.name.is_empty() || !names.insert(&table.name) {
+                return wrong(format!("table name `{}` is empty or there twice", table.name));
+            }
+            self.check_table(table, path)?;
+        }
+        match &self.graph {
+            Some(graph) if self.vertex_type(&graph.vertex_type).is_none() => {
+                wrong(format!("`graph`: vertex type `{}` is not in `vertex_types`", graph.vertex_type))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ranges(&self, vertex_type: &VertexType, path: &Path) -> Result<(), DatasetError> {
+        let BookManifest::Ranges { starts } = &vertex_type.book else { return Ok(()) };
+        let expected = usize::from(self.parts) + 1;
+        let is_ascending = starts.len() == expected
+            && starts.first() == Some(&0)
+            && starts.last() == Some(&vertex_type.rows)
+            && starts.is_sorted();
+        if is_ascending {
+            return Ok(());
+        }
+        let (path, rows) = (path.to_owned(), vertex_type.rows);
+        Err(DatasetError::RangesNotAscending { path, vertex_type: vertex_type.name.clone(), expected, rows })
+    }
+
+    fn check_table(&self, table: &TableManifest, path: &Path) -> Result<(), DatasetError> {
+        let wrong = |what: String| {
+            Err(DatasetError::Manifest { path: path.to_owned(), what: format!("table `{}`: {what}", table.name) })
+        };
+        let Some(vertex_type) = self.vertex_type(&table.vertex_type) else {
+            return wrong(format!("vertex type `{}` is not in `vertex_types`", table.vertex_type));
+        };
+        let row_bytes = u64::from(table.width) * table.dtype.size() as u64;
+        if row_bytes == 0 || row_bytes > ROW_BYTES_MAX || table.rows.checked_mul(row_bytes).is_none() {
+            return wrong(format!("rows of {row_bytes} bytes: 1 to {ROW_BYTES_MAX} are possible"));
+        }
+        if table.rows != vertex_type.rows {
+            return wrong(format!(
+                "{} rows, but vertex type `{}` has {}",
+                table.rows, vertex_type.name, vertex_type.rows
+            ));
+        }
+        if table.shards.len() != usize::from(self.parts) {
+            return wrong(format!("{} shards, but the dataset has {} parts", table.shards.len(), self.parts));
+        }
+        let sum = table.shards.iter().try_fold(0u64, |sum, shard| sum.checked_add(shard.rows));
+        if sum != Some(table.rows) {
+            return wrong(format!("its shards do not sum up to its {} rows", table.rows));
+        }
+        Ok(())
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(path)?.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("longer than {MANIFEST_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Whether a relative path stays below its folder, by its words alone. Links are the operator's: shards may live on
+/// another disk.
+fn is_inside(path: &str) -> bool {
+    !path.is_empty()
+        && Path::new(path).components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
+}
+
+/// Full path of a file of the dataset in `dir`.
+pub fn resolve(dir: &Path, file: &FileManifest) -> PathBuf {
+    dir.join(&file.path)
+}

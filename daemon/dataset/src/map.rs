@@ -1,0 +1,35 @@
+//! Read-only memory maps of dataset files: the only place of this module with `unsafe`. It must never hand out anything
+//! but bytes: files of others are not aligned, so no row is ever seen as a slice of numbers here.
+
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+
+use memmap2::{Advice, Mmap, MmapOptions};
+
+/// How a map is going to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Rows here and there: no read-ahead.
+    Random,
+    /// Once, from front to back.
+    Sequential,
+}
+
+/// Maps a whole file.
+pub fn map(file: &File, access: Access) -> io::Result<Mmap> {
+    // SAFETY: the map is read-only and private to this process. Undefined behaviour needs someone to change the file
+    // while it is mapped: dataset files are written once under a temporary name and renamed (see `writer`), and the
+    // documentation tells operators never to change a dataset in place.
+    let map = unsafe { MmapOptions::new().map(file)? };
+    let advice = match access {
+        Access::Random => Advice::Random,
+        Access::Sequential => Advice::Sequential,
+    };
+    // Advice is a hint: a file system that does not take it still serves the rows.
+    if let Err(error) = map.advise(advice) {
+        tracing::debug!(%error, ?advice, "the kernel did not take the advice for a mapped file");
+    }
+    Ok(map)
+}

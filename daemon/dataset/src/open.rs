@@ -1,0 +1,349 @@
+//! Opens a dataset: manifest, partition books, the shards of one node, and, for tools, the rest. It must never accept a
+//! file that does not fit the manifest, and never need a file that the node does not serve.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rudder_client::DType;
+use serde::{Deserialize, Serialize};
+
+use super::blocks::{BlockCache, BlockSettings};
+use super::book::{BookError, PartitionBook};
+use super::error::DatasetError;
+use super::graph::CsrGraph;
+use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
+use super::map::{Access, map};
+use super::npy::NpyType;
+use super::shard::{Shard, open_listed_npy};
+use super::verify::verify_files;
+
+/// How much of a dataset is checked before it is served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// Checksums of every file the node serves, and all that `Shape` checks.
+    #[default]
+    Full,
+    /// Lengths, headers, and that shards and books fit each other.
+    Shape,
+}
+
+/// A feature table and this node's shard of it.
+#[derive(Debug)]
+pub struct Table {
+    /// Index in [`Dataset::tables`]; the table's id on the wire.
+    pub id: u16,
+    /// Name by which trainers ask for it.
+    pub name: String,
+    /// The vertex type whose ids index it.
+    pub vertex_type: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements of a row.
+    pub width: u32,
+    /// Rows over all parts; ids are below it.
+    pub rows: u64,
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// Who owns which id; shared by the tables of a vertex type.
+    pub book: Arc<PartitionBook>,
+    /// The rows of this node's part.
+    pub shard: Shard,
+    /// Names of the classes, for a table of labels.
+    pub classes: Option<Vec<String>>,
+}
+
+/// An opened dataset as one node sees it.
+#[derive(Debug)]
+pub struct Dataset {
+    dir: PathBuf,
+    manifest: Manifest,
+    node: u16,
+    fingerprint: u64,
+    tables: Vec<Table>,
+    blocks: Option<Arc<BlockCache>>,
+}
+
+impl Dataset {
+    /// Opens the dataset in the folder `dir` as the node that owns part `node`. Only the manifest, the partition books
+    /// and that part's shards need be on this machine. `progress` is told (bytes checked, bytes to check).
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the file at fault.
+    pub fn open(dir: &Path, node: u16, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        Self::open_with(dir, node, verify, None, progress)
+    }
+
+    /// As [`Dataset::open`], but with `blocks` the shards are read through a cache of blocks and not mapped.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; also when a row is larger than the cache.
+    pub fn open_with(
+        dir: &Path,
+        node: u16,
+        verify: Verify,
+        blocks: Option<BlockSettings>,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Self, DatasetError> {
+        let manifest = Manifest::load(dir)?;
+        if node >= manifest.parts {
+            return Err(DatasetError::NodeOutOfRange { path: dir.join(MANIFEST_FILE), node, parts: manifest.parts });
+        }
+        if verify == Verify::Full {
+            verify_files(dir, &served_files(&manifest, node), progress)?;
+        }
+        let mut books = BTreeMap::new();
+        for vertex_type in &manifest.vertex_types {
+            books.insert(vertex_type.name.as_str(), Arc::new(open_book(dir, manifest.parts, vertex_type)?));
+        }
+        let blocks = blocks.map(BlockCache::new).transpose()?;
+        let mut tables = Vec::with_capacity(manifest.tables.len());
+        for (id, table) in (0u16..).zip(&manifest.tables) {
+            // `Manifest::load` has checked that the type is there.
+            let Some(book) = books.get(table.vertex_type.as_str()) else { continue };
+            check_shard_rows(dir, table, book)?;
+            tables.push(Table {
+                id,
+                name: table.name.clone(),
+                vertex_type: table.vertex_type.clone(),
+                dtype: table.dtype,
+                width: table.width,
+                rows: table.rows,
+                row_bytes: table.width as usize * table.dtype.size(),
+                book: Arc::clone(book),
+                shard: Shard::open(dir, table, &table.shards[usize::from(node)], blocks.as_ref().map(|it| (it, id)))?,
+                classes: table.classes.clone(),
+            });
+        }
+        Ok(Self { dir: dir.to_owned(), fingerprint: manifest.fingerprint(), manifest, node, tables, blocks })
+    }
+
+    /// Opens a dataset of which every file is on this machine, and checks them all: for tools. The node is 0; other
+    /// parts' shards are had by [`Dataset::open_shard`].
+    ///
+    /// # Errors
+    /// As [`Dataset::open`], for any file of the dataset.
+    pub fn open_for_tools(dir: &Path, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        let manifest = Manifest::load(dir)?;
+        if verify == Verify::Full {
+            verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
+        }
+        let dataset = Self::open(dir, 0, Verify::Shape, &|_, _| ())?;
+        for table in &dataset.tables {
+            for part in 0..dataset.parts() {
+                dataset.open_shard(table, part)?;
+            }
+        }
+        Ok(dataset)
+    }
+
+    /// The folder it lies in.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Name of the dataset.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.manifest.name
+    }
+
+    /// Number of parts.
+    #[must_use]
+    pub fn parts(&self) -> u16 {
+        self.manifest.parts
+    }
+
+    /// The part that this node owns.
+    #[must_use]
+    pub fn node(&self) -> u16 {
+        self.node
+    }
+
+    /// Fingerprint of the manifest, with every checksum in it: peers compare it before they believe each other.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The cache of blocks that the shards are read through; `None` when they are mapped.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&Arc<BlockCache>> {
+        self.blocks.as_ref()
+    }
+
+    /// The tables; a table's place is its id.
+    #[must_use]
+    pub fn tables(&self) -> &[Table] {
+        &self.tables
+    }
+
+    /// The table called `name`.
+    #[must_use]
+    pub fn table(&self, name: &str) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == name)
+    }
+
+    /// The manifest as it was read.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Maps the shard of another part, where its file is on this machine. Checks its shape, not its checksum.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the shard's file.
+    pub fn open_shard(&self, table: &Table, part: u16) -> Result<Shard, DatasetError> {
+        let manifest = &self.manifest.tables[usize::from(table.id)];
+        let shard = manifest.shards.get(usize::from(part)).ok_or_else(|| DatasetError::NodeOutOfRange {
+            path: self.dir.join(MANIFEST_FILE),
+            node: part,
+            parts: self.parts(),
+        })?;
+        Shard::open(&self.dir, manifest, shard, None)
+    }
+
+    /// The id that each id of `vertex_type` had before relabelling; `None` when the dataset keeps no such map. Its
+    /// checksum is checked.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the file.
+    pub fn original_ids(&self, vertex_type: &str) -> Result<Option<Vec<u64>>, DatasetError> {
+        let Some(vertex_type) = self.manifest.vertex_type(vertex_type) else { return Ok(None) };
+        let Some(file) = &vertex_type.original_ids else { return Ok(None) };
+        let column = Column::open_checked(&self.dir, file, vertex_type.rows, &[NpyType::U64])?;
+        Ok(Some(column.iter().collect()))
+    }
+
+    /// The relabelled graph, for samplers; `None` when the dataset keeps none. Its checksums are checked.
+    ///
+    /// # Errors
+    /// [`DatasetError`] naming the file, or the manifest when the two files are no graph.
+    pub fn load_graph(&self) -> Result<Option<CsrGraph>, DatasetError> {
+        let Some(graph) = &self.manifest.graph else { return Ok(None) };
+        let (Some(indptr), Some(indices)) = (&graph.indptr, &graph.indices) else { return Ok(None) };
+        let vertices = self.manifest.vertex_type(&graph.vertex_type).map_or(0, |vertex_type| vertex_type.rows);
+        let xadj = Column::open_checked(&self.dir, indptr, vertices + 1, &[NpyType::U64])?.iter().collect();
+        let entries = graph.edges.saturating_mul(2);
+        let adjncy = Column::open_checked(&self.dir, indices, entries, &[NpyType::U32])?;
+        let adjncy = adjncy.iter().map(|id| id as u32).collect();
+        CsrGraph::new(xadj, adjncy).map(Some).map_err(|error| DatasetError::Manifest {
+            path: self.dir.join(MANIFEST_FILE),
+            what: format!("`graph`: {error}"),
+        })
+    }
+}
+
+/// The files that node `node` serves from.
+fn served_files(manifest: &Manifest, node: u16) -> Vec<&FileManifest> {
+    let mut files = Vec::new();
+    for vertex_type in &manifest.vertex_types {
+        if let BookManifest::Map { owner, row } = &vertex_type.book {
+            files.push(owner);
+            files.extend(row);
+        }
+    }
+    files.extend(manifest.tables.iter().map(|table| &table.shards[usize::from(node)].file));
+    files
+}
+
+fn check_shard_rows(dir: &Path, table: &TableManifest, book: &PartitionBook) -> Result<(), DatasetError> {
+    for (part, shard) in (0u16..).zip(&table.shards) {
+        let expected = book.owned(part);
+        if shard.rows != expected {
+            return Err(DatasetError::ShardRows {
+                path: dir.join(MANIFEST_FILE),
+                table: table.name.clone(),
+                vertex_type: table.vertex_type.clone(),
+                part,
+                found: shard.rows,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn open_book(dir: &Path, parts: u16, vertex_type: &VertexType) -> Result<PartitionBook, DatasetError> {
+    let (path, book) = match &vertex_type.book {
+        BookManifest::Ranges { starts } => (dir.join(MANIFEST_FILE), PartitionBook::ranges(starts.clone())),
+        BookManifest::Map { owner, row } => {
+            let path = resolve(dir, row.as_ref().unwrap_or(owner));
+            let owners = Column::open(dir, owner, vertex_type.rows, &[NpyType::U8, NpyType::U16])?;
+            let owners = owners.iter().map(|owner| owner as u16);
+            let book = match row {
+                None => PartitionBook::map(parts, owners, None),
+                Some(row) => {
+                    let rows = Column::open(dir, row, vertex_type.rows, &[NpyType::U32, NpyType::U64])?;
+                    PartitionBook::map(parts, owners, Some(&mut rows.iter()))
+                }
+            };
+            (path, book)
+        }
+    };
+    book.map_err(|error| book_error(path, dir, parts, vertex_type, error))
+}
+
+fn book_error(path: PathBuf, dir: &Path, parts: u16, vertex_type: &VertexType, error: BookError) -> DatasetError {
+    match error {
+        BookError::NotAscending => DatasetError::RangesNotAscending {
+            path,
+            vertex_type: vertex_type.name.clone(),
+            expected: usize::from(parts) + 1,
+            rows: vertex_type.rows,
+        },
+        BookError::OwnerOutOfRange { id, owner, parts } => {
+            let path = match &vertex_type.book {
+                BookManifest::Map { owner, .. } => resolve(dir, owner),
+                BookManifest::Ranges { .. } => path,
+            };
+            DatasetError::OwnerOutOfRange { path, id, owner, parts }
+        }
+        BookError::RowsNotBijective { id, row, part, owned, why } => {
+            DatasetError::RowsNotBijective { path, id, row, part, owned, why }
+        }
+    }
+}
+
+/// A mapped `.npy` file with one unsigned number per row.
+struct Column {
+    map: memmap2::Mmap,
+    data_offset: usize,
+    size: usize,
+}
+
+impl Column {
+    fn open(dir: &Path, file: &FileManifest, rows: u64, allowed: &[NpyType]) -> Result<Self, DatasetError> {
+        let path = resolve(dir, file);
+        let (opened, header) = open_listed_npy(&path)?;
+        if !allowed.contains(&header.element) {
+            let expected: Vec<String> = allowed.iter().map(|element| format!("{element:?}").to_lowercase()).collect();
+            return Err(DatasetError::WrongDType { path, found: header.element, expected: expected.join(" or ") });
+        }
+        if header.rows() != rows || header.width() != 1 {
+            return Err(DatasetError::ShapeMismatch {
+                path,
+                found: header.shape,
+                expected_rows: rows,
+                expected_width: 1,
+            });
+        }
+        let map = map(&opened, Access::Sequential).map_err(DatasetError::io(&path, "map"))?;
+        Ok(Self { map, data_offset: header.data_offset as usize, size: header.element.size() })
+    }
+
+    fn open_checked(dir: &Path, file: &FileManifest, rows: u64, allowed: &[NpyType]) -> Result<Self, DatasetError> {
+        verify_files(dir, &[file], &|_, _| ())?;
+        Self::open(dir, file, rows, allowed)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> + Clone + '_ {
+        self.map[self.data_offset..].chunks_exact(self.size).map(|bytes| {
+            let mut word = [0u8; 8];
+            word[..bytes.len()].copy_from_slice(bytes);
+            u64::from_le_bytes(word)
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! The rows of one table that one part owns, memory-mapped or read by blocks. Owns the way to them and the bounds of the
+//! rows. It must never be given a file whose length was not checked against its header, nor assume that rows are aligned.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use rudder_client::DType;
+
+use super::blocks::{BlockCache, BlockShard};
+use super::error::DatasetError;
+use super::manifest::{ShardManifest, TableManifest, resolve};
+use super::map::{Access, map};
+use super::npy::NpyHeader;
+
+/// Rows of a shard, row-major, little endian, without padding.
+#[derive(Debug)]
+pub struct Shard {
+    way: Way,
+    rows: u64,
+    row_bytes: usize,
+    path: PathBuf,
+}
+
+/// How the rows are had.
+#[derive(Debug)]
+enum Way {
+    Mapped { map: Mmap, data_offset: usize },
+    Blocks(BlockShard),
+}
+
+impl Shard {
+    /// The bytes of a row; `None` when the shard has no such row, or is read by [`Shard::blocks`]. Not aligned.
+    #[inline]
+    #[must_use]
+    pub fn row(&self, row: u64) -> Option<&[u8]> {
+        if row >= self.rows {
+            return None;
+        }
+        let start = row as usize * self.row_bytes;
+        self.bytes()?.get(start..start + self.row_bytes)
+    }
+
+    /// All rows, `rows() * row_bytes` bytes; `None` when the shard is not mapped.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.way {
+            Way::Mapped { map, data_offset } => map.get(*data_offset..),
+            Way::Blocks(_) => None,
+        }
+    }
+
+    /// The way to the rows when the shard is not mapped.
+    #[must_use]
+    pub fn blocks(&self) -> Option<&BlockShard> {
+        match &self.way {
+            Way::Mapped { .. } => None,
+            Way::Blocks(blocks) => Some(blocks),
+        }
+    }
+
+    /// Number of rows.
+    #[inline]
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of a row.
+    #[inline]
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// The file behind the shard.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the shard of `table` that `manifest` describes, checking header and length. With `blocks` (a cache, and the
+    /// table's number) it is read by blocks, else mapped.
+    pub fn open(
+        dir: &Path,
+        table: &TableManifest,
+        manifest: &ShardManifest,
+        blocks: Option<(&Arc<BlockCache>, u16)>,
+    ) -> Result<Self, DatasetError> {
+        let path = resolve(dir, &manifest.file);
+        let (file, header) = open_listed_npy(&path)?;
+        if !header.element.is_same_bytes(table.dtype) {
+            return Err(wrong_dtype(&path, &header, table.dtype));
+        }
+        if header.rows() != manifest.rows || header.width() != u64::from(table.width) {
+            return Err(DatasetError::ShapeMismatch {
+                path,
+                found: header.shape,
+                expected_rows: manifest.rows,
+                expected_width: u64::from(table.width),
+            });
+        }
+        let found = file.metadata().map_err(DatasetError::io(&path, "read the length"))?.len();
+        if found != manifest.file.bytes {
+            return Err(DatasetError::SizeMismatch { path, found, expected: manifest.file.bytes });
+        }
+        let row_bytes = table.width as usize * table.dtype.size();
+        let (rows, data_offset) = (manifest.rows, header.data_offset);
+        let way = match blocks {
+            None => {
+                let map = map(&file, Access::Random).map_err(DatasetError::io(&path, "map"))?;
+                Way::Mapped { map, data_offset: data_offset as usize }
+            }
+            Some((cache, table)) => {
+                Way::Blocks(BlockShard::open(cache, table, (&path, file), data_offset, (rows, row_bytes))?)
+            }
+        };
+        Ok(Self { way, rows, row_bytes, path })
+    }
+}
+
+fn wrong_dtype(path: &Path, header: &NpyHeader, expected: DType) -> DatasetError {
+    DatasetError::WrongDType { path: path.to_owned(), found: header.element, expected: expected.to_string() }
+}
+
+/// Opens a `.npy` file and checks that it is as long as its header promises, no shorter and no longer.
+pub fn open_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
+    let mut file = File::open(path).map_err(DatasetError::io(path, "open"))?;
+    let header = NpyHeader::read(&mut file).map_err(DatasetError::npy(path))?;
+    let expected = header.data_offset + header.data_bytes().map_err(DatasetError::npy(path))?;
+    let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
+    if found < expected {
+        return Err(DatasetError::Truncated { path: path.to_owned(), found, expected });
+    }
+    if found > expected {
+        return Err(DatasetError::SizeMismatch { path: path.to_owned(), found, expected });
+    }
+    Ok((file, header))
+}
+
+/// [`open_npy`] of a file that the manifest names.
+pub fn open_listed_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
+    open_npy(path).map_err(|error| match error {
+        DatasetError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            DatasetError::FileMissing { path }
+        }
+        other => other,
+    })
+}

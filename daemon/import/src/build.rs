@@ -1,0 +1,158 @@
+//! From a graph and its per-vertex arrays to a dataset on disk: partition, relabel, write. The flow of `rudder import
+//! edges` and of `rudder demo`; it must never parse a foreign file.
+
+use std::fmt;
+use std::path::Path;
+use std::thread;
+
+use rudder_client::DType;
+use serde::Serialize;
+
+use crate::partition::{PartitionError, balance, edge_cut, partition};
+use crate::relabel::Relabelling;
+use crate::writer::{BookSpec, DatasetWriter, Existing};
+use rudder_dataset::CsrGraph;
+use rudder_dataset::DatasetError;
+
+/// Rows are generated in pieces of about this many bytes per thread.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Writes the row of an original vertex id into the slice, which has exactly the bytes of a row. Called from several
+/// threads, in any order.
+pub type FillRow<'a> = dyn Fn(u64, &mut [u8]) + Sync + 'a;
+
+/// A table to be written.
+pub struct TableSource<'a> {
+    /// Name of the table.
+    pub name: String,
+    /// Element type.
+    pub dtype: DType,
+    /// Elements of a row.
+    pub width: u32,
+    /// Names of the classes, for labels.
+    pub classes: Option<Vec<String>>,
+    /// The rows, by original id.
+    pub fill: Box<FillRow<'a>>,
+}
+
+impl fmt::Debug for TableSource<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TableSource({}: {} x {})", self.name, self.dtype, self.width)
+    }
+}
+
+/// A graph with its tables, under original ids 0 to vertices - 1.
+#[derive(Debug)]
+pub struct GraphDataset<'a> {
+    /// Name of the dataset.
+    pub name: String,
+    /// Name of the only vertex type.
+    pub vertex_type: String,
+    /// The graph.
+    pub graph: &'a CsrGraph,
+    /// The source's name of each vertex, where it has names.
+    pub names: Option<&'a [String]>,
+    /// The tables.
+    pub tables: Vec<TableSource<'a>>,
+    /// Parts to split the graph into.
+    pub parts: u16,
+    /// Seed of the partitioner.
+    pub seed: i32,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct GraphSummary {
+    /// Vertices of the graph.
+    pub vertices: u64,
+    /// Undirected edges.
+    pub edges: u64,
+    /// Parts.
+    pub partitions: u16,
+    /// Edges between parts.
+    pub edge_cut: u64,
+    /// Vertices of the largest part over the mean.
+    pub balance: f64,
+    /// First id of each part, and the number of vertices.
+    pub starts: Vec<u64>,
+}
+
+/// Partitions the graph, relabels it so that each part owns one range of ids, and writes tables, graph, names and the map
+/// to the original ids to the folder `dir`. `progress` is told (bytes of rows written, bytes to write).
+///
+/// # Errors
+/// [`DatasetError`]: the graph cannot be split, `dir` may not be written, or writing failed.
+pub fn write_graph_dataset(
+    dir: &Path,
+    dataset: &GraphDataset<'_>,
+    existing: Existing,
+    progress: &dyn Fn(u64, u64),
+) -> Result<GraphSummary, DatasetError> {
+    let split = |error: PartitionError| DatasetError::Input(format!("dataset `{}`: {error}", dataset.name));
+    let mut writer = DatasetWriter::create(dir, &dataset.name, dataset.parts, existing)?;
+    let assignment = partition(dataset.graph, dataset.parts, dataset.seed).map_err(split)?;
+    let cut = edge_cut(dataset.graph, &assignment);
+    let relabelling = Relabelling::new(&assignment, dataset.parts).map_err(|error| split(error.into()))?;
+    let graph = relabelling.graph(dataset.graph).map_err(|error| split(error.into()))?;
+
+    let vertex_type = dataset.vertex_type.as_str();
+    writer.add_book(vertex_type, BookSpec::Ranges(relabelling.starts()))?;
+    let original: Vec<u64> = relabelling.old_of_new().iter().map(|&old| u64::from(old)).collect();
+    writer.set_original_ids(vertex_type, &original)?;
+    if let Some(names) = dataset.names {
+        writer.set_names(vertex_type, names.iter().map(String::as_str))?;
+    }
+    writer.set_graph(vertex_type, &graph, cut, &format!("metis k-way, seed {}", dataset.seed))?;
+    let bytes = |table: &TableSource<'_>| original.len() as u64 * u64::from(table.width) * table.dtype.size() as u64;
+    let total = dataset.tables.iter().map(bytes).sum();
+    let mut done = 0;
+    for table in &dataset.tables {
+        write_table(&mut writer, vertex_type, table, &original, &mut |bytes| {
+            done += bytes;
+            progress(done, total);
+        })?;
+    }
+    writer.finish()?;
+    Ok(GraphSummary {
+        vertices: graph.vertices(),
+        edges: graph.edges(),
+        partitions: dataset.parts,
+        edge_cut: cut,
+        balance: balance(&assignment, dataset.parts),
+        starts: relabelling.starts().to_vec(),
+    })
+}
+
+fn write_table(
+    writer: &mut DatasetWriter,
+    vertex_type: &str,
+    table: &TableSource<'_>,
+    original: &[u64],
+    progress: &mut dyn FnMut(u64),
+) -> Result<(), DatasetError> {
+    let mut rows = writer.add_table(&table.name, vertex_type, table.dtype, table.width)?;
+    let row_bytes = rows.row_bytes().max(1);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let piece_rows = (PIECE_BYTES / row_bytes).max(1);
+    let mut buffer = vec![0; (piece_rows * threads).min(original.len()) * row_bytes];
+    for ids in original.chunks(piece_rows * threads) {
+        let filled = &mut buffer[..ids.len() * row_bytes];
+        thread::scope(|scope| {
+            for (ids, piece) in ids.chunks(piece_rows).zip(filled.chunks_mut(piece_rows * row_bytes)) {
+                scope.spawn(move || {
+                    for (&id, row) in ids.iter().zip(piece.chunks_exact_mut(row_bytes)) {
+                        row.fill(0);
+                        (table.fill)(id, row);
+                    }
+                });
+            }
+        });
+        rows.append(filled)?;
+        progress(filled.len() as u64);
+    }
+    writer.close_table(rows)?;
+    if let Some(classes) = &table.classes {
+        writer.set_classes(&table.name, classes.clone())?;
+    }
+    Ok(())
+}

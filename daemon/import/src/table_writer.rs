@@ -1,0 +1,159 @@
+//! Streams the rows of one table into its shards. It must never keep rows, nor have more files open than it is writing
+//! to: a shard is opened with its first row and closed with its last.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rudder_client::DType;
+
+use crate::sink::Sink;
+use rudder_dataset::DatasetError;
+use rudder_dataset::PartitionBook;
+use rudder_dataset::manifest::{FileManifest, ShardManifest};
+use rudder_dataset::npy::encode_header;
+
+/// Writer of one table, from [`super::DatasetWriter::add_table`].
+pub struct TableWriter {
+    dir: PathBuf,
+    name: String,
+    index: usize,
+    dtype: DType,
+    width: u32,
+    row_bytes: usize,
+    book: Arc<PartitionBook>,
+    parts: Vec<Part>,
+    /// The id of the next row given to [`TableWriter::append`].
+    next_id: u64,
+}
+
+/// One shard: how many rows it has so far, and its file.
+struct Part {
+    rows: u64,
+    state: State,
+}
+
+enum State {
+    Waiting,
+    Open(Sink),
+    Done(FileManifest),
+}
+
+impl fmt::Debug for TableWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableWriter").field("name", &self.name).field("next_id", &self.next_id).finish_non_exhaustive()
+    }
+}
+
+impl TableWriter {
+    pub(crate) fn new(
+        dir: PathBuf,
+        name: &str,
+        index: usize,
+        dtype: DType,
+        width: u32,
+        book: Arc<PartitionBook>,
+    ) -> Self {
+        let parts = (0..book.parts()).map(|_| Part { rows: 0, state: State::Waiting }).collect();
+        let row_bytes = width as usize * dtype.size();
+        Self { dir, name: name.to_owned(), index, dtype, width, row_bytes, book, parts, next_id: 0 }
+    }
+
+    /// Bytes of a row.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
+    /// Appends rows to the shard of `part`, in the order of the shard.
+    ///
+    /// # Errors
+    /// [`DatasetError::Rows`] when there is no such part, the bytes are no whole rows, or the part has all its rows; I/O
+    /// errors.
+    pub fn write_rows(&mut self, part: u16, rows: &[u8]) -> Result<(), DatasetError> {
+        let count = self.count_rows(rows)?;
+        let owned = self.book.owned(part);
+        let wrong = |what| DatasetError::Rows { table: self.name.clone(), what };
+        let Some(shard) = self.parts.get_mut(usize::from(part)) else {
+            return Err(wrong(format!("there is no part {part}")));
+        };
+        if shard.rows + count > owned {
+            return Err(wrong(format!("{} rows for part {part}, which owns {owned}", shard.rows + count)));
+        }
+        if matches!(shard.state, State::Waiting) {
+            let mut sink = Sink::create(&self.dir, &format!("tables/{}/part{part}.npy", self.name))?;
+            let shape = [owned, u64::from(self.width)];
+            sink.write(&encode_header(self.dtype.npy_descr(), &shape))?;
+            shard.state = State::Open(sink);
+        }
+        if let State::Open(sink) = &mut shard.state {
+            sink.write(rows)?;
+        }
+        shard.rows += count;
+        if shard.rows == owned {
+            shard.state = match std::mem::replace(&mut shard.state, State::Waiting) {
+                State::Open(sink) => State::Done(sink.finish()?),
+                other => other,
+            };
+        }
+        Ok(())
+    }
+
+    /// Appends the rows of the next ids, in the order of ids: each goes to its owner's shard.
+    ///
+    /// # Errors
+    /// As [`TableWriter::write_rows`]; [`DatasetError::Rows`] also when there are more rows than ids.
+    pub fn append(&mut self, rows: &[u8]) -> Result<(), DatasetError> {
+        self.count_rows(rows)?;
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let Some(first) = self.book.locate(self.next_id) else {
+                let what = format!("more rows than its {} ids", self.book.rows());
+                return Err(DatasetError::Rows { table: self.name.clone(), what });
+            };
+            // Rows of one owner in a row go out in one piece: whole ranges, or runs of a map.
+            let given = (rest.len() / self.row_bytes) as u64;
+            let run = match self.book.as_ranges() {
+                Some(_) => given.min(self.book.owned(first.part) - first.row),
+                None => (1..given)
+                    .find(|&ahead| self.book.locate(self.next_id + ahead).is_none_or(|at| at.part != first.part))
+                    .unwrap_or(given),
+            };
+            let (now, later) = rest.split_at(run as usize * self.row_bytes);
+            self.write_rows(first.part, now)?;
+            self.next_id += run;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(crate) fn finish(mut self) -> Result<Vec<ShardManifest>, DatasetError> {
+        for part in 0..self.book.parts() {
+            // A part that owns nothing still has its file.
+            self.write_rows(part, &[])?;
+        }
+        let mut shards = Vec::with_capacity(self.parts.len());
+        for (part, shard) in (0u16..).zip(self.parts) {
+            match shard.state {
+                State::Done(file) => shards.push(ShardManifest { rows: shard.rows, file }),
+                _ => {
+                    let what = format!("part {part} has {} of its {} rows", shard.rows, self.book.owned(part));
+                    return Err(DatasetError::Rows { table: self.name, what });
+                }
+            }
+        }
+        Ok(shards)
+    }
+
+    fn count_rows(&self, rows: &[u8]) -> Result<u64, DatasetError> {
+        if self.row_bytes == 0 || !rows.len().is_multiple_of(self.row_bytes) {
+            let what = format!("{} bytes are no whole rows of {} bytes", rows.len(), self.row_bytes);
+            return Err(DatasetError::Rows { table: self.name.clone(), what });
+        }
+        Ok((rows.len() / self.row_bytes) as u64)
+    }
+}

@@ -1,0 +1,355 @@
+//! Writes a dataset: tables row by row into one `.npy` shard per part, side files, and at last the manifest. All of it
+//! goes to a hidden folder beside the target, which takes the target's name in [`DatasetWriter::finish`]: a reader sees
+//! the whole dataset or none. It must never hold more than a buffer of any table in memory, and never remove a folder
+//! that is not a dataset.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rudder_client::DType;
+
+use crate::sink::Sink;
+use crate::table_writer::TableWriter;
+use rudder_dataset::DatasetError;
+use rudder_dataset::manifest::{
+    BookManifest, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX, TableManifest,
+    VertexType,
+};
+use rudder_dataset::{BookError, PartitionBook};
+
+/// How the ids of a vertex type are spread over the parts.
+#[derive(Clone, Copy, Debug)]
+pub enum BookSpec<'a> {
+    /// Contiguous ranges: parts + 1 ascending numbers from 0.
+    Ranges(&'a [u64]),
+    /// The owner of each id; rows of a shard are in the order of ids.
+    Map {
+        /// One part per id.
+        owner: &'a [u16],
+    },
+}
+
+/// What may become of a folder that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It must be absent or empty.
+    Refuse,
+    /// It may be a dataset, which is replaced when the new one is complete.
+    Replace,
+}
+
+/// A dataset being written. Dropped before [`DatasetWriter::finish`], it removes what it wrote.
+#[derive(Debug)]
+pub struct DatasetWriter {
+    target: PathBuf,
+    staging: Staging,
+    manifest: Manifest,
+    books: Vec<Arc<PartitionBook>>,
+}
+
+/// The hidden folder, removed on drop unless it was renamed.
+#[derive(Debug)]
+struct Staging(PathBuf);
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // After a successful rename there is nothing of this name.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl DatasetWriter {
+    /// Begins a dataset that will be the folder `dir`.
+    ///
+    /// # Errors
+    /// [`DatasetError::OutputExists`] or [`DatasetError::OutputForeign`] when `dir` may not be written; I/O errors.
+    pub fn create(dir: &Path, name: &str, parts: u16, existing: Existing) -> Result<Self, DatasetError> {
+        check_target(dir, existing)?;
+        if parts == 0 {
+            return Err(DatasetError::Input("a dataset has at least one part".into()));
+        }
+        let staging = create_staging(dir)?;
+        let manifest = Manifest {
+            format: FORMAT_VERSION,
+            name: name.to_owned(),
+            parts,
+            vertex_types: Vec::new(),
+            tables: Vec::new(),
+            graph: None,
+        };
+        Ok(Self { target: dir.to_owned(), staging, manifest, books: Vec::new() })
+    }
+
+    /// Adds a vertex type and says who owns its ids.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when the numbers are no partition book of this dataset's parts; I/O errors.
+    pub fn add_book(&mut self, vertex_type: &str, spec: BookSpec<'_>) -> Result<Arc<PartitionBook>, DatasetError> {
+        check_name("vertex type", vertex_type)?;
+        if self.manifest.vertex_type(vertex_type).is_some() {
+            return Err(DatasetError::Input(format!("vertex type `{vertex_type}` was added before")));
+        }
+        let parts = self.manifest.parts;
+        let wrong = |error: BookError| DatasetError::Input(format!("vertex type `{vertex_type}`: {error}"));
+        let (book, manifest) = match spec {
+            BookSpec::Ranges(starts) => {
+                let book = PartitionBook::ranges(starts.to_vec()).map_err(wrong)?;
+                if book.parts() != parts {
+                    return Err(wrong(BookError::NotAscending));
+                }
+                (book, BookManifest::Ranges { starts: starts.to_vec() })
+            }
+            BookSpec::Map { owner } => {
+                let book = PartitionBook::map(parts, owner.iter().copied(), None).map_err(wrong)?;
+                let path = format!("book/{vertex_type}.owner.npy");
+                let owner = if parts <= 256 {
+                    let bytes: Vec<u8> = owner.iter().map(|&part| part as u8).collect();
+                    self.write_array(&path, "|u1", &[bytes.len() as u64], [bytes.as_slice()])?
+                } else {
+                    self.write_array(&path, "<u2", &[owner.len() as u64], owner.iter().map(|part| part.to_le_bytes()))?
+                };
+                (book, BookManifest::Map { owner, row: None })
+            }
+        };
+        let book = Arc::new(book);
+        self.books.push(Arc::clone(&book));
+        self.manifest.vertex_types.push(VertexType {
+            name: vertex_type.to_owned(),
+            rows: book.rows(),
+            book: manifest,
+            original_ids: None,
+            names: None,
+        });
+        Ok(book)
+    }
+
+    /// Keeps the id that each id of `vertex_type` had before relabelling.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when the type is unknown or there are not as many ids as it has rows; I/O errors.
+    pub fn set_original_ids(&mut self, vertex_type: &str, original: &[u64]) -> Result<(), DatasetError> {
+        let at = self.index_of(vertex_type)?;
+        let rows = self.books[at].rows();
+        if original.len() as u64 != rows {
+            let what = format!("{} original ids for the {rows} ids of vertex type `{vertex_type}`", original.len());
+            return Err(DatasetError::Input(what));
+        }
+        let bytes = original.iter().map(|id| id.to_le_bytes());
+        let file = self.write_array(&format!("ids/{vertex_type}.npy"), "<u8", &[rows], bytes)?;
+        self.manifest.vertex_types[at].original_ids = Some(file);
+        Ok(())
+    }
+
+    /// Keeps the names that vertices have in the source: line `i` names the vertex whose *original* id is `i`.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when the type is unknown or a name holds a line break; I/O errors.
+    pub fn set_names<'a>(
+        &mut self,
+        vertex_type: &str,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Result<(), DatasetError> {
+        let at = self.index_of(vertex_type)?;
+        let mut sink = Sink::create(&self.staging.0, &format!("ids/{vertex_type}.names.txt"))?;
+        for name in names {
+            if name.contains('\n') {
+                return Err(DatasetError::Input(format!("the vertex name {name:?} holds a line break")));
+            }
+            sink.write(name.as_bytes())?;
+            sink.write(b"\n")?;
+        }
+        self.manifest.vertex_types[at].names = Some(sink.finish()?);
+        Ok(())
+    }
+
+    /// Keeps the relabelled graph and its facts.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when the type is unknown or has another number of rows than the graph; I/O errors.
+    pub fn set_graph(
+        &mut self,
+        vertex_type: &str,
+        graph: &rudder_dataset::CsrGraph,
+        edge_cut: u64,
+        partitioner: &str,
+    ) -> Result<(), DatasetError> {
+        let rows = self.books[self.index_of(vertex_type)?].rows();
+        if graph.vertices() != rows {
+            let what = format!("a graph of {} vertices for the {rows} ids of `{vertex_type}`", graph.vertices());
+            return Err(DatasetError::Input(what));
+        }
+        let offsets = graph.xadj().iter().map(|offset| offset.to_le_bytes());
+        let indptr = self.write_array("graph/indptr.npy", "<u8", &[rows + 1], offsets)?;
+        let neighbours = graph.adjncy().iter().map(|id| id.to_le_bytes());
+        let indices = self.write_array("graph/indices.npy", "<u4", &[graph.adjncy().len() as u64], neighbours)?;
+        self.manifest.graph = Some(GraphManifest {
+            vertex_type: vertex_type.to_owned(),
+            edges: graph.edges(),
+            edge_cut,
+            partitioner: partitioner.to_owned(),
+            indptr: Some(indptr),
+            indices: Some(indices),
+        });
+        Ok(())
+    }
+
+    /// Begins a table; several may be written at once. Rows go to the returned writer, which
+    /// [`DatasetWriter::close_table`] takes back. Tables get their ids in the order of these calls.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when the name is taken or no file name, or the vertex type is unknown; I/O errors.
+    pub fn add_table(
+        &mut self,
+        name: &str,
+        vertex_type: &str,
+        dtype: DType,
+        width: u32,
+    ) -> Result<TableWriter, DatasetError> {
+        check_name("table", name)?;
+        if self.manifest.tables.iter().any(|table| table.name == name) {
+            return Err(DatasetError::Input(format!("table `{name}` was added before")));
+        }
+        let row_bytes = u64::from(width) * dtype.size() as u64;
+        if row_bytes == 0 || row_bytes > ROW_BYTES_MAX {
+            let what = format!("table `{name}`: rows of {row_bytes} bytes: 1 to {ROW_BYTES_MAX} are possible");
+            return Err(DatasetError::Input(what));
+        }
+        let book = Arc::clone(&self.books[self.index_of(vertex_type)?]);
+        self.manifest.tables.push(TableManifest {
+            name: name.to_owned(),
+            vertex_type: vertex_type.to_owned(),
+            dtype,
+            width,
+            rows: book.rows(),
+            shards: Vec::new(),
+            classes: None,
+        });
+        Ok(TableWriter::new(self.staging.0.clone(), name, self.manifest.tables.len() - 1, dtype, width, book))
+    }
+
+    /// Ends a table whose rows are all written.
+    ///
+    /// # Errors
+    /// [`DatasetError::Rows`] when rows are missing; I/O errors.
+    pub fn close_table(&mut self, table: TableWriter) -> Result<(), DatasetError> {
+        let index = table.index();
+        let shards = table.finish()?;
+        match self.manifest.tables.get_mut(index) {
+            Some(manifest) => manifest.shards = shards,
+            None => return Err(DatasetError::Input("a table writer of another dataset".into())),
+        }
+        Ok(())
+    }
+
+    /// Names the classes of a table of labels.
+    ///
+    /// # Errors
+    /// [`DatasetError::Input`] when there is no such table.
+    pub fn set_classes(&mut self, table: &str, classes: Vec<String>) -> Result<(), DatasetError> {
+        let found = self.manifest.tables.iter_mut().find(|candidate| candidate.name == table);
+        let unknown = || DatasetError::Input(format!("no table `{table}` was added"));
+        found.ok_or_else(unknown)?.classes = Some(classes);
+        Ok(())
+    }
+
+    /// Writes the manifest and gives the dataset its name.
+    ///
+    /// # Errors
+    /// [`DatasetError::Manifest`] when a table was not closed; I/O errors. The target is then as it was.
+    pub fn finish(self) -> Result<Manifest, DatasetError> {
+        let path = self.staging.0.join(MANIFEST_FILE);
+        self.manifest.check(&self.target.join(MANIFEST_FILE))?;
+        let syntax = |source| DatasetError::ManifestSyntax { path: path.clone(), source };
+        let text = self.manifest.to_json().map_err(syntax)?;
+        fs::write(&path, text).map_err(DatasetError::io(&path, "write"))?;
+        // Checksums tell a reader of shards that a power cut tore; the names must not outlive the manifest.
+        File::open(&path).and_then(|file| file.sync_all()).map_err(DatasetError::io(&path, "write to disk"))?;
+        replace(&self.staging.0, &self.target)?;
+        Ok(self.manifest)
+    }
+
+    fn index_of(&self, vertex_type: &str) -> Result<usize, DatasetError> {
+        let found = self.manifest.vertex_types.iter().position(|candidate| candidate.name == vertex_type);
+        found.ok_or_else(|| DatasetError::Input(format!("vertex type `{vertex_type}` has no partition book yet")))
+    }
+
+    fn write_array<B: AsRef<[u8]>>(
+        &self,
+        path: &str,
+        descr: &str,
+        shape: &[u64],
+        pieces: impl IntoIterator<Item = B>,
+    ) -> Result<FileManifest, DatasetError> {
+        let mut sink = Sink::create(&self.staging.0, path)?;
+        sink.write(&rudder_dataset::npy::encode_header(descr, shape))?;
+        for piece in pieces {
+            sink.write(piece.as_ref())?;
+        }
+        sink.finish()
+    }
+}
+
+/// Names become file names: letters, digits and a few signs, not beginning with a dot.
+fn check_name(what: &str, name: &str) -> Result<(), DatasetError> {
+    let is_plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':');
+    if !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.chars().all(is_plain) {
+        return Ok(());
+    }
+    Err(DatasetError::Input(format!("{what} `{name}`: use up to 128 letters, digits, `_`, `-`, `.` or `:`")))
+}
+
+/// Fails when `dir` may not become a dataset: to be asked before long work.
+pub(crate) fn check_target(dir: &Path, existing: Existing) -> Result<(), DatasetError> {
+    let mut entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(DatasetError::io(dir, "read the folder")(source)),
+    };
+    if entries.next().is_none() {
+        return Ok(());
+    }
+    match existing {
+        Existing::Refuse => Err(DatasetError::OutputExists { dir: dir.to_owned() }),
+        Existing::Replace if !dir.join(MANIFEST_FILE).is_file() => {
+            Err(DatasetError::OutputForeign { dir: dir.to_owned() })
+        }
+        Existing::Replace => Ok(()),
+    }
+}
+
+/// A hidden name beside `target`, so that the rename stays on one file system.
+fn sibling(target: &Path, purpose: &str) -> Result<PathBuf, DatasetError> {
+    let name = target
+        .file_name()
+        .ok_or_else(|| DatasetError::Input(format!("{}: name a folder to write the dataset to", target.display())))?;
+    let tag = fastrand::u32(..);
+    Ok(target.with_file_name(format!(".{}.{purpose}-{}-{tag:08x}", name.to_string_lossy(), std::process::id())))
+}
+
+fn create_staging(target: &Path) -> Result<Staging, DatasetError> {
+    let path = sibling(target, "partial")?;
+    fs::create_dir_all(&path).map_err(DatasetError::io(&path, "create the folder"))?;
+    Ok(Staging(path))
+}
+
+/// Renames `staging` to `target`; what was there is moved away first and put back when the rename fails.
+fn replace(staging: &Path, target: &Path) -> Result<(), DatasetError> {
+    let old = sibling(target, "replaced")?;
+    let had_old = match fs::rename(target, &old) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(source) => return Err(DatasetError::io(target, "move the old dataset away")(source)),
+    };
+    if let Err(source) = fs::rename(staging, target) {
+        if had_old {
+            let _ = fs::rename(&old, target);
+        }
+        return Err(DatasetError::io(target, "give the dataset its name")(source));
+    }
+    if had_old {
+        fs::remove_dir_all(&old).map_err(DatasetError::io(&old, "remove the old dataset"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! The life of a daemon with a service made for the test, over its real HTTP interface.
+
+use super::*;
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+/// A service that drains as long as it is told to.
+struct Pretend {
+    drain: Duration,
+    drained: Arc<AtomicBool>,
+}
+
+impl Service for Pretend {
+    fn status(&self) -> Value {
+        json!({"node": 3})
+    }
+    fn ready(&self) -> bool {
+        true
+    }
+    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
+        Err(TraceError::NotRecording { table: call.table().to_owned() })
+    }
+    fn decisions(&self, _limit: usize) -> Vec<Decision> {
+        Vec::new()
+    }
+    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
+        Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
+    }
+    fn alive(&self, _within: Duration) -> bool {
+        true
+    }
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        vec![Box::new(prometheus::IntGauge::new("rudder_pretend", "For this test").unwrap())]
+    }
+    fn shutdown(&self, deadline: Duration) {
+        thread::sleep(self.drain.min(deadline));
+        self.drained.store(true, Ordering::SeqCst);
+    }
+}
+
+/// A daemon on a thread, with the sender that stops it.
+struct Running {
+    address: SocketAddr,
+    stop: mpsc::Sender<Order>,
+    drained: Arc<AtomicBool>,
+    thread: thread::JoinHandle<Result<(), LifecycleError>>,
+}
+
+/// Nothing to read, no log of its own.
+fn controls() -> Controls {
+    Controls { logging: Logging::default(), read: Box::new(|| Ok(Config::default())) }
+}
+
+fn spawn(start_delay: Duration, drain: Duration, drain_ms: u64) -> Running {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = Config::default();
+    config.admin.listen = address;
+    config.node.drain_ms = drain_ms;
+    let (stop, stopped) = mpsc::channel(4);
+    let drained = Arc::new(AtomicBool::new(false));
+    let service = Pretend { drain, drained: drained.clone() };
+    let start = move |_: Config| {
+        thread::sleep(start_delay);
+        Ok::<_, io::Error>(service)
+    };
+    let thread = thread::spawn(move || run(config, controls(), || Ok(stopped), start));
+    Running { address, stop, drained, thread }
+}
+
+/// Status code and body of a path; nothing while nobody listens.
+fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut response = agent.get(format!("http://{address}{path}")).call().ok()?;
+    Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
+}
+
+fn wait_for(address: SocketAddr, path: &str, status: u16, text: &str) {
+    let begun = Instant::now();
+    while !ask(address, path).is_some_and(|(code, body)| code == status && body.contains(text)) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{path} never said {status} {text}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_life_is_starting_serving_draining_gone() {
+    let running = spawn(Duration::from_secs(3), Duration::from_secs(3), 10_000);
+    wait_for(running.address, "/readyz", 503, "starting");
+    wait_for(running.address, "/v1/status", 200, "starting");
+    wait_for(running.address, "/readyz", 200, "ready");
+    wait_for(running.address, "/v1/status", 200, "\"node\":3");
+    wait_for(running.address, "/metrics", 200, "rudder_pretend");
+    running.stop.blocking_send(Order::Stop).unwrap();
+    wait_for(running.address, "/readyz", 503, "draining");
+    running.thread.join().unwrap().unwrap();
+    assert!(running.drained.load(Ordering::SeqCst));
+    assert!(ask(running.address, "/healthz").is_none());
+}
+
+#[test]
+fn a_second_stop_ends_the_drain_at_once() {
+    let running = spawn(Duration::ZERO, Duration::from_secs(60), 60_000);
+    wait_for(running.address, "/readyz", 200, "ready");
+    running.stop.blocking_send(Order::Stop).unwrap();
+    wait_for(running.address, "/readyz", 503, "draining");
+    running.stop.blocking_send(Order::Stop).unwrap();
+    assert!(matches!(running.thread.join().unwrap(), Err(LifecycleError::Forced)));
+    assert!(!running.drained.load(Ordering::SeqCst));
+}
+
+#[test]
+fn the_drain_has_a_deadline() {
+    let running = spawn(Duration::ZERO, Duration::from_secs(60), 100);
+    wait_for(running.address, "/readyz", 200, "ready");
+    let begun = Instant::now();
+    running.stop.blocking_send(Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}
+
+#[test]
+fn a_stop_while_starting_ends_without_a_drain() {
+    let running = spawn(Duration::from_secs(60), Duration::ZERO, 10_000);
+    wait_for(running.address, "/readyz", 503, "starting");
+    running.stop.blocking_send(Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+    assert!(!running.drained.load(Ordering::SeqCst));
+}
+
+#[test]
+fn a_failed_start_keeps_its_cause() {
+    let mut config = Config::default();
+    config.admin.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (_stop, stopped) = mpsc::channel(1);
+    let start = |_: Config| Err::<Pretend, _>(io::Error::other("the manifest is torn"));
+    let error = run(config, controls(), || Ok(stopped), start).unwrap_err();
+    assert_eq!(rudder_telemetry::error_chain(&error), "cannot start the node: the manifest is torn");
+}
+
+#[test]
+fn an_order_to_reload_is_no_stop() {
+    let running = spawn(Duration::ZERO, Duration::ZERO, 10_000);
+    wait_for(running.address, "/readyz", 200, "ready");
+    running.stop.blocking_send(Order::Reload).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    wait_for(running.address, "/readyz", 200, "ready");
+    running.stop.blocking_send(Order::Stop).unwrap();
+    running.thread.join().unwrap().unwrap();
+}

@@ -1,0 +1,147 @@
+//! What a request of a trainer can fail with, and the words and the code that the trainer gets.
+
+use rudder_agent::tools::ToolError;
+use rudder_client::{DType, ErrorCode, arena::AdoptError};
+use rudder_core::lookahead::AnnounceError;
+use rudder_dataset::ReadError;
+use rudder_dataset::Table;
+use rudder_peers::{PeerError, RemoteError, SourceError};
+use std::sync::Arc;
+
+/// Why a request was refused or failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum RequestError {
+    #[error(
+        "this daemon speaks version {ours} of the local protocol, the client version {theirs}: install the same version on both sides"
+    )]
+    Version { ours: u16, theirs: u16 },
+    #[error(
+        "user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids (local.allowed_by = \"mode\" leaves it to the permissions of the socket)"
+    )]
+    Forbidden { uid: u32 },
+    #[error("{0}")]
+    Protocol(String),
+    #[error(
+        "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect anew to see them"
+    )]
+    UnknownTable { number: u16, tables: usize },
+    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
+    IdOutOfRange { table: String, id: u64, at: usize, last: u64 },
+    #[error("table `{table}` has rows of {dtype} × {width}; the request expects {asked_dtype} × {asked_width}")]
+    Shape { table: String, dtype: DType, width: u32, asked_dtype: DType, asked_width: u32 },
+    #[error("{0}")]
+    Arena(Arc<AdoptError>),
+    #[error("{0}")]
+    Place(String),
+    /// Well-formed, but at odds with itself: the connection goes on.
+    #[error("{0}")]
+    Senseless(String),
+    #[error(
+        "{what} is over the limit {key} = {limit} of this daemon: stay below it, or raise it in the daemon's configuration"
+    )]
+    Limit { what: String, key: &'static str, limit: u64 },
+    #[error("announcement refused: {0} (lookahead.rows_max)")]
+    Announce(AnnounceError),
+    #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
+    Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
+    Shard { table: String, rows: usize, cause: Arc<ReadError> },
+    #[error("{rows} rows of an update of table `{table}` were not applied, {applied} were: {fault}")]
+    Update { table: String, rows: usize, applied: usize, fault: UpdateFault },
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("this daemon is draining: it is about to stop and takes no new fetches; fetch again when it is back")]
+    Draining,
+    #[error("a defect of the daemon, see its log: {0}")]
+    Internal(&'static str),
+}
+
+/// Why rows of an update were not applied.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum UpdateFault {
+    /// By this node.
+    #[error("this node: {0}")]
+    Own(SourceError),
+    /// By their owner.
+    #[error("{0}")]
+    Peer(Arc<PeerError>),
+}
+
+impl UpdateFault {
+    fn code(&self) -> ErrorCode {
+        match self {
+            Self::Own(SourceError::UpdatesFull { .. }) => ErrorCode::Limit,
+            Self::Own(_) => ErrorCode::Internal,
+            Self::Peer(cause) => peer_code(cause),
+        }
+    }
+}
+
+/// The code for what a peer did.
+fn peer_code(cause: &PeerError) -> ErrorCode {
+    match cause {
+        PeerError::ShuttingDown { .. } => ErrorCode::Draining,
+        PeerError::Remote { error: RemoteError::UpdatesFull { .. }, .. } => ErrorCode::Limit,
+        cause if cause.is_transient() => ErrorCode::PeerUnavailable,
+        _ => ErrorCode::PeerFailed,
+    }
+}
+
+impl RequestError {
+    /// Id `id`, at position `at` of what was asked, is none of `table`.
+    pub(super) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
+        Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
+    }
+
+    /// The code for programs.
+    pub(super) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Version { .. } => ErrorCode::Version,
+            Self::Forbidden { .. } => ErrorCode::Forbidden,
+            Self::Protocol(_) | Self::Senseless(_) => ErrorCode::Protocol,
+            Self::UnknownTable { .. } => ErrorCode::UnknownTable,
+            Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
+            Self::Shape { .. } => ErrorCode::Shape,
+            Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
+            Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
+            Self::Peer { cause, .. } => peer_code(cause),
+            Self::Update { fault, .. } => fault.code(),
+            Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
+            Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
+            Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Protocol,
+            Self::Shard { .. } => ErrorCode::Storage,
+            Self::Draining => ErrorCode::Draining,
+            Self::Internal(_) => ErrorCode::Internal,
+        }
+    }
+}
+
+/// Why the local socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A metric cannot be made.
+    #[error("a metric of the local socket cannot be made")]
+    Metric(#[from] prometheus::Error),
+    /// Another process listens there.
+    #[error("local.socket {path}: another process is listening there; stop it, or give this daemon another path")]
+    InUse {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// Something that is no socket lies there.
+    #[error("local.socket {path}: there is a file that is no socket; remove it, or give another path")]
+    NotASocket {
+        /// The path.
+        path: std::path::PathBuf,
+    },
+    /// The socket cannot be made.
+    #[error("local.socket {path}: {doing}: {cause}")]
+    Io {
+        /// The path.
+        path: std::path::PathBuf,
+        /// What was attempted.
+        doing: &'static str,
+        /// What the kernel said.
+        cause: std::io::Error,
+    },
+}
