@@ -24,6 +24,9 @@ pub struct ConnectOptions {
     pub arena_bytes_max: u64,
     /// A name for the daemon's log; `None` says the process number.
     pub name: Option<String>,
+    /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report progress for one
+    /// trainer share its number; a fork and a reconnect keep it.
+    pub trainer: Option<u128>,
     /// Asked ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
     pub interrupted: Option<fn() -> bool>,
@@ -37,6 +40,7 @@ impl Default for ConnectOptions {
             inline: false,
             arena_bytes_max: 64 << 30,
             name: None,
+            trainer: None,
             interrupted: None,
         }
     }
@@ -126,7 +130,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Connect`] if nobody listens, [`ClientError::Protocol`] if the versions differ.
-    pub fn connect(options: ConnectOptions) -> Result<Self, ClientError> {
+    pub fn connect(mut options: ConnectOptions) -> Result<Self, ClientError> {
+        options.trainer.get_or_insert_with(draw_trainer);
         let (session, node, tables) = open(&options)?;
         Ok(Self { options, node, tables: tables.into(), current: Slot::new(Some(session)) })
     }
@@ -278,10 +283,27 @@ impl Client {
     }
 }
 
+/// A number that no other trainer of this machine has. The kernel's random numbers do not fail once it has booted; before that, the
+/// process number and the clock have to do.
+fn draw_trainer() -> u128 {
+    let mut bytes = [0; 16];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(16) => u128::from_ne_bytes(bytes),
+        _ => {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            now.as_nanos() << 32 | u128::from(std::process::id())
+        }
+    }
+}
+
 fn open(options: &ConnectOptions) -> Result<(Arc<Session>, u16, Vec<TableInfo>), ClientError> {
     let session = Session::connect(options)?;
     let name = options.name.clone().unwrap_or_else(|| format!("pid {}", std::process::id()));
-    match session.ask(Request::Hello { version: PROTOCOL_VERSION, name })? {
+    match session.ask(Request::Hello {
+        version: PROTOCOL_VERSION,
+        name,
+        trainer: options.trainer.unwrap_or_default(),
+    })? {
         Reply::Welcome { version, node, tables } if version == PROTOCOL_VERSION => Ok((session, node, tables)),
         Reply::Welcome { version, .. } => Err(ClientError::Protocol(format!(
             "it speaks version {version} of the local protocol, this client {PROTOCOL_VERSION}"

@@ -42,7 +42,7 @@ impl Client {
     /// What the daemon refuses (unknown table, id out of range, too many announced rows) or the connection suffers.
     pub fn announce(&self, table: &str, ids: &[u64], step: u64) -> Result<u32, ClientError> {
         let table = self.tables[self.table_index(table)?].id;
-        let request = |count, ids| Request::Announce { table, step, count, ids };
+        let request = |count, ids| Request::Announce { table, step: Some(step), count, ids };
         match self.on_session(|session| self.send_ids(session, ids, request))? {
             Reply::Announced { horizon } => Ok(horizon),
             other => Err(unexpected(&other)),

@@ -55,7 +55,7 @@ impl RawClient {
     /// What the kernel says, or an answer that is no welcome.
     pub fn greeted(socket: &Path) -> Result<Self, Fault> {
         let mut client = Self::connect(socket)?;
-        client.call(0, Request::Hello { version: PROTOCOL_VERSION, name: "raw".to_owned() }, &[], None)?;
+        client.call(0, Request::Hello { version: PROTOCOL_VERSION, name: "raw".to_owned(), trainer: 1 }, &[], None)?;
         match client.answer()? {
             (Answer { reply: Reply::Welcome { .. }, .. }, _) => Ok(client),
             (other, _) => Err(format!("no welcome: {other:?}").into()),

@@ -98,7 +98,7 @@ fn calls_that_break_the_order_or_the_version() {
     assert!(raw.is_hung_up());
 
     let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
-    raw.call(1, Request::Hello { version: 9, name: "new".to_owned() }, &[], None).unwrap();
+    raw.call(1, Request::Hello { version: 9, name: "new".to_owned(), trainer: 2 }, &[], None).unwrap();
     let words = ["version 2 of the local protocol, the client version 9", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());

@@ -12,7 +12,7 @@ use crate::DType;
 use bincode::{Decode, Encode};
 
 /// Version of the local protocol; client and daemon must speak the same.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 
 /// Bytes a control message may take on the wire unless a side is configured otherwise.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -61,6 +61,10 @@ pub enum Request {
         version: u16,
         /// A name for logs, for instance `trainer 3 (pid 4711)`.
         name: String,
+        /// The trainer that this connection belongs to: a number drawn at random, which all processes of one trainer share.
+        /// Announcements and progress are the trainer's, and live while any connection of it does. Trainers of different
+        /// users are different, whatever their numbers.
+        trainer: u128,
     },
     /// Registers the memfd sent along with this frame. It must be sealed against shrinking.
     AddArena {
@@ -93,8 +97,9 @@ pub enum Request {
     Announce {
         /// [`TableInfo::id`].
         table: u16,
-        /// The trainer's own number for the step, growing by one per step.
-        step: u64,
+        /// The trainer's own number for the step, growing by one per step. Several processes of a trainer may announce, and steps
+        /// may come out of order. Without a number, batches follow each other in the order in which they arrive.
+        step: Option<u64>,
         /// Number of ids.
         count: u64,
         /// Where the ids lie: `count` little-endian `u64`.

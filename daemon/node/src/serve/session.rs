@@ -125,7 +125,7 @@ impl Session {
             return Err(RequestError::Protocol("the first message of a connection must be Hello".to_owned()));
         }
         let reply = match request {
-            Request::Hello { version, name } => self.welcome(version, &name)?,
+            Request::Hello { version, name, trainer: _ } => self.welcome(version, &name)?,
             Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
             Request::DropArena { arena } => {
                 self.arenas.remove(&arena).ok_or_else(|| unknown_arena(arena))?;
@@ -143,7 +143,12 @@ impl Session {
             Request::Announce { table, step, count, ids } => {
                 let (table, count) = (self.table(table)?, self.count(count)?);
                 let ids = self.read_ids(ids, count, &payload)?;
-                let horizon = self.shared.engine.announce(self.connection, usize::from(table.id), step, &ids)?;
+                let horizon = self.shared.engine.announce(
+                    self.connection,
+                    usize::from(table.id),
+                    step.unwrap_or_default(),
+                    &ids,
+                )?;
                 Reply::Announced { horizon }
             }
             Request::Status => Reply::Status((self.shared.status)()),
