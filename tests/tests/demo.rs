@@ -4,40 +4,17 @@
 // A helper that cannot go on fails its test, as the tests themselves do.
 #![allow(clippy::unwrap_used)]
 
+use rudder_tests::process::operator_program;
 use serde_json::Value;
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Output, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
-/// `rudder`, with `rudderd` beside it, built from this tree as this test was: `cargo test` builds no programs of other
-/// packages by itself.
-fn rudder() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let own = std::env::current_exe().unwrap();
-        let folder = own.parent().and_then(Path::parent).unwrap();
-        let profile = match folder.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(name) => name,
-        };
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--locked", "--package", "rudder-daemon", "--bins", "--profile", profile])
-            .arg("--target-dir")
-            .arg(folder.parent().unwrap())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status()
-            .unwrap();
-        assert!(built.success(), "the programs do not build");
-        folder.join("rudder")
-    })
-}
-
 /// A demo whose run folder lies in `temp`.
 fn demo(temp: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(rudder());
+    let mut command = Command::new(operator_program().unwrap());
     command.arg("demo").args(arguments).env("TMPDIR", temp);
     command
 }
@@ -116,7 +93,7 @@ fn the_comparison_is_complete_true_and_leaves_nothing_behind() {
 fn replay(trace: &Path, rows: u64, policy: &str, lookahead: &str) -> Value {
     let rows = rows.to_string();
     let arguments = ["--capacity", &rows, "--policy", policy, "--lookahead", lookahead, "--json"];
-    let output = Command::new(rudder()).arg("replay").arg(trace).args(arguments).output().unwrap();
+    let output = Command::new(operator_program().unwrap()).arg("replay").arg(trace).args(arguments).output().unwrap();
     json(&output)["results"][0].clone()
 }
 
