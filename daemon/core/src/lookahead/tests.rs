@@ -19,6 +19,19 @@ fn cache() -> TableCache {
         .unwrap()
 }
 
+const ONE: TrainerId = TrainerId(1);
+
+fn said(step: u64, fingerprint: u64, ids: impl IntoIterator<Item = u32>) -> Announcement {
+    Announcement { step: Some(step), fingerprint, ids: ids.into_iter().collect() }
+}
+
+/// Announces for trainer 1 at time 0 what makes nothing void.
+fn announce(ahead: &mut Lookahead, cache: &TableCache, announcement: Announcement) -> u32 {
+    let Announced { dropped, horizon } = ahead.announce(cache, ONE, announcement, 0);
+    assert!(dropped.is_empty());
+    horizon.unwrap()
+}
+
 fn all(ids: Vec<u32>) -> Vec<u32> {
     ids
 }
@@ -28,21 +41,21 @@ fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
     for step in 0..4u32 {
-        ahead.announce(&cache, 1, (u64::from(step), u64::from(step) + 100, vec![step, step + 1]), 0).unwrap();
+        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step) + 100, [step, step + 1]));
     }
     let orders: Vec<Vec<u32>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
     assert_eq!(orders, [vec![0, 1], vec![2]], "two batches, each row once");
     assert!(ahead.plan(&cache, |_| Vec::new()).is_empty());
-    let (used, dropped) = ahead.consume(&cache, 1, 100, 0);
+    let Consumed { used, dropped } = ahead.consume(&cache, ONE, 100, 0);
     assert!(used.is_some() && dropped.is_empty());
     let next = ahead.plan(&cache, |ids| ids.into_iter().filter(|&id| id > 2).collect());
     assert_eq!(next.iter().flat_map(|order| order.ids.clone()).collect::<Vec<_>>(), [3]);
-    assert_eq!(ahead.consume(&cache, 1, 999, 0), (None, vec![]), "an unannounced fetch harms nothing");
-    let (used, dropped) = ahead.consume(&cache, 1, 103, 0);
-    assert!(used.is_some());
-    assert_eq!(dropped.len(), 2, "two were skipped");
-    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 2, over_budget_rows: 0 });
-    assert_eq!(ahead.waiting_rows(), 0);
+    let unannounced = ahead.consume(&cache, ONE, 999, 0);
+    assert!(unannounced.used.is_none() && unannounced.dropped.is_empty(), "an unannounced fetch harms nothing");
+    let Consumed { used, dropped } = ahead.consume(&cache, ONE, 103, 0);
+    assert!(used.is_some() && dropped.is_empty(), "two others may still be fetched");
+    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 0, over_budget_rows: 0 });
+    assert_eq!(ahead.waiting_rows(), 4);
 }
 
 #[test]
@@ -50,14 +63,12 @@ fn the_budget_holds_back_and_refills() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { budget: 0.5, ..SETTINGS });
     for step in 0..6u32 {
-        ahead
-            .announce(&cache, 1, (u64::from(step), u64::from(step), (step * 10..step * 10 + 10).collect()), 0)
-            .unwrap();
+        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step), step * 10..step * 10 + 10));
     }
-    let ordered = |orders: &[Order]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
+    let ordered = |orders: &[Prefetch]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
     assert_eq!(ordered(&ahead.plan(&cache, all)), 10, "the start is worth two half batches");
     assert_eq!(ordered(&ahead.plan(&cache, all)), 0);
-    ahead.consume(&cache, 1, 0, 0);
+    assert!(ahead.consume(&cache, ONE, 0, 0).used.is_some());
     assert_eq!(ordered(&ahead.plan(&cache, all)), 5);
 }
 
@@ -65,24 +76,27 @@ fn the_budget_holds_back_and_refills() {
 fn what_does_not_come_true_expires() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
-    ahead.announce(&cache, 1, (0, 7, vec![1, 2]), 0).unwrap();
-    ahead.announce(&cache, 1, (1, 8, vec![3]), 900).unwrap();
-    assert_eq!(ahead.consume(&cache, 1, 99, 1500).1.len(), 1, "older than the limit");
-    ahead.announce(&cache, 1, (0, 9, vec![4]), 1500).unwrap();
-    assert_eq!(ahead.counts().expired, 2, "a trainer that begins anew has dropped its old plans");
-    assert_eq!(ahead.leave(&cache, 1).len(), 1);
+    announce(&mut ahead, &cache, said(0, 7, [1, 2]));
+    assert!(ahead.announce(&cache, ONE, said(1, 8, [3]), 900).dropped.is_empty());
+    assert_eq!(ahead.consume(&cache, ONE, 99, 1500).dropped.len(), 1, "older than the limit");
+    let again = ahead.announce(&cache, ONE, said(1, 9, [4]), 1500);
+    assert!(again.horizon.is_ok());
+    assert_eq!(again.dropped.len(), 1, "a trainer that begins again has dropped its old plans");
+    assert_eq!(ahead.leave(&cache, ONE).len(), 1);
     assert_eq!((ahead.waiting_rows(), ahead.counts().expired), (0, 3));
-    assert!(ahead.announce(&cache, 2, (0, 1, vec![0; 1001]), 0).is_err());
+    assert!(ahead.announce(&cache, TrainerId(2), said(0, 1, vec![0; 1001]), 0).horizon.is_err());
 }
 
 #[test]
 fn the_horizon_follows_capacity_and_batches() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
-    assert_eq!(ahead.announce(&cache, 1, (0, 1, (0..5).collect()), 0), Ok(8));
-    assert_eq!(ahead.announce(&cache, 2, (0, 1, (0..5).collect()), 0), Ok(4), "two trainers share the cache");
+    assert_eq!(announce(&mut ahead, &cache, said(0, 1, 0..5)), 8);
+    let second = ahead.announce(&cache, TrainerId(2), said(0, 1, 0..5), 0);
+    assert_eq!(second.horizon, Ok(4), "two trainers share the cache");
+    assert!(second.dropped.is_empty());
     let mut fixed = Lookahead::new(Settings { horizon: 16, ..SETTINGS });
-    assert_eq!(fixed.announce(&cache, 1, (0, 1, vec![1]), 0), Ok(16));
+    assert_eq!(announce(&mut fixed, &cache, said(0, 1, [1])), 16);
 }
 
 /// With the future known to the end, what stays cached is Belady's choice: hits are those of the optimum.
@@ -100,11 +114,11 @@ fn a_known_future_gives_the_optimum() {
         })
         .collect();
     for (step, ids) in (0u64..).zip(&batches) {
-        ahead.announce(&cache, 1, (step, step, ids.clone()), 0).unwrap();
+        announce(&mut ahead, &cache, said(step, step, ids.clone()));
     }
     let mut hits = 0;
     for (step, ids) in (0u64..).zip(&batches) {
-        let (batch, _) = ahead.consume(&cache, 1, step, 0);
+        let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, step, 0);
         let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
         cache.settle(&hit, &missed, |_| Some(&[]), batch);
