@@ -9,3 +9,4 @@
 pub mod cache;
 pub mod lookahead;
 pub mod optimum;
+pub mod progress;

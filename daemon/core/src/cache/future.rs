@@ -119,11 +119,13 @@ struct Batch {
 #[derive(Debug, Default)]
 pub struct Future {
     batches: BTreeMap<BatchKey, Batch>,
+    /// Batches that wait, by step.
+    steps: BTreeMap<u32, u32>,
     keys: u64,
     uses: Uses,
     /// Per slot, the step of its resident's next announced use.
     next_use: Vec<u32>,
-    /// Slots by next use; an entry counts only while `next_use` agrees.
+    /// Slots by next use; an entry counts only while `next_use` agrees. Holds only steps at which a batch waits.
     due: BTreeMap<u32, Vec<u32>>,
     /// Slots without an announced use; an entry counts only while `next_use` agrees and the slot is held.
     idle: Vec<u32>,
@@ -160,6 +162,7 @@ impl Future {
     pub fn announce(&mut self, step: u32, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
         self.keys += 1;
         let key = BatchKey(self.keys);
+        *self.steps.entry(step).or_default() += 1;
         for &id in &ids {
             let next = self.uses.add(id, step);
             if let Some(slot) = slot(id) {
@@ -175,8 +178,24 @@ impl Future {
     pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<u32>) {
         let Some(Batch { step, ids }) = self.batches.remove(&key) else { return Default::default() };
         self.entries -= ids.len();
+        self.leave_step(step);
         let next = ids.iter().map(|&id| self.uses.remove(id, step)).collect();
         (ids, next)
+    }
+
+    /// One batch less waits at `step`: after the last one nothing is due there any more.
+    fn leave_step(&mut self, step: u32) {
+        if let Some(batches) = self.steps.get_mut(&step) {
+            *batches -= 1;
+            if *batches == 0 {
+                self.steps.remove(&step);
+                self.due.remove(&step);
+            }
+        }
+        debug_assert!(
+            self.due.first_key_value().is_none_or(|(first, _)| self.steps.contains_key(first)),
+            "slots are due at a step at which no batch waits"
+        );
     }
 
     /// The step of the next announced use of the resident of `slot`, or [`NEVER`].
@@ -207,6 +226,7 @@ impl Future {
         if step == NEVER {
             self.push_idle(slot);
         } else {
+            debug_assert!(self.steps.contains_key(&step), "a use at step {step}, at which no batch waits");
             self.due.entry(step).or_default().push(slot);
         }
     }
@@ -265,8 +285,14 @@ impl Future {
         None
     }
 
-    /// Bytes per slot that this takes while batches are announced: the next use, and a place among due or idle slots.
-    pub const BYTES_PER_SLOT: usize = 2 * size_of::<u32>();
+    /// Bytes that this takes: per slot its next use and a place among the idle slots, per announced use its id, its place
+    /// in the order of uses, the ends of that order and a place among the due slots.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let per_slot = 2 * size_of::<u32>();
+        let per_use = 2 * size_of::<u32>() + size_of::<Use>() + size_of::<(u32, Ends)>();
+        self.next_use.len() * per_slot + self.entries * per_use
+    }
 }
 
 #[cfg(test)]
@@ -309,10 +335,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_ends_with_its_step() {
+        let mut future = Future::default();
+        let cached = |id: u32| Some(id);
+        let mut waiting = std::collections::VecDeque::new();
+        for step in 0..5_000u32 {
+            let ids: Vec<u32> = (0..20).map(|at| (step * 7 + at * 13) % 100).collect();
+            waiting.push_back(future.announce(step, ids, cached));
+            if waiting.len() > 16
+                && let Some(first) = waiting.pop_front()
+            {
+                let (ids, next) = future.consume(first);
+                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(id, next));
+            }
+            assert!(future.due.len() <= 16, "{} steps are due, 16 batches wait", future.due.len());
+        }
+        assert!(future.due.values().map(Vec::len).sum::<usize>() <= 16 * 40);
+        waiting.into_iter().for_each(|key| drop(future.consume(key)));
+        assert!(future.due.is_empty() && future.steps.is_empty());
+    }
+
+    #[test]
     fn the_last_due_and_the_idle_are_found_whatever_changed_meanwhile() {
         let mut future = Future::default();
         let mut slots = Slots::new(3, 3);
         (0..3).for_each(|id| assert!(slots.occupy_free(id).is_some()));
+        for step in [4, 5, 9] {
+            future.announce(step, Vec::new(), |_| None);
+        }
         future.set_next_use(0, 5);
         future.set_next_use(1, 9);
         future.cover(3);

@@ -194,7 +194,7 @@ impl TableCache {
             let places: Vec<(u32, u32)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
             slab::relocate(&self.slab, &self.readers, &places);
             for (id, from, to) in moves {
-                self.index.set_slot(id, Some(to));
+                self.index.set_slot(id, to, &mut writer.touched);
                 let step = writer.future.next_use(from);
                 if writer.future.is_covering() {
                     writer.future.set_next_use(from, NEVER);
@@ -301,15 +301,15 @@ impl TableCache {
     /// Overwrites the rows of those of `ids` that are cached: `row(i)` is the row of `ids[i]`, or nothing where it may not be
     /// kept; it is asked under the writer lock. Readers see the old row, no row, or the new row. Answers how many.
     pub fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
-        let _writer = self.lock();
+        let mut writer = self.lock();
         let found = |(at, &id): (usize, &u32)| Some((id, self.index.slot(id)?, row(at)?));
         let rows: Vec<(u32, u32, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
         if rows.is_empty() {
             return 0;
         }
-        rows.iter().for_each(|&(id, ..)| self.index.set_slot(id, None));
+        rows.iter().for_each(|&(id, ..)| self.index.clear_slot(id));
         slab::overwrite(&self.slab, &self.readers, rows.iter().map(|&(_, slot, row)| (slot, row)));
-        rows.iter().for_each(|&(id, slot, _)| self.index.set_slot(id, Some(slot)));
+        rows.iter().for_each(|&(id, slot, _)| self.index.set_slot(id, slot, &mut writer.touched));
         self.stats.renewed_rows.fetch_add(rows.len() as u64, Ordering::Relaxed);
         rows.len()
     }

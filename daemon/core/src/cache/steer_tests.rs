@@ -275,3 +275,12 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
     let counts = [&stats.shrunk_rows, &stats.discarded_rows, &stats.renewed_rows, &stats.evicted_rows];
     assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) > 100), "{counts:?}: too little to mean anything");
 }
+
+#[test]
+fn warmed_rows_that_nobody_asked_for_yet_are_surveyed() {
+    let cache = cache(10_000, (8, 8), EPOCH);
+    let ids = [1, 9_000];
+    let rows = ids.map(|id| row_of(id, 0));
+    assert_eq!(cache.fill(&ids, |i| Some(&rows[i]), Fill::Warm), 2);
+    assert_eq!(cache.survey(0, 0).cold_share, 1.0, "both are cold");
+}

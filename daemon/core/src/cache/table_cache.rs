@@ -126,6 +126,8 @@ pub struct TableCache {
     capacity: AtomicUsize,
     used: AtomicU64,
     tracked: AtomicU64,
+    /// Bytes that announcements take.
+    future_bytes: AtomicUsize,
     pub(super) stats: CacheStats,
 }
 
@@ -177,7 +179,7 @@ impl Writer {
     /// Takes the resident of `slot` out of the cache. The slot may be written again once readers were waited out.
     pub(super) fn release(&mut self, index: &Index, slot: u32) -> Option<u32> {
         let id = self.slots.id(slot)?;
-        index.set_slot(id, None);
+        index.clear_slot(id);
         if let Some((policy, mut ledger)) = self.parts(index) {
             policy.removed(&mut ledger, id, slot);
         }
@@ -219,6 +221,7 @@ impl TableCache {
             }),
             used: AtomicU64::new(0),
             tracked: AtomicU64::new(0),
+            future_bytes: AtomicUsize::new(0),
             stats: CacheStats::default(),
         })
     }
@@ -259,11 +262,12 @@ impl TableCache {
         self.used_rows() * self.slab.stride_bytes() as u64
     }
 
-    /// Bytes of bookkeeping now: per slot, and per id that was ever touched.
+    /// Bytes of bookkeeping now: per slot, per id that was ever touched, and per announced use.
     #[must_use]
     pub fn bookkeeping_bytes(&self) -> u64 {
         let slots = self.capacity_rows() * Slots::BYTES_PER_SLOT;
-        slots as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
+        let future = self.future_bytes.load(Ordering::Relaxed);
+        (slots + future) as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
     }
 
     /// Asks the processor for the index word of `id`.
@@ -329,7 +333,9 @@ impl TableCache {
         let mut writer = self.lock();
         let span = writer.slots.span() as usize;
         writer.future.cover(span);
-        writer.future.announce(step, ids, |id| self.index.slot(id))
+        let key = writer.future.announce(step, ids, |id| self.index.slot(id));
+        self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
+        key
     }
 
     /// An announced batch will not be used.
@@ -347,6 +353,7 @@ impl TableCache {
     /// Takes an announced batch away, tells residents their next use, and answers that of each of `missed`.
     fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<u32> {
         let (ids, next) = writer.future.consume(key);
+        self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
         let mut of_missed = Vec::with_capacity(missed.len());
         for (&id, &step) in ids.iter().zip(&next) {
             if missed.get(of_missed.len()) == Some(&id) {
@@ -418,10 +425,11 @@ impl TableCache {
         }
         slab::overwrite(&self.slab, &self.readers, placements.iter().map(|placed| (placed.slot, placed.row)));
         for placed in &placements {
-            self.index.set_slot(placed.id, Some(placed.slot));
+            self.index.set_slot(placed.id, placed.slot, &mut writer.touched);
         }
         self.stats.fills[reason as usize].fetch_add(filled as u64, Ordering::Relaxed);
         self.stats.evicted_rows.fetch_add(evicted, Ordering::Relaxed);
+        self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
         self.publish_sizes(writer);
         filled
     }
@@ -447,7 +455,7 @@ impl TableCache {
         let (policy, mut ledger) = writer.parts(&self.index)?;
         // A newcomer of the same call may be the leaver: it was never published, so it does not count as evicted.
         let evicted = self.index.slot(leaver).is_some();
-        self.index.set_slot(leaver, None);
+        self.index.clear_slot(leaver);
         policy.removed(&mut ledger, leaver, slot);
         policy.inserted(&mut ledger, id, slot);
         Some((slot, evicted))

@@ -56,6 +56,8 @@ pub struct ScorePolicy {
     candidates: HashMap<u32, f32>,
     /// Replacements decided and not yet done: id to slot (`None`: a free one).
     planned: HashMap<u32, Option<u32>>,
+    /// The id that shall come to each slot in `planned`.
+    newcomers: HashMap<u32, u32>,
     /// Whether the plan has not been told yet.
     untold: bool,
     minibatch: u64,
@@ -85,6 +87,7 @@ impl ScorePolicy {
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
             planned: HashMap::new(),
+            newcomers: HashMap::new(),
             untold: false,
             minibatch: 0,
         }
@@ -100,6 +103,7 @@ impl ScorePolicy {
     /// Pairs the stalest residents, and free slots before them, with the candidates missed most.
     fn plan(&mut self, ledger: &Ledger<'_>) {
         self.planned.clear();
+        self.newcomers.clear();
         self.untold = true;
         let free = ledger.slots.free();
         let mut stale: Vec<(f32, u32)> = ledger
@@ -122,6 +126,7 @@ impl ScorePolicy {
         hottest.sort_unstable_by(by_misses);
         let slots = std::iter::repeat_n(None, free).chain(stale.into_iter().map(|(_, slot)| Some(slot)));
         self.planned.extend(hottest.into_iter().map(|(_, id)| id).zip(slots));
+        self.newcomers.extend(self.planned.iter().filter_map(|(&id, &slot)| Some((slot?, id))));
     }
 }
 
@@ -178,7 +183,9 @@ impl Policy for ScorePolicy {
     }
 
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
-        self.planned.remove(&id);
+        if let Some(Some(planned)) = self.planned.remove(&id) {
+            self.newcomers.remove(&planned);
+        }
         let score = self.candidates.remove(&id).unwrap_or(1.0);
         self.residents[slot as usize] = Resident { score, until: self.minibatch };
     }
@@ -198,5 +205,9 @@ impl Policy for ScorePolicy {
 
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
         self.residents[to as usize] = self.residents[from as usize];
+        if let Some(newcomer) = self.newcomers.remove(&from) {
+            self.planned.insert(newcomer, Some(to));
+            self.newcomers.insert(to, newcomer);
+        }
     }
 }
