@@ -126,7 +126,10 @@ mod tests {
         assert_eq!(board.report(A, at(0, 5)), Clock { epoch: 0, progress: 0.5 });
         assert_eq!(board.report(B, at(0, 9)).progress, 0.7);
         board.remove(A);
-        assert_eq!(board.report(B, Progress { epoch: 1, step: 1, steps_per_epoch: 4 }), Clock { epoch: 1, progress: 0.25 });
+        assert_eq!(
+            board.report(B, Progress { epoch: 1, step: 1, steps_per_epoch: 4 }),
+            Clock { epoch: 1, progress: 0.25 }
+        );
     }
 
     #[test]

@@ -24,6 +24,6 @@ mod tests;
 
 pub use future::BatchKey;
 pub use overlay::{Overlay, OverlayFull, OverlayReader};
-pub use policy::{Clock, Decision, PolicySpec, ScoreSettings, Trigger};
+pub use policy::{Clock, Decision, PolicyName, PolicySettings, PolicySpec, ScoreSettings, Trigger};
 pub use steer::{Resized, Survey, Weighed};
 pub use table_cache::{CacheError, CacheSpec, CacheStats, Fill, Reader, TABLE_ROWS_MAX, TableCache};

@@ -9,9 +9,9 @@ use super::prefetch;
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use bytemuck::allocation::zeroed_slice_box;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 /// Rows that one step of an update writes; as many slots are kept beyond the rows held, so that a full overlay can still
 /// be updated.
@@ -103,7 +103,7 @@ impl Overlay {
     /// # Errors
     /// [`OverlayFull`].
     pub fn update<'r>(&self, rows: &[u64], row: impl Fn(usize) -> &'r [u8]) -> Result<(), OverlayFull> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock();
         let after = self.rows() + self.newcomers(rows.iter().copied());
         if after > self.rows_max {
             return Err(OverlayFull { rows: after, rows_max: self.rows_max });

@@ -7,7 +7,6 @@ use super::heat::Heat;
 use super::policy::{Decision, Scorer};
 use super::slab;
 use super::table_cache::{TableCache, Writer};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// Slots that change hands under one hold of the writer lock.
@@ -102,7 +101,7 @@ impl TableCache {
     /// Lets the cache hold `rows` rows from now on, at most its ceiling. Growing copies nothing; shrinking drops the rows
     /// the policy values least, moves the others down and gives the memory above them back.
     pub fn resize(&self, rows: usize) -> Resized {
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.resizing.lock();
         let rows = rows.min(self.spec().ceiling_rows);
         let (before_rows, span) = {
             let mut writer = self.lock();
@@ -332,7 +331,7 @@ impl TableCache {
 
     /// The cached ids that `pick` accepts. Rows that come or go meanwhile may be missed, rows that stay never are.
     pub fn residents(&self, mut pick: impl FnMut(u32) -> bool) -> Vec<u32> {
-        let _unmoved = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unmoved = self.resizing.lock();
         let mut picked = Vec::new();
         let mut first = 0;
         loop {

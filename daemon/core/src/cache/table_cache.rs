@@ -10,9 +10,9 @@ use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slots;
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most rows a cached table may have: ids are held in 32 bits, and one value is kept for "none".
 pub const TABLE_ROWS_MAX: u64 = u32::MAX as u64 - 1;
@@ -282,7 +282,7 @@ impl TableCache {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 
     /// Sets what the counters outside the lock say.

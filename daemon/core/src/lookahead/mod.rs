@@ -6,11 +6,13 @@
 //! daemon and a replay run the same code.
 
 mod dropped;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod trainer;
 
 pub use dropped::Dropped;
+pub use settings::Settings;
 pub use trainer::DISORDER_BATCHES;
 
 use crate::cache::{BatchKey, TableCache};
@@ -19,27 +21,6 @@ use trainer::{Arrival, Trainer, Waiting};
 
 /// Weight of the newest batch in the running mean of rows per batch.
 const MEAN_WEIGHT: f64 = 0.1;
-
-/// What bounds lookahead; section `[lookahead]` of the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Batches assembled ahead of their use.
-    pub depth: u32,
-    /// Batches that trainers shall announce ahead; 0 follows capacity and batch size.
-    pub horizon: u32,
-    /// Batches of horizon per batch that fits into the cache: with 4·C/R announced batches, of C slots and R remote rows per
-    /// batch, Belady's choice inside the horizon gives 94% to 99.9% of the optimum's hits, with 8·C/R all but all of them
-    /// (measured; see `docs/replay.md`).
-    pub horizon_factor: f64,
-    /// Most batches that trainers are asked to announce.
-    pub horizon_max: u32,
-    /// Rows that may be brought in per batch, as a share of the rows of a mean batch.
-    pub budget: f64,
-    /// Announced rows that may wait, over all trainers.
-    pub rows_max: usize,
-    /// Time after which an announcement that did not come true is dropped.
-    pub expire_ms: u64,
-}
 
 /// Why an announcement is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -209,7 +190,15 @@ impl Lookahead {
         entry.mean_rows += MEAN_WEIGHT * (rows as f64 - entry.mean_rows);
         let node_step = entry.node_step(step);
         let batch = cache.announce(node_step, ids);
-        entry.insert(Waiting { batch, own_step: step, step: node_step, fingerprint, rows, lacking: None, since_ms: now_ms });
+        entry.insert(Waiting {
+            batch,
+            own_step: step,
+            step: node_step,
+            fingerprint,
+            rows,
+            lacking: None,
+            since_ms: now_ms,
+        });
         self.waiting.insert(batch);
         self.waiting_rows += rows;
         self.oldest_ms = self.oldest_ms.min(now_ms);

@@ -152,7 +152,8 @@ fn a_beginning_says_what_it_made_void() {
     let mut staged = HashSet::new();
     for round in 0..5u64 {
         for step in 0..10 {
-            let announced = ahead.announce(&cache, ONE, said(step, round * 10 + step, [round as u32 * 10 + step as u32]), 0);
+            let announced =
+                ahead.announce(&cache, ONE, said(step, round * 10 + step, [round as u32 * 10 + step as u32]), 0);
             for batch in announced.dropped {
                 assert!(!ahead.waits(batch));
                 staged.remove(&batch);

@@ -96,8 +96,12 @@ impl Trainer {
         if self.passed.contains(step) || (placed - i64::from(now)).abs() > REACH_STEPS {
             return Arrival::Begins;
         }
-        let same_step =
-            self.queue.iter().rev().take_while(|waiting| waiting.own_step >= step).find(|waiting| waiting.own_step == step);
+        let same_step = self
+            .queue
+            .iter()
+            .rev()
+            .take_while(|waiting| waiting.own_step >= step)
+            .find(|waiting| waiting.own_step == step);
         match same_step {
             None => Arrival::Follows,
             Some(waiting) if waiting.fingerprint == fingerprint => Arrival::Repeats,

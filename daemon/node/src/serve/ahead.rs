@@ -63,12 +63,8 @@ impl Engine {
         let remote = self.remote_ids(table, ids)?;
         let state = &self.tables[table];
         let announcement = Announcement { step: Some(step), fingerprint: fingerprint_of(ids), ids: remote };
-        let Announced { dropped, horizon } = relock(&state.ahead.plans).announce(
-            &state.cache,
-            TrainerId(connection),
-            announcement,
-            self.now_ms(),
-        );
+        let Announced { dropped, horizon } =
+            relock(&state.ahead.plans).announce(&state.cache, TrainerId(connection), announcement, self.now_ms());
         self.unstage_all(table, dropped);
         let horizon = horizon.map_err(RequestError::Announce)?;
         self.order_ahead(table);
@@ -97,7 +93,8 @@ impl Engine {
             return None;
         }
         let fingerprint = fingerprint_of(&job.ids);
-        let Consumed { used, dropped } = plans.consume(&state.cache, TrainerId(job.connection), fingerprint, self.now_ms());
+        let Consumed { used, dropped } =
+            plans.consume(&state.cache, TrainerId(job.connection), fingerprint, self.now_ms());
         drop(plans);
         self.unstage_all(job.table, dropped);
         used

@@ -398,5 +398,8 @@ fn a_trainer_that_joins_or_leaves_ends_no_epoch() {
             board.remove(TrainerId(2));
         }
     });
-    assert!(joined.iter().zip(&counted).all(|(joined, counted)| (joined - counted).abs() < 1.0), "{joined:?} {counted:?}");
+    assert!(
+        joined.iter().zip(&counted).all(|(joined, counted)| (joined - counted).abs() < 1.0),
+        "{joined:?} {counted:?}"
+    );
 }

@@ -9,9 +9,10 @@ use super::{Ledger, Policy};
 use hashbrown::HashMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Accesses after which moka is made to work through its logs: far below their length, beyond which it would drop some.
 const ACCESSES_PER_SETTLING: u32 = 32;
@@ -69,7 +70,7 @@ impl TinyLfuPolicy {
     fn offer(&mut self, id: u32) -> Vec<u32> {
         self.ids.insert(id, ());
         self.ids.run_pending_tasks();
-        std::mem::take(&mut *self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.thrown_out.lock())
     }
 }
 
@@ -81,7 +82,7 @@ fn build(capacity: usize) -> (Ids, Log) {
         .max_capacity(capacity as u64)
         .eviction_policy(EvictionPolicy::tiny_lfu())
         .eviction_listener(move |id: Arc<u32>, (), _cause| {
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
+            log.lock().push(*id);
         })
         .build_with_hasher(BuildHasherDefault::default());
     (ids, thrown_out)
@@ -121,7 +122,7 @@ impl Policy for TinyLfuPolicy {
             self.ids.insert(id, ());
         }
         self.ids.run_pending_tasks();
-        self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.thrown_out.lock().clear();
     }
 
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
@@ -134,7 +135,7 @@ impl Policy for TinyLfuPolicy {
         if self.ids.contains_key(&id) {
             self.ids.invalidate(&id);
             self.ids.run_pending_tasks();
-            self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.thrown_out.lock().clear();
         }
     }
 
