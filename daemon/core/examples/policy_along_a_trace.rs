@@ -1,4 +1,5 @@
-//! Drives each policy along the same trace and prints its hit rate beside the optimum's, the bound that no policy beats.
+//! Drives each policy along the same trace and prints its hit rate beside the optimum's, the bound that no policy
+//! beats.
 //!
 //! `cargo run --release -p rudder-core --example policy_along_a_trace`
 

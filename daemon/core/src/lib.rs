@@ -5,8 +5,8 @@
 //! - [`progress`] makes one clock of the reports of all trainers.
 //! - [`optimum`] is the bound that no policy beats.
 //!
-//! **It must never** do I/O, read a clock or draw randomness of its own: time, seeds and events come in as arguments, so that a
-//! daemon, a replay of a trace and a simulation take the same decisions.
+//! **It must never** do I/O, read a clock or draw randomness of its own: time, seeds and events come in as arguments,
+//! so that a daemon, a replay of a trace and a simulation take the same decisions.
 //!
 //! # A policy along a trace
 //!

@@ -1,8 +1,8 @@
-//! How far the trainers of a node are in their training. It owns one position per trainer and makes one clock of them: the
-//! mean, so that a trainer a step ahead does not end the epoch for all.
+//! How far the trainers of a node are in their training. It owns one position per trainer and makes one clock of
+//! them: the mean, so that a trainer a step ahead does not end the epoch for all.
 //!
-//! **The clock must never** fall: policies take an epoch that ends for an epoch of accesses. Therefore whoever joins, leaves or
-//! counts from zero again is placed, by whole epochs, where the node is.
+//! **The clock must never** fall: policies take an epoch that ends for an epoch of accesses. Therefore a trainer that
+//! joins, leaves or counts from zero again is placed, by whole epochs, where the node is.
 
 use crate::cache::Clock;
 use crate::lookahead::TrainerId;

@@ -2,9 +2,9 @@
 //! It owns steps and ids only, and never fetches anything. Within the announced horizon it makes the choice of victims
 //! Belady's: keep what is used next, let go what is used last.
 //!
-//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it. Several
-//! trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that the first of
-//! those left is the next, whichever was taken away.
+//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it.
+//! Several trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that
+//! the first of those left is the next, whichever was consumed.
 
 use super::slots::Slots;
 use hashbrown::HashMap;
@@ -39,7 +39,7 @@ struct Ends {
 #[derive(Debug, Default)]
 struct Uses {
     uses: Vec<Use>,
-    /// Places in `uses` that hold none.
+    /// Free places in `uses`.
     free: Vec<u32>,
     ends: HashMap<u32, Ends>,
 }
@@ -48,7 +48,7 @@ impl Uses {
     /// Adds a use of `id` at `step` and answers the step of the first that waits.
     fn add(&mut self, id: u32, step: u32) -> u32 {
         let known = self.ends.get(&id).copied();
-        // Announced last is used last, but for trainers that are a step apart.
+        // What is announced last is used last, except between trainers that are a step apart.
         let mut before = known.map_or(NONE, |ends| ends.last);
         while before != NONE && self.uses[before as usize].step > step {
             before = self.uses[before as usize].before;
@@ -285,8 +285,8 @@ impl Future {
         None
     }
 
-    /// Bytes that this takes: per slot its next use and a place among the idle slots, per announced use its id, its place
-    /// in the order of uses, the ends of that order and a place among the due slots.
+    /// Bytes that this takes: per slot its next use and a place among the idle slots, per announced use its id, its
+    /// place in the order of uses, the ends of that order and a place among the due slots.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let per_slot = 2 * size_of::<u32>();

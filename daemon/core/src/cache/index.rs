@@ -86,7 +86,7 @@ impl Index {
         }
     }
 
-    /// Changes the heat of every id that was ever touched. Writer only.
+    /// Changes the heat of every touched id. Writer only.
     pub fn sweep(&self, touched: &mut Touched, mut change: impl FnMut(Heat) -> Heat) {
         for block in 0..touched.blocks.len() {
             if !touched.blocks[block] {

@@ -1,9 +1,9 @@
 //! The cache of remote rows: one slab per table, shared by all trainers of the node. It owns the rows, where they are
-//! ([`index`]), how hot they are ([`heat`]), who leaves for whom ([`policy`]) and the promise that no reader sees a torn
-//! or wrong row ([`readers`]).
+//! ([`index`]), how hot they are ([`heat`]), who leaves for whom ([`policy`]) and the promise that no reader sees a
+//! torn or wrong row ([`readers`]).
 //!
-//! **It must never** do I/O, read a clock or draw randomness of its own: the daemon and a replay drive the same code and
-//! get the same decisions. It depends on no other module of the daemon.
+//! **It must never** do I/O, read a clock or draw randomness of its own: the daemon and a replay drive the same code
+//! and get the same decisions. It depends on no other module of the daemon.
 
 pub mod future;
 pub mod heat;

@@ -1,5 +1,5 @@
-//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers and the number of rows that may
-//! be held; where a row lies in memory is the slab's matter.
+//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers and the number of rows
+//! that may be held; where a row lies in memory is the slab's matter.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

@@ -1,5 +1,5 @@
-//! Tests of what is done to a cache from outside: whatever is grown, shrunk, discarded and renewed, in any order and under
-//! any policy, residents stay reachable, rows stay right and the capacity holds.
+//! Tests of what is done to a cache from outside: whatever is grown, shrunk, discarded and renewed, in any order and
+//! under any policy, residents stay reachable, rows stay right and the capacity holds.
 
 use super::*;
 use proptest::prelude::*;
@@ -220,8 +220,8 @@ fn a_turn_over_brings_only_what_beats_a_resident() {
     assert_eq!(survey.bring_in, [0, 1, 2], "hotter than the five residents that were asked for once");
 }
 
-/// Rows are served, grown, shrunk, discarded and renewed under running readers, and every row read is whole and no older
-/// than what was renewed before the reader came.
+/// Rows are served, grown, shrunk, discarded and renewed under running readers, and every row read is whole and no
+/// older than what was renewed before the reader came.
 #[test]
 fn readers_never_see_a_mixture_while_the_cache_is_steered() {
     const ROWS: u32 = 4096;

@@ -1,6 +1,6 @@
 //! The cache of one table: rows, index, readers and policy put together, so that no reader ever sees a wrong or torn
-//! row while rows come and go. Readers take no lock. Everything that changes residents happens under one writer lock, in
-//! four steps: decide, take victims out of the index, wait for the readers inside, write and publish.
+//! row while rows come and go. Readers take no lock. Everything that changes residents happens under one writer lock,
+//! in four steps: decide, take victims out of the index, wait for the readers inside, write and publish.
 //!
 //! It does no I/O and knows no clock: the daemon and a replay drive the same code.
 
@@ -26,9 +26,9 @@ pub struct CacheSpec {
     pub row_bytes: usize,
     /// Rows to hold at most, at the start.
     pub capacity_rows: usize,
-    /// Rows that it may ever be told to hold; address space is kept for so many. At least `capacity_rows`.
+    /// Highest capacity that can be set later; address space is reserved for it. At least `capacity_rows`.
     pub ceiling_rows: usize,
-    /// Who is worth a slot.
+    /// Who gets a slot.
     pub policy: PolicySpec,
     /// Seed of the policy's randomness.
     pub seed: u64,
@@ -85,7 +85,7 @@ pub enum Fill {
     Policy,
     /// A tool call brought it in: room was made, or a colder row was to go.
     Tool,
-    /// A trainer had asked for it to be here, without using it yet. Takes a free slot whatever the policy thinks.
+    /// A trainer has asked to have it cached, without using it yet. It takes a free slot whatever the policy thinks.
     Warm,
 }
 
@@ -145,6 +145,14 @@ pub(super) struct Writer {
 pub struct Reader<'a> {
     cache: &'a TableCache,
     inside: Inside<'a>,
+}
+
+/// Rows in hand.
+#[derive(Debug, Clone, Copy)]
+struct Offer<'a> {
+    ids: &'a [u32],
+    /// By position in `ids`, the step of the next announced use; shorter where nothing is announced.
+    next_uses: &'a [u32],
 }
 
 /// A row that won a slot.
@@ -262,7 +270,7 @@ impl TableCache {
         self.used_rows() * self.slab.stride_bytes() as u64
     }
 
-    /// Bytes of bookkeeping now: per slot, per id that was ever touched, and per announced use.
+    /// Bytes of bookkeeping now: per slot, per touched id, and per announced use.
     #[must_use]
     pub fn bookkeeping_bytes(&self) -> u64 {
         let slots = self.capacity_rows() * Slots::BYTES_PER_SLOT;
@@ -285,14 +293,15 @@ impl TableCache {
         self.writer.lock()
     }
 
-    /// Sets what the counters outside the lock say.
+    /// Updates the counters that are read without the lock.
     pub(super) fn publish_sizes(&self, writer: &Writer) {
         self.capacity.store(writer.slots.capacity(), Ordering::Relaxed);
         self.used.store(writer.slots.used() as u64, Ordering::Relaxed);
     }
 
     /// Accounts for a minibatch that was answered, and offers the rows that had to be fetched: `row(i)` is the row of
-    /// `missed[i]`, or nothing where it may not be kept; it is asked under the writer lock. Answers the ids that the policy wants brought in besides, which [`TableCache::fill`] takes.
+    /// `missed[i]`, or nothing where it may not be kept; it is called under the writer lock. Returns the ids that the policy wants brought in besides; pass their
+    /// rows to [`TableCache::fill`].
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
@@ -315,17 +324,17 @@ impl TableCache {
             policy.touch(&mut ledger, id, None);
         }
         policy.end_minibatch(&mut ledger);
-        self.place(writer, (missed, &next_uses), row, Fill::Demand);
+        self.place(writer, Offer { ids: missed, next_uses: &next_uses }, row, Fill::Demand);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
         wanted
     }
 
-    /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept; it is
-    /// asked under the writer lock. Answers how many took a slot.
+    /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept;
+    /// it is asked under the writer lock. Answers how many took a slot.
     pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>, reason: Fill) -> usize {
-        self.place(&mut self.lock(), (ids, &[]), row, reason)
+        self.place(&mut self.lock(), Offer { ids, next_uses: &[] }, row, reason)
     }
 
     /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
@@ -375,8 +384,8 @@ impl TableCache {
         }
     }
 
-    /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id at most
-    /// once. To be called before the cache serves.
+    /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id
+    /// at most once. To be called before the cache serves.
     pub fn set_prior(&self, weights: &[(u32, f32)]) {
         let mut writer = self.lock();
         if let Some((policy, mut ledger)) = writer.parts(&self.index) {
@@ -398,7 +407,7 @@ impl TableCache {
     fn place<'r>(
         &self,
         writer: &mut Writer,
-        (ids, next_uses): (&[u32], &[u32]),
+        Offer { ids, next_uses }: Offer<'_>,
         row: impl Fn(usize) -> Option<&'r [u8]>,
         reason: Fill,
     ) -> usize {

@@ -1,4 +1,5 @@
-//! Batches that will not come true. It owns only their keys, and never what was prepared for them: who holds that lets it go.
+//! Batches that will not come true. It owns only their keys, and never what was prepared for them: who holds that
+//! lets it go.
 
 use crate::cache::BatchKey;
 

@@ -1,9 +1,9 @@
-//! What trainers have announced, and what to bring in for it: which batch a fetch was, which rows the next batches lack,
-//! and how many of them may be asked for now. It owns the queues of announcements of one table, the budget and the
-//! horizon. Staged rows themselves stay with the engine, outside the cache, until their batch has been used.
+//! What trainers have announced, and what to bring in for it: which batch a fetch was, which rows the next batches
+//! lack, and how many of them may be asked for now. It owns the queues of announcements of one table, the budget and
+//! the horizon. Staged rows themselves stay with the engine, outside the cache, until their batch has been used.
 //!
-//! **It must never** do I/O or read a clock: time comes in as an argument, requests go out as [`Prefetch`]es, so that the
-//! daemon and a replay run the same code.
+//! **It must never** do I/O or read a clock: time comes in as an argument, requests go out as [`Prefetch`]es, so that
+//! the daemon and a replay run the same code.
 
 mod dropped;
 mod settings;
@@ -151,9 +151,10 @@ impl Lookahead {
         self.trainers.get(&trainer).is_some_and(|trainer| !trainer.queue.is_empty())
     }
 
-    /// Takes an announcement. Announcements of one trainer may come out of order: one with a lower step than the last takes
-    /// its place among those that wait. A step that has passed, or that waits with another fingerprint, says that the trainer
-    /// has begun again: what it had announced before is dropped. The same announcement twice counts once.
+    /// Takes an announcement. Announcements of one trainer may come out of order: one with a lower step than the last
+    /// takes its place among those that wait. A step that has passed, or that waits with another fingerprint, says
+    /// that the trainer has begun again: what it had announced before is dropped. The same announcement twice counts
+    /// once.
     pub fn announce(
         &mut self,
         cache: &TableCache,
@@ -206,8 +207,8 @@ impl Lookahead {
         Announced { dropped, horizon: Ok(self.horizon(cache.capacity_rows())) }
     }
 
-    /// Batches that a trainer should announce ahead, for a cache of `capacity` rows: never more than may wait if all trainers
-    /// do so.
+    /// Batches that a trainer should announce ahead, for a cache of `capacity` rows: never more than may wait if all
+    /// trainers do so.
     #[must_use]
     pub fn horizon(&self, capacity: usize) -> u32 {
         let rows_per_step = self.rows_per_step().max(1.0);
@@ -226,8 +227,8 @@ impl Lookahead {
         self.trainers.values().map(|trainer| trainer.mean_rows).sum()
     }
 
-    /// A trainer fetches ids with this fingerprint. Batches that it announced before that one and has not fetched wait on if
-    /// they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
+    /// A trainer fetches ids with this fingerprint. Batches that it announced before that one and has not fetched
+    /// wait on if they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
     pub fn consume(&mut self, cache: &TableCache, trainer: TrainerId, fingerprint: u64, now_ms: u64) -> Consumed {
         let taken = self.trainers.get_mut(&trainer).and_then(|trainer| trainer.take(fingerprint));
         let Some((used, skipped)) = taken else {
@@ -279,8 +280,8 @@ impl Lookahead {
         dropped
     }
 
-    /// Rows to ask for now: what the next `depth` batches of each trainer lack, nearest first, within the budget. `lacking`
-    /// takes ids that are not cached and leaves those that are not on their way either.
+    /// Rows to ask for now: what the next `depth` batches of each trainer lack, nearest first, within the budget.
+    /// `lacking` takes ids that are not cached and leaves those that are not on their way either.
     pub fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u32>) -> Vec<u32>) -> Vec<Prefetch> {
         let depth = self.settings.depth as usize;
         let mut near: Vec<(u32, TrainerId, usize)> = Vec::new();

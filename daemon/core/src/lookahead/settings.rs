@@ -1,5 +1,5 @@
-//! What bounds lookahead: section `[lookahead]` of the configuration. It owns the defaults and the limits of these settings,
-//! alone and together. It never repairs a value.
+//! What bounds lookahead: section `[lookahead]` of the configuration. It owns the defaults and the limits of these
+//! settings, alone and together. It never repairs a value.
 
 use rudder_settings::{Verdict, WAIT_MS, within, wrong};
 use serde::{Deserialize, Serialize};
@@ -12,9 +12,9 @@ pub struct Settings {
     pub depth: u32,
     /// Batches that trainers shall announce ahead; 0 = `horizon_factor` times the batches that fit into the cache.
     pub horizon: u32,
-    /// Batches announced ahead per batch that fits into the cache, where `horizon` is 0. With 4·C/R announced batches, of C
-    /// slots and R remote rows per batch, Belady's choice inside the horizon gives 94% to 99.9% of the optimum's hits, with
-    /// 8·C/R nearly all of them (measured; see `docs/replay.md`).
+    /// Batches announced ahead per batch that fits into the cache, where `horizon` is 0. With 4·C/R announced
+    /// batches, of C slots and R remote rows per batch, Belady's choice inside the horizon gives 94% to 99.9% of the
+    /// optimum's hits, with 8·C/R nearly all of them (measured; see `docs/replay.md`).
     pub horizon_factor: f64,
     /// Most batches that trainers are asked to announce, where `horizon` is 0.
     pub horizon_max: u32,

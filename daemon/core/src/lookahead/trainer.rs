@@ -1,19 +1,20 @@
-//! The announcements of one trainer. It owns their order, what of them has passed, and the way from the trainer's steps to
-//! those of the node. It never touches the cache.
+//! The announcements of one trainer. It owns their order, what of them has passed, and the way from the trainer's
+//! steps to those of the node. It never touches the cache.
 
 use crate::cache::BatchKey;
 use std::collections::{BTreeSet, VecDeque};
 
-/// Steps by which a batch may be fetched after one that was announced for later. A loader with workers keeps workers times
-/// prefetch factor batches under way, in PyTorch 2 per worker: this is sixteen workers. What is left behind by more was
-/// skipped. More would keep the rows of skipped batches longer than they are worth.
+/// Steps by which a batch may be fetched after one that was announced for later. A loader with workers keeps workers
+/// times prefetch factor batches under way, in PyTorch 2 per worker: this is sixteen workers. What is left behind by
+/// more was skipped. More would keep the rows of skipped batches longer than they are worth.
 pub const DISORDER_BATCHES: u32 = 32;
 
-/// Passed steps that are known one by one; lower ones count as passed. Announcers of one trainer are less than that apart.
+/// Passed steps that are known one by one; lower ones count as passed. Announcers of one trainer are less than that
+/// apart.
 const PASSED_STEPS_MAX: usize = 1024;
 
-/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen ranks
-/// of a job in turn.
+/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen
+/// ranks of a job in turn.
 const REACH_STEPS: i64 = 1 << 20;
 
 /// An announced batch.

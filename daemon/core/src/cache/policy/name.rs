@@ -1,5 +1,5 @@
-//! The names of the policies, and the policy that each stands for. It owns no setting of its own: what a policy is made with
-//! comes from the caller.
+//! The names of the policies, and the policy that each stands for. It owns no setting of its own: what a policy is
+//! made with comes from the caller.
 
 use super::{PolicySpec, ScoreSettings, Trigger};
 use serde::{Deserialize, Serialize};

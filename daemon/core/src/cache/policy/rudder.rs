@@ -9,7 +9,7 @@
 //! it keeps scores of every remote id, not of the one-hop halo only. Its weaknesses are kept, since it is here to be
 //! compared with: scores never recover on a hit, miss counts never decay, and no swap is guarded.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use hashbrown::HashMap;
 
 /// When [`ScorePolicy`] replaces.
@@ -17,8 +17,8 @@ use hashbrown::HashMap;
 pub enum Trigger {
     /// Each time this many minibatches have ended. A resident is stale when its score has decayed by one minibatch.
     Period(u32),
-    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when its
-    /// score has decayed by so many minibatches.
+    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when
+    /// its score has decayed by the minibatches of a window.
     Window(u32),
 }
 
@@ -40,7 +40,7 @@ pub struct ScoreSettings {
     pub alpha: f64,
 }
 
-/// Residents looked at to find one that goes when the cache shrinks.
+/// Residents examined to choose the one that leaves when the cache shrinks.
 const GIVE_UP_SAMPLE: usize = 16;
 
 /// The paper's score policy.
@@ -58,7 +58,7 @@ pub struct ScorePolicy {
     planned: HashMap<u32, Option<u32>>,
     /// The id that shall come to each slot in `planned`.
     newcomers: HashMap<u32, u32>,
-    /// Whether the plan has not been told yet.
+    /// Whether nobody has asked for the plan yet.
     untold: bool,
     minibatch: u64,
 }
@@ -203,7 +203,7 @@ impl Policy for ScorePolicy {
         ids
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.residents[to as usize] = self.residents[from as usize];
         if let Some(newcomer) = self.newcomers.remove(&from) {
             self.planned.insert(newcomer, Some(to));

@@ -1,5 +1,5 @@
-//! Each policy against a model that is as simple as its paper's text, on random minibatches; what holds of all of them; and
-//! the paper's own policy step by step.
+//! Each policy against a model that is as simple as its paper's text, on random minibatches; what holds of all of
+//! them; and the paper's own policy step by step.
 
 use super::*;
 use crate::cache::{CacheSpec, Fill, TableCache};
@@ -307,8 +307,8 @@ fn a_planned_swap_follows_a_resident_that_moves() {
     assert!(cache.contains(9) && !cache.contains(3));
 }
 
-/// Hit rates of twelve epochs in which each id is asked for as often as in the epoch before, in per cent. `tick` tells the
-/// cache of minibatch `at` of `of` in an epoch.
+/// Hit rates of twelve epochs in which each id is asked for as often as in the epoch before, in per cent. `tick`
+/// tells the cache of minibatch `at` of `of` in an epoch.
 fn rates_of_regular_epochs(shift_at: usize, mut tick: impl FnMut(&TableCache, u32, usize, usize)) -> Vec<f64> {
     let (universe, capacity, batch) = (6_000u32, 900usize, 150usize);
     let policy = PolicySpec::Epoch { sample: 16 };

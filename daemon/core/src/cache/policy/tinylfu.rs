@@ -1,11 +1,12 @@
-//! TinyLFU as the moka crate implements it (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission
-//! policy", ACM Transactions on Storage 13(4), 2017): a 4-bit count-min sketch with aging decides whether a newcomer beats
-//! the least recently used resident. moka holds ids only, each of weight one; the rows stay in the slab.
+//! TinyLFU as the moka crate implements it (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache
+//! admission policy", ACM Transactions on Storage 13(4), 2017): a 4-bit count-min sketch with aging decides whether a
+//! newcomer beats the least recently used resident. moka holds ids only, each of weight one; the rows stay in the
+//! slab.
 //!
-//! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the residents
-//! over, and the sketch begins anew.
+//! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the
+//! residents over, and the sketch starts empty.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use hashbrown::HashMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 /// Accesses after which moka is made to work through its logs: far below their length, beyond which it would drop some.
 const ACCESSES_PER_SETTLING: u32 = 32;
 
-/// A hash that is the same in every process, so that a replay decides as the last one did (the finaliser of Steele, Lea and
-/// Flood's SplitMix64).
+/// A hash that is the same in every process, so that a replay decides as the last one did (the finaliser of Steele,
+/// Lea and Flood's SplitMix64).
 #[derive(Debug, Default, Clone, Copy)]
 struct FixedHasher(u64);
 
@@ -139,7 +140,7 @@ impl Policy for TinyLfuPolicy {
         }
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, id: u32, (_, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, id: u32, Move { to, .. }: Move) {
         self.slots.insert(id, to);
     }
 }
