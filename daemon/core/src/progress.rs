@@ -12,6 +12,10 @@ use hashbrown::HashMap;
 /// iterated again call each of their epochs the first.
 const FALL_EPOCHS: f64 = 0.5;
 
+/// A trainer that joins within this many epochs of the others, whole epochs aside, is of their job and keeps its own share
+/// of the epoch.
+const ALIGNED_EPOCHS: f64 = 0.1;
+
 /// What a trainer reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {
@@ -34,7 +38,7 @@ impl Progress {
 struct Position {
     /// Epochs by the trainer's own count.
     own: f64,
-    /// Whole epochs that are added to get the node's count.
+    /// Epochs that are added to get the node's count; whole ones, except for a trainer that joined others in between.
     offset: f64,
 }
 
@@ -53,18 +57,27 @@ impl Board {
     pub fn report(&mut self, trainer: TrainerId, progress: Progress) -> Clock {
         self.steps_per_epoch = progress.steps_per_epoch;
         let own = progress.epochs();
-        let nobody_else = self.positions.is_empty();
-        let offset = match (self.positions.get(&trainer), self.furthest) {
-            (Some(last), _) if last.own - own > FALL_EPOCHS => last.offset + (last.own - own).round(),
-            (Some(last), _) => last.offset,
-            (None, None) => 0.0,
-            // Another run begins: the next epoch, for nothing that was accessed before belongs to it.
-            (None, Some(furthest)) if nobody_else => (furthest - own).ceil(),
-            (None, Some(furthest)) => (furthest - own).round(),
+        let offset = match self.positions.get(&trainer) {
+            Some(last) if last.own - own > FALL_EPOCHS => last.offset + (last.own - own).round(),
+            Some(last) => last.offset,
+            None => self.furthest.map_or(0.0, |furthest| self.place(furthest - own)),
         };
         self.positions.insert(trainer, Position { own, offset });
         self.advance();
         self.clock()
+    }
+
+    /// The offset of a trainer that joins `gap` epochs behind the clock.
+    fn place(&self, gap: f64) -> f64 {
+        let whole = gap.round();
+        if (gap - whole).abs() <= ALIGNED_EPOCHS {
+            whole
+        } else if self.positions.is_empty() {
+            // Another run begins, and with it the next epoch: what was accessed before does not belong to it.
+            gap.ceil()
+        } else {
+            gap
+        }
     }
 
     /// A trainer is gone; the others go on.
@@ -73,6 +86,7 @@ impl Board {
             return;
         }
         // Without a trainer that was far ahead or behind, the mean would jump: the others stay where the clock is.
+        self.positions.values_mut().for_each(|position| position.offset = position.offset.round());
         let gap = (self.furthest.unwrap_or(0.0) - self.mean()).round();
         self.positions.values_mut().for_each(|position| position.offset += gap);
         self.advance();
@@ -124,6 +138,7 @@ mod tests {
     fn the_clock_is_the_mean_of_those_who_are_there() {
         let mut board = Board::default();
         assert_eq!(board.report(A, at(0, 5)), Clock { epoch: 0, progress: 0.5 });
+        board.report(B, at(0, 5));
         assert_eq!(board.report(B, at(0, 9)).progress, 0.7);
         board.remove(A);
         assert_eq!(
@@ -138,7 +153,10 @@ mod tests {
         board.report(A, at(7, 3));
         assert_eq!(board.report(B, at(0, 0)), Clock { epoch: 7, progress: 7.3f64.fract() as f32 });
         board.report(A, at(7, 9));
-        assert_eq!(board.report(B, at(0, 9)), Clock { epoch: 7, progress: 7.9f64.fract() as f32 });
+        let clock = board.report(B, at(0, 6));
+        assert_eq!((clock.epoch, (clock.progress * 100.0).round()), (7, 90.0));
+        board.remove(A);
+        assert_eq!(board.report(B, at(1, 0)).epoch, 8, "whoever is left ends epochs where it ends its own");
     }
 
     #[test]
@@ -175,7 +193,9 @@ mod tests {
             for (trainer, epoch, step) in events {
                 match epoch {
                     5 => board.remove(TrainerId(trainer)),
-                    epoch => drop(board.report(TrainerId(trainer), at(epoch, step))),
+                    epoch => {
+                        board.report(TrainerId(trainer), at(epoch, step));
+                    }
                 }
                 let clock = board.clock();
                 let now = f64::from(clock.epoch) + f64::from(clock.progress);

@@ -17,7 +17,7 @@ pub use trainer::DISORDER_BATCHES;
 
 use crate::cache::{BatchKey, TableCache};
 use hashbrown::{HashMap, HashSet};
-use trainer::{Arrival, Trainer, Waiting};
+use trainer::{Arrival, REACH_STEPS, Trainer, Waiting};
 
 /// Weight of the newest batch in the running mean of rows per batch.
 const MEAN_WEIGHT: f64 = 0.1;
@@ -119,7 +119,7 @@ impl Lookahead {
             settings,
             trainers: HashMap::new(),
             waiting: HashSet::new(),
-            now: 0,
+            now: REACH_STEPS,
             tokens: 0.0,
             waiting_rows: 0,
             oldest_ms: u64::MAX,

@@ -162,11 +162,15 @@ fn a_beginning_says_what_it_made_void() {
         }
         for step in 0..3 {
             let Consumed { used, dropped } = ahead.consume(&cache, ONE, round * 10 + step, 0);
-            used.into_iter().chain(dropped).for_each(|batch| drop(staged.remove(&batch)));
+            for batch in used.into_iter().chain(dropped) {
+                staged.remove(&batch);
+            }
             staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
         }
     }
-    ahead.leave(&cache, ONE).into_iter().for_each(|batch| drop(staged.remove(&batch)));
+    for batch in ahead.leave(&cache, ONE) {
+        staged.remove(&batch);
+    }
     assert!(staged.is_empty(), "{} batches are staged for nobody", staged.len());
 }
 
@@ -243,7 +247,9 @@ fn batches_that_are_left_behind_are_dropped() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
     let last = u64::from(DISORDER_BATCHES) + 3;
-    (0..=last).for_each(|step| drop(announce(&mut ahead, &cache, ten(step))));
+    for step in 0..=last {
+        announce(&mut ahead, &cache, ten(step));
+    }
     let Consumed { used, dropped } = ahead.consume(&cache, ONE, last + 1000, 0);
     assert_eq!((used.is_some(), dropped.len()), (true, 3));
 }

@@ -13,9 +13,9 @@ pub const DISORDER_BATCHES: u32 = 32;
 /// apart.
 const PASSED_STEPS_MAX: usize = 1024;
 
-/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen
-/// ranks of a job in turn.
-const REACH_STEPS: i64 = 1 << 20;
+/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen ranks
+/// of a job in turn. The node's steps start here, so that none of them lies before 0.
+pub(super) const REACH_STEPS: u32 = 1 << 20;
 
 /// An announced batch.
 #[derive(Debug)]
@@ -74,8 +74,8 @@ pub(super) struct Trainer {
     pub(super) queue: VecDeque<Waiting>,
     /// The highest own step announced in this run.
     last_own: Option<u64>,
-    /// The step of the node after the last that was used; in the beginning the first that was announced.
-    next: u32,
+    /// The highest own step that was used in this run.
+    last_used: Option<u64>,
     passed: Passed,
     /// Running mean of remote rows per batch.
     pub(super) mean_rows: f64,
@@ -94,7 +94,8 @@ impl Trainer {
     /// What an announcement for `step` with this fingerprint is, while the node is at step `now`.
     pub(super) fn arrival(&self, step: u64, fingerprint: u64, now: u32) -> Arrival {
         let placed = signed(step).saturating_add(self.offset);
-        if self.passed.contains(step) || (placed - i64::from(now)).abs() > REACH_STEPS {
+        let away = placed.saturating_sub(i64::from(now)).unsigned_abs();
+        if self.passed.contains(step) || away > u64::from(REACH_STEPS) {
             return Arrival::Begins;
         }
         let same_step = self
@@ -114,7 +115,7 @@ impl Trainer {
     pub(super) fn begin(&mut self, step: u64, now: u32) {
         self.offset = i64::from(now) - signed(step);
         self.last_own = None;
-        self.next = now;
+        self.last_used = None;
         self.passed = Passed::default();
     }
 
@@ -134,9 +135,10 @@ impl Trainer {
     pub(super) fn take(&mut self, fingerprint: u64) -> Option<(Waiting, Vec<Waiting>)> {
         let at = self.queue.iter().position(|waiting| waiting.fingerprint == fingerprint)?;
         let used = self.queue.remove(at)?;
-        self.next = self.next.max(used.step.saturating_add(1));
-        let oldest = self.next.saturating_sub(1 + DISORDER_BATCHES);
-        let skipped = self.queue.iter().take_while(|waiting| waiting.step < oldest).count();
+        let last_used = self.last_used.map_or(used.own_step, |last| last.max(used.own_step));
+        self.last_used = Some(last_used);
+        let oldest = last_used.saturating_sub(u64::from(DISORDER_BATCHES));
+        let skipped = self.queue.iter().take_while(|waiting| waiting.own_step < oldest).count();
         let skipped: Vec<Waiting> = self.queue.drain(..skipped).collect();
         self.pass(&used);
         skipped.iter().for_each(|skipped| self.pass(skipped));
@@ -158,6 +160,6 @@ impl Trainer {
 
     /// Batches that wait although a later one was used.
     pub(super) fn overdue(&self) -> usize {
-        self.queue.iter().take_while(|waiting| waiting.step < self.next).count()
+        self.queue.iter().take_while(|waiting| Some(waiting.own_step) < self.last_used).count()
     }
 }
