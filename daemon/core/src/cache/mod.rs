@@ -22,7 +22,7 @@ mod steer_tests;
 #[cfg(test)]
 mod tests;
 
-pub use future::BatchKey;
+pub use future::{BatchKey, Step};
 pub use overlay::{Overlay, OverlayFull, OverlayReader};
 pub use policy::{Clock, Decision, PolicyName, PolicySettings, PolicySpec, ScoreSettings, Trigger};
 pub use steer::{Resized, Survey, Weighed};

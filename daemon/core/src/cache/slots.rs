@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// In `Slots::ids`: nobody lies here. [`super::TABLE_ROWS_MAX`] keeps this value free.
 const FREE: u32 = u32::MAX;
 
 /// The residents of a cache.
@@ -80,6 +81,7 @@ impl Slots {
         });
         self.ids[slot as usize] = id;
         self.used += 1;
+        debug_assert!(self.used <= self.capacity, "{} rows are held, {} may be", self.used, self.capacity);
         Some(slot)
     }
 

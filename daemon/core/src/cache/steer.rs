@@ -2,7 +2,6 @@
 //! and the survey of what would be worth bringing in. It owns the order of those changes and must never hold the
 //! writer lock longer than a piece of work takes: trainers do not wait for it, but what they are owed does.
 
-use super::future::NEVER;
 use super::heat::Heat;
 use super::policy::{Decision, Move, Scorer};
 use super::slab;
@@ -131,7 +130,7 @@ impl TableCache {
                 let mut writer = self.lock();
                 for &id in ids {
                     let Some(slot) = self.index.slot(id) else { continue };
-                    let announced = writer.future.next_use(slot) != NEVER;
+                    let announced = writer.future.next_use(slot).is_some();
                     if writer.slots.used() > rows && !(spare_announced && announced) {
                         dropped += usize::from(writer.release(&self.index, slot).is_some());
                     }
@@ -196,7 +195,7 @@ impl TableCache {
                 self.index.set_slot(id, to, &mut writer.touched);
                 let step = writer.future.next_use(from);
                 if writer.future.is_covering() {
-                    writer.future.set_next_use(from, NEVER);
+                    writer.future.set_next_use(from, None);
                     writer.future.occupied(to, step);
                 }
                 if let Some((policy, mut ledger)) = writer.parts(&self.index) {

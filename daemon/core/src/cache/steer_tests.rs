@@ -93,7 +93,7 @@ fn take(cache: &TableCache, at: u32, step: &Step, versions: &mut HashMap<u32, u3
             serve(cache, ids, versions);
         }
         Step::Announce(ids) => {
-            cache.announce(at + 3, ids.clone());
+            cache.announce(crate::cache::Step::new(at + 3), ids.clone());
         }
         Step::Resize(rows) => {
             let before = (cache.capacity_rows(), held(cache).len());

@@ -4,7 +4,7 @@
 //!
 //! It does no I/O and knows no clock: the daemon and a replay drive the same code.
 
-use super::future::{BatchKey, Future, NEVER};
+use super::future::{BatchKey, Future, Step};
 use super::index::{Index, Touched};
 use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
 use super::readers::{Inside, Readers};
@@ -152,7 +152,7 @@ pub struct Reader<'a> {
 struct Offer<'a> {
     ids: &'a [u32],
     /// By position in `ids`, the step of the next announced use; shorter where nothing is announced.
-    next_uses: &'a [u32],
+    next_uses: &'a [Option<Step>],
 }
 
 /// A row that won a slot.
@@ -166,19 +166,19 @@ struct Placement<'r> {
 impl Writer {
     pub(super) fn parts<'a>(&'a mut self, index: &'a Index) -> Option<(&'a mut Box<dyn Policy>, Ledger<'a>)> {
         let Self { slots, touched, future, random, policy } = self;
-        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: NEVER, random }))
+        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: None, random }))
     }
 }
 
 impl Writer {
-    fn note_next_use(&mut self, slot: u32, step: u32) {
+    fn note_next_use(&mut self, slot: u32, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
         }
     }
 
     /// `slot`, which was free, has a resident that is used next at `step`.
-    pub(super) fn note_occupied(&mut self, slot: u32, step: u32) {
+    pub(super) fn note_occupied(&mut self, slot: u32, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.occupied(slot, step);
         }
@@ -191,7 +191,7 @@ impl Writer {
         if let Some((policy, mut ledger)) = self.parts(index) {
             policy.removed(&mut ledger, id, slot);
         }
-        self.note_next_use(slot, NEVER);
+        self.note_next_use(slot, None);
         self.slots.release(slot)
     }
 }
@@ -338,7 +338,7 @@ impl TableCache {
     }
 
     /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
-    pub fn announce(&self, step: u32, ids: Vec<u32>) -> BatchKey {
+    pub fn announce(&self, step: Step, ids: Vec<u32>) -> BatchKey {
         let mut writer = self.lock();
         let span = writer.slots.span() as usize;
         writer.future.cover(span);
@@ -360,7 +360,7 @@ impl TableCache {
     }
 
     /// Takes an announced batch away, tells residents their next use, and answers that of each of `missed`.
-    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<u32> {
+    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<Option<Step>> {
         let (ids, next) = writer.future.consume(key);
         self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
         let mut of_missed = Vec::with_capacity(missed.len());
@@ -419,7 +419,7 @@ impl TableCache {
             }
             let Some(row) = row(at) else { continue };
             offered += 1;
-            let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
+            let next_use = next_uses.get(at).copied().flatten();
             if let Some((slot, replaced)) = self.find_place(writer, id, next_use, reason) {
                 evicted += u64::from(replaced);
                 placements.push(Placement { slot, id, row });
@@ -444,7 +444,7 @@ impl TableCache {
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32, reason: Fill) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(u32, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;

@@ -15,7 +15,7 @@ pub use dropped::Dropped;
 pub use settings::Settings;
 pub use trainer::DISORDER_BATCHES;
 
-use crate::cache::{BatchKey, TableCache};
+use crate::cache::{BatchKey, Step, TableCache};
 use hashbrown::{HashMap, HashSet};
 use trainer::{Arrival, REACH_STEPS, Trainer, Waiting};
 
@@ -102,7 +102,7 @@ pub struct Lookahead {
     /// Batches that wait for their use.
     waiting: HashSet<BatchKey>,
     /// Step of the node that comes next.
-    now: u32,
+    now: Step,
     /// Rows that may be ordered now.
     tokens: f64,
     waiting_rows: usize,
@@ -119,7 +119,7 @@ impl Lookahead {
             settings,
             trainers: HashMap::new(),
             waiting: HashSet::new(),
-            now: REACH_STEPS,
+            now: Step::new(REACH_STEPS),
             tokens: 0.0,
             waiting_rows: 0,
             oldest_ms: u64::MAX,
@@ -204,6 +204,7 @@ impl Lookahead {
         self.waiting_rows += rows;
         self.oldest_ms = self.oldest_ms.min(now_ms);
         self.counts.announced += 1;
+        self.assert_sums();
         Announced { dropped, horizon: Ok(self.horizon(cache.capacity_rows())) }
     }
 
@@ -231,10 +232,8 @@ impl Lookahead {
     /// wait on if they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
     pub fn consume(&mut self, cache: &TableCache, trainer: TrainerId, fingerprint: u64, now_ms: u64) -> Consumed {
         let taken = self.trainers.get_mut(&trainer).and_then(|trainer| trainer.take(fingerprint));
-        let Some((used, skipped)) = taken else {
-            return Consumed { used: None, dropped: self.expire(cache, now_ms) };
-        };
-        self.now = self.now.max(used.step.saturating_add(1));
+        let Some((used, skipped)) = taken else { return Consumed { used: None, dropped: self.expire(cache, now_ms) } };
+        self.now = self.now.max(used.step.next());
         self.waiting.remove(&used.batch);
         self.waiting_rows -= used.rows;
         self.counts.used += 1;
@@ -277,14 +276,22 @@ impl Lookahead {
             self.counts.expired += 1;
             dropped.0.push(waiting.batch);
         }
+        self.assert_sums();
         dropped
+    }
+
+    /// What is counted is what the queues hold.
+    fn assert_sums(&self) {
+        let queued = || self.trainers.values().flat_map(|trainer| &trainer.queue);
+        debug_assert_eq!(self.waiting_rows, queued().map(|waiting| waiting.rows).sum::<usize>());
+        debug_assert_eq!(self.waiting.len(), queued().count());
     }
 
     /// Rows to ask for now: what the next `depth` batches of each trainer lack, nearest first, within the budget.
     /// `lacking` takes ids that are not cached and leaves those that are not on their way either.
     pub fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u32>) -> Vec<u32>) -> Vec<Prefetch> {
         let depth = self.settings.depth as usize;
-        let mut near: Vec<(u32, TrainerId, usize)> = Vec::new();
+        let mut near: Vec<(Step, TrainerId, usize)> = Vec::new();
         for (&trainer, state) in &self.trainers {
             let next = state.queue.iter().enumerate().take(state.overdue() + depth);
             near.extend(next.map(|(at, waiting)| (waiting.step, trainer, at)));

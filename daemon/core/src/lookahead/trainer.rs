@@ -1,7 +1,7 @@
 //! The announcements of one trainer. It owns their order, what of them has passed, and the way from the trainer's
 //! steps to those of the node. It never touches the cache.
 
-use crate::cache::BatchKey;
+use crate::cache::{BatchKey, Step};
 use std::collections::{BTreeSet, VecDeque};
 
 /// Steps by which a batch may be fetched after one that was announced for later. A loader with workers keeps workers
@@ -24,7 +24,7 @@ pub(super) struct Waiting {
     /// Its number by the trainer's count.
     pub(super) own_step: u64,
     /// Step of the node at which it is due.
-    pub(super) step: u32,
+    pub(super) step: Step,
     pub(super) fingerprint: u64,
     /// Remote ids in it.
     pub(super) rows: usize,
@@ -92,9 +92,9 @@ impl Trainer {
     }
 
     /// What an announcement for `step` with this fingerprint is, while the node is at step `now`.
-    pub(super) fn arrival(&self, step: u64, fingerprint: u64, now: u32) -> Arrival {
+    pub(super) fn arrival(&self, step: u64, fingerprint: u64, now: Step) -> Arrival {
         let placed = signed(step).saturating_add(self.offset);
-        let away = placed.saturating_sub(i64::from(now)).unsigned_abs();
+        let away = placed.saturating_sub(i64::from(now.number())).unsigned_abs();
         if self.passed.contains(step) || away > u64::from(REACH_STEPS) {
             return Arrival::Begins;
         }
@@ -112,16 +112,16 @@ impl Trainer {
     }
 
     /// Starts a run whose first announced batch is `step`: it is placed where the node is `now`.
-    pub(super) fn begin(&mut self, step: u64, now: u32) {
-        self.offset = i64::from(now) - signed(step);
+    pub(super) fn begin(&mut self, step: u64, now: Step) {
+        self.offset = i64::from(now.number()) - signed(step);
         self.last_own = None;
         self.last_used = None;
         self.passed = Passed::default();
     }
 
-    /// The node's step for the trainer's own. The highest number is kept for "never".
-    pub(super) fn node_step(&self, step: u64) -> u32 {
-        signed(step).saturating_add(self.offset).clamp(0, i64::from(u32::MAX - 1)) as u32
+    /// The node's step for the trainer's own.
+    pub(super) fn node_step(&self, step: u64) -> Step {
+        Step::new(signed(step).saturating_add(self.offset).clamp(1, i64::from(u32::MAX)) as u32)
     }
 
     /// Takes a batch into the queue, by its step.

@@ -2,7 +2,6 @@
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
 use super::{Clock, Ledger, Policy, Scorer};
-use crate::cache::future::NEVER;
 use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
@@ -35,7 +34,7 @@ const LATE_EPOCHS: f64 = 0.5;
 
 /// What a report of progress means to the running epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
+enum Report {
     /// It goes on.
     Within,
     /// The report was overtaken by a later one.
@@ -216,10 +215,10 @@ impl EpochPolicy {
             }
         });
         if let Some((score, slot)) = coldest {
-            return (*next_use != NEVER || score < self.score(index.heat(id))).then_some(slot);
+            return (next_use.is_some() || score < self.score(index.heat(id))).then_some(slot);
         }
         let (slot, step) = future.last_due()?;
-        (*next_use < step).then_some(slot)
+        next_use.is_some_and(|next| next < step).then_some(slot)
     }
 
     /// What was learned becomes a faint prior, and counting starts from zero.
@@ -249,16 +248,16 @@ impl EpochPolicy {
     }
 
     /// What a report means while epoch `running` is under way.
-    fn step_to(&self, running: u32, clock: Clock) -> Step {
+    fn meaning_of(&self, running: u32, clock: Clock) -> Report {
         let now = f64::from(running) + f64::from(self.phase.progress);
         let back = now - f64::from(clock.epoch) - f64::from(clock.progress);
         if back > 0.0 && back <= LATE_EPOCHS {
-            return Step::Late;
+            return Report::Late;
         }
         match clock.epoch == running && back <= 0.0 {
-            true => Step::Within,
-            false if self.accesses == 0 => Step::NothingSeen,
-            false => Step::EpochEnded,
+            true => Report::Within,
+            false if self.accesses == 0 => Report::NothingSeen,
+            false => Report::EpochEnded,
         }
     }
 
@@ -317,15 +316,15 @@ impl Policy for EpochPolicy {
     }
 
     fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {
-        let shifted = match self.epoch.map(|running| self.step_to(running, clock)) {
-            Some(Step::Late) => return false,
-            Some(Step::Within) => self.shift.advance(clock.progress),
-            Some(Step::EpochEnded) => {
+        let shifted = match self.epoch.map(|running| self.meaning_of(running, clock)) {
+            Some(Report::Late) => return false,
+            Some(Report::Within) => self.shift.advance(clock.progress),
+            Some(Report::EpochEnded) => {
                 let shifted = self.shift.end_epoch();
                 self.roll(ledger);
                 shifted
             }
-            Some(Step::NothingSeen) => {
+            Some(Report::NothingSeen) => {
                 // Counting begins here: no access belongs to the time before.
                 self.phase = Phase { span: 0.0, progress: clock.progress.clamp(0.0, 1.0), ..self.phase };
                 self.shift.advance(clock.progress);

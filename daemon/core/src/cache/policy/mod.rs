@@ -28,7 +28,7 @@ pub use sieve::SievePolicy;
 pub use spec::PolicySpec;
 pub use tinylfu::TinyLfuPolicy;
 
-use super::future::Future;
+use super::future::{Future, Step};
 use super::heat::{Heat, Phase};
 use super::index::{Index, Touched};
 use super::slots::Slots;
@@ -54,8 +54,8 @@ pub struct Ledger<'a> {
     pub touched: &'a mut Touched,
     /// What trainers have announced.
     pub future: &'a mut Future,
-    /// The step at which the id in question is used next, as far as announced.
-    pub next_use: u32,
+    /// The step at which the id in question is used next, if that is announced.
+    pub next_use: Option<Step>,
     /// The generator, seeded by configuration.
     pub random: &'a mut fastrand::Rng,
 }
