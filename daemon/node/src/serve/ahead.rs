@@ -7,7 +7,7 @@ use super::error::RequestError;
 use super::flights::Claim;
 use hashbrown::{HashMap, HashSet};
 use rudder_core::cache::BatchKey;
-use rudder_core::lookahead::{Counts, Lookahead, Settings};
+use rudder_core::lookahead::{Announced, Announcement, Consumed, Counts, Dropped, Lookahead, Settings, TrainerId};
 use rudder_peers::RequestId;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::xxh3_64;
@@ -43,7 +43,7 @@ impl Ahead {
 }
 
 /// The fingerprint by which a fetch is known as an announced batch.
-fn print_of(ids: &[u64]) -> u64 {
+fn fingerprint_of(ids: &[u64]) -> u64 {
     xxh3_64(bytemuck::cast_slice(ids))
 }
 
@@ -62,8 +62,10 @@ impl Engine {
     ) -> Result<u32, RequestError> {
         let remote = self.remote_ids(table, ids)?;
         let state = &self.tables[table];
-        let announced = (step, print_of(ids), remote);
-        let horizon = relock(&state.ahead.plans).announce(&state.cache, connection, announced, self.now_ms());
+        let announcement = Announcement { step: Some(step), fingerprint: fingerprint_of(ids), ids: remote };
+        let Announced { dropped, horizon } =
+            relock(&state.ahead.plans).announce(&state.cache, TrainerId(connection), announcement, self.now_ms());
+        self.unstage_all(table, dropped);
         let horizon = horizon.map_err(RequestError::Announce)?;
         self.order_ahead(table);
         Ok(horizon)
@@ -87,23 +89,24 @@ impl Engine {
     pub(super) fn consume(&self, job: &Job) -> Option<BatchKey> {
         let state = &self.tables[job.table];
         let mut plans = relock(&state.ahead.plans);
-        if !plans.expects(job.connection) {
+        if !plans.expects(TrainerId(job.connection)) {
             return None;
         }
-        let print = print_of(&job.ids);
-        let (used, dropped) = plans.consume(&state.cache, job.connection, print, self.now_ms());
+        let fingerprint = fingerprint_of(&job.ids);
+        let Consumed { used, dropped } =
+            plans.consume(&state.cache, TrainerId(job.connection), fingerprint, self.now_ms());
         drop(plans);
-        dropped.into_iter().for_each(|batch| self.unstage(job.table, batch));
+        self.unstage_all(job.table, dropped);
         used
     }
 
     /// Orders what the next batches lack, as the budget allows.
     pub(super) fn order_ahead(self: &Arc<Self>, table: usize) {
         let state = &self.tables[table];
-        let orders = relock(&state.ahead.plans).plan(&state.cache, |ids| state.flights.absent(ids));
-        for order in orders {
-            let claim = self.order(table, &self.with_owners(table, &order.ids), Reason::Lookahead, RequestId::NONE);
-            relock(&state.ahead.staged).entry(order.batch).or_default().push(claim);
+        let prefetches = relock(&state.ahead.plans).plan(&state.cache, |ids| state.flights.absent(ids));
+        for prefetch in prefetches {
+            let claim = self.order(table, &self.with_owners(table, &prefetch.ids), Reason::Lookahead, RequestId::NONE);
+            relock(&state.ahead.staged).entry(prefetch.batch).or_default().push(claim);
         }
     }
 
@@ -112,6 +115,10 @@ impl Engine {
         let state = &self.tables[table];
         let claims = relock(&state.ahead.staged).remove(&batch).unwrap_or_default();
         claims.iter().for_each(|claim| state.flights.retire(claim));
+    }
+
+    fn unstage_all(&self, table: usize, dropped: Dropped) {
+        dropped.into_iter().for_each(|batch| self.unstage(table, batch));
     }
 
     /// A fetch of an announced batch failed: it will not come true.
@@ -123,8 +130,8 @@ impl Engine {
     /// A trainer is gone, and with it what it announced.
     pub(super) fn forget_announcements(&self, connection: u64) {
         for (at, state) in self.tables.iter().enumerate() {
-            let dropped = relock(&state.ahead.plans).leave(&state.cache, connection);
-            dropped.into_iter().for_each(|batch| self.unstage(at, batch));
+            let dropped = relock(&state.ahead.plans).leave(&state.cache, TrainerId(connection));
+            self.unstage_all(at, dropped);
         }
     }
 }

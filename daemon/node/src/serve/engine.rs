@@ -9,7 +9,6 @@ use super::flights::{Claim, Flights, Took};
 use super::gather::{Found, Miss, Out, OutOfRange, gather, merge, unique};
 use super::insight::Insight;
 use super::owned::Owned;
-use super::progress::Board;
 use super::recorder::Recorder;
 use super::stats::TableStats;
 use super::steer::{Pressure, SteerSettings};
@@ -17,7 +16,8 @@ use super::timing::{self, SlowFetches, Stage, Timeline};
 use super::versions::Versions;
 use rudder_client::RowSources;
 use rudder_core::cache::{BatchKey, CacheError, CacheSpec, Fill, TableCache};
-use rudder_core::lookahead;
+use rudder_core::lookahead::{self, TrainerId};
+use rudder_core::progress::{Board, Progress};
 use rudder_dataset::Dataset;
 use rudder_peers::{Class, PeerError, Peers, RequestId};
 use rudder_telemetry::spans::Tracer;
@@ -239,14 +239,14 @@ impl Engine {
     pub(super) fn progress(&self, connection: u64, epoch: u32, step: u32, steps_per_epoch: u32) {
         let clock = {
             let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.report(connection, epoch, step, steps_per_epoch)
+            board.report(TrainerId(connection), Progress { epoch, step, steps_per_epoch })
         };
         self.tables.iter().for_each(|table| table.cache.tick(clock));
     }
 
     /// A trainer is gone.
     pub(super) fn forget_trainer(&self, connection: u64) {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner).remove(connection);
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).remove(TrainerId(connection));
         self.forget_announcements(connection);
     }
 

@@ -16,7 +16,6 @@ mod held;
 mod insight;
 mod metrics;
 mod owned;
-mod progress;
 mod receive;
 mod recorder;
 mod refresh;
