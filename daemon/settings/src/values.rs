@@ -53,7 +53,7 @@ impl FromStr for Capacity {
             Capacity::Share(share)
         } else {
             Capacity::Bytes(
-                parse_bytes(text).map_err(|_| format!("`{text}` is no capacity: expected {CAPACITY_FORMS}"))?,
+                parse_bytes(text).map_err(|_| format!("`{text}` is not a capacity: expected {CAPACITY_FORMS}"))?,
             )
         };
         capacity.check()
@@ -115,7 +115,7 @@ impl<'de> Deserialize<'de> for Capacity {
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size: write bytes, or digits and a unit, such as 4194304 or \"4MiB\"");
+    let wrong = || format!("`{text}` is not a size: write bytes, or digits and a unit, such as 4194304 or \"4MiB\"");
     let (digits, shift) = UNITS
         .iter()
         .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits, *shift)))
