@@ -186,15 +186,9 @@ impl CacheConfig {
     }
 }
 
-/// A cache starts with `capacity` and may grow to `ceiling`. Only two of the same form can be compared without the dataset.
+/// A cache starts with `capacity` and may grow to `ceiling`. Without the dataset only two of the same form compare.
 fn check_ceiling(section: &str, capacity: Capacity, ceiling: Capacity) -> Verdict {
-    let above = match (capacity, ceiling) {
-        (Capacity::Rows(rows), Capacity::Rows(most)) => rows > most,
-        (Capacity::Bytes(bytes), Capacity::Bytes(most)) => bytes > most,
-        (Capacity::Share(share), Capacity::Share(most)) => share > most,
-        _ => false,
-    };
-    if above {
+    if capacity > ceiling {
         let problem = format!("below the capacity that the cache starts with, {capacity}");
         return wrong(&format!("{section}.ceiling"), ceiling, problem, format!("write {capacity} or more"));
     }

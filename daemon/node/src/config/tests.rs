@@ -191,6 +191,10 @@ fn limits_that_contradict_each_other_are_refused_and_name_both() {
             "cache.degrees = false: cache.tables.paper.policy is static",
         ),
         (
+            "[cache]\nceiling = 0.5\n[agent]\nceiling = 0.75\n",
+            "agent.ceiling = 0.75: above cache.ceiling, 0.5: no cache can grow that far",
+        ),
+        (
             "[admin]\nrequest_timeout_ms = 5000\n",
             "cache.tool_wait_ms = 5000: not below admin.request_timeout_ms, 5000: a tool call over HTTP",
         ),
@@ -212,6 +216,7 @@ fn limits_that_contradict_each_other_are_refused_and_name_both() {
     }
     for fine in [
         "[cache]\ncapacity = 0.5\nceiling = 5000\n",
+        "[cache]\nceiling = 0.5\n[cache.tables.paper]\nceiling = 1.0\n[agent]\nceiling = 0.75\n",
         "read_timeout_ms = 10001\n[peers.addresses]\n0 = \"a:1\"\n",
         "access = \"blocks\"\nread_timeout_ms = 10001\n",
         "[peers]\nconnections_per_peer = 4\nconnections_max = 4\n[peers.addresses]\n0 = \"a:1\"\n1 = \"own:1\"\n",

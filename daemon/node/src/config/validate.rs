@@ -33,6 +33,7 @@ impl Config {
             );
             return wrong("cache.tool_wait_ms", tool_wait_ms, problem, "lower it, or raise admin.request_timeout_ms");
         }
+        self.validate_ceilings()?;
         // Without the addresses of peers nobody waits for this node's blocks but its own trainers.
         let (read_ms, fetch_ms) = (self.dataset.blocks.read_timeout_ms, self.peers.request_timeout_ms);
         if self.dataset.access == Access::Blocks && !self.peers.addresses.is_empty() && read_ms > fetch_ms {
@@ -46,6 +47,17 @@ impl Config {
             let problem = format!("{peers} peers open {each} connections each (peers.connections_per_peer)");
             let remedy = format!("write {} or more", peers.saturating_mul(each));
             return wrong("peers.connections_max", connections_max, problem, remedy);
+        }
+        Ok(())
+    }
+
+    /// What the agent may grow caches to is of use only if one of them can grow that far.
+    fn validate_ceilings(&self) -> Verdict {
+        let Some(agents) = self.agent.ceiling else { return Ok(()) };
+        let mut ceilings = self.cache.tables.values().filter_map(|table| table.ceiling).chain([self.cache.ceiling]);
+        if ceilings.all(|ceiling| agents > ceiling) {
+            let problem = format!("above cache.ceiling, {}: no cache can grow that far", self.cache.ceiling);
+            return wrong("agent.ceiling", agents, problem, "lower it, or raise cache.ceiling");
         }
         Ok(())
     }
