@@ -5,7 +5,7 @@ pub mod process;
 pub mod raw;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
-use rudder_daemon::config::{Config, Policy};
+use rudder_daemon::config::{Config, ControllerSpec, Policy};
 use rudder_daemon::lifecycle::Service;
 use rudder_daemon::node::Node;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
@@ -125,7 +125,7 @@ impl Cluster {
             config.local.socket = dir.path().join(format!("{node}.sock"));
             config.cache.policy = Policy::Epoch;
             // Tests that want one say so.
-            config.agent.controller = "off".to_owned();
+            config.agent.controller = ControllerSpec::Off;
             config.cache.capacity = Capacity::Share(0.2);
             // Any free port: tests that need another say so.
             config.admin.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

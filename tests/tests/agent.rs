@@ -10,7 +10,7 @@ use rudder_agent::classifier::{Kind, Task};
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::ToolCall;
 use rudder_client::DType;
-use rudder_daemon::config::Config;
+use rudder_daemon::config::{Config, ControllerSpec};
 use rudder_daemon::lifecycle::Service;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_lab::classifier::fit::fit;
@@ -29,7 +29,7 @@ fn cluster(controller: &str, adapt: impl Fn(&mut Config)) -> Cluster {
     Cluster::start(2, ROWS, |config| {
         config.cache.capacity = Capacity::Rows(1_000);
         config.cache.tables.entry("label".to_owned()).or_default().policy = Some(rudder_daemon::config::Policy::None);
-        config.agent.controller = controller.to_owned();
+        config.agent.controller = controller.parse().unwrap();
         config.agent.window_ms = 30_000;
         config.agent.window_minibatches = 4;
         config.agent.ceiling = Some(Capacity::Rows(3_000));
@@ -64,7 +64,7 @@ fn rules_grow_a_cache_that_is_short_of_slots_to_the_agents_ceiling_and_say_why()
     let journal = dir.path().join("decisions.jsonl");
     let mut cluster = cluster("rules", |config| {
         if config.node.index == 0 {
-            config.agent.journal.clone_from(&journal);
+            config.agent.journal.path.clone_from(&journal);
         }
     });
     let grown = |status: &Value| {
@@ -86,10 +86,10 @@ fn rules_grow_a_cache_that_is_short_of_slots_to_the_agents_ceiling_and_say_why()
 #[test]
 fn a_model_that_is_not_there_is_stood_in_for_and_fetches_go_on() {
     let cluster = cluster("llm", |config| {
-        config.agent.llm_base_url = "http://127.0.0.1:9/v1".to_owned();
-        config.agent.llm_model = "nobody".to_owned();
+        config.agent.llm.base_url = "http://127.0.0.1:9/v1".to_owned();
+        config.agent.llm.model = "nobody".to_owned();
         config.agent.deadline_ms = 500;
-        config.agent.llm_timeout_ms = 500;
+        config.agent.llm.timeout_ms = 500;
     });
     let grown = |status: &Value| {
         status["tables"][0]["capacity_rows"] == 3_000 && status["agent"]["decisions"].as_u64() > Some(0)
@@ -180,11 +180,11 @@ fn no_name_that_others_have_given_reaches_the_model() {
         config.agent.ceiling = Some(Capacity::Rows(3_000));
         config.agent.window_minibatches = 4;
         if config.node.index == 0 {
-            config.agent.controller = "llm".to_owned();
-            config.agent.llm_base_url.clone_from(&url);
-            config.agent.llm_model = "of sense".to_owned();
+            config.agent.controller = ControllerSpec::Llm;
+            config.agent.llm.base_url.clone_from(&url);
+            config.agent.llm.model = "of sense".to_owned();
             config.agent.deadline_ms = 60_000;
-            config.agent.llm_timeout_ms = 60_000;
+            config.agent.llm.timeout_ms = 60_000;
         }
     })
     .unwrap();
@@ -273,7 +273,7 @@ fn a_classifier_file_that_cannot_be_used_is_named_and_nothing_starts() {
             std::fs::write(&file, text).unwrap();
         }
         let started = Cluster::start(1, 100, |config| {
-            config.agent.controller = format!("classifier:{}", file.display());
+            config.agent.controller = ControllerSpec::Classifier(file.clone());
         });
         let said = started.err().map_or_else(|| panic!("it started: {why}"), |error| error.to_string());
         for word in ["agent.controller", "model.json", why] {
@@ -298,7 +298,7 @@ fn a_classifier_file_is_read_by_check_and_before_anything_serves() {
     let file = dir.path().join("model.json");
     model().write(&file).unwrap();
     let mut cluster = Cluster::prepare(1, 100, |config| {
-        config.agent.controller = format!("classifier:{}", file.display());
+        config.agent.controller = ControllerSpec::Classifier(file.clone());
     })
     .unwrap();
     let config = write_config(&mut cluster, 0).unwrap().display().to_string();

@@ -36,7 +36,7 @@ fn configurations_that_cannot_be_used_are_named_by_check() {
     let good = "[node]\nindex = 0\n[dataset]\npath = \"/data/graph\"\n";
     fs::write(&file, good).unwrap();
     assert!(run_to_end(&["--check", "--config", text(&file)]).unwrap().status.success());
-    let cases: [(&str, &[&str]); 7] = [
+    let cases: [(&str, &[&str]); 9] = [
         (
             "[local]\nsokcet = \"/x\"\n",
             &["unknown key `local.sokcet`", "rudderd.toml:6", "did you mean `local.socket`?"],
@@ -49,6 +49,14 @@ fn configurations_that_cannot_be_used_are_named_by_check() {
         ),
         ("[local]\nthreads = \"many\"\n", &["local.threads = \"many\"", "rudderd.toml:6", "write for example `0`"]),
         ("[cache]\ncapacity = 1.5\n", &["a share of 1.5 is not above 0 and at most 1"]),
+        (
+            "[agent]\ncontroller = \"rulse\"\n",
+            &["agent.controller = \"rulse\"", "rudderd.toml:6", "`rulse` is not a controller: write `rules`"],
+        ),
+        (
+            "[admin]\nrequest_timeout_ms = 4000\n",
+            &["cache.tool_wait_ms = 5000", "not below admin.request_timeout_ms, 4000", "(default)"],
+        ),
         ("index = 1\n", &["unknown key `dataset.index`", "`node.index`"]),
     ];
     for (more, words) in cases {

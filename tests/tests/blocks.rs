@@ -19,9 +19,9 @@ const READS_MAX: u64 = 4;
 
 fn by_blocks(config: &mut Config) {
     config.dataset.access = Access::Blocks;
-    config.dataset.block_bytes = BLOCK_BYTES as usize;
-    config.dataset.block_cache_bytes = CACHE_BYTES;
-    config.dataset.reads_max = READS_MAX as usize;
+    config.dataset.blocks.block_bytes = BLOCK_BYTES as usize;
+    config.dataset.blocks.cache_bytes = CACHE_BYTES;
+    config.dataset.blocks.reads_max = READS_MAX as usize;
 }
 
 fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
@@ -195,7 +195,7 @@ fn a_shard_that_shrinks_is_an_error_here_and_at_the_peer() {
 #[test]
 fn a_cache_that_holds_no_block_is_refused_at_the_start() {
     let mut cluster = Cluster::prepare(1, 5000, by_blocks).unwrap();
-    cluster.config(0).dataset.block_bytes = 1 << 20;
+    cluster.config(0).dataset.blocks.block_bytes = 1 << 20;
     let error = cluster.start_node(0).unwrap_err().to_string();
     assert!(error.contains("dataset.block_cache_bytes = 524288") && error.contains("feat/part0.npy"), "{error}");
 }
@@ -260,8 +260,8 @@ fn measure() {
             config.dataset.verify = Verify::Shape;
             if let Some((block_bytes, cache_bytes)) = way {
                 config.dataset.access = Access::Blocks;
-                config.dataset.block_bytes = block_bytes;
-                config.dataset.block_cache_bytes = cache_bytes;
+                config.dataset.blocks.block_bytes = block_bytes;
+                config.dataset.blocks.cache_bytes = cache_bytes;
             }
         });
         let mut cluster = cluster.unwrap();

@@ -135,7 +135,7 @@ impl Known {
 fn every_row_is_whole_and_of_its_time_whatever_is_done_to_the_caches() {
     let cluster = Cluster::start(NODES as u16, ROWS, |config| {
         config.cache.capacity = Capacity::Rows(2_000);
-        config.cache.tool_wait_ms = 200;
+        config.cache.steer.tool_wait_ms = 200;
     })
     .unwrap();
     let known = Known {

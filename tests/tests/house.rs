@@ -22,12 +22,12 @@ const UNSAFE_FILES: [&str; 6] = [
 
 /// The modules of `rudderd` and those each may name, outside tests. Between crates Cargo sees to it; within this one, we do.
 const LAYERS: [(&str, &[&str]); 8] = [
-    ("config", &[]),
     ("arguments", &[]),
     ("recording", &[]),
     ("memory", &[]),
-    ("serve", &["config", "recording", "memory"]),
-    ("admin", &["config", "recording"]),
+    ("serve", &["recording", "memory"]),
+    ("admin", &["recording"]),
+    ("config", &["serve", "admin"]),
     ("lifecycle", &["config", "recording", "admin"]),
     ("node", &["config", "recording", "memory", "serve", "lifecycle"]),
 ];

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_agent::tools::ToolCall;
-use rudder_daemon::config::Config;
+use rudder_daemon::config::{Config, ControllerSpec};
 use rudder_daemon::lifecycle::Service;
 use rudder_settings::Capacity;
 use rudder_tests::process::Rudderd;
@@ -34,7 +34,7 @@ fn rows_that_one_owner_has_changed_are_counted_while_another_is_silent() {
         config.cache.capacity = Capacity::Share(1.0);
         if config.node.index == 0 {
             // It holds, and looks.
-            config.agent.controller = "schedule:1000000".to_owned();
+            config.agent.controller = ControllerSpec::Schedule(1_000_000);
             config.agent.window_ms = 300;
         }
     })
@@ -62,7 +62,7 @@ fn a_tool_call_waits_once_however_many_tables_it_is_about() {
     let mut cluster = Cluster::prepare(2, 20_000, |config| {
         patient(config);
         config.cache.capacity = Capacity::Rows(500);
-        config.cache.tool_wait_ms = WAIT.as_millis() as u64;
+        config.cache.steer.tool_wait_ms = WAIT.as_millis() as u64;
     })
     .unwrap();
     cluster.start_node(0).unwrap();

@@ -2,6 +2,7 @@
 //! time. It owns the query, its time limit and the reading of the answer. Without a server, or when it does not answer, there is
 //! no such view and nothing else changes.
 
+use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -48,17 +49,44 @@ impl Cluster {
     }
 }
 
-/// Where the server is and which series are the cluster's.
-#[derive(Debug, Clone)]
+/// Time over which the rates of the cluster are taken: several scrapes at the usual intervals.
+const RANGE_SECONDS: u64 = 120;
+
+/// Where the server is and which series are the cluster's; its keys belong to section `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ClusterSettings {
-    /// Base URL, such as `http://prometheus:9090`.
+    /// Base URL, such as `http://prometheus:9090`; empty = the cluster is not looked at.
+    #[serde(rename = "prometheus_url")]
     pub url: String,
     /// Label matchers of the cluster's series, such as `job="rudder"`.
+    #[serde(rename = "prometheus_selector")]
     pub selector: String,
-    /// Longest wait for an answer.
-    pub timeout: Duration,
-    /// Time over which rates are taken.
-    pub range: Duration,
+    /// Longest wait for an answer, once per window, in milliseconds.
+    #[serde(rename = "prometheus_timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+impl Default for ClusterSettings {
+    fn default() -> Self {
+        Self { url: String::new(), selector: "job=\"rudder\"".to_owned(), timeout_ms: 1_000 }
+    }
+}
+
+impl ClusterSettings {
+    /// Checks the form of the keys; asks nobody.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
+    pub fn check(&self) -> Verdict {
+        check_plain_http("agent.prometheus_url", &self.url)?;
+        within("agent.prometheus_timeout_ms", self.timeout_ms, 1..=60_000)?;
+        if self.selector.contains(['{', '}']) || self.selector.is_empty() {
+            let remedy = "write matchers without braces, such as job=\"rudder\"";
+            return wrong("agent.prometheus_selector", quoted(&self.selector), "not a list of label matchers", remedy);
+        }
+        Ok(())
+    }
 }
 
 /// Why there is no view.
@@ -93,9 +121,9 @@ pub struct ClusterView {
 }
 
 /// One query for all numbers; each comes back under its name in the label `rudder`.
-fn query(selector: &str, range_s: u64) -> String {
+fn query(selector: &str) -> String {
     let rate = |sources: &str, by: &str| {
-        format!("sum{by}(rate(rudder_fetch_rows_total{{{selector},source=~\"{sources}\"}}[{range_s}s]))")
+        format!("sum{by}(rate(rudder_fetch_rows_total{{{selector},source=~\"{sources}\"}}[{RANGE_SECONDS}s]))")
     };
     let remote = "cache|staged|peer";
     let numbers = [
@@ -142,11 +170,11 @@ impl ClusterView {
     #[must_use]
     pub fn new(settings: ClusterSettings) -> Self {
         let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(settings.timeout))
+            .timeout_global(Some(Duration::from_millis(settings.timeout_ms)))
             .http_status_as_error(false)
             .build()
             .into();
-        let query = query(&settings.selector, settings.range.as_secs().max(1));
+        let query = query(&settings.selector);
         Self { settings, agent, query, failing: false }
     }
 
@@ -199,7 +227,8 @@ mod tests {
     }
 
     fn view(url: String, timeout: Duration) -> ClusterView {
-        ClusterView::new(ClusterSettings { url, selector: "job=\"rudder\"".to_owned(), timeout, range: timeout })
+        let timeout_ms = timeout.as_millis() as u64;
+        ClusterView::new(ClusterSettings { url, timeout_ms, ..ClusterSettings::default() })
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use super::controller::{Effect, Past};
 use super::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, ToolCall};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Share of the run from which nothing is brought in any more: it would not be used often enough.
@@ -35,18 +36,30 @@ const NOISE_WEIGHT: f64 = 0.125;
 /// Times that a tool must have made things worse in like states before it is vetoed.
 const STRIKES: u32 = 2;
 
-/// Bounds of the guard, from section `[agent]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Fewest rows that a decision may leave the cache of a serving node with.
+const ROWS_MIN: u64 = 1024;
+
+/// Bounds of the guard; its keys belong to section `[agent]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GuardSettings {
-    /// Windows after an action in which no other is allowed.
+    /// Windows after a call of a tool in which the agent may not call it again; growth excepted.
     pub cooldown_windows: u64,
-    /// Windows for which a tool that made things worse twice is vetoed.
+    /// Windows for which a tool is vetoed that made things worse twice in like states.
     pub veto_windows: u64,
-    /// Rows below which no cache is shrunk.
+    /// Rows below which no cache is shrunk. Not a key of the configuration.
+    #[serde(skip)]
     pub rows_min: u64,
     /// Whether slots are kept that may be of use. They are wherever trainers wait for rows; a replay that collects samples gives
-    /// them back, so that growing can be tried again.
+    /// them back, so that growing can be tried again. Not a key of the configuration.
+    #[serde(skip)]
     pub keeps_useful: bool,
+}
+
+impl Default for GuardSettings {
+    fn default() -> Self {
+        Self { cooldown_windows: 1, veto_windows: 20, rows_min: ROWS_MIN, keeps_useful: true }
+    }
 }
 
 /// What the guard says.

@@ -5,6 +5,7 @@
 use super::controller::{Effect, Impact};
 use super::snapshot::Snapshot;
 use crate::tools::{ToolAnswer, ToolCall};
+use rudder_settings::{Verdict, byte_size, within};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -76,17 +77,44 @@ impl Decision {
     }
 }
 
-/// Where the journal goes, and how much of it is kept.
-#[derive(Debug, Clone)]
+/// Where the journal goes, and how much of it is kept; its keys belong to section `[agent]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct JournalSettings {
-    /// The file; none keeps decisions in memory only.
-    pub path: Option<PathBuf>,
-    /// Size from which a file is put aside.
+    /// The file, as JSON lines; empty = decisions are kept in memory only.
+    #[serde(rename = "journal")]
+    pub path: PathBuf,
+    /// Size from which a file is renamed and a new one is started.
+    #[serde(rename = "journal_bytes_max", with = "byte_size")]
     pub bytes_max: u64,
     /// Files that are kept beside the one that is written, as `NAME.1` (the newest) and on.
+    #[serde(rename = "journal_files_max")]
     pub files_max: u32,
-    /// Decisions kept in memory.
+    /// Decisions kept in memory for `/v1/decisions`.
     pub decisions_max: usize,
+}
+
+impl Default for JournalSettings {
+    fn default() -> Self {
+        Self { path: PathBuf::new(), bytes_max: 16 << 20, files_max: 4, decisions_max: 1_000 }
+    }
+}
+
+impl JournalSettings {
+    /// Checks the limits; opens nothing.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that is out of range.
+    pub fn check(&self) -> Verdict {
+        within("agent.journal_bytes_max", self.bytes_max, 64 << 10..=1 << 40)?;
+        within("agent.journal_files_max", self.files_max, 0..=1000)?;
+        within("agent.decisions_max", self.decisions_max, 1..=1_000_000)
+    }
+
+    /// The file, if decisions are written to one.
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.path.clone()).filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 /// The last decisions, for whoever asks; clones share them. Nobody who holds it writes to a disk.
@@ -130,7 +158,7 @@ impl Journal {
     }
 
     fn reopen(&mut self) {
-        let Some(path) = self.settings.path.clone() else { return };
+        let Some(path) = self.settings.file() else { return };
         match OpenOptions::new().create(true).append(true).read(true).open(&path).and_then(ended) {
             Ok(open) => self.file = Some(open),
             Err(error) => self.give_up(&path, &error),
@@ -149,7 +177,7 @@ impl Journal {
     }
 
     fn write(&mut self, decision: &Decision) {
-        let Some(path) = self.settings.path.clone() else { return };
+        let Some(path) = self.settings.file() else { return };
         let Ok(mut line) = serde_json::to_vec(decision) else { return };
         line.push(b'\n');
         if self
@@ -268,8 +296,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("decisions.jsonl");
         let line = serde_json::to_vec(&decision(1)).unwrap().len() as u64 + 1;
-        let settings =
-            JournalSettings { path: Some(path.clone()), bytes_max: 2 * line, files_max: 2, decisions_max: 3 };
+        let settings = JournalSettings { path: path.clone(), bytes_max: 2 * line, files_max: 2, decisions_max: 3 };
         let mut journal = Journal::open(settings.clone());
         (1..=7).for_each(|number| journal.record(decision(number)));
         assert_eq!(journal.recent().last(9).iter().map(|decision| decision.number).collect::<Vec<_>>(), [5, 6, 7]);
@@ -288,7 +315,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("decisions.jsonl");
         std::fs::write(&path, "{\"format\":1,\"num").unwrap();
-        let settings = JournalSettings { path: Some(path.clone()), bytes_max: 1 << 20, files_max: 1, decisions_max: 9 };
+        let settings = JournalSettings { path: path.clone(), bytes_max: 1 << 20, files_max: 1, decisions_max: 9 };
         Journal::open(settings.clone()).record(decision(2));
         Journal::open(settings).record(decision(3));
         let text = std::fs::read_to_string(&path).unwrap();
@@ -304,7 +331,7 @@ mod tests {
         // A folder with something in it stands where the old file would go.
         std::fs::create_dir_all(dir.path().join("decisions.jsonl.1").join("x")).unwrap();
         let line = serde_json::to_vec(&decision(1)).unwrap().len() as u64 + 1;
-        let settings = JournalSettings { path: Some(path.clone()), bytes_max: line, files_max: 1, decisions_max: 9 };
+        let settings = JournalSettings { path: path.clone(), bytes_max: line, files_max: 1, decisions_max: 9 };
         let mut journal = Journal::open(settings);
         (1..=4).for_each(|number| journal.record(decision(number)));
         assert_eq!((numbers(&path), journal.lost(), journal.recent().last(9).len()), (vec![1], 3, 4));
@@ -313,12 +340,8 @@ mod tests {
     #[test]
     fn a_full_disk_stops_the_file_and_nothing_else() {
         // What every write to it answers is "no space left on device".
-        let settings = JournalSettings {
-            path: Some(PathBuf::from("/dev/full")),
-            bytes_max: 1 << 20,
-            files_max: 1,
-            decisions_max: 9,
-        };
+        let settings =
+            JournalSettings { path: PathBuf::from("/dev/full"), bytes_max: 1 << 20, files_max: 1, decisions_max: 9 };
         let mut journal = Journal::open(settings);
         (1..=3).for_each(|number| journal.record(decision(number)));
         assert_eq!((journal.recent().last(9).len(), journal.lost()), (3, 3));

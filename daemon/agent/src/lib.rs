@@ -20,6 +20,9 @@ pub mod pilot;
 pub mod rules;
 pub mod run;
 pub mod scrape;
+mod settings;
 pub mod snapshot;
 pub mod spec;
 pub mod tools;
+
+pub use settings::AgentConfig;

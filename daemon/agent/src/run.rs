@@ -4,11 +4,11 @@
 
 use super::asking::Asking;
 use super::controller::Controller;
-use super::guard::GuardSettings;
-use super::journal::{Decision, Journal, JournalSettings, Recent};
+use super::journal::{Decision, Journal, Recent};
 use super::metrics::AgentMetrics;
 use super::pilot::{Occasion, Pilot};
 use super::rules::Rules;
+use super::settings::AgentConfig;
 use super::snapshot::{Counters, Observer, Snapshot};
 use crate::tools::{ToolAnswer, ToolCall};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -23,29 +23,6 @@ const PROMPT: f64 = 0.01;
 
 /// Longest wait at the end for a call that is being carried out, or for a disk that holds the journal up.
 const STOP_WAIT: Duration = Duration::from_secs(5);
-
-/// What bounds the agent.
-#[derive(Debug, Clone)]
-pub struct RunSettings {
-    /// Length of a window.
-    pub window: Duration,
-    /// Fetches after which a window ends sooner; 0 for never.
-    pub window_minibatches: u64,
-    /// Share of the window by which its end is moved at random, so that the nodes of a cluster do not act at once.
-    pub jitter: f64,
-    /// Longest wait for the controller.
-    pub deadline: Duration,
-    /// Epochs of the run, where known.
-    pub epochs: Option<u32>,
-    /// The node, for the record.
-    pub node: u16,
-    /// Bounds of the guard.
-    pub guard: GuardSettings,
-    /// The record.
-    pub journal: JournalSettings,
-    /// Seed of the jitter.
-    pub seed: u64,
-}
 
 /// What there is to see of one table, or of all where none is cached.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,12 +66,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent.
+    /// Starts the agent of `node`. `seed` draws the jitter of its windows, so that the nodes of a cluster do not act at once.
     ///
     /// # Errors
     /// When a metric or a thread cannot be made.
     pub fn start(
-        settings: RunSettings,
+        settings: AgentConfig,
+        (node, seed): (u16, u64),
         controller: Box<dyn Controller>,
         hands: Hands,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
@@ -107,13 +85,14 @@ impl Agent {
         let (ending, ended) = sync_channel(1);
         let run = Loop {
             tables: Vec::new(),
-            random: fastrand::Rng::with_seed(settings.seed),
+            random: fastrand::Rng::with_seed(seed),
             number: 0,
             journal,
             metrics: metrics.clone(),
             asked,
             hands,
             settings,
+            node,
         };
         let thread = std::thread::Builder::new().name("rudder-agent".to_owned()).spawn(move || {
             let _ending = ending;
@@ -171,7 +150,8 @@ struct Steered {
 }
 
 struct Loop {
-    settings: RunSettings,
+    settings: AgentConfig,
+    node: u16,
     /// In the order of [`Hands::look`].
     tables: Vec<Steered>,
     random: fastrand::Rng,
@@ -202,7 +182,7 @@ impl Loop {
     /// Waits for the end of the window; false if the agent is to stop.
     fn wait(&mut self, stopped: &Receiver<()>) -> bool {
         let spread = 1.0 + self.settings.jitter * (2.0 * self.random.f64() - 1.0);
-        let end = Instant::now() + self.settings.window.mul_f64(spread.max(0.0));
+        let end = Instant::now() + Duration::from_millis(self.settings.window_ms).mul_f64(spread.max(0.0));
         let first = (self.hands.minibatches)();
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -223,8 +203,9 @@ impl Loop {
     fn look(&mut self) -> Vec<(usize, Snapshot)> {
         let sights = (self.hands.look)(Look::Closely);
         for sight in sights.iter().skip(self.tables.len()) {
-            let pilot = Pilot::new(Box::new(Rules), self.settings.guard).on(self.settings.node, sight.table.clone());
-            self.tables.push(Steered { pilot, observer: Observer::new(self.settings.epochs) });
+            let pilot = Pilot::new(Box::new(Rules), self.settings.guard).on(self.node, sight.table.clone());
+            let epochs = Some(self.settings.epochs).filter(|&epochs| epochs > 0);
+            self.tables.push(Steered { pilot, observer: Observer::new(epochs) });
         }
         let used = |counters: &Counters| counters.remote_rows + counters.cached_rows > 0;
         let first = sights.iter().position(|sight| used(&sight.counters)).unwrap_or(0);
@@ -244,8 +225,9 @@ impl Loop {
             self.journal.record(complete);
             self.metrics.lost(self.journal.lost());
         }
-        let Some(asked) = self.asked.ask(now, pilot.past(), self.settings.deadline, stopped) else { return false };
-        if asked.latency_ms > PROMPT * 1e3 * self.settings.window.as_secs_f64() {
+        let deadline = Duration::from_millis(self.settings.deadline_ms);
+        let Some(asked) = self.asked.ask(now, pilot.past(), deadline, stopped) else { return false };
+        if asked.latency_ms > PROMPT * self.settings.window_ms as f64 {
             self.begin_anew(at);
         }
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
@@ -283,6 +265,7 @@ impl Loop {
 mod tests {
     use super::super::controller::{ControllerError, Proposal, View};
     use super::*;
+    use crate::guard::GuardSettings;
     use crate::tools::Hold;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -302,18 +285,9 @@ mod tests {
         }
     }
 
-    fn settings(window_ms: u64, deadline_ms: u64) -> RunSettings {
-        RunSettings {
-            window: Duration::from_millis(window_ms),
-            window_minibatches: 0,
-            jitter: 0.1,
-            deadline: Duration::from_millis(deadline_ms),
-            epochs: None,
-            node: 0,
-            guard: GuardSettings { cooldown_windows: 1, veto_windows: 5, rows_min: 1, keeps_useful: true },
-            journal: JournalSettings { path: None, bytes_max: 1 << 20, files_max: 1, decisions_max: 100 },
-            seed: 1,
-        }
+    fn settings(window_ms: u64, deadline_ms: u64) -> AgentConfig {
+        let guard = GuardSettings { veto_windows: 5, rows_min: 1, ..GuardSettings::default() };
+        AgentConfig { window_ms, deadline_ms, guard, ..AgentConfig::default() }
     }
 
     fn hands(acted: &Arc<AtomicU64>) -> Hands {
@@ -356,7 +330,7 @@ mod tests {
         let acted = Arc::default();
         let naps = vec![Duration::from_millis(600)];
         let sleepy = Sleepy(naps, Arc::default());
-        let mut agent = Agent::start(settings(20, 200), Box::new(sleepy), hands(&acted)).unwrap();
+        let mut agent = Agent::start(settings(20, 200), (0, 1), Box::new(sleepy), hands(&acted)).unwrap();
         let decisions = wait_for(&agent, |decisions| decisions.iter().any(|decision| decision.decided_by == "sleepy"));
         assert_eq!(decisions[0].fallback.as_deref(), Some("late: no answer within 200 ms"));
         assert_eq!((decisions[0].decided_by.as_str(), decisions[0].controller.as_str()), ("rules", "sleepy"));
@@ -373,7 +347,7 @@ mod tests {
         let acted = Arc::default();
         let asked = Arc::default();
         let sleepy = Sleepy(vec![Duration::from_secs(3600)], Arc::clone(&asked));
-        let mut agent = Agent::start(settings(5, 3_600_000), Box::new(sleepy), hands(&acted)).unwrap();
+        let mut agent = Agent::start(settings(5, 3_600_000), (0, 1), Box::new(sleepy), hands(&acted)).unwrap();
         while asked.load(Ordering::Relaxed) == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -410,7 +384,7 @@ mod tests {
                 Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
             }),
         };
-        let mut agent = Agent::start(settings(5, 10_000), Box::new(Rules), hands).unwrap();
+        let mut agent = Agent::start(settings(5, 10_000), (0, 1), Box::new(Rules), hands).unwrap();
         let decisions = wait_for(&agent, |decisions| decisions.len() >= 4);
         agent.stop();
         let named: Vec<_> = decisions.iter().map(|decision| decision.table.as_deref().unwrap()).collect();
@@ -436,7 +410,7 @@ mod tests {
     #[test]
     fn a_controller_that_panics_takes_nothing_with_it() {
         let acted = Arc::default();
-        let agent = Agent::start(settings(5, 2000), Box::new(Broken), hands(&acted)).unwrap();
+        let agent = Agent::start(settings(5, 2000), (0, 1), Box::new(Broken), hands(&acted)).unwrap();
         let decisions = wait_for(&agent, |decisions| decisions.len() >= 3);
         assert!(decisions.len() >= 3);
         assert!(decisions.iter().all(|decision| decision.fallback.as_deref().unwrap().contains("panicked")));

@@ -20,13 +20,13 @@ pub enum ControllerSpec {
     Llm,
     /// A trained classifier, from this file.
     Classifier(PathBuf),
-    /// A replacement every so many windows.
+    /// A replacement every N windows.
     Schedule(u64),
     /// Decisions drawn with this seed, to collect what classifiers learn from.
     Explore(u64),
     /// Always wrong, to hold the guard against.
     Contrary,
-    /// None.
+    /// No controller.
     Off,
 }
 
@@ -51,7 +51,7 @@ impl FromStr for ControllerSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is no controller: write {FORMS}");
+        let wrong = || format!("`{text}` is not a controller: write {FORMS}");
         match (text, text.split_once(':')) {
             ("rules", _) => Ok(Self::Rules),
             ("llm", _) => Ok(Self::Llm),

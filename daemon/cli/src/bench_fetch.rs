@@ -7,7 +7,7 @@ mod crowd;
 use super::{CliError, style};
 use memmap2::{Advice, MmapMut};
 use rudder_client::{Client, ConnectOptions, DType};
-use rudder_daemon::config::{AgentConfig, Policy};
+use rudder_daemon::config::{AgentConfig, ControllerSpec, Policy};
 use rudder_daemon::serve::gather_in_process;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_peers::install_tls_provider;
@@ -108,7 +108,7 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
         dataset_bytes: args.table_rows() * args.row_bytes() as u64,
         certificates,
         nodes: 2,
-        agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
+        agent: AgentConfig { controller: ControllerSpec::Off, ..AgentConfig::default() },
         ports: Vec::new(),
     };
     let capacity = Capacity::Rows(u64::from(args.cached_rows));

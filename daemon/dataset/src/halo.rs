@@ -3,7 +3,7 @@
 
 use super::error::DatasetError;
 use super::manifest::{MANIFEST_FILE, resolve};
-use super::map::{Access, map};
+use super::map::{ReadOrder, map};
 use super::npy::{NpyHeader, NpyType};
 use super::open::{Dataset, Table};
 use memmap2::Mmap;
@@ -27,7 +27,7 @@ impl Mapped {
             );
             return Err(DatasetError::Manifest { path, what: expected });
         }
-        let map = map(&file, Access::Sequential).map_err(DatasetError::io(&path, "map"))?;
+        let map = map(&file, ReadOrder::Sequential).map_err(DatasetError::io(&path, "map"))?;
         let expected = header.data_offset + rows * element.size() as u64;
         if (map.len() as u64) < expected {
             return Err(DatasetError::Truncated { path, found: map.len() as u64, expected });

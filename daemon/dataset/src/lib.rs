@@ -11,12 +11,11 @@ pub mod manifest;
 pub mod map;
 pub mod npy;
 mod open;
+mod settings;
 pub mod shard;
 mod verify;
 
-pub use blocks::{
-    BlockCache, BlockCacheError, BlockCacheStatus, BlockSettings, BlockShard, BlockShardStatus, ReadError, WantedRow,
-};
+pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, BlockShardStatus, ReadError, WantedRow};
 pub use book::{BookError, Location, PartitionBook};
 pub use error::DatasetError;
 pub use graph::{CsrGraph, GraphError};
@@ -24,5 +23,6 @@ pub use manifest::{
     BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX,
     ShardManifest, TableManifest, VertexType,
 };
-pub use open::{Dataset, Table, Verify};
+pub use open::{Dataset, Table};
+pub use settings::{Access, BlockSettings, Verify};
 pub use shard::Shard;

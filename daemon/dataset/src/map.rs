@@ -10,7 +10,7 @@ use memmap2::{Advice, Mmap, MmapOptions};
 
 /// How a map is going to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+pub enum ReadOrder {
     /// Rows here and there: no read-ahead.
     Random,
     /// Once, from front to back.
@@ -18,14 +18,14 @@ pub enum Access {
 }
 
 /// Maps a whole file.
-pub fn map(file: &File, access: Access) -> io::Result<Mmap> {
+pub fn map(file: &File, order: ReadOrder) -> io::Result<Mmap> {
     // SAFETY: the map is read-only and private to this process. Undefined behaviour needs someone to change the file
     // while it is mapped: dataset files are written once under a temporary name and renamed (see `writer`), and the
     // documentation tells operators never to change a dataset in place.
     let map = unsafe { MmapOptions::new().map(file)? };
-    let advice = match access {
-        Access::Random => Advice::Random,
-        Access::Sequential => Advice::Sequential,
+    let advice = match order {
+        ReadOrder::Random => Advice::Random,
+        ReadOrder::Sequential => Advice::Sequential,
     };
     // Advice is a hint: a file system that does not take it still serves the rows.
     if let Err(error) = map.advise(advice) {

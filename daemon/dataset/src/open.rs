@@ -6,28 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rudder_client::DType;
-use serde::{Deserialize, Serialize};
 
-use super::blocks::{BlockCache, BlockSettings};
+use super::blocks::BlockCache;
 use super::book::{BookError, PartitionBook};
 use super::error::DatasetError;
 use super::graph::CsrGraph;
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
-use super::map::{Access, map};
+use super::map::{ReadOrder, map};
 use super::npy::NpyType;
+use super::settings::{BlockSettings, Verify};
 use super::shard::{Shard, open_listed_npy};
 use super::verify::verify_files;
-
-/// How much of a dataset is checked before it is served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Checksums of every file the node serves, and all that `Shape` checks.
-    #[default]
-    Full,
-    /// Lengths, headers, and that shards and books fit each other.
-    Shape,
-}
 
 /// A feature table and this node's shard of it.
 #[derive(Debug)]
@@ -330,7 +319,7 @@ impl Column {
                 expected_width: 1,
             });
         }
-        let map = map(&opened, Access::Sequential).map_err(DatasetError::io(&path, "map"))?;
+        let map = map(&opened, ReadOrder::Sequential).map_err(DatasetError::io(&path, "map"))?;
         Ok(Self { map, data_offset: header.data_offset as usize, size: header.element.size() })
     }
 

@@ -12,7 +12,7 @@ use rudder_client::DType;
 use super::blocks::{BlockCache, BlockShard};
 use super::error::DatasetError;
 use super::manifest::{ShardManifest, TableManifest, resolve};
-use super::map::{Access, map};
+use super::map::{ReadOrder, map};
 use super::npy::NpyHeader;
 
 /// Rows of a shard, row-major, little endian, without padding.
@@ -111,7 +111,7 @@ impl Shard {
         let (rows, data_offset) = (manifest.rows, header.data_offset);
         let way = match blocks {
             None => {
-                let map = map(&file, Access::Random).map_err(DatasetError::io(&path, "map"))?;
+                let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(&path, "map"))?;
                 Way::Mapped { map, data_offset: data_offset as usize }
             }
             Some((cache, table)) => {

@@ -87,9 +87,9 @@ pub(crate) fn run(
     let cluster = Cluster::start(stage, site, folder, copies, &|config| {
         config.cache.policy = policy;
         config.cache.capacity = part_of(plan.capacity, copies);
-        if !site.agent.journal.as_os_str().is_empty() {
+        if !site.agent.journal.path.as_os_str().is_empty() {
             let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index);
-            config.agent.journal = site.agent.journal.join(name);
+            config.agent.journal.path = site.agent.journal.path.join(name);
         }
     })?;
     watch.message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));

@@ -184,7 +184,7 @@ fn site(
     prepared: &Prepared,
     spec: &DemoSpec,
 ) -> Result<Site, DemoError> {
-    let journal = &spec.agent.journal;
+    let journal = &spec.agent.journal.path;
     if !journal.as_os_str().is_empty() {
         std::fs::create_dir_all(journal).map_err(DemoError::file("create", journal))?;
     }

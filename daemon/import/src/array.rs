@@ -11,7 +11,7 @@ use rudder_client::DType;
 use crate::convert::{Converter, natural_dtype};
 use rudder_dataset::DatasetError;
 use rudder_dataset::manifest::ROW_BYTES_MAX;
-use rudder_dataset::map::{Access, map};
+use rudder_dataset::map::{ReadOrder, map};
 use rudder_dataset::npy::NpyType;
 use rudder_dataset::shard::open_npy;
 
@@ -54,7 +54,7 @@ impl ArrayFile {
                 header.shape
             ))
         })?;
-        let map = map(&file, Access::Random).map_err(DatasetError::io(path, "map"))?;
+        let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(path, "map"))?;
         let array = Self {
             path: path.to_owned(),
             file,
@@ -154,7 +154,7 @@ pub(super) fn read_integers(path: &Path, columns: u64) -> Result<Vec<u64>, Datas
         found: header.element,
         expected: "integers".into(),
     })?;
-    let map = map(&file, Access::Sequential).map_err(DatasetError::io(path, "map"))?;
+    let map = map(&file, ReadOrder::Sequential).map_err(DatasetError::io(path, "map"))?;
     let source = &map[header.data_offset as usize..];
     let mut numbers = Vec::with_capacity(source.len() / header.element.size());
     let mut piece = vec![0u8; 8 * 1024];

@@ -9,14 +9,13 @@ use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
-    SteerSettings,
 };
 use prometheus::core::Collector;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::CacheSpec;
-use rudder_dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
+use rudder_dataset::{Dataset, DatasetError, Table};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
@@ -130,7 +129,7 @@ impl Node {
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
             lookahead: config.lookahead,
-            steer: steer_settings(&config.cache),
+            steer: config.cache.steer,
             tracer: tracer.clone(),
             slow_after: (config.log.slow_fetch_ms > 0).then_some(Duration::from_millis(config.log.slow_fetch_ms)),
             gather_threads: or_else(config.local.gather_threads, cores.min(GATHER_THREADS_AUTO_MAX)),
@@ -244,29 +243,14 @@ impl Node {
 }
 
 fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
-    let verify = match config.dataset.verify {
-        crate::config::Verify::Full => Verify::Full,
-        crate::config::Verify::Shape => Verify::Shape,
-    };
-    let blocks = block_settings(&config.dataset);
+    let DatasetConfig { path, verify, access, blocks, .. } = &config.dataset;
+    let blocks = (*access == Access::Blocks).then_some(*blocks);
     let begin = Instant::now();
-    let dataset = Dataset::open_with(&config.dataset.path, config.node.index, verify, blocks, &|done, total| {
+    let dataset = Dataset::open_with(path, config.node.index, *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
     Ok(dataset)
-}
-
-fn block_settings(config: &DatasetConfig) -> Option<BlockSettings> {
-    match config.access {
-        Access::Map => None,
-        Access::Blocks => Some(BlockSettings {
-            block_bytes: config.block_bytes,
-            cache_bytes: config.block_cache_bytes,
-            reads_max: config.reads_max,
-            read_timeout: Duration::from_millis(config.read_timeout_ms),
-        }),
-    }
 }
 
 fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), StartError> {
@@ -299,11 +283,6 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         policy: policy.with(config.policy_settings()),
         seed: config.seed,
     }
-}
-
-fn steer_settings(config: &CacheConfig) -> SteerSettings {
-    let CacheConfig { memory_share, pressure_share, tool_wait_ms, .. } = *config;
-    SteerSettings { memory_share, pressure_share, wait: Duration::from_millis(tool_wait_ms) }
 }
 
 /// Fits the caches into the memory there is, and looks at it from then on, for as long as the engine is there.

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::wire::{Refusal, RemoteError, WireError};
-use crate::settings::InvalidPeersKey;
 
 /// Why a connection to a peer did not come about. Kept by the pool and told to everybody who asks during the back-off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +74,7 @@ pub enum DialError {
 pub enum PeerError {
     /// A key of the configuration cannot work.
     #[error(transparent)]
-    Config(#[from] InvalidPeersKey),
+    Config(#[from] rudder_settings::Invalid),
     /// A certificate or key file cannot be used.
     #[error("{}: {problem}", path.display())]
     Credentials {

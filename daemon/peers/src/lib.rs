@@ -33,7 +33,7 @@ pub use buffers::RowBatch;
 pub use error::{DialError, PeerError};
 pub use link::Met;
 pub use probe::{Meeting, Probe};
-pub use settings::{InvalidPeersKey, PeersConfig};
+pub use settings::PeersConfig;
 pub use stats::{PeerStats, Totals};
 pub use tls::{NodeName, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use rudder_settings::{Verdict, WAIT_MS, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 
 /// The smallest UDP payload every QUIC path must carry (RFC 9000, section 14).
@@ -16,7 +17,7 @@ pub const MTU_DISCOVERED_MAX: u16 = 1452;
 
 /// How this node reaches its peers and answers them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct PeersConfig {
     /// UDP address this node answers its peers on; port 0 takes a free one.
     pub listen: SocketAddr,
@@ -42,7 +43,7 @@ pub struct PeersConfig {
     pub connect_timeout_ms: u64,
     /// Longest wait for one fetch, whatever happens inside it.
     pub request_timeout_ms: u64,
-    /// Time from which the answer to a peer's request for rows is told of in the log, in milliseconds; 0 = never.
+    /// An answer to a peer's request for rows that takes longer than this is logged, in milliseconds; 0 = never.
     pub slow_answer_ms: u64,
     /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial again.
     /// Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new process does
@@ -116,58 +117,55 @@ impl Default for PeersConfig {
     }
 }
 
-/// A key of `[peers]` whose value cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("peers.{key}: {problem}")]
-pub struct InvalidPeersKey {
-    /// The key, without its section.
-    pub key: &'static str,
-    /// What is wrong and what would be right.
-    pub problem: String,
-}
-
 impl PeersConfig {
-    /// Checks values against each other and against what QUIC can carry; opens nothing.
+    /// Checks each key, the keys that could contradict each other, and what QUIC can carry; opens nothing.
     ///
     /// # Errors
-    /// The first key that cannot work.
-    pub fn check(&self) -> Result<(), InvalidPeersKey> {
-        let fail = |key, problem: String| Err(InvalidPeersKey { key, problem });
-        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
-            return fail("mtu", format!("{} is outside {MTU_MIN} to {MTU_MAX} bytes", self.mtu));
-        }
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
+    pub fn check(&self) -> Verdict {
+        within("peers.mtu", self.mtu, MTU_MIN..=MTU_MAX)?;
         if self.keep_alive_ms >= self.idle_timeout_ms {
-            let (alive, idle) = (self.keep_alive_ms, self.idle_timeout_ms);
-            return fail("keep_alive_ms", format!("{alive} must be below idle_timeout_ms ({idle})"));
+            let problem = format!("it must be below idle_timeout_ms ({})", self.idle_timeout_ms);
+            let remedy = "write for example a third of that";
+            return wrong("peers.keep_alive_ms", self.keep_alive_ms, problem, remedy);
         }
-        if self.reconnect_backoff_ms_min > self.reconnect_backoff_ms_max {
-            let (min, max) = (self.reconnect_backoff_ms_min, self.reconnect_backoff_ms_max);
-            return fail("reconnect_backoff_ms_min", format!("{min} is above reconnect_backoff_ms_max ({max})"));
+        let (pause_min, pause_max) = (self.reconnect_backoff_ms_min, self.reconnect_backoff_ms_max);
+        within("peers.reconnect_backoff_ms_min", pause_min, WAIT_MS)?;
+        if pause_min > pause_max {
+            let problem = format!("above reconnect_backoff_ms_max ({pause_max})");
+            return wrong("peers.reconnect_backoff_ms_min", pause_min, problem, "lower it, or raise the other");
         }
-        let positive = [
-            ("connections_per_peer", self.connections_per_peer),
-            ("connections_max", self.connections_max),
-            ("request_rows_max", self.request_rows_max),
-            ("requests_in_flight", self.requests_in_flight),
-            ("response_block_bytes", self.response_block_bytes),
-            ("demand_requests_max", self.demand_requests_max),
-            ("bulk_requests_max", self.bulk_requests_max),
-            ("update_requests_max", self.update_requests_max),
-            ("streams_max", self.streams_max as usize),
-            ("stream_window_bytes", self.stream_window_bytes as usize),
-            ("connection_window_bytes", self.connection_window_bytes as usize),
-            ("connect_timeout_ms", usize::from(self.connect_timeout_ms > 0)),
-            ("request_timeout_ms", usize::from(self.request_timeout_ms > 0)),
-            ("reconnect_backoff_ms_min", usize::from(self.reconnect_backoff_ms_min > 0)),
+        within("peers.connect_timeout_ms", self.connect_timeout_ms, WAIT_MS)?;
+        within("peers.request_timeout_ms", self.request_timeout_ms, WAIT_MS)?;
+        let limits = [
+            ("peers.connections_per_peer", self.connections_per_peer),
+            ("peers.connections_max", self.connections_max),
+            ("peers.request_rows_max", self.request_rows_max),
+            ("peers.requests_in_flight", self.requests_in_flight),
+            ("peers.response_block_bytes", self.response_block_bytes),
+            ("peers.demand_requests_max", self.demand_requests_max),
+            ("peers.bulk_requests_max", self.bulk_requests_max),
+            ("peers.update_requests_max", self.update_requests_max),
+            ("peers.streams_max", self.streams_max as usize),
+            ("peers.stream_window_bytes", self.stream_window_bytes as usize),
+            ("peers.connection_window_bytes", self.connection_window_bytes as usize),
         ];
-        match positive.into_iter().find(|(_, value)| *value == 0) {
-            Some((key, _)) => fail(key, "0 would let nothing through; use 1 or more".to_owned()),
-            None if self.request_rows_max > u32::MAX as usize => {
-                fail("request_rows_max", format!("{} does not fit 32 bits", self.request_rows_max))
-            }
-            None => Ok(()),
-        }
+        // Row counts are sent as 32 bits.
+        limits.into_iter().try_for_each(|(key, limit)| within(key, limit, 1..=u32::MAX as usize))?;
+        self.addresses.iter().try_for_each(|(node, address)| check_address(*node, address))
     }
+}
+
+/// Names are resolved when a peer is dialled, so only the form is checked.
+fn check_address(node: u16, address: &str) -> Verdict {
+    let host_and_port = address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
+    if host_and_port {
+        return Ok(());
+    }
+    let key = format!("peers.addresses.{node}");
+    wrong(&key, quoted(&address), "not host:port", "write for example \"10.0.0.2:7400\"")
 }
 
 /// TOML keys are strings: the node index is written `"3" = "host:7400"`.
@@ -205,12 +203,24 @@ mod tests {
 
     #[test]
     fn a_key_that_cannot_work_is_named() {
-        let check = |config: PeersConfig| config.check().unwrap_err().key;
-        assert_eq!(check(PeersConfig { mtu: 1100, ..Default::default() }), "mtu");
-        assert_eq!(check(PeersConfig { keep_alive_ms: 30_000, ..Default::default() }), "keep_alive_ms");
-        assert_eq!(check(PeersConfig { bulk_requests_max: 0, ..Default::default() }), "bulk_requests_max");
-        let backoff = PeersConfig { reconnect_backoff_ms_min: 9_000, ..Default::default() };
-        assert_eq!(check(backoff), "reconnect_backoff_ms_min");
+        let said = |change: fn(&mut PeersConfig)| {
+            let mut config = PeersConfig::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert!(said(|config| config.mtu = 1100).starts_with("peers.mtu = 1100: out of range"));
+        assert!(said(|config| config.keep_alive_ms = 30_000).contains("must be below idle_timeout_ms (6000)"));
+        assert!(said(|config| config.bulk_requests_max = 0).starts_with("peers.bulk_requests_max = 0: out of range"));
+        assert!(said(|config| config.connect_timeout_ms = 0).starts_with("peers.connect_timeout_ms = 0: out of range"));
+        let pauses = said(|config| config.reconnect_backoff_ms_min = 9_000);
+        assert!(
+            pauses.starts_with("peers.reconnect_backoff_ms_min = 9000: above reconnect_backoff_ms_max"),
+            "{pauses}"
+        );
+        let address = said(|config| _ = config.addresses.insert(3, "nohost".to_owned()));
+        assert!(address.starts_with("peers.addresses.3 = \"nohost\": not host:port"), "{address}");
+        let error = toml::from_str::<PeersConfig>("mut = 1").unwrap_err().to_string();
+        assert!(error.contains("unknown field `mut`"), "{error}");
         let error = toml::from_str::<PeersConfig>("[addresses]\nseven = \"a:1\"").unwrap_err().to_string();
         assert!(error.contains("seven"), "{error}");
     }

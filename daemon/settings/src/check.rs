@@ -1,4 +1,5 @@
-//! Checks that many settings need. Owns the form in which a value is refused: its key, what is wrong with it, and what to write instead.
+//! Checks that many settings need. It owns the form in which a value is refused: the key, what is wrong with the value, and what to
+//! write instead.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -47,7 +48,7 @@ pub fn quoted(text: &impl Display) -> String {
     format!("\"{text}\"")
 }
 
-/// Checks a URL that is asked without TLS. An empty URL passes: it names nobody.
+/// Checks the URL of a server that is asked without TLS. An empty URL passes: the server is not asked.
 ///
 /// # Errors
 /// [`Invalid`] for anything but `http://HOST…`.

@@ -4,7 +4,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{Unexpected, Visitor},
 };
-use std::{fmt, str::FromStr};
+use std::{cmp::Ordering, fmt, str::FromStr};
 
 /// How much of a table's remote rows the cache may hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +27,19 @@ impl Capacity {
             Capacity::Bytes(bytes) => bytes / (row_bytes as u64).max(1),
         };
         rows.min(remote_rows)
+    }
+}
+
+/// Capacities of the same form compare by their numbers. Those of different forms do not compare: only the dataset tells which is more.
+impl PartialOrd for Capacity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Capacity::Rows(mine), Capacity::Rows(other)) | (Capacity::Bytes(mine), Capacity::Bytes(other)) => {
+                mine.partial_cmp(other)
+            }
+            (Capacity::Share(mine), Capacity::Share(other)) => mine.partial_cmp(other),
+            _ => None,
+        }
     }
 }
 
@@ -53,7 +66,7 @@ impl FromStr for Capacity {
             Capacity::Share(share)
         } else {
             Capacity::Bytes(
-                parse_bytes(text).map_err(|_| format!("`{text}` is no capacity: expected {CAPACITY_FORMS}"))?,
+                parse_bytes(text).map_err(|_| format!("`{text}` is not a capacity: expected {CAPACITY_FORMS}"))?,
             )
         };
         capacity.check()
@@ -115,7 +128,7 @@ impl<'de> Deserialize<'de> for Capacity {
 const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is no size: write bytes, or digits and a unit, such as 4194304 or \"4MiB\"");
+    let wrong = || format!("`{text}` is not a size: write bytes, or digits and a unit, such as 4194304 or \"4MiB\"");
     let (digits, shift) = UNITS
         .iter()
         .find_map(|(unit, shift)| text.strip_suffix(unit).map(|digits| (digits, *shift)))
@@ -220,6 +233,14 @@ mod tests {
         assert_eq!(Capacity::Share(0.15).rows(1000, 512), 150);
         assert_eq!(Capacity::Bytes(4096).rows(1000, 512), 8);
         assert_eq!(Capacity::Rows(5000).rows(1000, 512), 1000);
+    }
+
+    #[test]
+    fn only_capacities_of_the_same_form_compare() {
+        assert!(Capacity::Rows(2) > Capacity::Rows(1) && Capacity::Share(0.5) > Capacity::Share(0.25));
+        assert!(Capacity::Bytes(1 << 30) < "4GiB".parse().unwrap());
+        let (rows, share) = (Capacity::Rows(1_000_000), Capacity::Share(0.1));
+        assert_eq!((rows > share, rows < share, rows == share), (false, false, false));
     }
 
     #[test]

@@ -309,6 +309,7 @@ fn addresses(site: &Site, copies: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rudder_daemon::config::ControllerSpec;
 
     #[test]
     fn a_socket_path_beyond_the_kernels_limit_is_refused() {
@@ -325,7 +326,7 @@ mod tests {
             dataset_bytes: 0,
             certificates: PathBuf::new(),
             nodes: 8,
-            agent: AgentConfig { controller: "off".to_owned(), ..AgentConfig::default() },
+            agent: AgentConfig { controller: ControllerSpec::Off, ..AgentConfig::default() },
             ports: Vec::new(),
         };
         let found = addresses(&site, 2).unwrap();

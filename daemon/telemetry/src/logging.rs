@@ -58,7 +58,7 @@ impl Logging {
     /// # Errors
     /// [`LevelError`]; the level before stays.
     pub fn set_level(&self, level: &str) -> Result<(), LevelError> {
-        LogConfig { level: level.to_owned(), ..LogConfig::default() }.validate()?;
+        LogConfig { level: level.to_owned(), ..LogConfig::default() }.check()?;
         let filter =
             self.filter.as_ref().ok_or_else(|| LevelError::Fixed("it was not started by rudderd".to_owned()))?;
         filter.reload(EnvFilter::builder().parse_lossy(level)).map_err(|error| LevelError::Fixed(error.to_string()))?;

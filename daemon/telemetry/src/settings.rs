@@ -1,6 +1,6 @@
 //! Section `[log]`: what is logged, and how.
 
-use rudder_settings::{Invalid, check_plain_http, quoted, within, wrong};
+use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -23,9 +23,9 @@ pub struct LogConfig {
     pub level: String,
     /// Shape of a log line.
     pub format: LogFormat,
-    /// Time from which a fetch is told of in the log, with where its time went, in milliseconds; 0 = never.
+    /// A fetch that takes longer than this is logged, with where its time went, in milliseconds; 0 = never.
     pub slow_fetch_ms: u64,
-    /// Base URL of a collector of OpenTelemetry (OTLP over HTTP) that gets spans of fetches; empty = none.
+    /// Base URL of a collector of OpenTelemetry (OTLP over HTTP) that gets spans of fetches; empty = spans are not sent.
     pub otlp_endpoint: String,
     /// Share of the fetches that are traced, the same ones on all nodes.
     pub otlp_sample: f64,
@@ -50,11 +50,12 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks the level. `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    /// Checks each key. A level needs more than `EnvFilter`, which takes any bare word for the name of a target: a misspelt level would
+    /// silence the log.
     ///
     /// # Errors
-    /// [`Invalid`], which says what to write.
-    pub fn validate(&self) -> Result<(), Invalid> {
+    /// [`Invalid`](rudder_settings::Invalid), which says what to write.
+    pub fn check(&self) -> Verdict {
         let remedy = "write error, warn, info, debug or trace, or directives such as \"info,rudder_peers=debug\"";
         let level = &self.level;
         let bare = level
@@ -62,12 +63,17 @@ impl LogConfig {
             .map(str::trim)
             .find(|directive| !directive.contains(['=', '[', ']']) && directive.parse::<LevelFilter>().is_err());
         if let Some(bare) = bare {
-            return wrong("log.level", quoted(level), format!("`{bare}` is no level"), remedy);
+            return wrong("log.level", quoted(level), format!("`{bare}` is not a level"), remedy);
         }
         within("log.otlp_queue_max", self.otlp_queue_max, 1..=1 << 20)?;
         within("log.otlp_timeout_ms", self.otlp_timeout_ms, 1..=60_000)?;
         if !(0.0..=1.0).contains(&self.otlp_sample) {
-            return wrong("log.otlp_sample", self.otlp_sample, "no share", "write a number from 0 to 1, such as 0.01");
+            return wrong(
+                "log.otlp_sample",
+                self.otlp_sample,
+                "not a share",
+                "write a number from 0 to 1, such as 0.01",
+            );
         }
         check_plain_http("log.otlp_endpoint", &self.otlp_endpoint)?;
         match EnvFilter::builder().parse(level) {

@@ -174,7 +174,7 @@ impl Llm {
     /// [`ControllerError::Degraded`].
     ///
     /// # Errors
-    /// [`LlmError`] for settings that cannot be used. An endpoint that is down is none.
+    /// [`LlmError`] for settings that cannot be used. An endpoint that does not answer is not an error.
     pub fn new(settings: LlmSettings) -> Result<Self, LlmError> {
         let asker = Asker::new(&settings)?;
         let state = State { standing: Standing::Probing, probe: None, unreached: 0 };

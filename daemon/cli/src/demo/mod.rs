@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use indicatif::{ProgressBar, ProgressStyle};
+use rudder_agent::journal::JournalSettings;
+use rudder_agent::llm::LlmSettings;
 use rudder_agent::spec::ControllerSpec;
 use rudder_daemon::config::{AgentConfig, Policy};
 use rudder_demo::{DemoError, DemoSpec, Finished, GraphChoice, RunReport, Watch};
@@ -81,13 +83,13 @@ pub struct DemoArgs {
     #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = super::not_negative)]
     classifier_learning_rate: f64,
     /// Base URL of the model's OpenAI-compatible endpoint, for --controller llm
-    #[arg(long, value_name = "URL", default_value_t = AgentConfig::default().llm_base_url)]
+    #[arg(long, value_name = "URL", default_value_t = LlmSettings::default().base_url)]
     llm_url: String,
     /// The model that it serves
-    #[arg(long, value_name = "MODEL", default_value_t = AgentConfig::default().llm_model)]
+    #[arg(long, value_name = "MODEL", default_value_t = LlmSettings::default().model)]
     llm_model: String,
     /// Milliseconds within which the model must decide
-    #[arg(long, value_name = "MS", default_value_t = AgentConfig::default().llm_timeout_ms)]
+    #[arg(long, value_name = "MS", default_value_t = LlmSettings::default().timeout_ms)]
     llm_timeout_ms: u64,
     /// Ask a model that its probe found degraded all the same, to see what it would do
     #[arg(long)]
@@ -146,15 +148,18 @@ impl DemoArgs {
 impl DemoArgs {
     fn spec(&self) -> DemoSpec {
         let agent = AgentConfig {
-            controller: self.controller.to_string(),
+            controller: self.controller.clone(),
             ceiling: Some(self.ceiling),
             classifier_learning_rate: self.classifier_learning_rate,
-            llm_base_url: self.llm_url.clone(),
-            llm_model: self.llm_model.clone(),
-            llm_timeout_ms: self.llm_timeout_ms,
             deadline_ms: self.llm_timeout_ms,
-            llm_ask_degraded: self.llm_ask_degraded,
-            journal: self.journal.clone().unwrap_or_default(),
+            llm: LlmSettings {
+                base_url: self.llm_url.clone(),
+                model: self.llm_model.clone(),
+                timeout_ms: self.llm_timeout_ms,
+                ask_degraded: self.llm_ask_degraded,
+                ..LlmSettings::default()
+            },
+            journal: JournalSettings { path: self.journal.clone().unwrap_or_default(), ..JournalSettings::default() },
             ..AgentConfig::default()
         };
         DemoSpec {

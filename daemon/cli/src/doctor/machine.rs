@@ -174,7 +174,7 @@ pub(super) fn memory(reading: Option<MemoryReading>, config: &Config, tables: &[
         tables.iter().map(of).sum()
     };
     let (capacity, ceiling) = (needs(|table| table.capacity_rows), needs(|table| table.ceiling_rows));
-    let room = limit * config.cache.memory_share - used;
+    let room = limit * config.cache.steer.memory_share - used;
     if capacity > room {
         let found = format!(
             "{words}; the caches need {}, but cache.memory_share leaves {}: they will be lowered at the start",

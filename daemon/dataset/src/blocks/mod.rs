@@ -23,6 +23,7 @@ use rustix::fs::Advice;
 use serde::Serialize;
 
 use super::error::DatasetError;
+use super::settings::BlockSettings;
 pub use error::{BlockCacheError, ReadError};
 use file::{Layout, ReadAt, ShardFile};
 use readers::{Ask, Readers};
@@ -33,19 +34,6 @@ const BLOCKS_AHEAD: usize = 4;
 
 /// Rows of a block asked for ahead of the one that is copied.
 const ROWS_AHEAD: usize = 4;
-
-/// How a block cache is made; see the keys of the same names in `docs/configuration.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockSettings {
-    /// Bytes read at once: whole rows, as many as fit, but at least one.
-    pub block_bytes: usize,
-    /// Bytes of blocks kept, all tables together.
-    pub cache_bytes: u64,
-    /// Blocks read at the same time.
-    pub reads_max: usize,
-    /// Longest wait for a block.
-    pub read_timeout: Duration,
-}
 
 /// The blocks of a node's shards.
 pub struct BlockCache {
@@ -250,7 +238,7 @@ impl BlockShard {
                 self.cache.readers.submit((self.file.table, block), &self.file, &ask);
             }
             let Some(&some) = awaited.keys().next() else { break };
-            let arrived = ask.wait(self.cache.settings.read_timeout);
+            let arrived = ask.wait(Duration::from_millis(self.cache.settings.read_timeout_ms));
             if arrived.is_empty() {
                 return Err(Arc::new(self.timeout(some)));
             }
@@ -300,7 +288,7 @@ impl BlockShard {
             path: self.file.path.clone(),
             offset: span.offset,
             bytes: span.bytes,
-            timeout_ms: self.cache.settings.read_timeout.as_millis() as u64,
+            timeout_ms: self.cache.settings.read_timeout_ms,
         }
     }
 }

@@ -67,8 +67,7 @@ fn byte(row: u64, at: usize) -> u8 {
 }
 
 fn settings() -> BlockSettings {
-    let read_timeout = Duration::from_secs(20);
-    BlockSettings { block_bytes: 4096, cache_bytes: 2 << 20, reads_max: 4, read_timeout }
+    BlockSettings { block_bytes: 4096, cache_bytes: 2 << 20, reads_max: 4, read_timeout_ms: 20_000 }
 }
 
 fn shard(settings: BlockSettings, tape: Tape, (rows, row_bytes): (u64, usize)) -> (BlockShard, Arc<Tape>) {
@@ -227,7 +226,7 @@ fn a_file_that_shrank_or_fails_is_an_error_that_names_the_place() {
 
 #[test]
 fn a_disk_that_hangs_costs_the_time_out_and_no_read_is_made_for_nobody() {
-    let settings = BlockSettings { reads_max: 1, read_timeout: Duration::from_millis(60), ..settings() };
+    let settings = BlockSettings { reads_max: 1, read_timeout_ms: 60, ..settings() };
     let (shard, tape) = shard(settings, Tape::of(1000, 100), (1000, 100));
     tape.stick(true);
     for _ in 0..3 {

@@ -12,6 +12,7 @@ mod metrics;
 mod process;
 mod routes;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -19,6 +20,7 @@ mod token;
 pub use error::AdminError;
 pub use metrics::Metrics;
 pub use server::Admin;
+pub use settings::AdminConfig;
 
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use rudder_agent::journal::Decision;

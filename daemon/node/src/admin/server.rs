@@ -1,8 +1,7 @@
 //! Connections: how many, how long, and how they end. `axum::serve` has no time-out for the head of a request, no limit on
 //! connections and no deadline for its drain, so connections are served by hyper directly.
 
-use super::{AdminError, AdminState, Metrics, local::Local, routes, token::Token};
-use crate::config::AdminConfig;
+use super::{AdminConfig, AdminError, AdminState, Metrics, local::Local, routes, token::Token};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{

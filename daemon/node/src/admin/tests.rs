@@ -1,7 +1,6 @@
 //! The interface over real sockets, with a state made for the test.
 
-use super::{Admin, AdminError, AdminState, Metrics};
-use crate::config::AdminConfig;
+use super::{Admin, AdminConfig, AdminError, AdminState, Metrics};
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_telemetry::logging::LevelError;

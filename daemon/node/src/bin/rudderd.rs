@@ -51,8 +51,8 @@ fn main() -> ExitCode {
 
 /// Reads the classifier that `agent.controller` names, if it names one: the agent is started last, when trainers are served already.
 fn check_classifier(agent: &AgentConfig) -> Result<(), StartError> {
-    if let Ok(ControllerSpec::Classifier(file)) = agent.controller.parse() {
-        ClassifierController::open(&file, agent.classifier_learning_rate)?;
+    if let ControllerSpec::Classifier(file) = &agent.controller {
+        ClassifierController::open(file, agent.classifier_learning_rate)?;
     }
     Ok(())
 }

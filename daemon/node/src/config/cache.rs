@@ -1,12 +1,16 @@
-//! Section `[cache]`: how many remote rows are kept and who is replaced. It must never know how a policy works.
+//! Section `[cache]`: how many remote rows are kept and which are replaced. It must never know how a policy works.
 
+use crate::serve::SteerSettings;
 pub use rudder_core::cache::PolicyName as Policy;
 use rudder_core::cache::PolicySettings;
-use rudder_settings::Capacity;
+use rudder_settings::{Capacity, Verdict, WAIT_MS, within, wrong};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
-/// What `[cache.tables.NAME]` says otherwise for one table.
+/// Below, owners would be asked more often than they can answer.
+const STALENESS_MS_MIN: u64 = 50;
+
+/// Exceptions for one table, `[cache.tables.NAME]`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TableCacheConfig {
@@ -24,19 +28,16 @@ pub struct TableCacheConfig {
 pub struct CacheConfig {
     /// Rows kept per table: a number of rows, a share of the table's remote rows, or a size.
     pub capacity: Capacity,
-    /// Rows that a cache may be grown to while it runs, in the same forms. Address space is kept for so many.
+    /// Rows that a cache may be grown to while it runs, in the same forms. Address space is reserved for all of them.
     pub ceiling: Capacity,
-    /// Share of the memory limit (of the cgroup, else of the machine) that growing may fill, all other memory counted in.
-    pub memory_share: f64,
-    /// Share of the memory limit from which caches are shrunk, back to `memory_share`.
-    pub pressure_share: f64,
-    /// Time between two looks at the memory in use, in milliseconds; 0 = never look, and know no memory limit.
+    /// How far caches are grown and shrunk while they run.
+    #[serde(flatten)]
+    pub steer: SteerSettings,
+    /// Time between two readings of the memory in use, in milliseconds; 0 = memory is not read, and no memory limit is known.
     pub memory_poll_ms: u64,
     /// Folder of the cgroup whose limit holds; empty = the daemon's own and those around it.
     pub cgroup: PathBuf,
-    /// How long a tool call waits for the rows that it brings in before it answers, in milliseconds.
-    pub tool_wait_ms: u64,
-    /// Who is kept.
+    /// Which rows are kept.
     pub policy: Policy,
     /// Minibatches between two replacements (policy `periodic`) or two decisions (policy `rudder`).
     pub period: u32,
@@ -78,16 +79,62 @@ impl CacheConfig {
     }
 }
 
+impl CacheConfig {
+    /// Checks each key, and those of the section that could contradict each other.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
+    pub fn check(&self) -> Verdict {
+        within("cache.period", self.period, 1..=u32::MAX)?;
+        if !(self.alpha > 0.0 && self.alpha <= 1.0) {
+            return wrong("cache.alpha", self.alpha, "not above 0 and at most 1", "write for example 0.05");
+        }
+        if self.staleness_max_ms != 0 {
+            within("cache.staleness_max_ms", self.staleness_max_ms, STALENESS_MS_MIN..=*WAIT_MS.end())?;
+        }
+        within("cache.memory_poll_ms", self.memory_poll_ms, 0..=*WAIT_MS.end())?;
+        within("cache.sample", self.sample, 1..=1024)?;
+        self.steer.check()?;
+        self.check_policy("cache", self.policy)?;
+        check_ceiling("cache", self.capacity, self.ceiling)?;
+        for (name, table) in &self.tables {
+            let section = format!("cache.tables.{name}");
+            let (capacity, policy) = self.for_table(name);
+            self.check_policy(&section, policy)?;
+            if table.capacity.is_some() || table.ceiling.is_some() {
+                check_ceiling(&section, capacity, self.ceiling_of(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The policy `static` chooses by the edges of the graph.
+    fn check_policy(&self, section: &str, policy: Policy) -> Verdict {
+        if policy == Policy::Static && !self.degrees {
+            let problem = format!("{section}.policy is static, which chooses its rows by the edges of the graph");
+            return wrong("cache.degrees", false, problem, "write true, or choose another policy");
+        }
+        Ok(())
+    }
+}
+
+/// A cache starts with `capacity` and may grow to `ceiling`. Without the dataset only two of the same form compare.
+fn check_ceiling(section: &str, capacity: Capacity, ceiling: Capacity) -> Verdict {
+    if capacity > ceiling {
+        let problem = format!("below the capacity that the cache starts with, {capacity}");
+        return wrong(&format!("{section}.ceiling"), ceiling, problem, format!("write {capacity} or more"));
+    }
+    Ok(())
+}
+
 impl Default for CacheConfig {
     fn default() -> Self {
         Self {
             capacity: Capacity::Share(0.15),
             ceiling: Capacity::Share(1.0),
-            memory_share: 0.9,
-            pressure_share: 0.95,
+            steer: SteerSettings::default(),
             memory_poll_ms: 1000,
             cgroup: PathBuf::new(),
-            tool_wait_ms: 5000,
             policy: Policy::Epoch,
             period: 10,
             alpha: 0.05,

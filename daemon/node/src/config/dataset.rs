@@ -1,33 +1,12 @@
 //! Section `[dataset]`: where the dataset lies, how far it is checked on opening, and by which way its rows are read. It
 //! must never look at the files.
 
-use rudder_settings::byte_size;
+use rudder_dataset::{Access, BlockSettings, Verify};
+use rudder_settings::{Verdict, byte_size, within, wrong};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// How much of a dataset is checked when it is opened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Verify {
-    /// Shapes and checksums of every file that this node serves from: reads all of them once.
-    #[default]
-    Full,
-    /// Shapes and lengths only: opens at once, leaves damaged bytes unnoticed.
-    Shape,
-}
-
-/// How rows of this node's shards are read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Access {
-    /// Shards are mapped: the kernel keeps in memory what it can.
-    #[default]
-    Map,
-    /// Blocks of shards are read into a cache of bounded size; nothing is mapped.
-    Blocks,
-}
-
-/// Section `[dataset]`. All keys after `access` matter with `access = "blocks"` only.
+/// Section `[dataset]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetConfig {
@@ -37,16 +16,9 @@ pub struct DatasetConfig {
     pub verify: Verify,
     /// How rows of this node's shards are read.
     pub access: Access,
-    /// Bytes read at once: whole rows, as many as fit, but at least one.
-    #[serde(with = "byte_size")]
-    pub block_bytes: usize,
-    /// Bytes of blocks kept, all tables together.
-    #[serde(with = "byte_size")]
-    pub block_cache_bytes: u64,
-    /// Blocks read at the same time.
-    pub reads_max: usize,
-    /// Longest wait for a block, in milliseconds, before the fetch fails.
-    pub read_timeout_ms: u64,
+    /// The block cache; matters with `access = "blocks"` only.
+    #[serde(flatten)]
+    pub blocks: BlockSettings,
     /// Memory for the rows of this node that were updated, over all tables. Further ones are refused.
     #[serde(with = "byte_size")]
     pub updates_bytes_max: u64,
@@ -58,11 +30,22 @@ impl Default for DatasetConfig {
             path: PathBuf::new(),
             verify: Verify::Full,
             access: Access::Map,
-            block_bytes: 64 << 10,
-            block_cache_bytes: 1 << 30,
-            reads_max: 16,
-            read_timeout_ms: 10_000,
+            blocks: BlockSettings::default(),
             updates_bytes_max: 1 << 30,
         }
+    }
+}
+
+impl DatasetConfig {
+    /// Checks each key; opens nothing.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
+    pub fn check(&self) -> Verdict {
+        if self.path.as_os_str().is_empty() {
+            return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
+        }
+        self.blocks.check()?;
+        within("dataset.updates_bytes_max", self.updates_bytes_max, 0..=1 << 46)
     }
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a configuration. Every error names the key, where it was said, and what to write instead.
+//! What can be wrong with a configuration. Every error names the key, where its value comes from, and what to write instead.
 
 use super::Origin;
 use rudder_settings::Invalid;
@@ -12,11 +12,11 @@ pub struct WrongType {
     pub key: String,
     /// The value, as TOML.
     pub value: String,
-    /// Who said it.
+    /// Where it comes from.
     pub origin: Origin,
     /// What is wrong with it.
     pub problem: String,
-    /// An example of the form as a clause of the message, where there is one.
+    /// An example of the right form, as the last clause of the message; empty where there is no example.
     pub example: String,
 }
 
@@ -38,7 +38,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Line, from 1.
         line: usize,
-        /// What the parser says.
+        /// The message of the parser.
         message: String,
     },
     /// There is no such key.
@@ -46,7 +46,7 @@ pub enum ConfigError {
     UnknownKey {
         /// The key with its section.
         key: String,
-        /// Who said it.
+        /// Where it comes from.
         origin: Origin,
         /// The nearest known key, or the keys there are.
         hint: String,
@@ -59,7 +59,7 @@ pub enum ConfigError {
     Invalid {
         /// The key, its value, the problem and the remedy.
         invalid: Invalid,
-        /// Who said it.
+        /// Where it comes from.
         origin: Origin,
     },
     /// A key without a default is absent.
@@ -81,7 +81,7 @@ pub enum ConfigError {
     /// The configuration cannot be written as TOML.
     #[error("the configuration cannot be written as TOML: a path in it is not valid UTF-8")]
     NotText {
-        /// What the serializer says.
+        /// The error of the serializer.
         source: toml::ser::Error,
     },
 }

@@ -1,5 +1,5 @@
-//! Lays a file, the environment and flags over the defaults, and remembers who said each key, so that an error can name the
-//! line, the variable or the flag. It never reads the process environment: pairs come in from the caller.
+//! Lays a file, the environment and flags over the defaults, and remembers where the value of each key comes from, so that an error
+//! can name the line, the variable or the flag. It never reads the process environment: pairs come in from the caller.
 
 use super::{
     Config, ConfigError, WrongType,
@@ -16,10 +16,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-/// Who said the value of a key.
+/// Where the value of a key comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody.
+    /// It is the default.
     Default,
     /// A line (from 1) of a file.
     File(PathBuf, usize),
@@ -40,7 +40,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// A configuration in the making. Each call lays its keys over those of the calls before it.
+/// A configuration that is being put together. The keys of each call win over those of the calls before it.
 #[derive(Debug, Default)]
 pub struct Layers {
     table: Table,
@@ -56,7 +56,7 @@ impl Layers {
     /// Reads a TOML file.
     ///
     /// # Errors
-    /// If it cannot be read, is not TOML, or says an unknown key or a value of the wrong type.
+    /// If it cannot be read, is not TOML, or holds an unknown key or a value of the wrong type.
     pub fn file(self, path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_path_buf(), source })?;
@@ -76,9 +76,9 @@ impl Layers {
         };
         let values: Table = toml::from_str(text).map_err(|error| syntax(&error))?;
         let spans = DeTable::parse(text).map_err(|error| syntax(&error))?;
-        let mut said = Vec::new();
-        leaves(&values, spans.get_ref(), &mut Vec::new(), &mut said);
-        for (key, value, offset) in said {
+        let mut found = Vec::new();
+        leaves(&values, spans.get_ref(), &mut Vec::new(), &mut found);
+        for (key, value, offset) in found {
             let parts: Vec<&str> = key.iter().map(String::as_str).collect();
             self.set(&parts, &[value], Origin::File(path.to_path_buf(), line_of(offset)))?;
         }
@@ -86,7 +86,7 @@ impl Layers {
     }
 
     /// Takes the variables named `RUDDER_SECTION__KEY` out of `variables`. Names are folded to lower case; values are TOML,
-    /// or else plain text. Variables without the double underscore (such as `RUDDER_SOCKET`, the client's) are not ours.
+    /// or else plain text. Variables without the double underscore (such as `RUDDER_SOCKET`, the client's) are not the daemon's.
     ///
     /// # Errors
     /// If a variable names an unknown key or a value of the wrong type.
@@ -130,10 +130,10 @@ impl Layers {
         Ok(config)
     }
 
-    /// Who said `key`, or the map it belongs to.
+    /// Where the value of `key` comes from, or that of the map it belongs to.
     fn origin(&self, key: &str) -> Origin {
-        let said = |key: &str| self.origins.get(key).cloned();
-        said(key).or_else(|| key.rsplit_once('.').and_then(|(map, _)| said(map))).unwrap_or(Origin::Default)
+        let known = |key: &str| self.origins.get(key).cloned();
+        known(key).or_else(|| key.rsplit_once('.').and_then(|(map, _)| known(map))).unwrap_or(Origin::Default)
     }
 
     /// Sets one key to the first of `readings` that has the right type.
@@ -162,7 +162,7 @@ impl Layers {
     }
 }
 
-/// Keys without a default, each as the error that its absence is.
+/// Keys without a default, each as the error for its absence.
 const REQUIRED: [ConfigError; 2] = [
     ConfigError::Missing {
         key: "node.index",
@@ -190,7 +190,7 @@ fn wrong_type(path: &[&str], value: &Value, origin: Origin, error: &toml::de::Er
     }))
 }
 
-/// A value of the right form: the default, or for a key without one what its absence would suggest.
+/// A value of the right form: the default, or for a required key the example of [`REQUIRED`].
 fn example_of(path: &[&str]) -> String {
     let key = path.join(".");
     let required = REQUIRED.iter().find_map(|missing| match missing {
@@ -222,7 +222,7 @@ fn leaves(values: &Table, spans: &DeTable<'_>, path: &mut Vec<String>, out: &mut
     }
 }
 
-/// The table that says nothing but `path` = `value`.
+/// A table that holds `path` = `value` and nothing else.
 fn nested(path: &[&str], value: Value) -> Table {
     let mut table = Table::new();
     insert(&mut table, path, value);

@@ -1,38 +1,38 @@
-//! The one typed configuration of `rudderd`: its sections, their defaults, their limits, and how a file, the environment and
-//! flags are laid over each other.
+//! The one typed configuration of `rudderd`: it composes the sections, and owns what spans them and how a file, the environment and
+//! flags are laid over each other. A section is declared, decoded and checked by the module or crate that acts on it; here are those
+//! that the node itself acts on.
 //!
-//! It knows no other module, opens nothing but the configuration file, and never reads the environment by itself: pairs come
-//! in from the caller, so that every rule is testable. It must never hold a secret, only paths of files that do.
+//! It opens nothing but the configuration file, and never reads the environment by itself: pairs come in from the caller, so
+//! that every rule is testable. It must never hold a secret, only paths of files that do.
 //!
 //! `docs/configuration.md` lists every key; a test here keeps the page and these structs the same.
 
-mod admin;
-mod agent;
 mod cache;
 mod dataset;
 mod error;
 mod layers;
-mod local;
 mod node;
 mod shape;
 #[cfg(test)]
 mod tests;
 mod validate;
 
-pub use admin::AdminConfig;
-pub use agent::AgentConfig;
 pub use cache::{CacheConfig, Policy, TableCacheConfig};
-pub use dataset::{Access, DatasetConfig, Verify};
+pub use dataset::DatasetConfig;
 pub use error::{ConfigError, WrongType};
 pub use layers::{Layers, Origin};
-pub use local::{AllowedBy, LocalConfig};
 pub use node::NodeConfig;
+
+pub use crate::admin::AdminConfig;
+pub use crate::serve::{AllowedBy, LocalConfig};
+pub use rudder_agent::{AgentConfig, spec::ControllerSpec};
+pub use rudder_dataset::{Access, Verify};
 
 use rudder_peers::PeersConfig;
 use rudder_telemetry::LogConfig;
 use serde::{Deserialize, Serialize};
 
-/// Everything `rudderd` can be told, with the documented default for what is left out.
+/// All settings of `rudderd`, with the documented default for those that are left out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -48,7 +48,7 @@ pub struct Config {
     pub lookahead: rudder_core::lookahead::Settings,
     /// The other daemons: their addresses, certificates, time-outs and limits.
     pub peers: PeersConfig,
-    /// Who steers the cache.
+    /// What steers the cache.
     pub agent: AgentConfig,
     /// The HTTP server for operators and Prometheus.
     pub admin: AdminConfig,

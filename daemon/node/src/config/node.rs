@@ -1,5 +1,6 @@
 //! Section `[node]`: which node this is and how it ends. It must never say anything about other nodes (that is `[peers]`).
 
+use rudder_settings::{Verdict, WAIT_MS, within};
 use serde::{Deserialize, Serialize};
 
 /// Section `[node]`.
@@ -15,5 +16,15 @@ pub struct NodeConfig {
 impl Default for NodeConfig {
     fn default() -> Self {
         Self { index: 0, drain_ms: 10_000 }
+    }
+}
+
+impl NodeConfig {
+    /// Checks the wait; what the dataset decides is [`super::Config::validate_against`]'s.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) if it is out of range.
+    pub fn check(&self) -> Verdict {
+        within("node.drain_ms", self.drain_ms, 0..=*WAIT_MS.end())
     }
 }

@@ -1,4 +1,4 @@
-//! Which keys there are: read off the defaults, so that a new field needs no second list. It must never judge a value.
+//! Which keys exist: taken from the defaults, so that a new field needs no second list. It must never judge a value.
 
 use super::{Config, TableCacheConfig};
 use serde::Serialize;
@@ -39,8 +39,8 @@ pub(super) fn shape_of(path: &[&str]) -> Shape {
     }
 }
 
-/// Says which key was probably meant by the last part of `path`: the same name in another section, else the nearest name
-/// in the same group, else the names there are.
+/// Says which key was probably meant by the last part of `path`: the nearest name in the same group, else the same name in another
+/// section, else the names of the group.
 pub(super) fn hint(path: &[&str]) -> String {
     let Some((name, group)) = path.split_last() else { return String::from("an empty key") };
     let Shape::Group(known) = shape_of(group) else { return String::from("there are no keys below this one") };
@@ -64,7 +64,7 @@ pub(super) fn hint(path: &[&str]) -> String {
     format!("known here are {}", known.join(", "))
 }
 
-/// The default of the key at `path` as TOML, or nothing where there is none.
+/// The default of the key at `path` as TOML; `None` for a key that is not set by default.
 pub(super) fn default_of(path: &[&str]) -> Option<String> {
     let mut at = toml::Value::try_from(Config::default()).ok()?;
     for part in path {

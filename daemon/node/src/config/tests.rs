@@ -137,17 +137,17 @@ fn values_out_of_range_are_refused_with_a_remedy() {
         ("[cache]\nperiod = 0\n", "cache.period = 0: out of range; write a number from 1 to"),
         ("[cache]\nsample = 0\n", "cache.sample = 0: out of range; write a number from 1 to 1024 (rudderd.toml:6)"),
         ("[cache]\nalpha = 0.0\n", "cache.alpha = 0: not above 0"),
-        ("[peers]\nmtu = 1100\n", "peers.mtu = 1100: 1100 is outside 1200"),
-        ("[peers]\nkeep_alive_ms = 30000\n", "peers.keep_alive_ms = 30000: 30000 must be below idle_timeout_ms"),
+        ("[peers]\nmtu = 1100\n", "peers.mtu = 1100: out of range; write a number from 1200 to"),
+        ("[peers]\nkeep_alive_ms = 30000\n", "peers.keep_alive_ms = 30000: it must be below idle_timeout_ms"),
         ("[peers]\nreconnect_backoff_ms_min = 3000\n", "above reconnect_backoff_ms_max (2000)"),
         ("[peers.addresses]\n0 = \"nohost\"\n", "peers.addresses.0 = \"nohost\": not host:port"),
         ("[local]\nmode = 660\n", "local.mode = \"1224\": not permission bits"),
         ("[local]\ninflight_max = 0\n", "local.inflight_max = 0: out of range"),
         (
             "[log]\notlp_endpoint = \"https://collector:4318\"\n",
-            "log.otlp_endpoint = \"https://collector:4318\": no URL",
+            "log.otlp_endpoint = \"https://collector:4318\": not a URL that begins with http://",
         ),
-        ("[agent]\nprometheus_url = \"prometheus:9090\"\n", "agent.prometheus_url = \"prometheus:9090\": no URL"),
+        ("[agent]\nprometheus_url = \"prometheus:9090\"\n", "agent.prometheus_url = \"prometheus:9090\": not a URL"),
         ("[agent]\nclassifier_learning_rate = 2.0\n", "agent.classifier_learning_rate = 2: not from 0 to 1"),
         ("[agent]\nclassifier_learning_rate = nan\n", "agent.classifier_learning_rate = NaN: not from 0 to 1"),
         ("[agent]\nclassifier_learning_rate = inf\n", "agent.classifier_learning_rate = inf: not from 0 to 1"),
@@ -155,8 +155,14 @@ fn values_out_of_range_are_refused_with_a_remedy() {
             "[agent]\ncontroller = \"llm\"\nllm_model = \"m\"\nllm_timeout_ms = 5001\n",
             "agent.deadline_ms = 5000: below agent.llm_timeout_ms, 5001",
         ),
-        ("[agent]\ncontroller = \"explore:x\"\n", "agent.controller = \"explore:x\": no controller"),
-        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is no level; write error"),
+        (
+            "[agent]\ncontroller = \"explore:x\"\n",
+            "agent.controller = \"explore:x\" (rudderd.toml:6): `explore:x` is not a controller: write `rules`",
+        ),
+        ("[agent]\ncontroller = \"contrary\"\n", "agent.controller = \"contrary\": for `rudder replay` only"),
+        ("[agent]\ncontroller = \"llm\"\n", "agent.llm_model = \"\": empty, but agent.controller is llm"),
+        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is not a level; write error"),
+        ("[cache]\ncapacity = \"4GB\"\n", "`4GB` is not a capacity: expected a number of rows"),
         ("[dataset]\n", "not TOML"),
     ] {
         let error = complaint(more);
@@ -165,10 +171,65 @@ fn values_out_of_range_are_refused_with_a_remedy() {
 }
 
 #[test]
+fn limits_that_contradict_each_other_are_refused_and_name_both() {
+    for (more, expected) in [
+        ("[cache]\npressure_share = 0.5\n", "cache.pressure_share = 0.5: below cache.memory_share, 0.9"),
+        (
+            "[cache]\ncapacity = 0.5\nceiling = 0.25\n",
+            "cache.ceiling = 0.25: below the capacity that the cache starts with, 0.5; write 0.5 or more (rudderd.toml:7)",
+        ),
+        (
+            "[cache]\nceiling = 5000\n[cache.tables.paper]\ncapacity = 5001\n",
+            "cache.tables.paper.ceiling = 5000: below the capacity that the cache starts with, 5001",
+        ),
+        (
+            "[cache]\npolicy = \"static\"\ndegrees = false\n",
+            "cache.degrees = false: cache.policy is static, which chooses its rows by the edges of the graph",
+        ),
+        (
+            "[cache]\ndegrees = false\n[cache.tables.paper]\npolicy = \"static\"\n",
+            "cache.degrees = false: cache.tables.paper.policy is static",
+        ),
+        (
+            "[cache]\nceiling = 0.5\n[agent]\nceiling = 0.75\n",
+            "agent.ceiling = 0.75: above cache.ceiling, 0.5: no cache can grow that far",
+        ),
+        (
+            "[admin]\nrequest_timeout_ms = 5000\n",
+            "cache.tool_wait_ms = 5000: not below admin.request_timeout_ms, 5000: a tool call over HTTP",
+        ),
+        (
+            "access = \"blocks\"\nread_timeout_ms = 10001\n[peers.addresses]\n0 = \"a:1\"\n",
+            "dataset.read_timeout_ms = 10001: above peers.request_timeout_ms, 10000: a peer gives up",
+        ),
+        (
+            "[peers]\nconnections_per_peer = 4\nconnections_max = 7\n[peers.addresses]\n0 = \"a:1\"\n2 = \"c:1\"\n",
+            "peers.connections_max = 7: 2 peers open 4 connections each (peers.connections_per_peer); write 8 or more",
+        ),
+        (
+            "[agent]\nwindow_ms = 500\nprometheus_url = \"http://p:9090\"\n",
+            "agent.prometheus_timeout_ms = 1000: above agent.window_ms, 500",
+        ),
+    ] {
+        let error = complaint(more);
+        assert!(error.contains(expected), "{more}{error}");
+    }
+    for fine in [
+        "[cache]\ncapacity = 0.5\nceiling = 5000\n",
+        "[cache]\nceiling = 0.5\n[cache.tables.paper]\nceiling = 1.0\n[agent]\nceiling = 0.75\n",
+        "read_timeout_ms = 10001\n[peers.addresses]\n0 = \"a:1\"\n",
+        "access = \"blocks\"\nread_timeout_ms = 10001\n",
+        "[peers]\nconnections_per_peer = 4\nconnections_max = 4\n[peers.addresses]\n0 = \"a:1\"\n1 = \"own:1\"\n",
+    ] {
+        file(&format!("{MINIMAL}{fine}")).and_then(Layers::finish).unwrap();
+    }
+}
+
+#[test]
 fn keys_of_the_block_cache_come_by_environment_and_are_held_to_their_limits() {
     let with = |more: &[(&str, &str)]| file(MINIMAL).unwrap().environment(pairs(more)).unwrap().finish();
     let config = with(&[("RUDDER_DATASET__ACCESS", "blocks"), ("RUDDER_DATASET__BLOCK_CACHE_BYTES", "4GiB")]).unwrap();
-    assert_eq!((config.dataset.access, config.dataset.block_cache_bytes), (Access::Blocks, 4 << 30));
+    assert_eq!((config.dataset.access, config.dataset.blocks.cache_bytes), (Access::Blocks, 4 << 30));
     for (key, value, expected) in [
         ("BLOCK_BYTES", "1KiB", "dataset.block_bytes = 1024: out of range; write a number from 4096 to 67108864"),
         (

@@ -8,26 +8,18 @@ use prometheus::Registry;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use rudder_agent::classifier::steer::ClassifierController;
-use rudder_agent::cluster::{ClusterSettings, ClusterView};
+use rudder_agent::cluster::ClusterView;
 use rudder_agent::controller::Controller;
-use rudder_agent::guard::GuardSettings;
-use rudder_agent::journal::JournalSettings;
-use rudder_agent::llm::{Llm, LlmSettings, LlmWatch};
-use rudder_agent::run::{Agent, Hands, Look, RunSettings, Sight};
+use rudder_agent::llm::{Llm, LlmWatch};
+use rudder_agent::run::{Agent, Hands, Look, Sight};
 use rudder_agent::scrape::counters;
 use rudder_agent::snapshot::Counters;
 use rudder_agent::spec::ControllerSpec;
 use rudder_dataset::Dataset;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
-
-/// Fewest rows that a decision may leave a cache with.
-const ROWS_MIN: u64 = 1024;
-
-/// Time over which the rates of the cluster are taken: several scrapes at the usual intervals.
-const CLUSTER_RANGE: Duration = Duration::from_secs(120);
 
 fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StartError {
     StartError::Agent(error.into())
@@ -62,30 +54,30 @@ pub(super) fn start_agent(
     network: &Handle,
     collectors: Vec<Box<dyn Collector>>,
 ) -> Result<Option<Steering>, StartError> {
-    let spec: ControllerSpec = config.agent.controller.parse().map_err(|error: String| failed(error))?;
-    if spec == ControllerSpec::Off {
+    if config.agent.controller == ControllerSpec::Off {
         return Ok(None);
     }
-    let (controller, llm) = controller(&spec, &config.agent)?;
-    let cluster = cluster_view(&config.agent);
-    let mut settings = settings(config);
+    let (controller, llm) = controller(&config.agent)?;
+    let cluster = &config.agent.cluster;
+    let cluster = (!cluster.url.is_empty()).then(|| ClusterView::new(cluster.clone()));
     let ceilings = ceilings(config, dataset);
-    if matches!(spec, ControllerSpec::Explore(_)) {
+    let mut settings = config.agent.clone();
+    if matches!(settings.controller, ControllerSpec::Explore(_)) {
         // A veto would leave states in which exploring only ever holds: nothing could be learned of them.
         settings.guard.veto_windows = 0;
     }
-    let agent = Agent::start(settings, controller, hands(engine, network, collectors, (cluster, ceilings))?);
+    // Every node draws its own jitter, so that the nodes of a cluster do not act at once.
+    let seed = config.cache.seed.wrapping_add(u64::from(config.node.index));
+    let hands = hands(engine, network, collectors, (cluster, ceilings))?;
+    let agent = Agent::start(settings, (config.node.index, seed), controller, hands);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 
 /// The controller, and a look at the model that it asks, if it is one that does.
-fn controller(
-    spec: &ControllerSpec,
-    config: &AgentConfig,
-) -> Result<(Box<dyn Controller>, Option<LlmWatch>), StartError> {
-    match spec {
+fn controller(config: &AgentConfig) -> Result<(Box<dyn Controller>, Option<LlmWatch>), StartError> {
+    match &config.controller {
         ControllerSpec::Llm => {
-            let llm = Llm::new(llm_settings(config)).map_err(failed)?;
+            let llm = Llm::new(config.llm.clone()).map_err(failed)?;
             let watch = llm.watch();
             Ok((Box::new(llm), Some(watch)))
         }
@@ -93,27 +85,10 @@ fn controller(
             let controller = ClassifierController::open(file, config.classifier_learning_rate)?;
             Ok((Box::new(controller), None))
         }
-        _ => {
+        spec => {
             let simple = spec.simple().ok_or_else(|| failed(format!("agent.controller: {spec} cannot be started")))?;
             Ok((simple, None))
         }
-    }
-}
-
-fn llm_settings(config: &AgentConfig) -> LlmSettings {
-    LlmSettings {
-        base_url: config.llm_base_url.clone(),
-        model: config.llm_model.clone(),
-        key_env: config.llm_key_env.clone(),
-        timeout_ms: config.llm_timeout_ms,
-        retries: config.llm_retries,
-        retry_budget_ms: config.llm_retry_budget_ms,
-        history: config.llm_history,
-        temperature: config.llm_temperature,
-        max_tokens: config.llm_max_tokens,
-        reprobe_ms: config.llm_reprobe_ms,
-        ask_degraded: config.llm_ask_degraded,
-        ..LlmSettings::default()
     }
 }
 
@@ -126,42 +101,6 @@ fn ceilings(config: &Config, dataset: &Dataset) -> Vec<(String, u64)> {
         (table.name.clone(), config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes))
     });
     ceilings.collect()
-}
-
-fn settings(config: &Config) -> RunSettings {
-    let AgentConfig { window_ms, window_minibatches, jitter, deadline_ms, epochs, .. } = config.agent;
-    RunSettings {
-        window: Duration::from_millis(window_ms),
-        window_minibatches,
-        jitter,
-        deadline: Duration::from_millis(deadline_ms),
-        epochs: (epochs > 0).then_some(epochs),
-        node: config.node.index,
-        guard: GuardSettings {
-            cooldown_windows: config.agent.cooldown_windows,
-            veto_windows: config.agent.veto_windows,
-            rows_min: ROWS_MIN,
-            keeps_useful: true,
-        },
-        journal: JournalSettings {
-            path: Some(config.agent.journal.clone()).filter(|path| !path.as_os_str().is_empty()),
-            bytes_max: config.agent.journal_bytes_max,
-            files_max: config.agent.journal_files_max,
-            decisions_max: config.agent.decisions_max,
-        },
-        seed: config.cache.seed.wrapping_add(u64::from(config.node.index)),
-    }
-}
-
-/// The whole cluster, if a Prometheus server is named that scrapes it.
-fn cluster_view(config: &AgentConfig) -> Option<ClusterView> {
-    let settings = ClusterSettings {
-        url: config.prometheus_url.clone(),
-        selector: config.prometheus_selector.clone(),
-        timeout: Duration::from_millis(config.prometheus_timeout_ms),
-        range: CLUSTER_RANGE,
-    };
-    (!settings.url.is_empty()).then(|| ClusterView::new(settings))
 }
 
 /// Looks at the metrics as a scrape would see them, and calls tools as HTTP would.

@@ -2,7 +2,7 @@
 //! never keep more descriptors than a client may still need.
 
 use super::error::RequestError;
-use crate::config::LocalConfig;
+use super::settings::LocalConfig;
 use rudder_client::wire::frame::{Frame, FrameBuffer, FrameError, FrameLimits};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //! of a daemon that is alive, nor let in a user who is not allowed.
 
 use super::error::ServeError;
-use crate::config::{AllowedBy, LocalConfig};
+use super::settings::{AllowedBy, LocalConfig};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};

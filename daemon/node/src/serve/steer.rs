@@ -21,17 +21,6 @@ const BRING_ROWS: usize = 65_536;
 /// Share of its configured capacity below which memory pressure does not shrink a cache: little would be won by it.
 const FLOOR_SHARE: f64 = 0.05;
 
-/// What bounds steering; from section `[cache]` of the configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct SteerSettings {
-    /// Share of the memory limit that caches may fill together with all else.
-    pub memory_share: f64,
-    /// Share of the memory limit from which memory is given back.
-    pub pressure_share: f64,
-    /// Longest wait of a call for rows that it brings in.
-    pub wait: Duration,
-}
-
 /// How full memory was when it was last looked at, and what followed.
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
@@ -78,7 +67,7 @@ impl Engine {
 
     async fn carry_out(self: &Arc<Self>, call: &ToolCall, tables: Vec<usize>) -> Result<Vec<Done>, ToolError> {
         // One for all tables: who calls knows of one wait.
-        let end = Instant::now() + self.steer.wait;
+        let end = Instant::now() + Duration::from_millis(self.steer.tool_wait_ms);
         let mut done = Vec::with_capacity(tables.len());
         match call {
             ToolCall::Hold(_) => self.tables.iter().for_each(|table| table.cache.hold()),

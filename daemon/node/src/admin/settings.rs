@@ -1,5 +1,6 @@
-//! Section `[admin]`: the HTTP server for operators and Prometheus.
+//! Section `[admin]`: the HTTP server for operators and Prometheus, and its limits. It must never read the token, only name its file.
 
+use rudder_settings::{Verdict, WAIT_MS, within};
 use serde::{Deserialize, Serialize};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -31,5 +32,17 @@ impl Default for AdminConfig {
             request_timeout_ms: 10_000,
             connections_max: 64,
         }
+    }
+}
+
+impl AdminConfig {
+    /// Checks the limits; opens nothing.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) for the first key that is out of range.
+    pub fn check(&self) -> Verdict {
+        within("admin.header_timeout_ms", self.header_timeout_ms, WAIT_MS)?;
+        within("admin.request_timeout_ms", self.request_timeout_ms, WAIT_MS)?;
+        within("admin.connections_max", self.connections_max, 1..=65_536)
     }
 }
