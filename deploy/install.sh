@@ -1,7 +1,7 @@
 #!/bin/sh
-# Installs rudderd, rudder and what systemd, Slurm and the shells need of them; or takes it all away again. It owns the list of what goes
-# where: the Debian package and the container are made from what it installs. Running it twice does no harm, and a configuration that is
-# there is never touched.
+# Installs rudderd, rudder and their files for systemd, Slurm and the shells, or removes them all. It owns the list of
+# what goes where: the Debian package and the container are made from what it installs. It can be run again, and it
+# never touches an existing configuration.
 set -eu
 
 usage() {
@@ -61,8 +61,9 @@ case $here$destdir$programs$prefix in
 esac
 [ "$purge" = no ] || [ "$uninstall" = yes ] || fail "--purge goes with --uninstall" 2
 
-# What is made here: completions and man pages, the program's own words (of the built one, or on removal of the installed one), and the
-# template for more daemons on a node, which is the unit with its instance's name in the names of files and folders.
+# What is made here: completions and man pages, the program's own words (of the built one, or on removal of the
+# installed one), and the template for more daemons on a node, which is the unit with its instance's name in the names
+# of files and folders.
 words=$(mktemp -d)
 trap 'rm -rf "$words"' EXIT
 mkdir "$words/man"
@@ -80,7 +81,8 @@ for program in "$programs/rudder" "$destdir$prefix/bin/rudder"; do
   fi
 done
 
-# Every file: MODE|SOURCE|TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the place of /usr.
+# Every file: MODE|SOURCE|TARGET, where MODE `link` is a symbolic link. What names the programs gets the prefix in the
+# place of /usr.
 files() {
   cat << EOF
 0755|$programs/rudderd|$prefix/bin/rudderd
@@ -124,8 +126,8 @@ below() {
   done
 }
 
-# Configuration: installed once, then the operator's. Readable by the daemon's group, not by the world: it names keys, and the environment
-# may hold one (agent.llm_key_env). rudder.tmpfiles gives both to that group, once there is one.
+# Configuration: installed once, then the operator's. Readable by the daemon's group, not by the world: it names keys,
+# and the environment may hold one (agent.llm_key_env). rudder.tmpfiles gives both to that group, once there is one.
 configuration() {
   cat << EOF
 0640|$here/systemd/rudderd.toml|/etc/rudder/rudderd.toml
@@ -150,7 +152,7 @@ put() {
   mv -f "$target.new" "$target"
 }
 
-# systemd's tools, where there is a systemd to tell and the root is the running one.
+# systemd's tools, where systemd runs and the root is the running one.
 tell() {
   [ -z "$destdir" ] && [ "$(id -u)" -eq 0 ] && command -v "$1" > /dev/null || return 0
   "$@"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the Debian package from what install.sh installs: files, dependencies, conffiles, scripts of the maintainer. It needs dpkg-deb,
-# dpkg-shlibdeps (package dpkg-dev) and strip (binutils), and no root. It never builds the programs.
+# Builds the Debian package from what install.sh installs: files, dependencies, conffiles, scripts of the maintainer. It
+# needs dpkg-deb, dpkg-shlibdeps (package dpkg-dev) and strip (binutils), and no root. It never builds the programs.
 set -eu
 
 usage() {

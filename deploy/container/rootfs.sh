@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the root file system of the container image out of the built programs and the libraries of this machine: no registry, no engine, no
-# root. The image holds rudderd, rudder, the C library and busybox (for the init container that prepares the socket's folder), and nothing else.
+# Makes the root file system of the container image out of the built programs and the libraries of this machine: no
+# registry, no engine, no root. The image holds rudderd, rudder, the C library and busybox (for the init container that
+# prepares the socket's folder), and nothing else.
 set -eu
 
 usage() {
@@ -62,7 +63,8 @@ done
 cp "$busybox" "$root/usr/bin/busybox"
 ln -s busybox "$root/usr/bin/sh"
 
-# Numbers outside of what distributions give to people and services: the folder of the socket belongs to them on every node.
+# Numbers outside of what distributions give to people and services: the folder of the socket belongs to them on every
+# node.
 echo 'root:x:0:0:root:/:/bin/sh
 rudder:x:64200:64200:Rudder:/var/lib/rudder:/bin/false' > "$root/etc/passwd"
 echo 'root:x:0:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Slurm's Epilog beside prolog.sh: after the last job on the node that asked for the feature `rudder`, the daemon is drained and stopped.
-# Jobs that had not asked left no mark, and nothing happens.
+# Slurm's Epilog for prolog.sh: drains and stops the daemon after the last job on the node that asked for the feature
+# `rudder`. Other jobs left no mark, and it does nothing.
 set -u
 export PATH=/usr/bin:/bin
 jobs=/run/rudder-jobs

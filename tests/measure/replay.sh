@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every policy against Belady's optimum, as docs/replay.md shows it: records the accesses of the demo's power-law graph of
+# Every policy against Belady's optimum, as docs/performance.md shows it: records the accesses of the demo's power-law graph of
 # a million vertices on four nodes, replays these traces and any others, and prints Markdown tables.
 #
 #   tests/measure/replay.sh OUT [TRACE...]

@@ -1,4 +1,4 @@
-"""Turns what ``rudder replay --json`` printed into the Markdown tables of ``docs/replay.md``, and holds the targets against it."""
+"""Turns what ``rudder replay --json`` printed into the Markdown tables of ``docs/performance.md``, and holds the targets against it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Four trainers per node with one daemon against four trainers with a daemon each of a quarter of the memory, over the
-# capacity: the network rows of both and their ratio, as docs/demo.md shows them.
+# capacity: the network rows of both and their ratio, as docs/performance.md shows them.
 #
 #   tests/measure/sharing.sh OUT
 #

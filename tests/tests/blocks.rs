@@ -238,7 +238,7 @@ fn ns_per_row(client: &Client, seed: u64, repeat: usize, count: u64) -> [f64; 2]
     [times[0], times[times.len() / 2]]
 }
 
-/// Figures of `docs/datasets.md`: `cargo test --release -p rudder-tests --test blocks -- --ignored --nocapture`.
+/// Figures of `docs/performance.md`: `cargo test --release -p rudder-tests --test blocks -- --ignored --nocapture`.
 #[test]
 #[ignore = "a measurement, on an idle machine"]
 fn measure() {

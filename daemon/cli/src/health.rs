@@ -136,7 +136,7 @@ fn agent(status: &Value) -> Vec<Finding> {
     }
     match text(status, "/agent/llm/state") {
         Some("degraded") => {
-            let mend = "the rules decide instead; see docs/agent.md, \"The probe\", or choose another agent.llm_model";
+            let mend = "the rules decide instead; see docs/agent-llm.md (The probe), or choose another agent.llm_model";
             found.push(Finding::warning("agent", "its model was found unfit by the probe", mend));
         }
         Some("unreachable") => {

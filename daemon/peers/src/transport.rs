@@ -1,5 +1,5 @@
 //! QUIC as the row path wants it: sockets with room for bursts, windows, MTU, keep-alive. Owns every quinn setting and
-//! the reasons for it; it must never know what the streams carry. The measurements are in `docs/peers.md`.
+//! the reasons for it; it must never know what the streams carry. The measurements are in `docs/performance.md`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
