@@ -52,6 +52,23 @@ pub enum Place {
     },
 }
 
+/// Ids of a table and the place of their rows: where a fetch puts them, or where an update finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct RowsCall {
+    /// [`TableInfo::id`].
+    pub table: u16,
+    /// Element type that the client believes the table to have.
+    pub dtype: DType,
+    /// Elements per row that the client believes the table to have.
+    pub width: u32,
+    /// Number of ids.
+    pub count: u64,
+    /// Where the ids lie: `count` little-endian `u64`.
+    pub ids: Place,
+    /// Where the rows go or lie: `count` rows, in the order of the ids.
+    pub rows: Place,
+}
+
 /// What a client asks of its daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
@@ -79,20 +96,8 @@ pub enum Request {
         arena: u32,
     },
     /// Asks for rows, local and remote mixed, in any order, duplicates allowed.
-    Fetch {
-        /// [`TableInfo::id`].
-        table: u16,
-        /// Element type that the client believes the table to have.
-        dtype: DType,
-        /// Elements per row that the client believes the table to have.
-        width: u32,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
-        /// Where the rows shall go: `count` rows, in the order of the ids.
-        rows: Place,
-    },
+    /// The rows go to [`RowsCall::rows`].
+    Fetch(RowsCall),
     /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will.
     Announce {
         /// [`TableInfo::id`].
@@ -117,20 +122,8 @@ pub enum Request {
     /// Asks for what `GET /v1/status` says.
     Status,
     /// Replaces rows, local and remote mixed, at their owners; of an id that appears twice, the last row stays.
-    Update {
-        /// [`TableInfo::id`].
-        table: u16,
-        /// Element type that the client believes the table to have.
-        dtype: DType,
-        /// Elements per row that the client believes the table to have.
-        width: u32,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
-        /// Where the new rows lie, in the order of the ids; if inline, behind inline ids.
-        rows: Place,
-    },
+    /// The new rows lie at [`RowsCall::rows`]; if inline, behind inline ids.
+    Update(RowsCall),
     /// Brings rows into the cache.
     Warm {
         /// [`TableInfo::id`].
@@ -158,6 +151,8 @@ pub enum Reply {
         node: u16,
         /// Every table of the dataset, in the order of their ids.
         tables: Vec<TableInfo>,
+        /// Most bytes of all arenas of this connection that the daemon accepts.
+        arena_bytes_max: u64,
     },
     /// Done, with nothing to say.
     Done,
@@ -231,6 +226,8 @@ pub enum ErrorCode {
     Internal,
     /// The daemon cannot read its own shard: the file shrank, or the disk fails or hangs.
     Storage,
+    /// A well-formed request with an argument that makes no sense. The message names it.
+    Argument,
 }
 
 /// One feature table as a client sees it.
