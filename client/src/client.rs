@@ -28,7 +28,7 @@ pub struct ConnectOptions {
     pub inline: bool,
     /// Shared memory this client may take; the daemon may have a lower limit.
     pub arena_bytes_max: u64,
-    /// A name for the daemon's log; `None` says the process number.
+    /// A name for the daemon's log; `None` takes the process number.
     pub name: Option<String>,
     /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report progress for one
     /// trainer share its number; a fork and a reconnect keep it.
@@ -216,7 +216,7 @@ impl Client {
         }
     }
 
-    /// What `GET /v1/status` of the daemon says, as JSON.
+    /// The state of the daemon, the same as its `GET /v1/status`, as JSON.
     ///
     /// # Errors
     /// What the connection suffers.

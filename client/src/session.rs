@@ -1,4 +1,4 @@
-//! One connection to a daemon: sends calls, hands each reply to whoever waits for it. It owns the socket and the leases
+//! One connection to a daemon: sends calls, and hands each reply to the thread that waits for it. It owns the socket and the leases
 //! of calls in flight. It must never give a lease back while the daemon may still write into it.
 //!
 //! A session has no thread. Of the threads that wait, one reads the socket for all of them. A thread that finds no room to write
@@ -8,6 +8,9 @@
 //! threads that the child does not have. So a forked child takes no lock of its parent's session, and neither reads nor writes
 //! its stream.
 
+mod socket;
+
+use self::socket::{Refusal, connect_within, send_some};
 use crate::arena::{ArenaLimit, Growth, Lease, MemoryError, Pool};
 use crate::error::{LostCause, ProtocolError};
 use crate::lock::lock;
@@ -16,13 +19,11 @@ use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, Reply, Request, co
 use crate::{ClientError, ConnectOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::RecvFlags;
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -320,51 +321,6 @@ impl Drop for Session {
             let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }
     }
-}
-
-enum Refusal {
-    Io(io::Error),
-    Interrupted,
-}
-
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Self {
-        Refusal::Io(errno.into())
-    }
-}
-
-/// Connects to the socket at `path`. If the daemon's queue of connections is full, waits up to the options' timeout.
-fn connect_within(path: &Path, options: &ConnectOptions) -> Result<UnixStream, Refusal> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-    let deadline = Instant::now() + Duration::from_millis(options.timeout_ms.min(TIMEOUT_MS_MAX));
-    let address = SocketAddrUnix::new(path)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TICK))?;
-    loop {
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) => return Ok(socket.into()),
-            Err(Errno::AGAIN) if Instant::now() >= deadline => {
-                let message = format!("it accepted no connection within {} ms", options.timeout_ms);
-                return Err(Refusal::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
-            }
-            Err(Errno::AGAIN | Errno::INTR) if options.interrupted.is_some_and(|ask| ask()) => {
-                return Err(Refusal::Interrupted);
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Sends as much of `bytes` as there is room for, with `fd` beside it.
-fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let Some(fd) = fd else { return rustix::net::send(socket, bytes, flags) };
-    let fds = [fd];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)
 }
 
 impl Inbox {

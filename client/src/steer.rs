@@ -12,13 +12,13 @@ use std::sync::Arc;
 impl Client {
     /// Replaces the rows of `ids`, local and remote mixed, at their owners: `rows` holds them one after the other, in the
     /// order of the ids; of an id that appears twice, the last row stays. When this returns, the owners have the rows and
-    /// every later fetch of this node gets them; other nodes follow as their own bound on staleness says. Updates live as
+    /// every later fetch of this node gets them; other nodes follow within their own bound on staleness. Updates live as
     /// long as the owner's process. Answers the number of distinct rows.
     ///
     /// # Errors
     /// [`ClientError::RowBytes`] if `rows` has another length than the rows of the ids, and what the daemon refuses (id out of
     /// range, a peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may then be written; the
-    /// message says how many certainly are.
+    /// message gives the number that certainly is.
     pub fn update(&self, table: &str, ids: &[u64], rows: &[u8]) -> Result<u64, ClientError> {
         let info = &self.tables[self.table_index(table)?];
         let TableInfo { dtype, width, .. } = *info;
@@ -68,7 +68,7 @@ impl Client {
     }
 
     /// Calls a tool of the daemon: `call` is a JSON object whose `tool` names it, with its arguments beside it, such as
-    /// `{"tool":"grow","factor":2.0}`. Answers the JSON that says what was done.
+    /// `{"tool":"grow","factor":2.0}`. Answers what was done, as JSON.
     ///
     /// # Errors
     /// What the daemon refuses (no such tool, a wrong argument) or the connection suffers.
@@ -76,7 +76,7 @@ impl Client {
         answer_of_tool(self.on_session(|session| session.ask(Request::Tool { call: call.to_owned() }))?)
     }
 
-    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); of all tables if none is named.
+    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); without a table, of all tables.
     /// Answers what was done.
     ///
     /// # Errors

@@ -86,7 +86,7 @@ class Pending:
         self._is_tensor = is_tensor
 
     def done(self) -> bool:
-        """Whether :meth:`wait` would return at once, with rows or an error. Never blocks.
+        """Whether :meth:`wait` would return at once, with rows or an error. This never blocks.
 
         Returns
         -------
@@ -147,8 +147,8 @@ class Client:
     """A connection to the daemon of this node; :func:`connect` makes one.
 
     Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
-    connects again. A pickled client connects again where it is unpickled, with the same options. Both belong to the same
-    trainer as the client they came from. If the daemon was restarted, the next call connects again; fetches that were in
+    connects again. A pickled client connects again where it is unpickled, with the same options. Both belong to the
+    trainer of the client they came from. If the daemon was restarted, the next call connects again; fetches that were in
     flight fail with :class:`ConnectionLostError`.
 
     Parameters
@@ -170,7 +170,7 @@ class Client:
         trainer: int | None = None,
     ) -> None:
         if not 0 < timeout_s <= _TIMEOUT_S_MAX:
-            raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX} seconds, a year")
+            raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
         arena_bytes_max = _integer("arena_bytes_max", arena_bytes_max, 1, 2**63 - 1)
         if trainer is not None:
             trainer = _integer("trainer", trainer, 0, _TRAINER_MAX)
@@ -273,7 +273,7 @@ class Client:
         Returns
         -------
         Pending
-            Whose ``wait()`` gives the rows.
+            Its ``wait()`` gives the rows.
 
         Raises
         ------
@@ -316,9 +316,9 @@ class Client:
         return horizon
 
     def progress(self, epoch: int, step: int, steps_per_epoch: int) -> None:
-        """Tell the daemon's cache how far this trainer has come. Its scores are computed from that, so call it at each step.
+        """Tell the daemon's cache how far this trainer has come.
 
-        A :class:`Loader` calls it by itself.
+        Its scores are computed from that, so call this at each step. A :class:`Loader` calls it by itself.
 
         Parameters
         ----------
@@ -500,7 +500,7 @@ class Client:
         return _answer(self._native.tool(json.dumps({"tool": tool, **given})))
 
     def status(self) -> dict[str, Any]:
-        """What the daemon is doing, as its ``GET /v1/status`` says.
+        """What the daemon is doing, the same as its ``GET /v1/status``.
 
         Returns
         -------
@@ -563,7 +563,7 @@ def connect(
 
 
 class _Default:
-    """The client that loaders share when they are given none: one trainer, however many loaders it makes."""
+    """The client that loaders share when the caller gives no other. They are one trainer."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()

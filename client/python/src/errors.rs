@@ -7,7 +7,7 @@ use pyo3::types::PyType;
 use rudder_client::{ClientError, ErrorCode};
 use std::error::Error;
 
-/// The exception that says `error`.
+/// The exception for `error`, with its causes in the message.
 #[allow(clippy::needless_pass_by_value, reason = "the error ends here; callers hand it over in `map_err`")]
 pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
     if matches!(error, ClientError::Interrupted) {

@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
-    /// The process whose pool it is: a fork has a copy that nobody leases from, with a lock that may be held for ever.
+    /// The process that made it. A fork has a copy that nobody leases from, with a lock that may never open.
     pid: u32,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct Lease {
     len: usize,
 }
 
-/// A new arena that the daemon must be told of before a lease in it can be used. It must first be told of [`Pool::untold`].
+/// A new arena. Before a lease in it is used, the daemon must drop [`Pool::untold`] and then register this one.
 #[derive(Debug)]
 pub(crate) struct Growth {
     /// The client's number for the arena.
@@ -98,7 +98,7 @@ pub enum MemoryError {
         held: u64,
         /// Bytes allowed.
         limit: u64,
-        /// Whose limit it is.
+        /// Name of the limit, and the side that sets it.
         key: &'static str,
     },
     /// The rows have more bytes than an address space.
@@ -190,7 +190,7 @@ impl Pool {
         state.untold.push(number);
     }
 
-    /// An arena that the daemon must be told to drop; [`Pool::told`] says that it was.
+    /// An arena that the daemon must be told to drop. Call [`Pool::told`] after that.
     pub(crate) fn untold(&self) -> Option<u32> {
         self.lock().untold.last().copied()
     }

@@ -1,5 +1,5 @@
-//! What a trainer and its `rudderd` say to each other over the Unix socket: the messages, and nothing about how they
-//! are carried ([`frame`]) or written as bytes ([`codec`]).
+//! The messages between a trainer and its `rudderd` over the Unix socket. How they are carried is in [`frame`], how they are
+//! written as bytes in [`codec`].
 //!
 //! Messages hold ids of tables, counts and offsets only. Vertex ids and rows lie in a sealed memfd that the client
 //! shares ([`Place::Arena`]), or, for a client without shared memory, behind the message as raw bytes
@@ -110,7 +110,7 @@ pub enum Request {
         /// Where the ids lie: `count` little-endian `u64`.
         ids: Place,
     },
-    /// Says where in the training this trainer is. Scores of the cache live on it.
+    /// Tells the cache how far this trainer has come; its scores are computed from it.
     Progress {
         /// Epochs ended so far.
         epoch: u32,
@@ -119,7 +119,7 @@ pub enum Request {
         /// Steps of an epoch, above 0.
         steps_per_epoch: u32,
     },
-    /// Asks for what `GET /v1/status` says.
+    /// Asks for the state of the daemon, the same as `GET /v1/status`.
     Status,
     /// Replaces rows, local and remote mixed, at their owners; of an id that appears twice, the last row stays.
     /// The new rows lie at [`RowsCall::rows`]; if inline, behind inline ids.
@@ -154,7 +154,7 @@ pub enum Reply {
         /// Most bytes of all arenas of this connection that the daemon accepts.
         arena_bytes_max: u64,
     },
-    /// Done, with nothing to say.
+    /// Done; there is nothing to report.
     Done,
     /// The rows are where they were asked to be; for [`Place::Inline`] behind this message.
     Rows(RowSources),
@@ -169,7 +169,7 @@ pub enum Reply {
     Failed {
         /// What kind of failure, for programs.
         code: ErrorCode,
-        /// What happened, whose fault it is and what to do next, for people.
+        /// What happened, which side is at fault and what to do next, for people.
         message: String,
         /// The daemon closes the connection after this message.
         closing: bool,
