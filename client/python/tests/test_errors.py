@@ -82,30 +82,27 @@ def test_progress_that_makes_no_sense(client: rudder.Client, numbers: tuple[int,
         client.progress(*numbers)
 
 
-BAD_CALLS: list[tuple[str, dict[str, Any], type[Exception]]] = [
-    ("grow", {"rows": -1}, ValueError),
-    ("grow", {"rows": np.int64(-5)}, ValueError),
-    ("grow", {"rows": 2**64}, ValueError),
-    ("grow", {"rows": 1.5}, TypeError),
-    ("grow", {"factor": float("inf")}, ValueError),
-    ("grow", {"factor": -1.0}, ValueError),
-    ("grow", {"factor": "much"}, ValueError),
-    ("grow", {}, ValueError),
-    ("evict", {"fraction": float("nan")}, ValueError),
-    ("evict", {"fraction": 2.0}, ValueError),
-    ("refresh", {"max_age_s": float("nan")}, ValueError),
-    ("refresh", {"max_age_s": -1}, ValueError),
+BAD_CALLS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("grow", {"rows": -1}, ValueError, "rows is -1"),
+    ("grow", {"rows": np.int64(-5)}, ValueError, "rows is -5"),
+    ("grow", {"rows": 2**64}, ValueError, "rows is 18446744073709551616"),
+    ("grow", {"rows": 1.5}, TypeError, "float"),
+    ("grow", {"factor": float("inf")}, ValueError, "factor is inf"),
+    ("grow", {"factor": -1.0}, rudder.ArgumentError, "factor"),
+    ("grow", {}, rudder.ArgumentError, "rows"),
+    ("evict", {"fraction": float("nan")}, ValueError, "fraction is nan"),
+    ("evict", {"fraction": 2.0}, rudder.ArgumentError, "fraction"),
+    ("refresh", {"max_age_s": float("nan")}, ValueError, "max_age_s is nan"),
+    ("refresh", {"max_age_s": -1}, rudder.ArgumentError, "max_age_s"),
 ]
 
 
-@pytest.mark.parametrize(("tool", "arguments", "error"), BAD_CALLS)
+@pytest.mark.parametrize(("tool", "arguments", "error", "message"), BAD_CALLS)
 def test_a_tool_with_an_argument_that_makes_no_sense(
-    client: rudder.Client, source: Source, tool: str, arguments: dict[str, Any], error: type[Exception]
+    client: rudder.Client, source: Source, tool: str, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    with pytest.raises(error) as caught:
+    with pytest.raises(error, match=message):
         getattr(client, tool)(**arguments)
-    assert not isinstance(caught.value, rudder.ProtocolError)
-    assert not arguments or next(iter(arguments)) in str(caught.value) or error is TypeError or "much" in arguments.values()
     source.check("f32", [1], client.fetch("f32", [1]))
 
 
