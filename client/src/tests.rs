@@ -96,12 +96,12 @@ impl Line {
                 self.answer(call.id, Reply::Done, &[]);
             }
             Request::Fetch(RowsCall { count, ids, rows, .. }) => {
-                self.fetch(call.id, *count as usize, *ids, *rows, payload)
+                self.fetch(call.id, *count as usize, *ids, *rows, payload);
             }
             Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
             Request::Announce { .. } => self.answer(call.id, Reply::Announced { horizon: 3 }, &[]),
             Request::Update(RowsCall { count, ids, rows, .. }) => {
-                self.update(call.id, *count as usize, *ids, *rows, payload)
+                self.update(call.id, *count as usize, *ids, *rows, payload);
             }
             Request::Warm { count, .. } => self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]),
             Request::Tool { call: text } => self.answer(call.id, Reply::Tool(text.clone()), &[]),

@@ -22,8 +22,13 @@ pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
 
 /// An error and its causes in one line.
 fn with_causes(error: &dyn Error) -> String {
-    std::iter::successors(error.source(), |cause| cause.source())
-        .fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }
 
 fn class_name(error: &ClientError) -> &'static str {
