@@ -2,32 +2,38 @@
 //! never let a caller see rows of a fetch that failed.
 
 use crate::arena::Lease;
+use crate::course::Course;
+use crate::error::ProtocolError;
+use crate::lock::lock;
 use crate::session::{Delivery, Session};
-use crate::wire::{PROTOCOL_VERSION, Place, Reply, Request, RowSources, TableInfo};
+use crate::wire::{PROTOCOL_VERSION, Place, Reply, Request, RowSources, RowsCall, TableInfo};
 use crate::{ClientError, DType};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
-/// Where `rudderd` listens unless it is told otherwise.
+/// Where `rudderd` listens unless its configuration says otherwise.
 pub const STANDARD_SOCKET: &str = "/run/rudder/rudder.sock";
+
+/// Bytes of the alignment that every place in an arena has.
+pub(crate) const ALIGN_BYTES: usize = crate::wire::ARENA_ALIGN_BYTES as usize;
 
 /// How to connect.
 #[derive(Debug, Clone)]
 pub struct ConnectOptions {
-    /// Path of the socket; `None` takes `$RUDDER_SOCKET`, else [`STANDARD_SOCKET`].
+    /// Path of the socket; `None` takes `$RUDDER_SOCKET`, or [`STANDARD_SOCKET`] if that is unset or empty.
     pub socket: Option<PathBuf>,
-    /// Longest wait for a reply, and for room in the socket.
+    /// Longest wait for a reply, and for room in the socket. More than a year counts as a year.
     pub timeout_ms: u64,
     /// Send ids and rows through the socket instead of shared memory.
     pub inline: bool,
-    /// Shared memory this client may take.
+    /// Shared memory this client may take; the daemon may have a lower limit.
     pub arena_bytes_max: u64,
-    /// A name for the daemon's log; `None` says the process number.
+    /// A name for the daemon's log; `None` takes the process number.
     pub name: Option<String>,
     /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report progress for one
     /// trainer share its number; a fork and a reconnect keep it.
     pub trainer: Option<u128>,
-    /// Asked ten times a second while a call waits, without any lock held; `true` ends the wait with
+    /// Called ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
     pub interrupted: Option<fn() -> bool>,
 }
@@ -53,7 +59,7 @@ impl ConnectOptions {
     }
 
     pub(crate) fn socket_path(&self) -> PathBuf {
-        let from_environment = || std::env::var_os("RUDDER_SOCKET").map(PathBuf::from);
+        let from_environment = || std::env::var_os("RUDDER_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
         self.socket.clone().or_else(from_environment).unwrap_or_else(|| PathBuf::from(STANDARD_SOCKET))
     }
 }
@@ -65,11 +71,12 @@ pub struct Client {
     options: ConnectOptions,
     node: u16,
     pub(crate) tables: Arc<[TableInfo]>,
+    pub(crate) course: Course,
     current: Slot,
 }
 
-/// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child has not: the child
-/// never waits for its parent's, it goes on to a slot of its own.
+/// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child does not have. So the child
+/// never waits for its parent's lock: it has a slot of its own.
 #[derive(Debug)]
 struct Slot {
     pid: u32,
@@ -102,13 +109,15 @@ impl Slot {
 #[derive(Debug)]
 pub struct Pending {
     session: Arc<Session>,
-    id: Option<u64>,
+    id: u64,
+    /// Whether nobody waits yet.
+    open: bool,
     tables: Arc<[TableInfo]>,
     table: usize,
     count: usize,
 }
 
-/// Rows in the order of the ids asked for, in shared memory that is this value's until it is dropped.
+/// Rows in the order of the ids asked for, in shared memory that belongs to this value until it is dropped.
 #[derive(Debug)]
 pub struct Rows {
     memory: Memory,
@@ -133,7 +142,14 @@ impl Client {
     pub fn connect(mut options: ConnectOptions) -> Result<Self, ClientError> {
         options.trainer.get_or_insert_with(draw_trainer);
         let (session, node, tables) = open(&options)?;
-        Ok(Self { options, node, tables: tables.into(), current: Slot::new(Some(session)) })
+        let course = Course::new(tables.len());
+        Ok(Self { options, node, tables: tables.into(), course, current: Slot::new(Some(session)) })
+    }
+
+    /// The trainer that this client belongs to. Another process that connects with the same number belongs to it, too.
+    #[must_use]
+    pub fn trainer(&self) -> u128 {
+        self.options.trainer.unwrap_or_default()
     }
 
     /// Every table of the dataset.
@@ -188,8 +204,8 @@ impl Client {
         self.send_fetch(self.table_index(table)?, dtype, width, ids)?.wait()
     }
 
-    /// Says where in the training this trainer is: `epoch` epochs and `step` of `steps_per_epoch` steps have ended. The
-    /// cache's scores live on it.
+    /// Tells the cache how far this trainer has come: `epoch` epochs and `step` of `steps_per_epoch` steps have ended. The
+    /// cache's scores are computed from it, so call this at each step.
     ///
     /// # Errors
     /// What the connection suffers.
@@ -200,7 +216,7 @@ impl Client {
         }
     }
 
-    /// What `GET /v1/status` of the daemon says, as JSON.
+    /// The state of the daemon, the same as its `GET /v1/status`, as JSON.
     ///
     /// # Errors
     /// What the connection suffers.
@@ -219,7 +235,7 @@ impl Client {
     }
 
     fn session(&self) -> Result<Arc<Session>, ClientError> {
-        let mut current = self.current.of_this_process().session.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = lock(&self.current.of_this_process().session);
         if let Some(session) = current.as_ref().filter(|session| !session.is_lost()) {
             return Ok(Arc::clone(session));
         }
@@ -231,7 +247,7 @@ impl Client {
         Ok(session)
     }
 
-    /// Calls on the session. If that was lost unnoticed, for instance because the daemon was restarted since the last
+    /// Calls on the session. If the session turns out to be lost, for instance because the daemon was restarted since the last
     /// call, calls once more on a new one: every call may be made twice.
     pub(crate) fn on_session<T>(
         &self,
@@ -260,22 +276,24 @@ impl Client {
         let raw: &[u8] = bytemuck::cast_slice(ids);
         let mut sender = session.sender();
         let id = if self.options.inline {
-            let request =
-                Request::Fetch { table: info.id, dtype, width, count, ids: Place::Inline, rows: Place::Inline };
-            sender.send(request, raw, None, None)?
+            let call = RowsCall { table: info.id, dtype, width, count, ids: Place::Inline, rows: Place::Inline };
+            sender.send(Request::Fetch(call), raw, None, None)?
         } else {
-            let too_large = || ClientError::Memory(format!("{count} rows are more than memory can hold"));
-            let rows_bytes = ids.len().checked_mul(info.row_bytes()).ok_or_else(too_large)?.next_multiple_of(64);
-            let lease = sender.lease(rows_bytes.checked_add(raw.len()).ok_or_else(too_large)?)?;
+            let rows_bytes = ids.len().saturating_mul(info.row_bytes()).checked_next_multiple_of(ALIGN_BYTES);
+            let bytes = rows_bytes.and_then(|bytes| bytes.checked_add(raw.len()));
+            let lease = sender.lease_rows(ids.len(), bytes)?;
+            let rows_bytes = rows_bytes.unwrap_or_default();
             lease.write(rows_bytes, raw);
             let at = |offset: usize| Place::Arena { arena: lease.arena(), offset: (lease.offset() + offset) as u64 };
             let (ids, rows) = (at(rows_bytes), at(0));
-            sender.send(Request::Fetch { table: info.id, dtype, width, count, ids, rows }, &[], None, Some(lease))?
+            let call = RowsCall { table: info.id, dtype, width, count, ids, rows };
+            sender.send(Request::Fetch(call), &[], None, Some(lease))?
         };
         drop(sender);
         Ok(Pending {
             session: Arc::clone(session),
-            id: Some(id),
+            id,
+            open: true,
             tables: Arc::clone(&self.tables),
             table,
             count: ids.len(),
@@ -304,29 +322,32 @@ fn open(options: &ConnectOptions) -> Result<(Arc<Session>, u16, Vec<TableInfo>),
         name,
         trainer: options.trainer.unwrap_or_default(),
     })? {
-        Reply::Welcome { version, node, tables } if version == PROTOCOL_VERSION => Ok((session, node, tables)),
-        Reply::Welcome { version, .. } => Err(ClientError::Protocol(format!(
-            "it speaks version {version} of the local protocol, this client {PROTOCOL_VERSION}"
-        ))),
+        Reply::Welcome { version, node, tables, arena_bytes_max } if version == PROTOCOL_VERSION => {
+            session.pool.limit_by_daemon(arena_bytes_max);
+            Ok((session, node, tables))
+        }
+        Reply::Welcome { version, .. } => {
+            Err(ClientError::Protocol(ProtocolError::Version { ours: PROTOCOL_VERSION, theirs: version }))
+        }
         other => Err(unexpected(&other)),
     }
 }
 
 pub(crate) fn unexpected(reply: &Reply) -> ClientError {
-    ClientError::Protocol(format!("an answer of the wrong kind: {reply:?}"))
+    ClientError::Protocol(ProtocolError::Reply { reply: format!("{reply:?}") })
 }
 
 impl Pending {
     /// The number of this fetch, by which the logs of the daemons know it (there in hexadecimal).
     #[must_use]
-    pub fn request(&self) -> Option<u64> {
+    pub fn request(&self) -> u64 {
         self.id
     }
 
     /// Whether [`Pending::wait`] would return at once, with rows or an error. Never blocks.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.id.is_none_or(|id| self.session.is_ready(id))
+        self.session.is_ready(self.id)
     }
 
     /// Waits for the rows.
@@ -334,8 +355,8 @@ impl Pending {
     /// # Errors
     /// As [`Client::fetch`].
     pub fn wait(mut self) -> Result<Rows, ClientError> {
-        let Some(id) = self.id.take() else { return Err(ClientError::Lost("the fetch was given up".to_owned())) };
-        let Delivery { reply, payload, lease } = self.session.wait(id)?;
+        self.open = false;
+        let Delivery { reply, payload, lease } = self.session.wait(self.id)?;
         let Reply::Rows(sources) = reply else { return Err(unexpected(&reply)) };
         let bytes = self.count * self.tables[self.table].row_bytes();
         let memory = match lease {
@@ -345,10 +366,7 @@ impl Pending {
                 bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes].copy_from_slice(&payload);
                 Memory::Owned(words)
             }
-            None => {
-                let message = format!("{} bytes of rows came where {bytes} were due", payload.len());
-                return Err(ClientError::Protocol(message));
-            }
+            None => return Err(ClientError::Protocol(ProtocolError::RowBytes { came: payload.len(), due: bytes })),
         };
         Ok(Rows { memory, tables: Arc::clone(&self.tables), table: self.table, count: self.count, sources })
     }
@@ -363,14 +381,14 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.session.abandon(id);
+        if self.open {
+            self.session.abandon(self.id);
         }
     }
 }
 
 impl Rows {
-    /// The table they are of.
+    /// The table that they belong to.
     #[must_use]
     pub fn table(&self) -> &TableInfo {
         &self.tables[self.table]
@@ -400,7 +418,7 @@ impl Rows {
         self.sources
     }
 
-    /// All rows, one behind the other.
+    /// All rows, one after the other.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         let len = self.count * self.row_bytes();
@@ -410,7 +428,7 @@ impl Rows {
         }
     }
 
-    /// All rows, writable: the memory is this value's alone.
+    /// All rows, writable: the memory belongs to this value alone.
     #[must_use]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.count * self.row_bytes();
@@ -423,7 +441,7 @@ impl Rows {
     /// Row `i`.
     ///
     /// # Panics
-    /// If there are not that many.
+    /// If `i` is not below [`Rows::len`].
     #[must_use]
     pub fn row(&self, i: usize) -> &[u8] {
         let bytes = self.row_bytes();
@@ -433,7 +451,7 @@ impl Rows {
     /// All rows as elements, `len() * width` of them.
     ///
     /// # Errors
-    /// [`ClientError::Shape`] if `T` has not the size of the table's elements.
+    /// [`ClientError::Shape`] if `T` has another size than the table's elements.
     pub fn as_slice<T: bytemuck::Pod>(&self) -> Result<&[T], ClientError> {
         let table = self.table();
         let mismatch = || ClientError::Shape {

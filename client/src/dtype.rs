@@ -52,7 +52,7 @@ impl DType {
     }
 
     /// The `descr` of a `.npy` file that holds this type. NumPy has no brain float: it is stored as `<u2`, and the
-    /// manifest says what it is.
+    /// manifest holds the true type.
     #[must_use]
     pub const fn npy_descr(self) -> &'static str {
         match self {

@@ -1,8 +1,13 @@
-//! What can go wrong for a client.
+//! What can go wrong for a client. A message says what failed and what to do next. What caused it is the error's `source`; a program
+//! that shows an error prints both.
 
+use crate::arena::MemoryError;
 use crate::wire::ErrorCode;
+use crate::wire::codec::CodecError;
+use crate::wire::frame::FrameError;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// An error of the client, or one that the daemon reports.
 #[derive(Debug, thiserror::Error)]
@@ -10,25 +15,25 @@ use std::path::PathBuf;
 pub enum ClientError {
     /// No daemon answers on the socket.
     #[error(
-        "cannot connect to rudderd on {socket}: {cause}; is it running, and is this its socket? \
-         (set RUDDER_SOCKET or pass the path)"
+        "cannot connect to rudderd on {socket}; is it running, and is this its socket? (set RUDDER_SOCKET or pass the path)"
     )]
     Connect {
         /// The path that was tried.
         socket: PathBuf,
         /// What the kernel said.
+        #[source]
         cause: io::Error,
     },
-    /// The connection broke; the next call connects anew.
-    #[error("the connection to rudderd was lost ({0}); the next call connects again")]
-    Lost(String),
+    /// The connection broke; the next call connects again.
+    #[error("the connection to rudderd was lost; the next call connects again")]
+    Lost(#[source] LostCause),
     /// The daemon did not answer in time.
     #[error("rudderd did not answer within {timeout_ms} ms; look at its log, or raise the client's timeout")]
     Timeout {
         /// The limit that ran out.
         timeout_ms: u64,
     },
-    /// [`crate::ConnectOptions::interrupted`] said so; the call is given up.
+    /// [`crate::ConnectOptions::interrupted`] answered `true`; the call is given up.
     #[error("the wait for rudderd was interrupted")]
     Interrupted,
     /// The dataset has no such table.
@@ -44,12 +49,12 @@ pub enum ClientError {
     Daemon {
         /// What kind of failure.
         code: ErrorCode,
-        /// The daemon's words.
+        /// The daemon's message.
         message: String,
     },
-    /// Shared memory could not be had.
-    #[error("{0}")]
-    Memory(String),
+    /// There is no shared memory for the call.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
     /// Rows were asked for as a type of another size.
     #[error("rows of {row_bytes} bytes ({table}) cannot be read as elements of {element_bytes} bytes")]
     Shape {
@@ -73,18 +78,85 @@ pub enum ClientError {
         bytes: usize,
     },
     /// The daemon after a reconnection serves other tables than before.
-    #[error("rudderd was restarted with other tables than this client knew: connect anew to see them")]
+    #[error("rudderd was restarted with other tables than this client knew: make a new client to see them")]
     TablesChanged,
-    /// The daemon said something this client does not understand.
-    #[error("rudderd sent what this client does not understand ({0}); do both have the same version?")]
-    Protocol(String),
+    /// The daemon sent something that this client does not understand, or the other way round.
+    #[error("this client and rudderd do not understand each other; do both have the same version?")]
+    Protocol(#[source] ProtocolError),
+}
+
+/// How a connection ended. Several calls may end with it, so that it can be cloned.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum LostCause {
+    /// The daemon closed the connection, for instance because it stopped.
+    #[error("rudderd closed it")]
+    Closed,
+    /// The socket failed.
+    #[error("the socket failed")]
+    Io(#[source] Arc<io::Error>),
+    /// The bytes that came are no message.
+    #[error("rudderd sent what is no message")]
+    Message(#[from] CodecError),
+    /// The bytes that came are no frame.
+    #[error("rudderd sent what is no frame")]
+    Frame(#[from] FrameError),
+    /// An answer to a call that was never made, or that had its answer.
+    #[error("rudderd answered call {id}, which was not open")]
+    NotOpen {
+        /// The number of the call.
+        id: u64,
+    },
+    /// The call was sent by the parent of this process.
+    #[error("the call was sent by process {pid}, before a fork")]
+    Forked {
+        /// The process that sent it.
+        pid: u32,
+    },
+}
+
+/// What one side said that the other does not understand.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProtocolError {
+    /// The two sides speak different versions.
+    #[error("rudderd speaks version {theirs} of the local protocol, this client {ours}")]
+    Version {
+        /// The client's.
+        ours: u16,
+        /// The daemon's.
+        theirs: u16,
+    },
+    /// The daemon refused the client's version.
+    #[error("{0}")]
+    Refused(String),
+    /// An answer that does not belong to the call.
+    #[error("an answer of the wrong kind: {reply}")]
+    Reply {
+        /// What came, as text.
+        reply: String,
+    },
+    /// Rows of another length than asked for.
+    #[error("{came} bytes of rows came where {due} were due")]
+    RowBytes {
+        /// Bytes that came.
+        came: usize,
+        /// Bytes asked for.
+        due: usize,
+    },
+    /// A tool's answer that cannot be read.
+    #[error("an answer that is no JSON")]
+    Json(#[source] Arc<serde_json::Error>),
+    /// The call cannot be written.
+    #[error("the call cannot be written")]
+    Call(#[source] CodecError),
 }
 
 impl ClientError {
     /// The error of a call that the daemon refused.
     pub(crate) fn refused(code: ErrorCode, message: String) -> Self {
         match code {
-            ErrorCode::Version => ClientError::Protocol(message),
+            ErrorCode::Version => ClientError::Protocol(ProtocolError::Refused(message)),
             _ => ClientError::Daemon { code, message },
         }
     }

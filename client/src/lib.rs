@@ -1,8 +1,9 @@
-//! Client of `rudderd`, and the types both sides share.
+//! Client of `rudderd`, and the types that both sides share.
 //!
 //! [`Client`] connects to the daemon of this node and fetches feature rows into memory that both have mapped: a fetch
-//! sends a few dozen bytes over the socket, and the rows are gathered once, to where the caller reads them. [`wire`] says
-//! what goes over the socket; [`arena`] owns the shared memory and is the only part with `unsafe` code.
+//! sends a few dozen bytes over the socket, and the daemon gathers the rows once, into the memory where the caller reads them.
+//! [`Loader`] announces batches ahead and reports progress. [`wire`] defines what goes over the socket; [`arena`] owns the shared
+//! memory and is the only part with `unsafe` code. `examples/fetch.rs` is a whole program.
 //!
 //! ```no_run
 //! use rudder_client::{Client, ConnectOptions};
@@ -14,17 +15,20 @@
 
 pub mod arena;
 mod client;
+mod course;
 mod dtype;
 mod error;
 mod loader;
+mod lock;
 mod session;
 mod steer;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
+pub use arena::MemoryError;
 pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
-pub use error::ClientError;
+pub use error::{ClientError, LostCause, ProtocolError};
 pub use loader::{Horizon, Loader};
 pub use wire::{ErrorCode, RowSources, TableInfo};

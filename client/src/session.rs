@@ -1,31 +1,38 @@
-//! One connection to a daemon: sends calls, hands each reply to whoever waits for it. It owns the socket and the leases
+//! One connection to a daemon: sends calls, and hands each reply to the thread that waits for it. It owns the socket and the leases
 //! of calls in flight. It must never give a lease back while the daemon may still write into it.
 //!
-//! There is no thread of its own: of the threads that wait, one reads the socket for all; one that has no room to write
-//! reads too, so that a daemon that waits for us to take its replies is never waited for.
+//! A session has no thread. Of the threads that wait, one reads the socket for all of them. A thread that finds no room to write
+//! reads as well: the daemon may have stopped reading until somebody takes its replies.
 //!
-//! A session is of the process that connected. A fork copies its locks as they are, perhaps held by threads the child has
-//! not, and shares its stream: in another process no lock of it is taken and nothing is read or written.
+//! A session belongs to the process that connected. A fork shares its stream and copies its locks as they are, perhaps held by
+//! threads that the child does not have. So a forked child takes no lock of its parent's session, and neither reads nor writes
+//! its stream.
 
-use crate::arena::{Growth, Lease, Pool};
+mod socket;
+
+use self::socket::{Refusal, connect_within, send_some};
+use crate::arena::{ArenaLimit, Growth, Lease, MemoryError, Pool};
+use crate::error::{LostCause, ProtocolError};
+use crate::lock::lock;
 use crate::wire::frame::{self, Frame, FrameBuffer, FrameLimits};
 use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, Reply, Request, codec};
 use crate::{ClientError, ConnectOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::RecvFlags;
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often whoever waits looks at its deadline, and asks whether it shall give up.
+/// How often a thread that waits looks at its deadline, and asks whether to give up.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Longest timeout, a year: what is longer could not be added to the time of day.
+const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3_600_000;
 
 /// Bytes one read takes from the socket.
 const READ_BYTES: usize = 64 << 10;
@@ -66,7 +73,7 @@ struct Inbox {
 /// Why a session ended.
 #[derive(Debug, Clone)]
 enum Cause {
-    Broken(String),
+    Broken(LostCause),
     /// The daemon closed it, and said why.
     Refused(ErrorCode, String),
 }
@@ -74,7 +81,7 @@ enum Cause {
 impl From<Cause> for ClientError {
     fn from(cause: Cause) -> Self {
         match cause {
-            Cause::Broken(message) => ClientError::Lost(message),
+            Cause::Broken(cause) => ClientError::Lost(cause),
             Cause::Refused(code, message) => ClientError::refused(code, message),
         }
     }
@@ -105,12 +112,8 @@ pub(crate) struct Sender<'a> {
     next: MutexGuard<'a, u64>,
 }
 
-fn relock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The number of a connection's first call: numbers of different connections differ, so that one of them names a fetch in the logs of
-/// all nodes.
+/// The number of a connection's first call. Numbers of different connections differ, so that a number names one fetch in the logs
+/// of all nodes.
 fn first_number() -> u64 {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     (random & (u64::MAX << 32)) | 1
@@ -128,13 +131,13 @@ impl Session {
         let limits = FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, payload_bytes_max: u32::MAX as usize };
         Ok(Arc::new(Self {
             socket,
-            pool: Pool::new(options.arena_bytes_max),
+            pool: Pool::new(ArenaLimit::of_client(options.arena_bytes_max)),
             sender: Mutex::new(first_number()),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
             reader: Mutex::new(Reader { frames: FrameBuffer::new(limits), arriving: vec![0; READ_BYTES].into() }),
             lost: AtomicBool::new(false),
-            timeout_ms: options.timeout_ms,
+            timeout_ms: options.timeout_ms.min(TIMEOUT_MS_MAX),
             interrupted: options.interrupted,
             pid: std::process::id(),
         }))
@@ -152,7 +155,7 @@ impl Session {
 
     /// Takes the right to send; what is sent under one right arrives in one piece.
     pub(crate) fn sender(&self) -> Sender<'_> {
-        Sender { session: self, next: relock(&self.sender) }
+        Sender { session: self, next: lock(&self.sender) }
     }
 
     /// Sends a request and waits for its reply.
@@ -164,12 +167,12 @@ impl Session {
     /// Waits for the reply of call `id`, reading the socket if nobody else does.
     pub(crate) fn wait(&self, id: u64) -> Result<Delivery, ClientError> {
         if self.is_foreign() {
-            return Err(ClientError::Lost(format!("the call was sent by process {}, before a fork", self.pid)));
+            return Err(ClientError::Lost(LostCause::Forked { pid: self.pid }));
         }
         let start = Instant::now();
         let deadline = start + Duration::from_millis(self.timeout_ms);
         let mut look_up = start + TICK;
-        let mut inbox = relock(&self.inbox);
+        let mut inbox = lock(&self.inbox);
         loop {
             if inbox.is_answered(id)
                 && let Some(Waiting::Answered(delivery)) = inbox.calls.remove(&id)
@@ -185,10 +188,10 @@ impl Session {
                 return Err(ClientError::Timeout { timeout_ms: self.timeout_ms });
             }
             if now >= look_up {
-                // Not under the lock: whoever is asked may wait for a thread that wants the inbox.
+                // Without the lock: the function may wait for a thread that wants the inbox.
                 drop(inbox);
                 let give_up = self.interrupted.is_some_and(|ask| ask());
-                inbox = relock(&self.inbox);
+                inbox = lock(&self.inbox);
                 if give_up {
                     abandon(&mut inbox, id);
                     return Err(ClientError::Interrupted);
@@ -210,7 +213,7 @@ impl Session {
         if self.is_foreign() {
             return true;
         }
-        let mut inbox = relock(&self.inbox);
+        let mut inbox = lock(&self.inbox);
         if !inbox.is_answered(id) && inbox.lost.is_none() && !inbox.reading {
             inbox = self.read(inbox, RecvFlags::DONTWAIT);
         }
@@ -220,16 +223,16 @@ impl Session {
     /// Stops waiting for call `id`; what it leased is free once the daemon has answered.
     pub(crate) fn abandon(&self, id: u64) {
         if !self.is_foreign() {
-            abandon(&mut relock(&self.inbox), id);
+            abandon(&mut lock(&self.inbox), id);
         }
     }
 
-    /// Reads once for all, files what came and wakes who waits for it. Nobody else may be reading.
+    /// Reads once for all threads, files what came and wakes the threads that wait for it. Nobody else may be reading.
     fn read<'a>(&'a self, mut inbox: MutexGuard<'a, Inbox>, flags: RecvFlags) -> MutexGuard<'a, Inbox> {
         inbox.reading = true;
         drop(inbox);
         let frames = self.read_frames(flags).map_err(Cause::Broken);
-        let mut inbox = relock(&self.inbox);
+        let mut inbox = lock(&self.inbox);
         inbox.reading = false;
         match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
             Ok(()) => self.arrived.notify_all(),
@@ -249,18 +252,18 @@ impl Session {
         self.arrived.notify_all();
     }
 
-    /// Reads once and answers the frames that are whole; none if nothing came within a tick.
-    fn read_frames(&self, flags: RecvFlags) -> Result<Vec<Frame>, String> {
-        let mut reader = relock(&self.reader);
+    /// Reads once and answers the frames that are whole; an empty list if nothing came within a tick.
+    fn read_frames(&self, flags: RecvFlags) -> Result<Vec<Frame>, LostCause> {
+        let mut reader = lock(&self.reader);
         let Reader { frames, arriving } = &mut *reader;
         match rustix::net::recv(&self.socket, &mut arriving[..], flags) {
-            Ok((0, _)) => return Err("rudderd closed it".to_owned()),
+            Ok((0, _)) => return Err(LostCause::Closed),
             Ok((count, _)) => frames.extend(&arriving[..count]),
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(broken(error)),
         }
         let mut whole = Vec::new();
-        while let Some(frame) = frames.next_frame().map_err(|error| error.to_string())? {
+        while let Some(frame) = frames.next_frame()? {
             whole.push(frame);
         }
         Ok(whole)
@@ -289,8 +292,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits a tick for room in the socket. Replies that come meanwhile are taken in: the daemon may have stopped to
-    /// read because nobody takes them.
+    /// Waits a tick for room in the socket. Replies that come meanwhile are taken in: the daemon may have stopped reading
+    /// because nobody takes them.
     fn wait_for_room(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.socket, PollFlags::OUT | PollFlags::IN)];
         match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() })) {
@@ -299,7 +302,7 @@ impl Session {
         }
         let events = fds[0].revents();
         if events.contains(PollFlags::IN) && !events.contains(PollFlags::OUT) {
-            let inbox = relock(&self.inbox);
+            let inbox = lock(&self.inbox);
             if inbox.reading {
                 drop(inbox);
                 std::thread::yield_now();
@@ -313,56 +316,11 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Forked children may hold copies of the socket: say to the daemon that nobody calls any more.
+        // Forked children may hold copies of the socket, so closing it would not tell the daemon that nobody calls any more.
         if !self.is_foreign() {
             let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }
     }
-}
-
-enum Refusal {
-    Io(io::Error),
-    Interrupted,
-}
-
-impl From<Errno> for Refusal {
-    fn from(errno: Errno) -> Self {
-        Refusal::Io(errno.into())
-    }
-}
-
-/// Connects to the socket at `path`. A daemon whose queue of connections is full is waited for, but not for ever.
-fn connect_within(path: &Path, options: &ConnectOptions) -> Result<UnixStream, Refusal> {
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
-    let deadline = Instant::now() + Duration::from_millis(options.timeout_ms);
-    let address = SocketAddrUnix::new(path)?;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(TICK))?;
-    loop {
-        match rustix::net::connect(&socket, &address) {
-            Ok(()) => return Ok(socket.into()),
-            Err(Errno::AGAIN) if Instant::now() >= deadline => {
-                let message = format!("it accepted no connection within {} ms", options.timeout_ms);
-                return Err(Refusal::Io(io::Error::new(io::ErrorKind::TimedOut, message)));
-            }
-            Err(Errno::AGAIN | Errno::INTR) if options.interrupted.is_some_and(|ask| ask()) => {
-                return Err(Refusal::Interrupted);
-            }
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Sends as much of `bytes` as there is room for, with `fd` beside it.
-fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<usize, Errno> {
-    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-    let Some(fd) = fd else { return rustix::net::send(socket, bytes, flags) };
-    let fds = [fd];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, flags)
 }
 
 impl Inbox {
@@ -383,10 +341,10 @@ impl Sender<'_> {
         let id = *self.next;
         *self.next += 1;
         let head = frame::encode_head(&Call { id, request }, payload.len())
-            .map_err(|error| ClientError::Protocol(error.to_string()))?;
+            .map_err(|error| ClientError::Protocol(ProtocolError::Call(error)))?;
         let session = self.session;
         {
-            let mut inbox = relock(&session.inbox);
+            let mut inbox = lock(&session.inbox);
             if let Some(cause) = &inbox.lost {
                 return Err(cause.clone().into());
             }
@@ -394,51 +352,72 @@ impl Sender<'_> {
         }
         match session.write_all(&head, fd).and_then(|()| session.write_all(payload, None)) {
             Ok(()) => Ok(id),
-            Err(error) => session.broke_off(id, &error),
+            Err(error) => session.broke_off(id, error),
         }
     }
 
     /// Leases `bytes`, and tells the daemon of a new arena if one had to be made.
     pub(crate) fn lease(&mut self, bytes: usize) -> Result<Lease, ClientError> {
         let session = self.session;
-        let (lease, growth) = session.pool.lease(bytes).map_err(|error| ClientError::Memory(error.to_string()))?;
+        let (lease, growth) = session.pool.lease(bytes)?;
         let Some(growth) = growth else { return Ok(lease) };
-        let arena = growth.added.0;
-        // An arena that the daemon does not know must not serve later fetches.
-        self.announce(growth).inspect_err(|_| session.pool.discard(arena))?;
-        Ok(lease)
+        match self.announce(&growth) {
+            Ok(()) => Ok(lease),
+            // An arena that the daemon does not know must not serve later fetches.
+            Err(error @ ClientError::Daemon { .. }) => {
+                session.pool.discard(growth.arena);
+                Err(error)
+            }
+            // No answer came, and the daemon may have taken it.
+            Err(error) => {
+                session.pool.abandon(growth.arena);
+                Err(error)
+            }
+        }
     }
 
-    fn announce(&mut self, growth: Growth) -> Result<(), ClientError> {
+    /// Tells the daemon of a new arena. Before that it is told which arenas to drop, so that they do not count against its limits;
+    /// nobody waits for these answers, for the daemon takes the calls of a connection in their order.
+    fn announce(&mut self, growth: &Growth) -> Result<(), ClientError> {
         let session = self.session;
-        for arena in growth.dropped {
+        while let Some(arena) = session.pool.untold() {
             let id = self.send(Request::DropArena { arena }, &[], None, None)?;
-            session.wait(id)?;
+            session.abandon(id);
+            session.pool.told(arena);
         }
-        let (arena, mapping) = growth.added;
-        let request = Request::AddArena { arena, bytes: mapping.bytes() as u64 };
-        let id = self.send(request, &[], Some(mapping.fd()), None)?;
+        let request = Request::AddArena { arena: growth.arena, bytes: growth.mapping.bytes() as u64 };
+        let id = self.send(request, &[], Some(growth.mapping.fd()), None)?;
         session.wait(id)?;
         Ok(())
+    }
+
+    /// Leases room for `rows` rows and what else a call needs; `bytes` are `None` where the sum is beyond memory.
+    pub(crate) fn lease_rows(&mut self, rows: usize, bytes: Option<usize>) -> Result<Lease, ClientError> {
+        self.lease(bytes.ok_or(MemoryError::TooLarge { rows: rows as u64 })?)
     }
 }
 
 impl Session {
-    /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its words, which
-    /// may be the answer to this very call, go before "broken pipe".
-    fn broke_off(&self, id: u64, error: &io::Error) -> Result<u64, ClientError> {
-        let mut inbox = relock(&self.inbox);
+    /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its message, which
+    /// may be the answer to this very call, says more than "broken pipe".
+    fn broke_off(&self, id: u64, error: io::Error) -> Result<u64, ClientError> {
+        let mut inbox = lock(&self.inbox);
         let mut reads_left = if error.kind() == io::ErrorKind::TimedOut { 0 } else { LAST_READS_MAX };
         while reads_left > 0 && inbox.lost.is_none() && !inbox.reading && !inbox.is_answered(id) {
             inbox = self.read(inbox, RecvFlags::DONTWAIT);
             reads_left -= 1;
         }
-        self.lose(&mut inbox, Cause::Broken(error.to_string()));
+        self.lose(&mut inbox, Cause::Broken(broken(error)));
         match &inbox.lost {
             Some(cause) if !inbox.is_answered(id) => Err(cause.clone().into()),
             _ => Ok(id),
         }
     }
+}
+
+/// The end of a connection whose socket failed.
+fn broken(error: impl Into<io::Error>) -> LostCause {
+    LostCause::Io(Arc::new(error.into()))
 }
 
 fn abandon(inbox: &mut Inbox, id: u64) {
@@ -455,7 +434,7 @@ fn abandon(inbox: &mut Inbox, id: u64) {
 
 /// Files a reply under its call.
 fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Cause> {
-    let answer: Answer = codec::decode(&frame.message).map_err(|error| Cause::Broken(error.to_string()))?;
+    let answer: Answer = codec::decode(&frame.message).map_err(|error| Cause::Broken(error.into()))?;
     let id = answer.id;
     match inbox.calls.remove(&id) {
         Some(Waiting::Open(lease)) => {
@@ -464,10 +443,10 @@ fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Cause> {
             Ok(())
         }
         Some(Waiting::Abandoned { .. }) => Ok(()),
-        Some(Waiting::Answered(_)) => Err(Cause::Broken(format!("call {id} was answered twice"))),
+        Some(Waiting::Answered(_)) => Err(Cause::Broken(LostCause::NotOpen { id })),
         None => match answer.reply {
             Reply::Failed { code, message, .. } => Err(Cause::Refused(code, message)),
-            _ => Err(Cause::Broken(format!("an answer to call {id}, which was never made"))),
+            _ => Err(Cause::Broken(LostCause::NotOpen { id })),
         },
     }
 }

@@ -1,26 +1,24 @@
 //! Calls that change what the daemon holds: updates of rows, rows brought in ahead, tools. It owns the JSON of tool calls
 //! and must never answer before the daemon has done what was asked.
 
-use crate::client::{Client, unexpected};
+use crate::client::{ALIGN_BYTES, Client, unexpected};
+use crate::error::ProtocolError;
 use crate::session::Session;
-use crate::wire::{Place, Reply, Request, TableInfo};
+use crate::wire::{Place, Reply, Request, RowsCall, TableInfo};
 use crate::{ClientError, DType};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// Bytes of an alignment that every place in an arena has.
-const ALIGN_BYTES: usize = 64;
-
 impl Client {
     /// Replaces the rows of `ids`, local and remote mixed, at their owners: `rows` holds them one after the other, in the
     /// order of the ids; of an id that appears twice, the last row stays. When this returns, the owners have the rows and
-    /// every later fetch of this node gets them; other nodes follow as their own bound on staleness says. Updates live as
+    /// every later fetch of this node gets them; other nodes follow within their own bound on staleness. Updates live as
     /// long as the owner's process. Answers the number of distinct rows.
     ///
     /// # Errors
-    /// [`ClientError::RowBytes`] if `rows` is not as long as that many rows, and what the daemon refuses (id out of range, a
-    /// peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may then be written; the
-    /// message says how many certainly are.
+    /// [`ClientError::RowBytes`] if `rows` has another length than the rows of the ids, and what the daemon refuses (id out of
+    /// range, a peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may then be written; the
+    /// message gives the number that certainly is.
     pub fn update(&self, table: &str, ids: &[u64], rows: &[u8]) -> Result<u64, ClientError> {
         let info = &self.tables[self.table_index(table)?];
         let TableInfo { dtype, width, .. } = *info;
@@ -42,7 +40,7 @@ impl Client {
         rows: &[u8],
     ) -> Result<Reply, ClientError> {
         let (raw, count): (&[u8], u64) = (bytemuck::cast_slice(ids), ids.len() as u64);
-        let request = |ids, rows| Request::Update { table, dtype, width, count, ids, rows };
+        let request = |ids, rows| Request::Update(RowsCall { table, dtype, width, count, ids, rows });
         let mut sender = session.sender();
         let id = if self.options().inline {
             sender.send(request(Place::Inline, Place::Inline), &[raw, rows].concat(), None, None)?
@@ -59,7 +57,7 @@ impl Client {
         Ok(session.wait(id)?.reply)
     }
 
-    /// Brings the rows of `ids` into the cache, as far as it has room for them. Answers what was done.
+    /// Brings the rows of `ids` into the cache, up to its capacity. Answers what was done.
     ///
     /// # Errors
     /// What the daemon refuses (unknown table, id out of range) or the connection suffers.
@@ -70,7 +68,7 @@ impl Client {
     }
 
     /// Calls a tool of the daemon: `call` is a JSON object whose `tool` names it, with its arguments beside it, such as
-    /// `{"tool":"grow","factor":2.0}`. Answers the JSON that says what was done.
+    /// `{"tool":"grow","factor":2.0}`. Answers what was done, as JSON.
     ///
     /// # Errors
     /// What the daemon refuses (no such tool, a wrong argument) or the connection suffers.
@@ -78,7 +76,7 @@ impl Client {
         answer_of_tool(self.on_session(|session| session.ask(Request::Tool { call: call.to_owned() }))?)
     }
 
-    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); of all tables if none is named.
+    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); without a table, of all tables.
     /// Answers what was done.
     ///
     /// # Errors
@@ -96,8 +94,8 @@ impl Client {
         self.call("evict", [("fraction", json!(fraction)), ("forget", json!(forget)), ("table", json!(table))])
     }
 
-    /// Brings cached rows up to date with their owners, but those that were checked less than `max_age_s` seconds ago. A
-    /// fetch after it gets rows as new as their owners had when it was called.
+    /// Brings cached rows up to date with their owners, except rows that were checked less than `max_age_s` seconds ago. A
+    /// fetch that begins after it gets rows as new as their owners had when it was called.
     ///
     /// # Errors
     /// As [`Client::tool`].
@@ -151,5 +149,5 @@ fn answer_of_tool(reply: Reply) -> Result<String, ClientError> {
 }
 
 fn parsed(answer: &str) -> Result<Value, ClientError> {
-    serde_json::from_str(answer).map_err(|error| ClientError::Protocol(format!("an answer that is no JSON: {error}")))
+    serde_json::from_str(answer).map_err(|error| ClientError::Protocol(ProtocolError::Json(Arc::new(error))))
 }

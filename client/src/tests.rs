@@ -1,8 +1,13 @@
 //! The client against a daemon of a few lines that each test scripts: what the real one never does, or not on demand.
 
+mod arenas;
+mod loaders;
+
 use crate::arena::Mapping;
 use crate::wire::frame::{self, FrameBuffer, FrameLimits};
-use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Place, Reply, Request, codec};
+use crate::wire::{
+    Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, codec,
+};
 use crate::{Client, ClientError, ConnectOptions, DType, RowSources, TableInfo};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +29,7 @@ struct Line {
     buffer: FrameBuffer,
     fds: VecDeque<OwnedFd>,
     arenas: HashMap<u32, Mapping>,
+    arena_bytes_max: u64,
 }
 
 impl Line {
@@ -72,10 +78,16 @@ impl Line {
                     rows: 1 << 40,
                     local_rows: 1,
                 }];
-                self.answer(call.id, Reply::Welcome { version: PROTOCOL_VERSION, node: 3, tables }, &[]);
+                let arena_bytes_max = self.arena_bytes_max;
+                let welcome = Reply::Welcome { version: PROTOCOL_VERSION, node: 3, tables, arena_bytes_max };
+                self.answer(call.id, welcome, &[]);
             }
             Request::AddArena { arena, bytes } => {
                 let mapping = Mapping::adopt(self.fds.pop_front().unwrap(), *bytes).unwrap();
+                let held: u64 = self.arenas.values().map(|mapping| mapping.bytes() as u64).sum();
+                if held + bytes > self.arena_bytes_max {
+                    return self.fail(call.id, ErrorCode::Limit, "local.arena_bytes_max");
+                }
                 assert!(self.arenas.insert(*arena, mapping).is_none());
                 self.answer(call.id, Reply::Done, &[]);
             }
@@ -83,10 +95,14 @@ impl Line {
                 assert!(self.arenas.remove(arena).is_some());
                 self.answer(call.id, Reply::Done, &[]);
             }
-            Request::Fetch { count, ids, rows, .. } => self.fetch(call.id, *count as usize, *ids, *rows, payload),
+            Request::Fetch(RowsCall { count, ids, rows, .. }) => {
+                self.fetch(call.id, *count as usize, *ids, *rows, payload);
+            }
             Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
             Request::Announce { .. } => self.answer(call.id, Reply::Announced { horizon: 3 }, &[]),
-            Request::Update { count, ids, rows, .. } => self.update(call.id, *count as usize, *ids, *rows, payload),
+            Request::Update(RowsCall { count, ids, rows, .. }) => {
+                self.update(call.id, *count as usize, *ids, *rows, payload);
+            }
             Request::Warm { count, .. } => self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]),
             Request::Tool { call: text } => self.answer(call.id, Reply::Tool(text.clone()), &[]),
             Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
@@ -146,7 +162,7 @@ impl Line {
     fn until_fetch(&mut self) -> (Call, Vec<u8>) {
         loop {
             let (call, payload) = self.call().unwrap();
-            if matches!(call.request, Request::Fetch { .. }) {
+            if matches!(call.request, Request::Fetch(_)) {
                 return (call, payload);
             }
             self.serve(&call, &payload);
@@ -187,7 +203,13 @@ fn daemon(script: impl Fn(&mut Line, u32) + Send + 'static) -> Daemon {
         for (number, stream) in listener.incoming().enumerate() {
             let limits = FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, payload_bytes_max: 1 << 30 };
             let buffer = FrameBuffer::new(limits);
-            let mut line = Line { stream: stream.unwrap(), buffer, fds: VecDeque::new(), arenas: HashMap::new() };
+            let mut line = Line {
+                stream: stream.unwrap(),
+                buffer,
+                fds: VecDeque::new(),
+                arenas: HashMap::new(),
+                arena_bytes_max: 1 << 40,
+            };
             script(&mut line, number as u32);
         }
     });
@@ -213,25 +235,6 @@ fn rows_arrive_in_the_lease_and_a_dropped_lease_is_used_again() {
     assert_eq!(client.fetch("feat", &[7, 8, 9]).unwrap().bytes().as_ptr(), at);
     assert_eq!(client.fetch("feat", &[]).unwrap().len(), 0);
     check(&client.fetch("feat", &vec![5; 1 << 20]).unwrap(), &vec![5; 1 << 20]);
-}
-
-#[test]
-fn an_arena_that_the_daemon_refused_serves_no_later_fetch() {
-    let daemon = daemon(|line, _| {
-        let mut refusals = 1;
-        while let Some((call, payload)) = line.call() {
-            if matches!(call.request, Request::AddArena { .. }) && refusals > 0 {
-                refusals -= 1;
-                line.fds.clear();
-                line.fail(call.id, ErrorCode::Limit, "arenas_max");
-            } else {
-                line.serve(&call, &payload);
-            }
-        }
-    });
-    let client = daemon.connect();
-    assert_eq!(client.fetch("feat", &[1]).unwrap_err().code(), Some(ErrorCode::Limit));
-    check(&client.fetch("feat", &[1]).unwrap(), &[1]);
 }
 
 #[test]
@@ -284,7 +287,8 @@ fn a_daemon_that_accepts_nobody_is_not_waited_for_without_end() {
     let start = Instant::now();
     let error = Client::connect(daemon.options()).unwrap_err();
     assert!(matches!(error, ClientError::Connect { .. }), "{error}");
-    assert!(error.to_string().contains("within 300 ms"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("within 300 ms"), "{cause}");
     assert!(start.elapsed() < Duration::from_secs(2));
 }
 
@@ -367,6 +371,38 @@ fn a_daemon_that_writes_before_it_reads_on_does_not_stall_an_inline_client() {
         check(&fetch.wait().unwrap(), &ids);
     }
     assert!(start.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_timeout_without_end_is_no_panic() {
+    let daemon = daemon(|line, _| line.serve_all());
+    let client = Client::connect(ConnectOptions { timeout_ms: u64::MAX, ..daemon.options() }).unwrap();
+    check(&client.fetch("feat", &[1]).unwrap(), &[1]);
+}
+
+#[test]
+fn every_connection_of_a_client_says_the_same_trainer() {
+    let (said, trainers) = mpsc::channel();
+    let daemon = daemon(move |line, number| {
+        while let Some((call, payload)) = line.call() {
+            line.serve(&call, &payload);
+            match call.request {
+                Request::Hello { trainer, .. } => said.send(trainer).unwrap(),
+                // The first connection breaks after a fetch, so that the client makes a second one.
+                Request::Fetch(_) if number == 0 => return line.stream.shutdown(std::net::Shutdown::Both).unwrap(),
+                _ => {}
+            }
+        }
+    });
+    let client = daemon.connect();
+    for id in 0..2 {
+        check(&client.fetch("feat", &[id]).unwrap(), &[id]);
+    }
+    assert_eq!([(); 2].map(|()| trainers.recv().unwrap()), [client.trainer(); 2]);
+    // The daemon serves one connection after the other.
+    drop(client);
+    let mine = Client::connect(ConnectOptions { trainer: Some(7), ..daemon.options() }).unwrap();
+    assert_eq!((mine.trainer(), trainers.recv().unwrap()), (7, 7));
 }
 
 #[test]

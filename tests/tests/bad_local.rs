@@ -1,7 +1,7 @@
 //! Bad input on the local socket: the one who sent it is told what was wrong, and everybody else gets right rows.
 #![allow(clippy::unwrap_used)]
 
-use rudder_client::wire::{Answer, Place, Reply, Request, codec};
+use rudder_client::wire::{Answer, Place, Reply, Request, RowsCall, codec};
 use rudder_client::{Client, ClientError, ConnectOptions, DType, ErrorCode};
 use rudder_tests::raw::{RawClient, Refusal};
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
@@ -14,7 +14,7 @@ use std::time::Duration;
 const IDS: [u64; 4] = [99, 0, 50, 3];
 
 fn fetch_call(table: u16, count: u64, ids: Place, rows: Place) -> Request {
-    Request::Fetch { table, dtype: DType::F32, width: WIDTH, count, ids, rows }
+    Request::Fetch(RowsCall { table, dtype: DType::F32, width: WIDTH, count, ids, rows })
 }
 
 fn raw_ids(ids: &[u64]) -> Vec<u8> {
@@ -99,7 +99,7 @@ fn calls_that_break_the_order_or_the_version() {
 
     let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
     raw.call(1, Request::Hello { version: 9, name: "new".to_owned(), trainer: 2 }, &[], None).unwrap();
-    let words = ["version 2 of the local protocol, the client version 9", "install the same version"];
+    let words = ["version 3 of the local protocol, the client version 9", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());
     assert_rows(&cluster.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
@@ -122,13 +122,13 @@ fn requests_that_name_what_is_not_there_leave_the_connection_as_it_was() {
     let shape = ["table `label` has rows of i64 × 1; the request expects f32 × 37"];
     refused(&mut raw, inline(1), &raw_ids(&IDS), ErrorCode::Shape, &shape);
     let ids = ["4 ids are announced, 24 bytes"];
-    refused(&mut raw, inline(0), &raw_ids(&IDS[..3]), ErrorCode::Protocol, &ids);
+    refused(&mut raw, inline(0), &raw_ids(&IDS[..3]), ErrorCode::Argument, &ids);
     let nowhere = Place::Arena { arena: 4, offset: 0 };
     let arena = ["arena 4 is not registered", "AddArena"];
     refused(&mut raw, fetch_call(0, 4, Place::Inline, nowhere), &raw_ids(&IDS), ErrorCode::Arena, &arena);
     refused(&mut raw, Request::DropArena { arena: 4 }, &[], ErrorCode::Arena, &arena);
     let steps = Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 };
-    refused(&mut raw, steps, &[], ErrorCode::Protocol, &["0 steps per epoch", "1 or more"]);
+    refused(&mut raw, steps, &[], ErrorCode::Argument, &["0 steps per epoch", "1 or more"]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-"""Ids on their way in and rows on their way out: NumPy or torch, without a copy where none is needed.
+"""Ids on their way in and rows on their way out: NumPy or torch, and copies only where they are needed.
 
 torch is never imported here: a caller who holds a tensor has imported it.
 """
@@ -16,7 +16,7 @@ _NATIVE_IDS = (np.dtype(np.uint64), np.dtype(np.int64))
 
 
 def as_ids(ids: Any) -> tuple[np.ndarray, bool]:
-    """Turn what a caller calls ids into what the native client reads in place.
+    """Turn the ids of a caller into an array that the native client reads in place.
 
     Parameters
     ----------
@@ -26,14 +26,14 @@ def as_ids(ids: Any) -> tuple[np.ndarray, bool]:
     Returns
     -------
     array : numpy.ndarray
-        Contiguous ``uint64`` or ``int64``; the caller's own memory if that was so already.
+        Contiguous ``uint64`` or ``int64``; the caller's own memory if that is so already.
     is_tensor : bool
         Whether ``ids`` is a torch tensor.
 
     Raises
     ------
     TypeError
-        If the ids are no integers.
+        If the ids are not integers.
     ValueError
         If there is not exactly one dimension.
     """
@@ -75,12 +75,12 @@ def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) 
     Returns
     -------
     numpy.ndarray
-        One-dimensional ``uint8``, contiguous; the caller's own memory if that was so already.
+        One-dimensional ``uint8``, contiguous; the caller's own memory if the rows are contiguous.
 
     Raises
     ------
     TypeError
-        If the elements are of another type. None is converted: a rounding that nobody asked for would go unnoticed.
+        If the elements are of another type. They are never converted: nobody would notice the rounding.
     ValueError
         If the shape is another.
     """
@@ -100,7 +100,7 @@ def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) 
 
 
 def as_rows(rows: _native.Rows, as_tensor: bool) -> Any:
-    """Wrap rows in an array or a tensor over the very memory they were gathered into.
+    """Wrap rows in an array or a tensor over the memory that they were gathered into.
 
     Parameters
     ----------

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, overload
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "connect"]
 
-#: Shared memory that a client may take unless it is told otherwise, in bytes.
+#: Shared memory that a client may take by default, in bytes.
 ARENA_BYTES_MAX = 64 << 30
 
 _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -33,6 +35,10 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
 
 _U32_MAX = (1 << 32) - 1
 _STEP_MAX = 2**63 - 1
+_TRAINER_MAX = 2**128 - 1
+
+#: Longest timeout, in seconds: a year.
+_TIMEOUT_S_MAX = 365 * 24 * 3600
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -66,7 +72,7 @@ class TableInfo:
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, which NumPy has not."""
+        """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, a type that NumPy does not have."""
         return _NUMPY_DTYPES[self.dtype]
 
 
@@ -80,7 +86,7 @@ class Pending:
         self._is_tensor = is_tensor
 
     def done(self) -> bool:
-        """Whether :meth:`wait` would return at once, with rows or an error. Never blocks.
+        """Whether :meth:`wait` would return at once, with rows or an error. This never blocks.
 
         Returns
         -------
@@ -106,20 +112,52 @@ class Pending:
         return as_rows(self._native.wait(), self._is_tensor)
 
 
+class Course:
+    """How far the loaders of one client have come: where the next one counts on.
+
+    Attributes
+    ----------
+    epoch : int
+        The epoch with which the next loader begins.
+    steps : dict of str to int
+        By table, the step of the next announcement.
+    """
+
+    __slots__ = ("epoch", "steps")
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.steps: dict[str, int] = {}
+
+    def next_step(self, table: str) -> int:
+        """Take the number of an announcement.
+
+        The daemon takes a step that does not grow for a new training, and drops what was announced before.
+        """
+        step = self.steps.get(table, 0)
+        self.steps[table] = step + 1
+        return step
+
+    def announced(self, table: str, step: int) -> None:
+        """Note that an announcement had the number ``step`` of its caller."""
+        self.steps[table] = max(self.steps.get(table, 0), step + 1)
+
+
 class Client:
     """A connection to the daemon of this node; :func:`connect` makes one.
 
     Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
-    connects anew. A pickled client connects again where it is unpickled, with the same options. If the daemon was
-    restarted, the next call connects again; fetches that were in flight fail with :class:`ConnectionLostError`.
+    connects again. A pickled client connects again where it is unpickled, with the same options. Both belong to the
+    trainer of the client they came from. If the daemon was restarted, the next call connects again; fetches that were in
+    flight fail with :class:`ConnectionLostError`.
 
     Parameters
     ----------
-    socket, timeout_s, inline, arena_bytes_max, name
+    socket, timeout_s, inline, arena_bytes_max, name, trainer
         As :func:`connect`.
     """
 
-    __slots__ = ("__weakref__", "_native", "_options", "_tables")
+    __slots__ = ("__weakref__", "_course", "_native", "_options", "_tables")
 
     def __init__(
         self,
@@ -129,11 +167,13 @@ class Client:
         inline: bool = False,
         arena_bytes_max: int = ARENA_BYTES_MAX,
         name: str | None = None,
+        trainer: int | None = None,
     ) -> None:
-        if not (math.isfinite(timeout_s) and timeout_s > 0):
-            raise ValueError(f"timeout_s is {timeout_s}: it must be a finite number of seconds above 0")
-        if arena_bytes_max <= 0:
-            raise ValueError(f"arena_bytes_max is {arena_bytes_max}: it must be above 0")
+        if not 0 < timeout_s <= _TIMEOUT_S_MAX:
+            raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
+        arena_bytes_max = _integer("arena_bytes_max", arena_bytes_max, 1, 2**63 - 1)
+        if trainer is not None:
+            trainer = _integer("trainer", trainer, 0, _TRAINER_MAX)
         timeout_ms = max(1, round(timeout_s * 1000))
         path = None if socket is None else os.fspath(socket)
         self._options = {
@@ -143,7 +183,10 @@ class Client:
             "arena_bytes_max": arena_bytes_max,
             "name": name,
         }
-        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name)
+        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer)
+        # Also in the options, so that a pickled client stays with its trainer.
+        self._options["trainer"] = self._native.trainer
+        self._course = Course()
         tables = (TableInfo(*fields) for fields in self._native.tables())
         self._tables = {table.name: table for table in tables}
 
@@ -158,6 +201,15 @@ class Client:
     def node(self) -> int:
         """Number of the partition that this daemon owns."""
         return self._native.node
+
+    @property
+    def trainer(self) -> int:
+        """Number of the trainer that this client belongs to.
+
+        Announcements and progress belong to a trainer and not to a connection: what one process of the trainer announces,
+        another may fetch. Forked and unpickled clients keep the number; ``connect(trainer=client.trainer)`` joins it.
+        """
+        return self._native.trainer
 
     def tables(self) -> dict[str, TableInfo]:
         """The tables of the dataset.
@@ -178,8 +230,8 @@ class Client:
     def fetch(self, table: str, ids: Any) -> Any:
         """Fetch rows, local and remote mixed, in the order of the ids.
 
-        The result is the shared memory that the daemon gathered the rows into. It is the caller's alone, to read and to
-        write, and goes back for other fetches when the last array, view or tensor over it is gone.
+        The result is the shared memory that the daemon gathered the rows into. It belongs to the caller alone, to read and to
+        write, until the last array, view or tensor over it is gone. Then it serves other fetches.
 
         Parameters
         ----------
@@ -205,7 +257,7 @@ class Client:
         RudderError
             For whatever else the daemon refuses or the connection suffers.
         TypeError, ValueError
-            If the ids are no integers, negative, or not one-dimensional.
+            If the ids are not integers, negative, or not one-dimensional.
         """
         array, is_tensor = as_ids(ids)
         return as_rows(self._native.fetch(table, array), is_tensor)
@@ -221,7 +273,7 @@ class Client:
         Returns
         -------
         Pending
-            Whose ``wait()`` gives the rows.
+            Its ``wait()`` gives the rows.
 
         Raises
         ------
@@ -231,18 +283,19 @@ class Client:
         array, is_tensor = as_ids(ids)
         return Pending(self._native.fetch_async(table, array), is_tensor)
 
-    def announce(self, table: str, ids: Any, step: int) -> int:
+    def announce(self, table: str, ids: Any, step: int | None = None) -> int:
         """Say which ids a coming minibatch will fetch, so that their rows are there in time.
 
-        A fetch is known by its ids: fetch exactly these, in this order. One that was not announced is served as ever.
-        :class:`Loader` announces by itself.
+        A fetch is known by its ids: fetch exactly these, in this order, from any process of this trainer. A fetch that was
+        not announced is served like any other. :class:`Loader` announces by itself.
 
         Parameters
         ----------
         table, ids
             As :meth:`fetch`.
-        step : int
-            The trainer's number for the minibatch, growing by one per step.
+        step : int, optional
+            The trainer's number for the minibatch, growing by one per step. By default minibatches follow each other in
+            the order in which their announcements arrive.
 
         Returns
         -------
@@ -252,15 +305,20 @@ class Client:
         Raises
         ------
         RudderError, TypeError, ValueError
-            As :meth:`fetch`; :class:`LimitError` if too many announced rows wait.
+            As :meth:`fetch`; :class:`LimitError` if too many announced rows wait: go on, and announce later.
         """
-        if not 0 <= step <= _STEP_MAX:
-            raise ValueError(f"step is {step}: it must be from 0 to {_STEP_MAX}")
+        if step is not None:
+            step = _integer("step", step, 0, _STEP_MAX)
         array, _ = as_ids(ids)
-        return self._native.announce(table, array, step)
+        horizon = self._native.announce(table, array, step)
+        if step is not None:
+            self._course.announced(table, step)
+        return horizon
 
     def progress(self, epoch: int, step: int, steps_per_epoch: int) -> None:
-        """Say where in the training this trainer is. The scores of the daemon's cache live on it.
+        """Tell the daemon's cache how far this trainer has come.
+
+        Its scores are computed from that, so call this at each step. A :class:`Loader` calls it by itself.
 
         Parameters
         ----------
@@ -273,15 +331,16 @@ class Client:
 
         Raises
         ------
-        ValueError
-            If a number is negative, or too large to be one.
+        TypeError, ValueError
+            If a number is no integer, negative, or above 2**32 - 1.
         RudderError
             What the connection suffers.
         """
-        for what, value, least in (("epoch", epoch, 0), ("step", step, 0), ("steps_per_epoch", steps_per_epoch, 1)):
-            if not least <= value <= _U32_MAX:
-                raise ValueError(f"{what} is {value}: it must be from {least} to {_U32_MAX}")
-        self._native.progress(epoch, step, steps_per_epoch)
+        self._native.progress(
+            _integer("epoch", epoch, 0, _U32_MAX),
+            _integer("step", step, 0, _U32_MAX),
+            _integer("steps_per_epoch", steps_per_epoch, 1, _U32_MAX),
+        )
 
     def update(self, table: str, ids: Any, rows: Any) -> int:
         """Write rows, local and remote mixed, through to the nodes that own them.
@@ -349,7 +408,7 @@ class Client:
         Parameters
         ----------
         rows : int, optional
-            Rows to hold from now on. Say either this or ``factor``.
+            Rows to hold from now on. Give either this or ``factor``.
         factor : float, optional
             Times the present capacity; below 1 it shrinks.
         table : str, optional
@@ -362,10 +421,13 @@ class Client:
 
         Raises
         ------
+        TypeError, ValueError
+            If an argument has another type, or makes no sense (:class:`ArgumentError` where the daemon says so).
         RudderError
-            What the daemon refuses or the connection suffers.
+            What else the daemon refuses or the connection suffers.
         """
-        return self._tool("grow", rows=rows, factor=factor, table=table)
+        rows = None if rows is None else _integer("rows", rows, 0, _STEP_MAX)
+        return self._tool("grow", rows=rows, factor=_number("factor", factor), table=table)
 
     def evict(self, fraction: float, *, forget: bool = False, table: str | None = None) -> dict[str, Any]:
         """Turn cold cached rows over in favour of hotter ones.
@@ -386,10 +448,12 @@ class Client:
 
         Raises
         ------
+        TypeError, ValueError
+            If an argument has another type, or makes no sense (:class:`ArgumentError` where the daemon says so).
         RudderError
-            What the daemon refuses or the connection suffers.
+            What else the daemon refuses or the connection suffers.
         """
-        return self._tool("evict", fraction=fraction, forget=forget, table=table)
+        return self._tool("evict", fraction=_number("fraction", fraction), forget=bool(forget), table=table)
 
     def refresh(self, *, max_age_s: float | None = None, table: str | None = None) -> dict[str, Any]:
         """Bring cached and staged rows up to date with their owners.
@@ -399,7 +463,7 @@ class Client:
         Parameters
         ----------
         max_age_s : float, optional
-            Leave out the rows of owners that were asked less than so many seconds ago; by default none.
+            Leave out the rows of owners that were asked less than this many seconds ago; by default no rows are left out.
         table : str, optional
             The table; by default all.
 
@@ -410,13 +474,15 @@ class Client:
 
         Raises
         ------
+        TypeError, ValueError
+            If an argument has another type, or makes no sense (:class:`ArgumentError` where the daemon says so).
         RudderError
-            What the daemon refuses or the connection suffers.
+            What else the daemon refuses or the connection suffers.
         """
-        return self._tool("refresh", max_age_s=max_age_s, table=table)
+        return self._tool("refresh", max_age_s=_number("max_age_s", max_age_s), table=table)
 
     def hold(self) -> dict[str, Any]:
-        """Change nothing; the daemon counts that it was told so.
+        """Change nothing; the daemon counts the call.
 
         Returns
         -------
@@ -434,7 +500,7 @@ class Client:
         return _answer(self._native.tool(json.dumps({"tool": tool, **given})))
 
     def status(self) -> dict[str, Any]:
-        """What the daemon is doing, as its ``GET /v1/status`` says.
+        """What the daemon is doing, the same as its ``GET /v1/status``.
 
         Returns
         -------
@@ -451,21 +517,25 @@ def connect(
     inline: bool = False,
     arena_bytes_max: int = ARENA_BYTES_MAX,
     name: str | None = None,
+    trainer: int | None = None,
 ) -> Client:
     """Connect to the daemon of this node.
 
     Parameters
     ----------
     socket : path-like, optional
-        Path of the daemon's socket; by default ``$RUDDER_SOCKET``, else ``/run/rudder/rudder.sock``.
+        Path of the daemon's socket; by default ``$RUDDER_SOCKET``, or ``/run/rudder/rudder.sock`` if that is unset or empty.
     timeout_s : float
-        Longest wait for an answer, in seconds.
+        Longest wait for an answer, in seconds; at most a year.
     inline : bool
         Send ids and rows through the socket instead of shared memory: slower, for places where a memfd cannot be shared.
     arena_bytes_max : int
         Shared memory that this client may take, in bytes.
     name : str, optional
         A name for the daemon's log; by default the process number.
+    trainer : int, optional
+        The trainer that this client belongs to, from 0 to 2**128 - 1; by default a new one. Processes that announce, fetch
+        and report progress for one trainer must share its number. Forks and pickled clients do so by themselves.
 
     Returns
     -------
@@ -477,6 +547,8 @@ def connect(
         If no daemon answers on the socket.
     ProtocolError
         If the daemon speaks another version.
+    TypeError, ValueError
+        If an option makes no sense.
 
     Examples
     --------
@@ -485,7 +557,58 @@ def connect(
     >>> rows.shape                                       # doctest: +SKIP
     (5, 128)
     """
-    return Client(socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name)
+    return Client(
+        socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name, trainer=trainer
+    )
+
+
+class _Default:
+    """The client that loaders share when the caller gives no other. They are one trainer."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made_for: str | None = None
+        self.client: Client | None = None
+
+
+_default = _Default()
+
+
+def default_client() -> Client:
+    """The client that this process made with no options, made at the first call.
+
+    Returns
+    -------
+    Client
+        A new one if ``$RUDDER_SOCKET`` has changed.
+    """
+    socket = os.environ.get("RUDDER_SOCKET")
+    with _default.lock:
+        if _default.client is None or _default.made_for != socket:
+            _default.client, _default.made_for = connect(), socket
+        return _default.client
+
+
+# A fork copies a lock as it is, perhaps held by a thread that the child does not have.
+os.register_at_fork(after_in_child=lambda: setattr(_default, "lock", threading.Lock()))
+
+
+def _integer(what: str, value: Any, least: int, most: int) -> int:
+    """An argument as an integer within bounds; NumPy's integers too."""
+    number = operator.index(value)
+    if not least <= number <= most:
+        raise ValueError(f"{what} is {number}: it must be from {least} to {most}")
+    return number
+
+
+def _number(what: str, value: Any) -> float | None:
+    """An argument as a finite number, which JSON can hold; NumPy's numbers too."""
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{what} is {number}: it must be a finite number")
+    return number
 
 
 def _answer(text: str) -> dict[str, Any]:

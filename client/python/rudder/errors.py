@@ -1,7 +1,7 @@
 """What can go wrong, as exceptions.
 
-Every error of this package is a :class:`RudderError`; each class is also the builtin exception that a caller would look
-for (``KeyError`` for an unknown table, ``IndexError`` for an id out of range, ...). ``code`` names the kind for programs.
+Every error of this package is a :class:`RudderError`. Where Python has an exception for the kind, the class derives from it as
+well: ``KeyError`` for an unknown table, ``IndexError`` for an id out of range, and so on. ``code`` names the kind for programs.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 
 __all__ = [
+    "ArgumentError",
     "ConnectError",
     "ConnectionLostError",
     "DrainingError",
@@ -65,6 +66,12 @@ class ProtocolError(RudderError):
     code = "protocol"
 
 
+class ArgumentError(RudderError, ValueError):
+    """The daemon understood the call, but an argument makes no sense; the message names it."""
+
+    code = "argument"
+
+
 class ForbiddenError(RudderError, PermissionError):
     """The user of this process may not connect to the daemon (``local.allowed_uids``)."""
 
@@ -94,7 +101,7 @@ class ShapeError(RudderError, ValueError):
 
 
 class SharedMemoryError(RudderError, MemoryError):
-    """Shared memory could not be had, or the daemon cannot use it."""
+    """There is no shared memory for the call, or the daemon cannot use it."""
 
     code = "memory"
 
@@ -124,7 +131,7 @@ class DrainingError(RudderError):
 
 
 class TablesChangedError(RudderError):
-    """The daemon was restarted with other tables: connect anew to see them."""
+    """The daemon was restarted with other tables: make a new client to see them."""
 
     code = "tables_changed"
 

@@ -36,9 +36,10 @@ impl NativeClient {
         inline: bool,
         arena_bytes_max: u64,
         name: Option<String>,
+        trainer: Option<u128>,
     ) -> PyResult<Self> {
         let interrupted = Some(signals::interrupted as fn() -> bool);
-        let options = ConnectOptions { socket, timeout_ms, inline, arena_bytes_max, name, interrupted };
+        let options = ConnectOptions { socket, timeout_ms, inline, arena_bytes_max, name, trainer, interrupted };
         let client = py.detach(|| Client::connect(options)).map_err(|error| to_python(py, error))?;
         Ok(Self { client })
     }
@@ -46,6 +47,11 @@ impl NativeClient {
     #[getter]
     fn node(&self) -> u16 {
         self.client.node()
+    }
+
+    #[getter]
+    fn trainer(&self) -> u128 {
+        self.client.trainer()
     }
 
     fn tables(&self) -> Vec<Table> {
@@ -70,7 +76,7 @@ impl NativeClient {
         Ok(NativePending { fetch: Mutex::new(Some(fetch)) })
     }
 
-    fn announce(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>, step: u64) -> PyResult<u32> {
+    fn announce(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>, step: Option<u64>) -> PyResult<u32> {
         let ids = Ids::borrow(ids)?;
         let ids = ids.as_slice()?;
         py.detach(|| self.client.announce(table, ids, step)).map_err(|error| to_python(py, error))
@@ -110,7 +116,7 @@ impl NativeClient {
 }
 
 impl NativePending {
-    /// Held for moments only, never while the interpreter's lock is waited for.
+    /// Held for moments only, and never while a thread waits for the interpreter's lock.
     fn lock(&self) -> MutexGuard<'_, Option<Pending>> {
         self.fetch.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,8 +5,9 @@ use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use rudder_client::{ClientError, ErrorCode};
+use std::error::Error;
 
-/// The exception that says `error`.
+/// The exception for `error`, with its causes in the message.
 #[allow(clippy::needless_pass_by_value, reason = "the error ends here; callers hand it over in `map_err`")]
 pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
     if matches!(error, ClientError::Interrupted) {
@@ -14,9 +15,20 @@ pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
     }
     let class = py.import("rudder.errors").and_then(|module| module.getattr(class_name(&error)));
     match class.and_then(|class| Ok(class.cast_into::<PyType>()?)) {
-        Ok(class) => PyErr::from_type(class, error.to_string()),
+        Ok(class) => PyErr::from_type(class, with_causes(&error)),
         Err(missing) => missing,
     }
+}
+
+/// An error and its causes in one line.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
 }
 
 fn class_name(error: &ClientError) -> &'static str {
@@ -42,6 +54,7 @@ fn class_name(error: &ClientError) -> &'static str {
             ErrorCode::Draining => "DrainingError",
             ErrorCode::Internal => "InternalError",
             ErrorCode::Storage => "StorageError",
+            ErrorCode::Argument => "ArgumentError",
         },
         _ => "RudderError",
     }

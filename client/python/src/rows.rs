@@ -7,7 +7,7 @@ use rudder_client::{DType, Rows};
 /// Rows of one fetch. Their memory is free for other fetches once this object and every array over it are gone.
 #[pyclass(frozen, name = "Rows", module = "rudder._native")]
 pub(crate) struct NativeRows {
-    /// Only kept: Python reads and writes the bytes at `address`, this side never again.
+    /// Kept so that the memory stays leased. Python reads and writes the bytes at `address`; this side never does.
     _lease: Rows,
     address: usize,
     shape: (usize, u32),

@@ -191,8 +191,9 @@ class Daemon:
 
 
 def meet(daemon: Daemon, source: Source) -> None:
-    """Wait until node 0 has a connection to node 1, which it dials when it first needs a row from there: on a machine that is
-    busy beyond reason that takes longer than a fetch may wait for it.
+    """Wait until node 0 has a connection to node 1.
+
+    It dials when it first needs a row from there. On a very busy machine that takes longer than a fetch may wait.
 
     Parameters
     ----------
@@ -221,7 +222,9 @@ def certificates(folder: Path, nodes: int) -> Path:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Iterator[list[Daemon]]:
+def cluster(
+    folder: Path, dataset: Path, authority: Path, nodes: int = 2, more: str = ""
+) -> Iterator[list[Daemon]]:
     """Daemons of every part, ready; they are stopped at the end.
 
     Parameters
@@ -232,6 +235,8 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
         From :meth:`Source.build` and :func:`certificates`.
     nodes : int
         Parts of the dataset.
+    more : str
+        TOML that is added to the configuration of each.
     """
     hosts = own_addresses(nodes)
     addresses = "\n".join(f'{node} = "{host}"' for node, host in enumerate(hosts))
@@ -257,6 +262,7 @@ def cluster(folder: Path, dataset: Path, authority: Path, nodes: int = 2) -> Ite
             listen = "127.0.0.1:0"
             [peers.addresses]
             {addresses}
+            {more}
         """
         daemons.append(Daemon(folder / str(node), configuration))
     try:

@@ -34,7 +34,7 @@ BAD_IDS = [
 
 
 @pytest.mark.parametrize(("ids", "error", "message"), BAD_IDS)
-def test_ids_that_are_none(client: rudder.Client, source: Source, ids: Any, error: type, message: str) -> None:
+def test_ids_that_are_no_ids(client: rudder.Client, source: Source, ids: Any, error: type, message: str) -> None:
     for fetch in (client.fetch, client.fetch_async):
         with pytest.raises(error, match=message):
             fetch("f32", ids)
@@ -77,13 +77,37 @@ def test_a_fetch_over_the_clients_own_memory(daemons: list[Daemon], source: Sour
 
 
 @pytest.mark.parametrize("numbers", [(-1, 0, 1), (0, -1, 1), (0, 0, 0), (2**32, 0, 1)])
-def test_progress_that_is_none(client: rudder.Client, numbers: tuple[int, int, int]) -> None:
+def test_progress_that_makes_no_sense(client: rudder.Client, numbers: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be from"):
         client.progress(*numbers)
 
 
+BAD_CALLS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("grow", {"rows": -1}, ValueError, "rows is -1"),
+    ("grow", {"rows": np.int64(-5)}, ValueError, "rows is -5"),
+    ("grow", {"rows": 2**64}, ValueError, "rows is 18446744073709551616"),
+    ("grow", {"rows": 1.5}, TypeError, "float"),
+    ("grow", {"factor": float("inf")}, ValueError, "factor is inf"),
+    ("grow", {"factor": -1.0}, rudder.ArgumentError, "factor"),
+    ("grow", {}, rudder.ArgumentError, "rows"),
+    ("evict", {"fraction": float("nan")}, ValueError, "fraction is nan"),
+    ("evict", {"fraction": 2.0}, rudder.ArgumentError, "fraction"),
+    ("refresh", {"max_age_s": float("nan")}, ValueError, "max_age_s is nan"),
+    ("refresh", {"max_age_s": -1}, rudder.ArgumentError, "max_age_s"),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments", "error", "message"), BAD_CALLS)
+def test_a_tool_with_an_argument_that_makes_no_sense(
+    client: rudder.Client, source: Source, tool: str, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        getattr(client, tool)(**arguments)
+    source.check("f32", [1], client.fetch("f32", [1]))
+
+
 def test_options_that_make_no_sense() -> None:
-    for timeout_s in (0, -1, float("inf"), float("nan")):
+    for timeout_s in (0, -1, float("inf"), float("nan"), 1e300, 1e9):
         with pytest.raises(ValueError, match="timeout_s"):
             rudder.connect("/nowhere", timeout_s=timeout_s)
     with pytest.raises(ValueError, match="arena_bytes_max"):
@@ -96,6 +120,10 @@ def test_no_daemon(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     assert isinstance(caught.value, ConnectionError)
     monkeypatch.setenv("RUDDER_SOCKET", "/from/the/environment")
     with pytest.raises(rudder.ConnectError, match="/from/the/environment"):
+        rudder.connect()
+    # Empty is the same as unset, and the message still names a path.
+    monkeypatch.setenv("RUDDER_SOCKET", "")
+    with pytest.raises(rudder.ConnectError, match="/run/rudder/rudder.sock"):
         rudder.connect()
 
 
@@ -202,7 +230,7 @@ def test_a_daemon_that_comes_back_with_other_tables(
     configuration.write_text(configuration.read_text().replace(str(dataset), moved))
     own_daemons[0].start()
     own_daemons[0].wait_until_ready()
-    with pytest.raises(rudder.TablesChangedError, match="connect anew"):
+    with pytest.raises(rudder.TablesChangedError, match="make a new client"):
         client.fetch("f32", [1])
     rows = own_daemons[0].connect().fetch("f32", [1])
     other.check("f32", [1], rows)

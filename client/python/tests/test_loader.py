@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable
+
 import numpy as np
 import pytest
-from cluster import Daemon, Source
+from cluster import Daemon, Source, cluster
 
 import rudder
 
@@ -53,3 +58,194 @@ def test_wrong_announcements_name_the_culprit(client: rudder.Client) -> None:
         client.announce("nothing", [1], 0)
     with pytest.raises(ValueError, match="horizon is -1"):
         rudder.Loader([], "f32", client=client, horizon=-1)
+
+
+class Told:
+    """What a daemon was told by the clients of this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.epochs: list[int] = []
+        self.steps: list[int] = []
+        progress, announce = rudder.Client.progress, rudder.Client.announce
+
+        def note_progress(client: rudder.Client, epoch: int, step: int, steps_per_epoch: int) -> None:
+            self.epochs.append(epoch)
+            progress(client, epoch, step, steps_per_epoch)
+
+        def note_announcement(client: rudder.Client, table: str, ids: Any, step: int | None = None) -> int:
+            assert step is not None
+            self.steps.append(step)
+            return announce(client, table, ids, step)
+
+        monkeypatch.setattr(rudder.Client, "progress", note_progress)
+        monkeypatch.setattr(rudder.Client, "announce", note_announcement)
+
+    def check_steps(self) -> None:
+        """A step that does not grow is the beginning of a new training to the daemon."""
+        assert self.steps == sorted(set(self.steps))
+
+
+def in_one_iteration(client: rudder.Client, epoch: list[np.ndarray]) -> None:
+    for _ in rudder.Loader(epoch, "f32", client=client, epochs=3):
+        pass
+
+
+def iterated_again(client: rudder.Client, epoch: list[np.ndarray]) -> None:
+    loader = rudder.Loader(epoch, "f32", client=client)
+    for _ in range(3):
+        for _ in loader:
+            pass
+
+
+def a_loader_for_each_epoch(client: rudder.Client, epoch: list[np.ndarray]) -> None:
+    for _ in range(3):
+        for _ in rudder.Loader(epoch, "f32", client=client):
+            pass
+        # Validation between the epochs.
+        for _ in rudder.Loader(epoch[:2], "f32", client=client, progress=False):
+            pass
+
+
+@pytest.mark.parametrize("loop", [in_one_iteration, iterated_again, a_loader_for_each_epoch])
+def test_every_loop_reports_growing_epochs(
+    client: rudder.Client, source: Source, monkeypatch: pytest.MonkeyPatch, loop: Callable[..., None]
+) -> None:
+    told = Told(monkeypatch)
+    loop(client, batches(source, 4))
+    assert told.epochs == [0] * 4 + [1] * 4 + [2] * 4
+    told.check_steps()
+
+
+def test_loaders_without_a_client_are_one_trainer(
+    daemons: list[Daemon], source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(monkeypatch)
+    monkeypatch.setenv("RUDDER_SOCKET", str(daemons[0].socket))
+    for _ in range(3):
+        for ids, rows in rudder.Loader(batches(source, 2), "f32"):
+            source.check("f32", ids, rows)
+    assert told.epochs == [0, 0, 1, 1, 2, 2]
+    told.check_steps()
+
+
+def test_an_iteration_that_is_broken_off_is_followed_by_the_next_epoch(
+    client: rudder.Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(monkeypatch)
+    loader = rudder.Loader(batches(source, 4), "f32", client=client, epochs=2, horizon=3)
+    for _ in range(2):
+        next(iter(loader))
+    assert told.epochs == [0, 1]
+    for _ in loader:
+        pass
+    assert told.epochs == [0, 1] + [2] * 4 + [3] * 4
+    told.check_steps()
+
+
+def test_an_epoch_that_is_given_is_counted_on_from(
+    client: rudder.Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told(monkeypatch)
+    epoch = batches(source, 1)
+    loader = rudder.Loader(epoch, "f32", client=client, epoch=7)
+    for _ in range(2):
+        list(loader)
+    list(rudder.Loader(epoch, "f32", client=client))
+    assert told.epochs == [7, 8, 9]
+    with pytest.raises(ValueError, match="epoch is -1"):
+        rudder.Loader(epoch, "f32", client=client, epoch=-1)
+
+
+@pytest.mark.parametrize("make", [iter, lambda batches: (ids for ids in batches), lambda batches: map(np.sort, batches)])
+def test_what_can_be_used_once_is_no_training_of_several_epochs(
+    client: rudder.Client, source: Source, make: Callable[[list[np.ndarray]], Iterator[np.ndarray]]
+) -> None:
+    with pytest.raises(ValueError, match="can be used once, and epochs is 3"):
+        rudder.Loader(make(batches(source, 4)), "f32", client=client, epochs=3, steps_per_epoch=4)
+    loader = rudder.Loader(make(batches(source, 4)), "f32", client=client)
+    assert sum(1 for _ in loader) == 4
+    with pytest.raises(RuntimeError, match="an iteration before this one used it"):
+        iter(loader)
+
+
+class Sampler:
+    """Its own iterator, with a length; begins again only if asked to."""
+
+    def __init__(self, batches: list[np.ndarray], again: bool) -> None:
+        self.batches, self.again, self.at = batches, again, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Sampler:
+        self.at = 0 if self.again else self.at
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self.at == len(self.batches):
+            raise StopIteration
+        self.at += 1
+        return self.batches[self.at - 1]
+
+
+def test_an_epoch_without_minibatches_ends_the_training_with_an_error(client: rudder.Client, source: Source) -> None:
+    again = rudder.Loader(Sampler(batches(source, 4), again=True), "f32", client=client, epochs=3)
+    assert sum(1 for _ in again) == 12
+    seen = []
+    with pytest.raises(RuntimeError, match="no minibatch in epoch 1 of 3"):
+        for batch, _ in rudder.Loader(Sampler(batches(source, 4), again=False), "f32", client=client, epochs=3):
+            seen.append(batch)
+    assert len(seen) == 4
+
+
+def test_a_refused_announcement_ends_no_training(folder: Path, dataset: Path, authority: Path, source: Source) -> None:
+    # A minibatch has about 100 remote rows: the third that waits is refused.
+    path = Path(tempfile.mkdtemp(dir=folder))
+    with cluster(path, dataset, authority, more="[lookahead]\nrows_max = 250") as daemons:
+        client, epoch = daemons[0].connect(), batches(source)
+        for seen, (ids, rows) in enumerate(rudder.Loader(epoch, "f32", client=client, epochs=3, horizon=4)):
+            assert ids is epoch[seen % 12]
+            source.check("f32", ids, rows)
+        assert seen == 35
+        table = next(table for table in client.status()["tables"] if table["name"] == "f32")
+        assert table["lookahead"]["announced_batches"] >= 20
+        with pytest.raises(rudder.LimitError, match=r"lookahead\.rows_max"):
+            for _ in range(4):
+                client.announce("f32", source.remote_ids("f32")[:100])
+
+
+def test_a_refused_minibatch_is_announced_at_the_next_step(
+    client: rudder.Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, int]] = []
+    epoch = batches(source, 3)
+    refusals = {1, 3}
+
+    def number(ids: Any) -> int:
+        return next(i for i, batch in enumerate(epoch) if batch is ids)
+
+    def announce(client: rudder.Client, table: str, ids: Any, step: int) -> int:
+        refused = len(calls) in refusals
+        calls.append(("refused" if refused else "announce", number(ids)))
+        if refused:
+            raise rudder.LimitError("no room")
+        return 1
+
+    fetch = rudder.Client.fetch
+
+    def note_fetch(client: rudder.Client, table: str, ids: Any) -> Any:
+        calls.append(("fetch", number(ids)))
+        return fetch(client, table, ids)
+
+    monkeypatch.setattr(rudder.Client, "announce", announce)
+    monkeypatch.setattr(rudder.Client, "fetch", note_fetch)
+    assert sum(1 for _ in rudder.Loader(epoch, "f32", client=client)) == 3
+    assert calls == [
+        ("announce", 0),
+        ("refused", 1),
+        ("fetch", 0),
+        ("refused", 1),
+        ("fetch", 1),
+        ("announce", 2),
+        ("fetch", 2),
+    ]

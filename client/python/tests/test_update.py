@@ -73,8 +73,8 @@ def test_tools_answer_in_numbers(own_daemons: list[Daemon], source: Source) -> N
     client = own_daemons[0].connect()
     warmed = client.warm("f32", range(len(source.arrays["f32"])))["tables"][0]
     assert warmed["remote_rows"] > 0
-    assert client.grow(rows=10, table="f32")["tables"][0]["after_rows"] == 10
-    assert client.grow(factor=2.0, table="f32")["tables"][0]["after_rows"] == 20
+    assert client.grow(rows=np.int64(10), table="f32")["tables"][0]["after_rows"] == 10
+    assert client.grow(factor=np.float32(2.0), table="f32")["tables"][0]["after_rows"] == 20
     assert client.evict(0.5, forget=True)["tool"] == "evict"
     assert client.refresh(max_age_s=0)["tables"][0]["changed_rows"] == 0
     assert client.hold() == {"tool": "hold", "tables": []}

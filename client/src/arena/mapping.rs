@@ -1,9 +1,9 @@
 //! The one module of this crate that holds `unsafe`: a memfd mapped by both sides. It owns the mapping and the bounds
 //! of every access to it, and must never hand out a reference to bytes that the other process may be writing.
 //!
-//! The daemon only ever copies single runs in ([`Mapping::write`]) and out ([`Mapping::read`]) and holds no
-//! reference, so a client that scribbles over its arena in mid-fetch can spoil its own rows and nothing else. It
-//! cannot shrink the file under the daemon either: [`Mapping::adopt`] demands the seal.
+//! The daemon only copies single runs in ([`Mapping::write`]) and out ([`Mapping::read`]) and holds no reference. So a client
+//! that writes to its arena during a fetch can spoil its own rows and nothing else. It cannot shrink the file under the daemon
+//! either: [`Mapping::adopt`] demands the seal.
 #![allow(unsafe_code)]
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -23,7 +23,7 @@ pub struct Mapping {
 
 // SAFETY: the mapping is plain memory that lives until drop; all access goes through methods that check bounds.
 unsafe impl Send for Mapping {}
-// SAFETY: as above; who may read or write which run at a time is ruled by leases (client) and calls (daemon).
+// SAFETY: as above; leases (client) and calls (daemon) decide who may read or write a run at a time.
 unsafe impl Sync for Mapping {}
 
 /// Why a memfd offered by a client is not mapped.
@@ -40,10 +40,10 @@ pub enum AdoptError {
         /// Bytes there.
         actual: u64,
     },
-    /// It announces no bytes, or more than an address space has.
+    /// It has no bytes, or more than an address space.
     #[error("an arena of {0} bytes cannot be mapped")]
     Size(u64),
-    /// The descriptor is no memfd, or mapping failed.
+    /// The descriptor is not a memfd, or mapping failed.
     #[error("the arena's descriptor cannot be mapped (is it a memfd?): {0}")]
     Io(#[from] io::Error),
 }
@@ -63,7 +63,7 @@ impl Mapping {
     /// Maps a memfd that a client sent, after checking its seals and its size.
     ///
     /// # Errors
-    /// [`AdoptError`]; each is the client's fault and is told to it.
+    /// [`AdoptError`]; each is the client's fault, and the daemon answers it to the client.
     pub fn adopt(fd: OwnedFd, bytes: u64) -> Result<Self, AdoptError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(io::Error::from)?;
         if !seals.contains(SealFlags::SHRINK) {
@@ -79,7 +79,7 @@ impl Mapping {
 
     fn map(fd: OwnedFd, bytes: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no memory of ours.
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory of this process.
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &fd, 0)? };
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
         Ok(Self { start, bytes, fd })
@@ -190,7 +190,7 @@ impl Drop for Mapping {
     }
 }
 
-/// The bytes of a lease as exclusive memory; kept here with the other unsafe code.
+/// The bytes of a lease as exclusive memory; here because it is unsafe code.
 pub(super) fn lease_bytes(mapping: &Mapping, offset: usize, len: usize) -> &[u8] {
     // SAFETY: the pool leases a run to one holder at a time, and gives it out for reading only after the daemon's
     // reply, or after it was taken back from a connection that is closed.

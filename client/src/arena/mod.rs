@@ -1,31 +1,58 @@
 //! Shared memory of a client: arenas (sealed memfds that both sides map) and the leases that fetches take in them. It
-//! owns who may use which run of bytes. It must never give out a run that the daemon may still write: a lease goes back
-//! only when it is dropped, and a session keeps the lease of an unanswered call until its connection is gone.
+//! owns who may use which run of bytes, and which arenas the daemon must still be told to drop. It must never give out a run that the
+//! daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of an unanswered call until its
+//! connection is gone.
 
 mod mapping;
 
 pub use mapping::{AdoptError, Mapping};
 
+use crate::lock::lock;
 use crate::wire::ARENA_ALIGN_BYTES;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of the first arena; later ones double.
 const FIRST_ARENA_BYTES: usize = 16 << 20;
+
+/// Bytes of a page: sizes of arenas are multiples of it, but for one that a limit cuts short.
+const PAGE_BYTES: usize = 4096;
 
 /// The arenas of one connection.
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
-    bytes_max: u64,
-    /// The process whose pool it is: a fork has a copy that nobody leases from, with a lock that may be held for ever.
+    /// The process that made it. A fork has a copy that nobody leases from, with a lock that may never open.
     pid: u32,
+}
+
+/// How many bytes the arenas of a connection may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ArenaLimit {
+    bytes_max: u64,
+    key: &'static str,
+}
+
+impl ArenaLimit {
+    /// The client's own limit.
+    pub(crate) fn of_client(bytes_max: u64) -> Self {
+        Self { bytes_max, key: "arena_bytes_max of this client" }
+    }
+
+    /// The lower of this limit and the daemon's.
+    pub(crate) fn with_daemon(self, bytes_max: u64) -> Self {
+        let daemon = Self { bytes_max, key: "local.arena_bytes_max of rudderd" };
+        if bytes_max < self.bytes_max { daemon } else { self }
+    }
 }
 
 #[derive(Debug)]
 struct PoolState {
+    limit: ArenaLimit,
     arenas: Vec<Arena>,
     next_number: u32,
+    /// Arenas that are gone here and that the daemon may still hold.
+    untold: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -46,37 +73,47 @@ pub(crate) struct Lease {
     len: usize,
 }
 
-/// What the daemon must be told before a new lease can be used.
+/// A new arena. Before a lease in it is used, the daemon must drop [`Pool::untold`] and then register this one.
 #[derive(Debug)]
 pub(crate) struct Growth {
-    /// The new arena.
-    pub(crate) added: (u32, Arc<Mapping>),
-    /// Arenas that were too small and lay idle: gone.
-    pub(crate) dropped: Vec<u32>,
+    /// The client's number for the arena.
+    pub(crate) arena: u32,
+    /// Its memory.
+    pub(crate) mapping: Arc<Mapping>,
 }
 
-/// The arenas may not grow as far as a fetch would need.
+/// There is no shared memory for a call.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LeaseError {
-    /// Over the client's own limit.
+#[non_exhaustive]
+pub enum MemoryError {
+    /// The arenas may not grow as far as the call needs.
     #[error(
-        "{wanted} bytes of shared memory are needed beside {held} in use; the limit arena_bytes_max is {limit}: drop rows \
-         that are no longer needed, or raise it"
+        "{wanted} bytes of shared memory are needed beside {held} in use; the limit {key} is {limit}: drop rows that are no longer \
+         needed, or raise it"
     )]
     Limit {
-        /// Bytes of the fetch.
+        /// Bytes of the call.
         wanted: u64,
-        /// Bytes of arenas that exist.
+        /// Bytes of the arenas in use.
         held: u64,
-        /// The limit.
+        /// Bytes allowed.
         limit: u64,
+        /// Name of the limit, and the side that sets it.
+        key: &'static str,
+    },
+    /// The rows have more bytes than an address space.
+    #[error("{rows} rows are more than memory can hold")]
+    TooLarge {
+        /// Rows of the call.
+        rows: u64,
     },
     /// No memfd could be made.
-    #[error("no shared memory of {bytes} bytes: {cause}")]
+    #[error("there is no shared memory of {bytes} bytes")]
     Io {
         /// Bytes of the arena.
         bytes: usize,
         /// What the kernel said.
+        #[source]
         cause: io::Error,
     },
 }
@@ -112,59 +149,104 @@ impl Arena {
 }
 
 impl Pool {
-    pub(crate) fn new(bytes_max: u64) -> Arc<Self> {
-        Arc::new(Self {
-            state: Mutex::new(PoolState { arenas: Vec::new(), next_number: 0 }),
-            bytes_max,
-            pid: std::process::id(),
-        })
+    pub(crate) fn new(limit: ArenaLimit) -> Arc<Self> {
+        let state = PoolState { limit, arenas: Vec::new(), next_number: 0, untold: Vec::new() };
+        Arc::new(Self { state: Mutex::new(state), pid: std::process::id() })
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
-    /// Leases `bytes`, in a new arena if no old one has room.
-    pub(crate) fn lease(self: &Arc<Self>, bytes: usize) -> Result<(Lease, Option<Growth>), LeaseError> {
+    /// The daemon accepts arenas of `bytes_max` bytes at most.
+    pub(crate) fn limit_by_daemon(&self, bytes_max: u64) {
+        let mut state = self.lock();
+        state.limit = state.limit.with_daemon(bytes_max);
+    }
+
+    /// Leases `bytes`, in a new arena if no old one has room. A refusal changes nothing.
+    pub(crate) fn lease(self: &Arc<Self>, bytes: usize) -> Result<(Lease, Option<Growth>), MemoryError> {
         let len = bytes.max(1).next_multiple_of(ARENA_ALIGN_BYTES as usize);
         let mut state = self.lock();
-        for arena in &mut state.arenas {
-            if let Some(offset) = arena.take(len) {
-                let mapping = Arc::clone(&arena.mapping);
-                return Ok((Lease { pool: Arc::clone(self), mapping, number: arena.number, offset, len }, None));
-            }
+        if let Some((number, mapping, offset)) = state.take(len) {
+            return Ok((Lease { pool: Arc::clone(self), mapping, number, offset, len }, None));
         }
-        let mut dropped = Vec::new();
-        let mut largest = 0;
-        state.arenas.retain(|arena| {
-            largest = largest.max(arena.mapping.bytes());
-            let idle = arena.idle();
-            if idle {
-                dropped.push(arena.number);
-            }
-            !idle
-        });
-        let held: u64 = state.arenas.iter().map(|arena| arena.mapping.bytes() as u64).sum();
-        let room = usize::try_from(self.bytes_max.saturating_sub(held)).unwrap_or(usize::MAX);
-        if len > room {
-            return Err(LeaseError::Limit { wanted: len as u64, held, limit: self.bytes_max });
-        }
-        let size = len.next_multiple_of(4096).max(FIRST_ARENA_BYTES).max(largest.saturating_mul(2)).min(room.max(len));
-        let mapping = Arc::new(Mapping::create(size).map_err(|cause| LeaseError::Io { bytes: size, cause })?);
-        let number = state.next_number;
-        state.next_number = number.wrapping_add(1);
-        let mut arena = Arena { number, mapping: Arc::clone(&mapping), free: vec![(0, size)] };
-        let offset = arena.take(len).unwrap_or(0);
-        state.arenas.push(arena);
-        let growth = Growth { added: (number, Arc::clone(&mapping)), dropped };
-        Ok((Lease { pool: Arc::clone(self), mapping, number, offset, len }, Some(growth)))
+        let bytes = state.size_of_next(len)?;
+        let mapping = Mapping::create(bytes).map_err(|cause| MemoryError::Io { bytes, cause })?;
+        let growth = state.grow(Arc::new(mapping), len);
+        let (number, mapping) = (growth.arena, Arc::clone(&growth.mapping));
+        Ok((Lease { pool: Arc::clone(self), mapping, number, offset: 0, len }, Some(growth)))
+    }
+
+    /// Forgets an arena that the daemon refused.
+    pub(crate) fn discard(&self, number: u32) {
+        self.lock().arenas.retain(|arena| arena.number != number);
+    }
+
+    /// Forgets an arena that the daemon may have taken; it will be told to drop it.
+    pub(crate) fn abandon(&self, number: u32) {
+        let mut state = self.lock();
+        state.arenas.retain(|arena| arena.number != number);
+        state.untold.push(number);
+    }
+
+    /// An arena that the daemon must be told to drop. Call [`Pool::told`] after that.
+    pub(crate) fn untold(&self) -> Option<u32> {
+        self.lock().untold.last().copied()
+    }
+
+    /// The daemon was told to drop arena `number`.
+    pub(crate) fn told(&self, number: u32) {
+        self.lock().untold.retain(|&untold| untold != number);
     }
 }
 
-impl Pool {
-    /// Forgets an arena that the daemon did not take.
-    pub(crate) fn discard(&self, number: u32) {
-        self.lock().arenas.retain(|arena| arena.number != number);
+impl PoolState {
+    /// Takes `len` bytes of the first arena that has them.
+    fn take(&mut self, len: usize) -> Option<(u32, Arc<Mapping>, usize)> {
+        self.arenas.iter_mut().find_map(|arena| {
+            let offset = arena.take(len)?;
+            Some((arena.number, Arc::clone(&arena.mapping), offset))
+        })
+    }
+
+    /// Bytes of arenas that hold a lease. The others go when a new arena is made.
+    fn held(&self) -> u64 {
+        self.arenas.iter().filter(|arena| !arena.idle()).map(|arena| arena.mapping.bytes() as u64).sum()
+    }
+
+    /// Bytes of the arena to make for a lease of `len`: twice the largest, as far as the limit leaves room.
+    fn size_of_next(&self, len: usize) -> Result<usize, MemoryError> {
+        let room = usize::try_from(self.limit.bytes_max.saturating_sub(self.held())).unwrap_or(usize::MAX);
+        if len > room {
+            return Err(self.over_limit(len));
+        }
+        let largest = self.arenas.iter().map(|arena| arena.mapping.bytes()).max().unwrap_or(0);
+        let wished = len.next_multiple_of(PAGE_BYTES).max(FIRST_ARENA_BYTES).max(largest.saturating_mul(2));
+        Ok(wished.min(room))
+    }
+
+    fn over_limit(&self, len: usize) -> MemoryError {
+        let ArenaLimit { bytes_max, key } = self.limit;
+        MemoryError::Limit { wanted: len as u64, held: self.held(), limit: bytes_max, key }
+    }
+
+    /// Adds an arena whose first `len` bytes are leased, and drops those that lie idle: they were too small.
+    fn grow(&mut self, mapping: Arc<Mapping>, len: usize) -> Growth {
+        let PoolState { arenas, untold, .. } = self;
+        arenas.retain(|arena| {
+            let idle = arena.idle();
+            if idle {
+                untold.push(arena.number);
+            }
+            !idle
+        });
+        let arena = self.next_number;
+        self.next_number = arena.wrapping_add(1);
+        let rest = mapping.bytes() - len;
+        let free = if rest > 0 { vec![(len, rest)] } else { Vec::new() };
+        self.arenas.push(Arena { number: arena, mapping: Arc::clone(&mapping), free });
+        Growth { arena, mapping }
     }
 }
 
@@ -215,11 +297,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pool(bytes_max: u64) -> Arc<Pool> {
+        Pool::new(ArenaLimit::of_client(bytes_max))
+    }
+
+    /// Tells the daemon, and answers of what.
+    fn tell(pool: &Pool) -> Vec<u32> {
+        std::iter::from_fn(|| pool.untold().inspect(|&number| pool.told(number))).collect()
+    }
+
     #[test]
     fn a_freed_run_is_used_again_and_an_outgrown_arena_goes() {
-        let pool = Pool::new(1 << 30);
+        let pool = pool(1 << 30);
         let (lease, growth) = pool.lease(1000).unwrap();
-        assert_eq!(growth.unwrap().added.0, 0);
+        assert_eq!(growth.unwrap().arena, 0);
         let offset = lease.offset();
         drop(lease);
         let (lease, growth) = pool.lease(900).unwrap();
@@ -227,21 +318,48 @@ mod tests {
         assert_eq!(lease.offset(), offset);
         drop(lease);
         let (_big, growth) = pool.lease(FIRST_ARENA_BYTES + 1).unwrap();
-        assert_eq!(growth.unwrap().dropped, [0]);
+        assert_eq!(growth.unwrap().arena, 1);
+        assert_eq!(tell(&pool), [0]);
     }
 
     #[test]
     fn the_limit_names_itself() {
-        let pool = Pool::new(1 << 20);
-        let error = pool.lease(2 << 20).unwrap_err();
-        assert!(error.to_string().contains("arena_bytes_max"), "{error}");
+        let own = pool(1 << 20);
+        own.limit_by_daemon(1 << 30);
+        let error = own.lease(2 << 20).unwrap_err().to_string();
+        assert!(error.contains("arena_bytes_max of this client is 1048576"), "{error}");
+        let daemons = pool(1 << 30);
+        daemons.limit_by_daemon(1 << 20);
+        let error = daemons.lease(2 << 20).unwrap_err().to_string();
+        assert!(error.contains("local.arena_bytes_max of rudderd is 1048576"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_lease_drops_no_arena_without_telling() {
+        let pool = pool(20 << 20);
+        drop(pool.lease(1000).unwrap());
+        for _ in 0..5 {
+            pool.lease(30 << 20).unwrap_err();
+        }
+        let held: Vec<u32> = pool.lock().arenas.iter().map(|arena| arena.number).collect();
+        assert_eq!((held, tell(&pool)), (vec![0], vec![]), "arenas here, and those to tell of");
+    }
+
+    #[test]
+    fn doubling_stays_below_the_daemons_limit() {
+        let pool = pool(64 << 30);
+        pool.limit_by_daemon(64 << 20);
+        let _small = pool.lease(FIRST_ARENA_BYTES).unwrap();
+        drop(pool.lease(20 << 20).unwrap());
+        let (_lease, growth) = pool.lease(40 << 20).unwrap();
+        assert_eq!(growth.unwrap().mapping.bytes(), 48 << 20);
     }
 
     proptest! {
         /// Model check: leases never overlap, and when all are gone each arena is one free run again.
         #[test]
         fn leases_never_overlap(steps in proptest::collection::vec((any::<bool>(), 1usize..200_000), 1..80)) {
-            let pool = Pool::new(1 << 30);
+            let pool = pool(1 << 30);
             let mut held: Vec<Lease> = Vec::new();
             for (take, n) in steps {
                 if take || held.is_empty() {

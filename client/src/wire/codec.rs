@@ -57,7 +57,7 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Answer, Call, Place, Request};
+    use crate::wire::{Answer, Call, Place, Request, RowsCall};
     use proptest::prelude::*;
 
     #[test]
@@ -87,9 +87,10 @@ mod tests {
         #[test]
         fn calls_survive_the_trip(table: u16, width: u32, count: u64, arena: u32, offset: u64, text in ".{0,80}") {
             let (dtype, ids, rows) = (crate::DType::F16, Place::Inline, Place::Arena { arena, offset });
+            let call = RowsCall { table, dtype, width, count, ids, rows };
             for request in [
-                Request::Fetch { table, dtype, width, count, ids, rows },
-                Request::Update { table, dtype, width, count, ids, rows },
+                Request::Fetch(call),
+                Request::Update(call),
                 Request::Warm { table, count, ids: rows },
                 Request::Tool { call: text },
             ] {

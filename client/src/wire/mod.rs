@@ -1,5 +1,5 @@
-//! What a trainer and its `rudderd` say to each other over the Unix socket: the messages, and nothing about how they
-//! are carried ([`frame`]) or written as bytes ([`codec`]).
+//! The messages between a trainer and its `rudderd` over the Unix socket. How they are carried is in [`frame`], how they are
+//! written as bytes in [`codec`].
 //!
 //! Messages hold ids of tables, counts and offsets only. Vertex ids and rows lie in a sealed memfd that the client
 //! shares ([`Place::Arena`]), or, for a client without shared memory, behind the message as raw bytes
@@ -52,6 +52,23 @@ pub enum Place {
     },
 }
 
+/// Ids of a table and the place of their rows: where a fetch puts them, or where an update finds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct RowsCall {
+    /// [`TableInfo::id`].
+    pub table: u16,
+    /// Element type that the client believes the table to have.
+    pub dtype: DType,
+    /// Elements per row that the client believes the table to have.
+    pub width: u32,
+    /// Number of ids.
+    pub count: u64,
+    /// Where the ids lie: `count` little-endian `u64`.
+    pub ids: Place,
+    /// Where the rows go or lie: `count` rows, in the order of the ids.
+    pub rows: Place,
+}
+
 /// What a client asks of its daemon.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Request {
@@ -79,20 +96,8 @@ pub enum Request {
         arena: u32,
     },
     /// Asks for rows, local and remote mixed, in any order, duplicates allowed.
-    Fetch {
-        /// [`TableInfo::id`].
-        table: u16,
-        /// Element type that the client believes the table to have.
-        dtype: DType,
-        /// Elements per row that the client believes the table to have.
-        width: u32,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
-        /// Where the rows shall go: `count` rows, in the order of the ids.
-        rows: Place,
-    },
+    /// The rows go to [`RowsCall::rows`].
+    Fetch(RowsCall),
     /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will.
     Announce {
         /// [`TableInfo::id`].
@@ -105,7 +110,7 @@ pub enum Request {
         /// Where the ids lie: `count` little-endian `u64`.
         ids: Place,
     },
-    /// Says where in the training this trainer is. Scores of the cache live on it.
+    /// Tells the cache how far this trainer has come; its scores are computed from it.
     Progress {
         /// Epochs ended so far.
         epoch: u32,
@@ -114,23 +119,11 @@ pub enum Request {
         /// Steps of an epoch, above 0.
         steps_per_epoch: u32,
     },
-    /// Asks for what `GET /v1/status` says.
+    /// Asks for the state of the daemon, the same as `GET /v1/status`.
     Status,
     /// Replaces rows, local and remote mixed, at their owners; of an id that appears twice, the last row stays.
-    Update {
-        /// [`TableInfo::id`].
-        table: u16,
-        /// Element type that the client believes the table to have.
-        dtype: DType,
-        /// Elements per row that the client believes the table to have.
-        width: u32,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
-        /// Where the new rows lie, in the order of the ids; if inline, behind inline ids.
-        rows: Place,
-    },
+    /// The new rows lie at [`RowsCall::rows`]; if inline, behind inline ids.
+    Update(RowsCall),
     /// Brings rows into the cache.
     Warm {
         /// [`TableInfo::id`].
@@ -158,8 +151,10 @@ pub enum Reply {
         node: u16,
         /// Every table of the dataset, in the order of their ids.
         tables: Vec<TableInfo>,
+        /// Most bytes of all arenas of this connection that the daemon accepts.
+        arena_bytes_max: u64,
     },
-    /// Done, with nothing to say.
+    /// Done; there is nothing to report.
     Done,
     /// The rows are where they were asked to be; for [`Place::Inline`] behind this message.
     Rows(RowSources),
@@ -174,7 +169,7 @@ pub enum Reply {
     Failed {
         /// What kind of failure, for programs.
         code: ErrorCode,
-        /// What happened, whose fault it is and what to do next, for people.
+        /// What happened, which side is at fault and what to do next, for people.
         message: String,
         /// The daemon closes the connection after this message.
         closing: bool,
@@ -231,6 +226,8 @@ pub enum ErrorCode {
     Internal,
     /// The daemon cannot read its own shard: the file shrank, or the disk fails or hangs.
     Storage,
+    /// A well-formed request with an argument that makes no sense. The message names it.
+    Argument,
 }
 
 /// One feature table as a client sees it.

@@ -98,7 +98,8 @@ impl RequestError {
         match self {
             Self::Version { .. } => ErrorCode::Version,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
-            Self::Protocol(_) | Self::Senseless(_) => ErrorCode::Protocol,
+            Self::Protocol(_) => ErrorCode::Protocol,
+            Self::Senseless(_) => ErrorCode::Argument,
             Self::UnknownTable { .. } => ErrorCode::UnknownTable,
             Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
             Self::Shape { .. } => ErrorCode::Shape,
@@ -108,7 +109,7 @@ impl RequestError {
             Self::Update { fault, .. } => fault.code(),
             Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
             Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
-            Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Protocol,
+            Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Argument,
             Self::Shard { .. } => ErrorCode::Storage,
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,

@@ -12,10 +12,10 @@ use super::receive::{Receiver, SAME_VERSION};
 use super::replies::Replies;
 use super::timing::Timeline;
 use hashbrown::HashMap;
+use rudder_client::TableInfo;
 use rudder_client::arena::Mapping;
 use rudder_client::wire::frame::Frame;
-use rudder_client::wire::{ARENA_ALIGN_BYTES, Call, PROTOCOL_VERSION, Place, Reply, Request, codec};
-use rudder_client::{DType, TableInfo};
+use rudder_client::wire::{ARENA_ALIGN_BYTES, Call, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, codec};
 use rudder_dataset::Table;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -34,16 +34,6 @@ pub(super) struct Session {
     fds: VecDeque<OwnedFd>,
     inflight: Arc<Semaphore>,
     name: Option<String>,
-}
-
-/// What a fetch asks for, or an update brings, as it came.
-struct FetchCall {
-    table: u16,
-    dtype: DType,
-    width: u32,
-    count: u64,
-    ids: Place,
-    rows: Place,
 }
 
 /// Serves `stream` until the client leaves, breaks the protocol, or the daemon stops.
@@ -152,12 +142,8 @@ impl Session {
                 Reply::Announced { horizon }
             }
             Request::Status => Reply::Status((self.shared.status)()),
-            Request::Fetch { table, dtype, width, count, ids, rows } => {
-                return self.fetch(id, &FetchCall { table, dtype, width, count, ids, rows }, &payload).await;
-            }
-            Request::Update { table, dtype, width, count, ids, rows } => {
-                return self.update(id, &FetchCall { table, dtype, width, count, ids, rows }, payload).await;
-            }
+            Request::Fetch(call) => return self.fetch(id, &call, &payload).await,
+            Request::Update(call) => return self.update(id, &call, payload).await,
             Request::Warm { table, count, ids } => return self.warm(id, (table, count, ids), &payload).await,
             Request::Tool { call } => return self.tool(id, &call).await,
         };
@@ -181,7 +167,12 @@ impl Session {
             rows: table.rows,
             local_rows: table.shard.rows(),
         });
-        Ok(Reply::Welcome { version: PROTOCOL_VERSION, node: dataset.node(), tables: tables.collect() })
+        Ok(Reply::Welcome {
+            version: PROTOCOL_VERSION,
+            node: dataset.node(),
+            tables: tables.collect(),
+            arena_bytes_max: self.shared.config.arena_bytes_max,
+        })
     }
 
     fn add_arena(&mut self, arena: u32, bytes: u64) -> Result<Reply, RequestError> {
@@ -207,7 +198,7 @@ impl Session {
     }
 
     /// Serves a fetch: at once if all rows are here, else beside what comes next on the connection.
-    async fn fetch(&mut self, id: u64, call: &FetchCall, payload: &[u8]) -> Result<(), RequestError> {
+    async fn fetch(&mut self, id: u64, call: &RowsCall, payload: &[u8]) -> Result<(), RequestError> {
         if self.shared.engine.is_draining() {
             return Err(RequestError::Draining);
         }
@@ -225,7 +216,7 @@ impl Session {
     }
 
     /// Holds a fetch against the table and the limits, and finds its places.
-    fn check(&self, request: u64, call: &FetchCall, payload: &[u8]) -> Result<Job, RequestError> {
+    fn check(&self, request: u64, call: &RowsCall, payload: &[u8]) -> Result<Job, RequestError> {
         let timeline = Timeline::start();
         let table = self.table_of_shape(call)?;
         let count = self.count(call.count)?;
@@ -235,7 +226,7 @@ impl Session {
     }
 
     /// The table, if its rows are what the client believes them to be.
-    fn table_of_shape(&self, call: &FetchCall) -> Result<&Table, RequestError> {
+    fn table_of_shape(&self, call: &RowsCall) -> Result<&Table, RequestError> {
         let table = self.table(call.table)?;
         if (table.dtype, table.width) == (call.dtype, call.width) {
             return Ok(table);

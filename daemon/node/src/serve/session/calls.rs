@@ -1,17 +1,17 @@
 //! The calls of a trainer that change what is held: updates, rows to be brought in, tools. Each runs beside what comes next
 //! on the connection, in a place among its requests in flight.
 
-use super::{FetchCall, Session};
+use super::Session;
 use crate::serve::error::RequestError;
 use crate::serve::update::{NewRows, RowsIn};
 use rudder_agent::tools::{ToolCall, Warm};
-use rudder_client::wire::{Place, Reply};
+use rudder_client::wire::{Place, Reply, RowsCall};
 use std::future::Future;
 use std::sync::Arc;
 
 impl Session {
     /// Writes rows through to their owners.
-    pub(super) async fn update(&self, id: u64, call: &FetchCall, payload: Vec<u8>) -> Result<(), RequestError> {
+    pub(super) async fn update(&self, id: u64, call: &RowsCall, payload: Vec<u8>) -> Result<(), RequestError> {
         let new = self.check_update(call, payload)?;
         let engine = Arc::clone(&self.shared.engine);
         self.beside(id, async move { Ok(Reply::Updated { rows: engine.update(new).await? }) }).await
@@ -70,7 +70,7 @@ impl Session {
     }
 
     /// Holds an update against the table and the limits, and finds its rows.
-    fn check_update(&self, call: &FetchCall, payload: Vec<u8>) -> Result<NewRows, RequestError> {
+    fn check_update(&self, call: &RowsCall, payload: Vec<u8>) -> Result<NewRows, RequestError> {
         let table = self.table_of_shape(call)?;
         let count = self.count(call.count)?;
         let (id_bytes, bytes) = (count * size_of::<u64>(), count.checked_mul(table.row_bytes));

@@ -1,0 +1,136 @@
+//! Loaders: which epochs and steps the daemon hears of, and what a refused announcement changes.
+
+use super::{Daemon, check, daemon};
+use crate::wire::{ErrorCode, Reply, Request};
+use crate::{Client, Horizon, Loader};
+use std::sync::{Arc, Mutex};
+
+/// What a daemon was told, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Announce(Option<u64>),
+    Refused,
+    Progress(u32, u32),
+    Fetch,
+}
+
+/// A daemon that notes what it is told, asks for `horizon` batches, and refuses an announcement where `refuses` says so, by the
+/// number of announcements before it.
+fn noting(horizon: u32, refuses: fn(usize) -> bool) -> (Daemon, Arc<Mutex<Vec<Told>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let notes = Arc::clone(&told);
+    let daemon = daemon(move |line, _| {
+        let mut announcements = 0;
+        while let Some((call, payload)) = line.call() {
+            match call.request {
+                Request::Announce { step, .. } => {
+                    let refused = refuses(announcements);
+                    announcements += 1;
+                    notes.lock().unwrap().push(if refused { Told::Refused } else { Told::Announce(step) });
+                    if refused {
+                        line.fail(call.id, ErrorCode::Limit, "lookahead.rows_max");
+                    } else {
+                        line.answer(call.id, Reply::Announced { horizon }, &[]);
+                    }
+                    continue;
+                }
+                Request::Progress { epoch, step, .. } => notes.lock().unwrap().push(Told::Progress(epoch, step)),
+                Request::Fetch(_) => notes.lock().unwrap().push(Told::Fetch),
+                _ => {}
+            }
+            line.serve(&call, &payload);
+        }
+    });
+    (daemon, told)
+}
+
+fn epoch(batches: u64) -> std::vec::IntoIter<Vec<u64>> {
+    (0..batches).map(|batch| vec![batch, batch + 100]).collect::<Vec<_>>().into_iter()
+}
+
+/// Loads all of `loader` and checks the rows; answers the number of batches.
+fn run<I: Iterator<Item = Vec<u64>>>(loader: Loader<'_, I>) -> usize {
+    loader.map(|loaded| loaded.unwrap()).inspect(|(ids, rows)| check(rows, ids)).count()
+}
+
+fn progress(told: &Mutex<Vec<Told>>) -> Vec<(u32, u32)> {
+    let of = |told: &Told| if let Told::Progress(epoch, step) = *told { Some((epoch, step)) } else { None };
+    told.lock().unwrap().iter().filter_map(of).collect()
+}
+
+fn steps(told: &Mutex<Vec<Told>>) -> Vec<u64> {
+    let of = |told: &Told| if let Told::Announce(step) = *told { step } else { None };
+    told.lock().unwrap().iter().filter_map(of).collect()
+}
+
+fn loader(client: &Client, batches: u64) -> Loader<'_, std::vec::IntoIter<Vec<u64>>> {
+    Loader::new(client, "feat", epoch(batches), batches as u32).unwrap()
+}
+
+#[test]
+fn a_loader_for_each_epoch_reports_growing_epochs_and_steps() {
+    let (daemon, told) = noting(2, |_| false);
+    let client = daemon.connect();
+    for _ in 0..3 {
+        assert_eq!(run(loader(&client, 2)), 2);
+        assert_eq!(run(loader(&client, 1).progress(false)), 1, "validation");
+    }
+    assert_eq!(progress(&told), [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]);
+    assert_eq!(steps(&told), (0..9).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_loader_that_was_broken_off_is_followed_by_the_next_epoch() {
+    let (daemon, told) = noting(1, |_| false);
+    let client = daemon.connect();
+    let mut broken = loader(&client, 4);
+    broken.next().unwrap().unwrap();
+    drop(broken);
+    run(loader(&client, 1));
+    assert_eq!(progress(&told), [(0, 0), (1, 0)]);
+    assert_eq!(steps(&told), [0, 1, 2]);
+    told.lock().unwrap().clear();
+    run(loader(&client, 2).from_step(15));
+    run(loader(&client, 1));
+    assert_eq!(progress(&told), [(7, 1), (8, 0), (9, 0)], "what follows counts on from a given step");
+}
+
+#[test]
+fn a_refused_announcement_is_made_at_the_next_step() {
+    let (daemon, told) = noting(1, |announcement| announcement == 1);
+    let client = daemon.connect();
+    assert_eq!(run(loader(&client, 3)), 3);
+    let (first, rest) = (Told::Announce(Some(0)), [Told::Progress(0, 0), Told::Fetch]);
+    let expected = [&[first, Told::Refused][..], &rest, &[Told::Announce(Some(2)), Told::Announce(Some(3))]].concat();
+    assert_eq!(told.lock().unwrap()[..expected.len()], expected);
+}
+
+#[test]
+fn a_daemon_that_refuses_every_announcement_ends_no_training() {
+    for horizon in [Horizon::Daemon, Horizon::Batches(3)] {
+        let (daemon, told) = noting(3, |_| true);
+        let client = daemon.connect();
+        assert_eq!(run(loader(&client, 5).horizon(horizon)), 5);
+        let refused = told.lock().unwrap().iter().filter(|told| **told == Told::Refused).count();
+        assert_eq!(refused, 5, "one try at each step");
+    }
+}
+
+#[test]
+fn a_daemon_that_asks_for_nothing_is_asked_again() {
+    let (daemon, told) = noting(0, |_| false);
+    assert_eq!(run(loader(&daemon.connect(), 4)), 4);
+    assert_eq!(steps(&told).len(), 4);
+}
+
+#[test]
+fn an_announcement_may_leave_its_step_out() {
+    let (daemon, told) = noting(1, |_| false);
+    let client = daemon.connect();
+    assert_eq!(client.announce("feat", &[1], None).unwrap(), 1);
+    client.announce("feat", &[2], 17).unwrap();
+    run(loader(&client, 1));
+    let announced: Vec<Told> =
+        told.lock().unwrap().iter().filter(|t| matches!(t, Told::Announce(_))).copied().collect();
+    assert_eq!(announced, [None, Some(17), Some(18)].map(Told::Announce), "a loader counts on from a given step");
+}
