@@ -2,7 +2,7 @@
 
 use rudder_settings::{Invalid, check_plain_http, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Shape of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks the level. `EnvFilter` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    /// Checks the level. `Targets` takes any bare word for the name of a target, so that a misspelt level would silence the log.
     ///
     /// # Errors
     /// [`Invalid`], which says what to write.
@@ -70,7 +70,7 @@ impl LogConfig {
             return wrong("log.otlp_sample", self.otlp_sample, "no share", "write a number from 0 to 1, such as 0.01");
         }
         check_plain_http("log.otlp_endpoint", &self.otlp_endpoint)?;
-        match EnvFilter::builder().parse(level) {
+        match level.parse::<Targets>() {
             Ok(_) => Ok(()),
             Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),
         }
