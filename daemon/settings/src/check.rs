@@ -1,4 +1,5 @@
-//! Checks that many settings need. Owns the form in which a value is refused: its key, what is wrong with it, and what to write instead.
+//! Checks that many settings need. Owns the form in which a value is refused: its key, what is wrong with it, and what
+//! to write instead.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
