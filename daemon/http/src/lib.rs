@@ -112,10 +112,12 @@ impl Client {
     }
 
     async fn whole(&self, request: reqwest::RequestBuilder) -> Result<Answer, HttpError> {
-        let mut response = request.send().await.map_err(HttpError::Lost)?;
+        // Who calls names the address; it may hold a secret.
+        let lost = |error: reqwest::Error| HttpError::Lost(error.without_url());
+        let mut response = request.send().await.map_err(lost)?;
         let status = response.status().as_u16();
         let mut body = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(HttpError::Lost)? {
+        while let Some(piece) = response.chunk().await.map_err(lost)? {
             if body.len() + piece.len() > self.answer_bytes_max {
                 return Err(HttpError::TooLong(self.answer_bytes_max));
             }

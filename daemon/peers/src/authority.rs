@@ -242,6 +242,7 @@ fn write(path: &Path, text: &str, mode: u32, force: bool) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::tls::Validity;
     use super::*;
 
     #[test]
@@ -254,6 +255,23 @@ mod tests {
         assert_eq!(NodeName::of_certificate(&der), Some(NodeName { node: 3, cluster: "blue".to_owned() }));
         for key in [&ca.key, &node.key] {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn validity_is_read_off_certificates_of_both_centuries() {
+        let dir = tempfile::tempdir().unwrap();
+        // Until 2049 the end is written with two digits of the year, from 2050 on with four (RFC 5280, section 4.1.2.5).
+        for days in [1, 36_500] {
+            let written = init(dir.path(), "blue", days, true).unwrap();
+            let certificate = CertificateDer::from_pem_file(&written.certificate).unwrap();
+            let validity = Validity::of_certificate(&certificate).unwrap();
+            assert_eq!(validity.not_after, written.not_after_unix_s as i64);
+            let life = i64::from(days) * 86_400 + CLOCK_SKEW.as_secs() as i64;
+            assert!((validity.not_after - validity.not_before - life).abs() <= 1, "{validity:?}");
+            let (half, rest) = certificate.split_at(certificate.len() / 2);
+            assert_eq!(Validity::of_certificate(&half.into()), None);
+            assert_eq!(Validity::of_certificate(&rest.into()), None);
         }
     }
 

@@ -50,7 +50,8 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks the level. `Targets` takes any bare word for the name of a target, so that a misspelt level would silence the log.
+    /// Checks the level. `Targets` takes any bare word, and any span in brackets, for the name of a target, so that a misspelt level
+    /// would silence the log.
     ///
     /// # Errors
     /// [`Invalid`], which says what to write.
@@ -60,9 +61,9 @@ impl LogConfig {
         let bare = level
             .split(',')
             .map(str::trim)
-            .find(|directive| !directive.contains(['=', '[', ']']) && directive.parse::<LevelFilter>().is_err());
+            .find(|it| it.contains('[') || !it.contains('=') && it.parse::<LevelFilter>().is_err());
         if let Some(bare) = bare {
-            return wrong("log.level", quoted(level), format!("`{bare}` is no level"), remedy);
+            return wrong("log.level", quoted(level), format!("`{bare}` is neither a level nor target=level"), remedy);
         }
         within("log.otlp_queue_max", self.otlp_queue_max, 1..=1 << 20)?;
         within("log.otlp_timeout_ms", self.otlp_timeout_ms, 1..=60_000)?;
@@ -73,6 +74,28 @@ impl LogConfig {
         match level.parse::<Targets>() {
             Ok(_) => Ok(()),
             Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_filters_is_a_level() {
+        let check = |level: &str| LogConfig { level: level.to_owned(), ..LogConfig::default() }.validate();
+        for good in ["warn", "info,rudder_peers=debug", "off,rudder_agent=trace"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (bad, culprit) in [
+            ("loud", "`loud`"),
+            ("info,[fetch]=debug", "`[fetch]=debug`"),
+            ("[fetch{table=feat}]=trace", "`[fetch{table=feat}]=trace`"),
+            ("rudder_peers=loud", "rudder_peers=loud"),
+        ] {
+            let error = check(bad).unwrap_err().to_string();
+            assert!(error.contains(culprit) && error.contains("info,rudder_peers=debug"), "{error}");
         }
     }
 }

@@ -156,7 +156,7 @@ fn values_out_of_range_are_refused_with_a_remedy() {
             "agent.deadline_ms = 5000: below agent.llm_timeout_ms, 5001",
         ),
         ("[agent]\ncontroller = \"explore:x\"\n", "agent.controller = \"explore:x\": no controller"),
-        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is no level; write error"),
+        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is neither a level nor target=level; write error"),
         ("[dataset]\n", "not TOML"),
     ] {
         let error = complaint(more);
