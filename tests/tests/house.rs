@@ -87,7 +87,8 @@ fn sources() -> Vec<(String, String)> {
     files_of("rs", &["client", "daemon", "tests"])
 }
 
-/// All files in `folders` whose names end in `.extension`, with their paths from the root of the repository, and their text.
+/// All files in `folders` whose names end in `.extension`, with their paths from the root of the repository, and their
+/// text.
 fn files_of(extension: &str, folders: &[&str]) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for folder in folders {

@@ -1,4 +1,5 @@
-//! What the pictures share: escaped text and round distances between ticks. It must never compute a number that is reported.
+//! What the pictures share: escaped text and round distances between ticks. It must never compute a number that is
+//! reported.
 
 /// `text` as it may stand in a page, a picture or an attribute.
 pub(crate) fn escaped(text: &str) -> String {

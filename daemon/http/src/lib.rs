@@ -1,5 +1,6 @@
-//! The HTTP client of all programs. It owns what every request must have: a time-out, a bound on the answer, no proxy between
-//! processes of one machine, and the one TLS provider. It must never wait without a limit, nor hold more of an answer than it was allowed.
+//! The HTTP client of all programs. It owns what every request must have: a time-out, a bound on the answer, no proxy
+//! between processes of one machine, and the one TLS provider. It must never wait without a limit, nor hold more of an
+//! answer than it was allowed.
 //!
 //! [`Client`] is for threads that may block. Async code takes [`builder`] and keeps its own bounds.
 
@@ -45,7 +46,8 @@ pub struct Answer {
 
 /// The builder of a client for servers at `base`, a URL. Installs the process' TLS provider where it has none yet.
 ///
-/// A server on this machine is reached without a proxy. For plain HTTP no authorities are loaded: a machine without any must do.
+/// A server on this machine is reached without a proxy. For plain HTTP no authorities are loaded: a machine without any
+/// must do.
 #[must_use]
 pub fn builder(base: &str) -> reqwest::ClientBuilder {
     // An error says that a provider is installed already, which is what is wanted.
@@ -78,7 +80,8 @@ impl Client {
     /// # Errors
     /// [`HttpError::Client`] or [`HttpError::Runtime`] when the system refuses what a client needs.
     pub fn new(base: &str, limits: Limits) -> Result<Self, HttpError> {
-        // Between requests nobody would notice that a server closed a kept connection, and the next request would be lost on it.
+        // Between requests nobody would notice that a server closed a kept connection, and the next request would be
+        // lost on it.
         let http =
             builder(base).timeout(limits.timeout).pool_max_idle_per_host(0).build().map_err(HttpError::Client)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(HttpError::Runtime)?;

@@ -1,5 +1,5 @@
-//! Writes a dataset from rows in memory: one table of features and one of labels over two parts. It owns the folder that it is given,
-//! and must never replace one that exists.
+//! Writes a dataset from rows in memory: one table of features and one of labels over two parts. It owns the folder
+//! that it is given, and must never replace one that exists.
 //!
 //!     cargo run --release -p rudder-import --example write_a_dataset [FOLDER]
 //!

@@ -1,5 +1,5 @@
-//! Replays one trace against several policies and against the optimum. It owns nothing but the trace that it makes, and must never
-//! need a daemon.
+//! Replays one trace against several policies and against the optimum. It owns nothing but the trace that it makes, and
+//! must never need a daemon.
 //!
 //!     cargo run --release -p rudder-lab --example replay_a_trace [FOLDER OF A TRACE]
 
@@ -55,7 +55,8 @@ fn compare(trace: &Trace) -> Result<(), Box<dyn Error>> {
         (PolicySpec::Epoch { sample: 16 }, AHEAD),
     ] {
         let spec = ReplaySpec { policy, capacity_rows, seed: 1, lookahead, ahead };
-        // What `static` and `epoch` may be told before the first minibatch: edges into this partition, if the trace has them.
+        // What `static` and `epoch` may be told before the first minibatch: edges into this partition, if the trace has
+        // them.
         let done = replay(trace, spec, &trace.degree, &mut |_| ())?;
         writeln!(
             out,
