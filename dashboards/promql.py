@@ -96,8 +96,8 @@ MEMORY_SHORT = Annotation(
     color="red",
 )
 
-#: A daemon was started: its first minute, or the first point of the picture after it. Not by changes(): it may have been away for longer
-#: than that looks back.
+#: A daemon was started: its first minute, or the first point of the picture after it. Not by changes(): it may have
+#: been away for longer than that looks back.
 STARTED = Annotation(
     name="Start",
     expr=f"time() - max by (instance) ({of('process_start_time_seconds')}) < 60 + $__interval_ms / 1000",

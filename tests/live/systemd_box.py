@@ -19,7 +19,8 @@ from live_programs import absent, need, wait_for
 
 PACKAGE = "systemd-container"
 
-#: Makes the root and boots it. The services of the machine itself are not wanted in it; what the test asks for is run by one unit.
+#: Makes the root and boots it. The services of the machine itself are not wanted in it; what the test asks for is run
+#: by one unit.
 BOOT = """
 set -eu
 shared=$1

@@ -21,7 +21,8 @@ USER = 64200
 #: Versions of Kubernetes that the manifests must be valid for.
 VERSIONS = ("1.28", "1.31")
 
-#: What a kubelet and its engine do: a root of its own that cannot be written, the volumes, a user without capabilities; the network stays.
+#: What a kubelet and its engine do: a root of its own that cannot be written, the volumes, a user without capabilities;
+#: the network stays.
 RUN = """
 set -eu
 root=$1 volumes=$2
@@ -133,7 +134,7 @@ def test_a_container_without_rights_serves_another_in_shared_memory(daemon: tupl
     assert (volumes / "log").read_text().rstrip().endswith("drained")
 
 
-# --- Kubernetes -----------------------------------------------------------------------------------------------------------------------------
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
 
 
 def documents() -> list[tuple[str, dict[str, Any]]]:

@@ -22,7 +22,8 @@ ROWS = 6_000
 LAUNCHER = REPOSITORY / "deploy" / "slurm" / "rudder-slurm"
 TRAINER = Path(__file__).with_name("slurm_trainer.py")
 
-#: Stands in for systemctl on nodes that have no systemd: `start` returns when the daemon serves, `stop` when it has drained.
+#: Stands in for systemctl on nodes that have no systemd: `start` returns when the daemon serves, `stop` when it has
+#: drained.
 SYSTEMCTL = """#!/bin/sh
 folder={folder}
 echo "$1" >> $folder/calls

@@ -22,7 +22,7 @@ UNIT = DEPLOY / "systemd" / "rudderd.service"
 EXPOSURE_MAX = 14
 
 
-# --- The unit, as it lies there -------------------------------------------------------------------------------------------------------------
+# --- The unit, as it lies there ---------------------------------------------------------------------------------------
 
 
 def installed(root: Path, prefix: str = "/usr", deploy: Path = DEPLOY, programs: Path | None = None) -> Path:
@@ -137,7 +137,7 @@ def test_units_are_where_systemd_looks_whatever_the_prefix(tmp_path: Path) -> No
         assert files(root) == [], prefix
 
 
-# --- The protocol, where the test is the service manager -----------------------------------------------------------------------------------
+# --- The protocol, where the test is the service manager --------------------------------------------------------------
 
 
 @pytest.fixture()
@@ -203,7 +203,8 @@ peers.key = "{tmp_path}/node-0.key"
     try:
         assert listen("READY", 30)["READY"] == "1"
         assert answer(f"http://127.0.0.1:{admin}/readyz")[0] == 200
-        # Each well within the time after which systemd would end the process, and long enough for a machine that is busy.
+        # Each well within the time after which systemd would end the process, and long enough for a machine that is
+        # busy.
         pings = [(listen("WATCHDOG", 10), told[-1][0])[1] for _ in range(4)]
         assert max(later - earlier for earlier, later in zip(pings, pings[1:])) < 5.5
 
@@ -246,7 +247,7 @@ peers.key = "{tmp_path}/node-0.key"
         print((tmp_path / "log").read_text(errors="replace"))
 
 
-# --- A booted systemd, the package, a trainer ---------------------------------------------------------------------------------------------
+# --- A booted systemd, the package, a trainer -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,8 @@ IDS = 1_000
 KINDS = ("off", "rules", "hang", "flood", "garbage", "off again")
 #: What becomes of the decisions of those that are bad.
 FATES = {"hang": "late", "flood": "invalid", "garbage": "invalid"}
-#: Share of the decisions of which that must be said: while a model is probed anew, after five invalid answers, it is not asked.
+#: Share of the decisions of which that must be said: while a model is probed anew, after five invalid answers, it is
+#: not asked.
 FATE_SHARE_MIN = 0.5
 #: Windows of the agents, and how long they wait for their controller.
 WINDOW_MS, DEADLINE_MS = 100, 90

@@ -1,5 +1,5 @@
-//! What the cluster tests share: a dataset whose rows tell whose they are, and nodes over it, each with its certificate,
-//! talking QUIC over loopback. Nodes run inside the test's process; tests that kill use real processes.
+//! What the cluster tests share: a dataset whose rows tell whose they are, and nodes over it, each with its
+//! certificate, talking QUIC over loopback. Nodes run inside the test's process; tests that kill use real processes.
 
 pub mod process;
 pub mod raw;
@@ -22,6 +22,18 @@ pub type Fault = Box<dyn Error + Send + Sync>;
 
 /// Elements of a row of table `feat`.
 pub const WIDTH: u32 = 37;
+
+/// `GET url`; nothing if there is no answer.
+#[must_use]
+pub fn get(url: &str) -> Option<rudder_http::Answer> {
+    rudder_http::ask(
+        url,
+        None,
+        None,
+        rudder_http::Limits { timeout: Duration::from_secs(60), answer_bytes_max: 16 << 20 },
+    )
+    .ok()
+}
 
 /// Row `id` of table `feat`: every element says whose it is.
 #[must_use]

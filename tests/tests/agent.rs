@@ -1,6 +1,6 @@
-//! The agent on a running daemon: it sees what a scrape sees, grows a cache that is short of slots up to its ceiling and no
-//! further, writes its journal, is not noticed by trainers when its controller has no answer, tells a model nothing that others have
-//! named, and does not start with a classifier file that cannot be used.
+//! The agent on a running daemon: it sees what a scrape sees, grows a cache that is short of slots up to its ceiling
+//! and no further, writes its journal, is not noticed by trainers when its controller has no answer, tells a model
+//! nothing that others have named, and does not start with a classifier file that cannot be used.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_agent::classifier::features::{COUNT, NAMES};

@@ -1,5 +1,5 @@
-//! Shards read by blocks, through whole nodes: right rows under a cache far smaller than the shard, bounds that hold, and
-//! errors in place of signals when a file shrinks.
+//! Shards read by blocks, through whole nodes: right rows under a cache far smaller than the shard, bounds that hold,
+//! and errors in place of signals when a file shrinks.
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::{Client, ClientError, DType, ErrorCode, Rows};

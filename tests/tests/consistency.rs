@@ -1,9 +1,10 @@
-//! Truth under everything at once: 32 threads read self-checking rows on two nodes while their caches are grown, shrunk, turned
-//! over, warmed and refreshed, and rows are updated from both sides. Every row read must be whole, the row that was asked for,
-//! no newer than what was written, and no older than what its node had written or refreshed before it was asked for.
+//! Truth under everything at once: 32 threads read self-checking rows on two nodes while their caches are grown,
+//! shrunk, turned over, warmed and refreshed, and rows are updated from both sides. Every row read must be whole, the
+//! row that was asked for, no newer than what was written, and no older than what its node had written or refreshed
+//! before it was asked for.
 //!
-//! `RUDDER_CONSISTENCY_ROWS` says how many rows are read (30,000,000 takes some minutes), `RUDDER_CONSISTENCY_SEED` which
-//! accesses are drawn; a failure names the seed.
+//! `RUDDER_CONSISTENCY_ROWS` says how many rows are read (30,000,000 takes some minutes), `RUDDER_CONSISTENCY_SEED`
+//! which accesses are drawn; a failure names the seed.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::Client;

@@ -1,5 +1,5 @@
-//! `rudder demo` over real processes, as people run it: the fields of its JSON, what must hold of them, and that nothing
-//! stays behind.
+//! `rudder demo` over real processes, as people run it: the fields of its JSON, what must hold of them, and that
+//! nothing stays behind.
 
 // A helper that cannot go on fails its test, as the tests themselves do.
 #![allow(clippy::unwrap_used)]

@@ -10,6 +10,13 @@ use std::{
 /// A file that passes this is asking to be two.
 const LINES_MAX: usize = 500;
 
+/// Widest comment line, in columns: rustfmt wraps code there, but no comments.
+const COMMENT_COLUMNS_MAX: usize = 120;
+
+/// Crates whose comments are still wider: to be emptied.
+const WIDE: [&str; 6] =
+    ["client/", "daemon/agent/", "daemon/core/", "daemon/node/", "daemon/peers/", "daemon/telemetry/"];
+
 /// The only files that may switch the lint `unsafe_code` off.
 const UNSAFE_FILES: [&str; 6] = [
     "client/src/arena/mapping.rs",
@@ -20,7 +27,8 @@ const UNSAFE_FILES: [&str; 6] = [
     "daemon/demo/src/mapped.rs",
 ];
 
-/// The modules of `rudderd` and those each may name, outside tests. Between crates Cargo sees to it; within this one, we do.
+/// The modules of `rudderd` and those each may name, outside tests. Between crates Cargo sees to it; within this one,
+/// we do.
 const LAYERS: [(&str, &[&str]); 8] = [
     ("arguments", &[]),
     ("recording", &[]),
@@ -36,11 +44,12 @@ const LAYERS: [(&str, &[&str]); 8] = [
 const LAYERED: &str = "daemon/node/src/";
 
 /// Crates that never print: who calls them shows what they answer.
-const SILENT: [&str; 11] = [
+const SILENT: [&str; 12] = [
     "daemon/agent/",
     "daemon/core/",
     "daemon/dataset/",
     "daemon/demo/",
+    "daemon/http/",
     "daemon/import/",
     "daemon/lab/",
     "daemon/peers/",
@@ -51,7 +60,7 @@ const SILENT: [&str; 11] = [
 ];
 
 /// Names of crates, which look like names of metrics.
-const CRATES: [&str; 14] = [
+const CRATES: [&str; 15] = [
     "rudder_agent",
     "rudder_cli",
     "rudder_client",
@@ -59,6 +68,7 @@ const CRATES: [&str; 14] = [
     "rudder_daemon",
     "rudder_dataset",
     "rudder_demo",
+    "rudder_http",
     "rudder_import",
     "rudder_lab",
     "rudder_peers",
@@ -74,22 +84,28 @@ fn root() -> &'static Path {
 
 /// All Rust files with their paths from the root of the repository, and their text.
 fn sources() -> Vec<(String, String)> {
+    files_of("rs", &["client", "daemon", "tests"])
+}
+
+/// All files in `folders` whose names end in `.extension`, with their paths from the root of the repository, and their
+/// text.
+fn files_of(extension: &str, folders: &[&str]) -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for folder in ["client", "daemon", "tests"] {
-        collect(&root().join(folder), &mut found);
+    for folder in folders {
+        collect(&root().join(folder), extension, &mut found);
     }
     assert!(found.len() > 20, "only {} files found", found.len());
     found
 }
 
-fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
+fn collect(folder: &Path, wanted: &str, found: &mut Vec<(String, String)>) {
     let entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     for path in entries {
         if path.is_dir() {
             if path.file_name().is_some_and(|name| name != "target") {
-                collect(&path, found);
+                collect(&path, wanted, found);
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == wanted) {
             let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
             found.push((name, fs::read_to_string(&path).unwrap()));
         }
@@ -114,6 +130,21 @@ fn no_file_is_two() {
         let lines = text.lines().count();
         (lines >= LINES_MAX).then(|| format!("{lines} lines; split it below {LINES_MAX}"))
     });
+}
+
+#[test]
+fn comments_are_no_wider_than_code() {
+    let files = [("//", sources()), ("#", files_of("py", &["client", "dashboards", "deploy", "tests"]))];
+    let mut complaints = Vec::new();
+    for (mark, files) in files {
+        for (name, text) in files.iter().filter(|(name, _)| !WIDE.iter().any(|wide| name.starts_with(wide))) {
+            let is_wide =
+                |line: &str| line.trim_start().starts_with(mark) && line.chars().count() > COMMENT_COLUMNS_MAX;
+            let wide = text.lines().zip(1..).filter(|(line, _)| is_wide(line));
+            complaints.extend(wide.map(|(_, number)| format!("{name}:{number}: a comment wider than 120 columns")));
+        }
+    }
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
 #[test]
@@ -175,8 +206,8 @@ fn every_metric_is_documented() {
     });
 }
 
-/// The modules of its own crate that `code` names: `crate::name`, and each name in `crate::{name::Item, name}`. Comments do
-/// not count.
+/// The modules of its own crate that `code` names: `crate::name`, and each name in `crate::{name::Item, name}`.
+/// Comments do not count.
 fn modules_named(code: &str) -> Vec<String> {
     let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
     let text = lines.join(" ");

@@ -7,6 +7,7 @@ use rudder_daemon::config::Layers;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_lab::replay::Trace;
 use rudder_peers::authority;
+use rudder_tests::get;
 use rudder_tests::process::{operator_program, program};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -78,8 +79,7 @@ impl Site {
     }
 
     fn ask(&self, path: &str) -> Option<u16> {
-        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        agent.get(format!("http://{}{path}", self.admin)).call().ok().map(|response| response.status().as_u16())
+        get(&format!("http://{}{path}", self.admin)).map(|answer| answer.status)
     }
 }
 
@@ -288,7 +288,7 @@ fn a_daemon_behind_tls_answers_those_who_know_its_authority() {
 fn the_page_lists_every_metric_of_a_scrape() {
     let site = Site::new();
     let _daemon = site.serving();
-    let text = ureq::get(format!("http://{}/metrics", site.admin)).call().unwrap().body_mut().read_to_string().unwrap();
+    let text = get(&format!("http://{}/metrics", site.admin)).unwrap().text;
     let page = include_str!("../../docs/metrics.md");
     let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
     assert!(names.len() > 10, "{text}");

@@ -1,5 +1,5 @@
-//! A peer that goes silent in the middle, as a stopped process does: tool calls still answer when they said they would, and what the agent
-//! is told of the other owners stays true.
+//! A peer that goes silent in the middle, as a stopped process does: tool calls still answer when they said they would,
+//! and what the agent is told of the other owners stays true.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_agent::tools::ToolCall;
@@ -7,7 +7,7 @@ use rudder_daemon::config::{Config, ControllerSpec};
 use rudder_daemon::lifecycle::Service;
 use rudder_settings::Capacity;
 use rudder_tests::process::Rudderd;
-use rudder_tests::{Cluster, assert_rows, row_of, wait_until};
+use rudder_tests::{Cluster, assert_rows, get, row_of, wait_until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,7 @@ fn seen(daemon: &Rudderd) -> Option<Value> {
     let log = daemon.log();
     let address = log.split("local_addr=").nth(1)?.split_whitespace().next()?.to_owned();
     let url = format!("http://{address}/v1/decisions?limit=1");
-    let text = ureq::get(url).call().ok()?.body_mut().read_to_string().ok()?;
-    let decisions: Value = serde_json::from_str(&text).ok()?;
+    let decisions: Value = serde_json::from_str(&get(&url)?.text).ok()?;
     Some(decisions[0]["snapshot"].clone())
 }
 

@@ -1,5 +1,5 @@
-//! Tools on running daemons: caches grow, shrink, turn over and warm while trainers fetch, and give memory back when it runs
-//! short. Each test states what the answer must say and what status shows afterwards.
+//! Tools on running daemons: caches grow, shrink, turn over and warm while trainers fetch, and give memory back when it
+//! runs short. Each test states what the answer must say and what status shows afterwards.
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
@@ -55,8 +55,8 @@ fn a_grown_cache_fills_with_the_hottest_absent_rows() {
     let cluster = cluster(500, |_| {});
     let hot: Vec<u64> = (ROWS / 2..ROWS / 2 + 1500).collect();
     heat(&cluster, &hot);
-    // Accounts are settled after the reply, the second fetch may even have missed rows that the first has not offered yet:
-    // both have offered the thousand rows that found no slot.
+    // Accounts are settled after the reply, the second fetch may even have missed rows that the first has not offered
+    // yet: both have offered the thousand rows that found no slot.
     assert!(wait_until(Duration::from_secs(10), || number(&table(&cluster), "/refused_rows") == 2000));
     let answer = grown(&cluster, json!({"factor": 4, "table": "feat"}));
     assert_eq!((answer.before_rows, answer.after_rows, answer.limited_by), (500, 2000, None));

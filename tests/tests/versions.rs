@@ -1,5 +1,5 @@
-//! Updates over real nodes: owners have them at once, their writers read them at once, the others when they refresh or when
-//! the bound on staleness says so.
+//! Updates over real nodes: owners have them at once, their writers read them at once, the others when they refresh or
+//! when the bound on staleness says so.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::{Client, ConnectOptions, ErrorCode};

@@ -1,6 +1,6 @@
-//! Threads of three nodes update, refresh and fetch rows that tell whose and of which version they are, over their whole
-//! width. No row is ever torn or older than it may be. A failure names its seed; `RUDDER_SEED` and `RUDDER_SECONDS` set one
-//! run, `RUDDER_SEED=random` draws it.
+//! Threads of three nodes update, refresh and fetch rows that tell whose and of which version they are, over their
+//! whole width. No row is ever torn or older than it may be. A failure names its seed; `RUDDER_SEED` and
+//! `RUDDER_SECONDS` set one run, `RUDDER_SEED=random` draws it.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::Client;

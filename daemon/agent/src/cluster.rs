@@ -3,13 +3,14 @@
 //! no such view and nothing else changes.
 
 use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
+use rudder_http::{HttpError, Limits, ask, with_query};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Largest answer that is read.
-const ANSWER_BYTES_MAX: u64 = 256 << 10;
+const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// The daemons of the cluster, as their Prometheus server saw them last.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
@@ -114,8 +115,9 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub struct ClusterView {
     settings: ClusterSettings,
-    agent: ureq::Agent,
-    query: String,
+    limits: Limits,
+    /// The address with the query.
+    question: String,
     /// So that a server that is away is complained of once.
     failing: bool,
 }
@@ -169,13 +171,10 @@ impl ClusterView {
     /// A view by these settings; asks nothing yet.
     #[must_use]
     pub fn new(settings: ClusterSettings) -> Self {
-        let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_millis(settings.timeout_ms)))
-            .http_status_as_error(false)
-            .build()
-            .into();
+        let limits = Limits { timeout: Duration::from_millis(settings.timeout_ms), answer_bytes_max: ANSWER_BYTES_MAX };
+        let path = format!("{}/api/v1/query", settings.url.trim_end_matches('/'));
         let query = query(&settings.selector);
-        Self { settings, agent, query, failing: false }
+        Self { settings, limits, question: with_query(&path, &[("query", &query)]), failing: false }
     }
 
     /// The cluster now, or nothing; waits no longer than the settings say.
@@ -192,13 +191,11 @@ impl ClusterView {
 
     fn ask(&self) -> Result<Cluster, ClusterError> {
         let url = || self.settings.url.clone();
-        let unanswered = |error: ureq::Error| ClusterError::Unanswered { url: url(), problem: error.to_string() };
-        let path = format!("{}/api/v1/query", self.settings.url.trim_end_matches('/'));
-        let mut response = self.agent.get(path).query("query", &self.query).call().map_err(unanswered)?;
-        let text = response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(unanswered)?;
+        let unanswered = |error: HttpError| ClusterError::Unanswered { url: url(), problem: error.to_string() };
+        let answered = ask(&self.question, None, None, self.limits).map_err(unanswered)?;
         let unusable = |problem: String| ClusterError::Unusable { url: url(), problem };
-        let answer: Value = serde_json::from_str(&text)
-            .map_err(|error| unusable(format!("status {}, no JSON ({error})", response.status())))?;
+        let answer: Value = serde_json::from_str(&answered.text)
+            .map_err(|error| unusable(format!("status {}, no JSON ({error})", answered.status)))?;
         read(&answer).map_err(unusable)
     }
 }

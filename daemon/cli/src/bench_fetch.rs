@@ -1,6 +1,6 @@
-//! `rudder bench fetch`: rows of the cache through a real daemon, beside the same gather inside one process, in turns. Owns
-//! the measurement and its report; the daemons are real `rudderd` processes. It must never count a fetch that was not all
-//! hits, nor time rows that were not checked.
+//! `rudder bench fetch`: rows of the cache through a real daemon, beside the same gather inside one process, in turns.
+//! Owns the measurement and its report; the daemons are real `rudderd` processes. It must never count a fetch that was
+//! not all hits, nor time rows that were not checked.
 
 mod crowd;
 
@@ -52,7 +52,7 @@ pub struct BenchFetchArgs {
     /// Fetches of a single row
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     single: u32,
-    /// Also measure the throughput of so many clients together, each fetching as many rows; several numbers in turns
+    /// Also measure total throughput with N concurrent clients, `--rows` rows each; give several N separated by commas
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clients)]
     clients: Vec<usize>,
     /// Print the result as JSON
@@ -65,7 +65,7 @@ const CLIENTS_MAX: usize = 64;
 
 fn clients(text: &str) -> Result<usize, String> {
     let found = text.parse().ok().filter(|clients| (1..=CLIENTS_MAX).contains(clients));
-    found.ok_or_else(|| format!("`{text}` is no number of clients from 1 to {CLIENTS_MAX}"))
+    found.ok_or_else(|| format!("`{text}` is not a number of clients from 1 to {CLIENTS_MAX}"))
 }
 
 impl BenchFetchArgs {
@@ -94,7 +94,7 @@ struct Measured {
 /// Measures.
 ///
 /// # Errors
-/// When a daemon does not start, the cache does not fill, or a row is not what it must be.
+/// If a daemon does not start, the cache does not fill, or a row is wrong.
 pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
     install_tls_provider();
     let (stage, folder) = Stage::set(false, style::say)?;
@@ -127,7 +127,7 @@ pub fn run(args: &BenchFetchArgs) -> Result<(), CliError> {
     report(args, &measured, &crowds)
 }
 
-/// Row `id`: each word says whose it is and which.
+/// Row `id`: each word encodes the row and its place in it.
 fn write_row(id: u64, row: &mut [u8]) {
     for (at, word) in row.chunks_exact_mut(4).enumerate() {
         let value = (id as u32).wrapping_mul(2_654_435_761).wrapping_add(at as u32);

@@ -91,7 +91,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Measures, or serves as the second process of a measurement.
 ///
 /// # Errors
-/// When the second process, a socket or a transfer fails, or when a row is not what it must be.
+/// If the second process, a socket or a transfer fails, or if a row is wrong.
 pub fn run(args: &BenchPeerArgs) -> Result<(), CliError> {
     install_tls_provider();
     if let Some(certificates) = &args.serve {
@@ -163,7 +163,7 @@ fn random_ids(args: &BenchPeerArgs) -> Vec<u64> {
     (0..args.rows_per_request).map(|_| fastrand::u64(0..u64::from(args.table_rows))).collect()
 }
 
-/// Fetches random rows until `bytes` are in hand; how many really were.
+/// Fetches random rows until `bytes` have arrived; returns how many bytes did.
 async fn fetch_all(args: &BenchPeerArgs, peers: &Arc<Peers>, bytes: u64) -> Result<u64, CliError> {
     let fetch_bytes = u64::from(args.rows_per_request) * args.row_bytes() as u64;
     let fetches = bytes.div_ceil(fetch_bytes).max(1);

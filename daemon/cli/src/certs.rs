@@ -32,7 +32,7 @@ struct InitArgs {
     /// Days until the authority expires
     #[arg(long, default_value_t = 3650)]
     days: u32,
-    /// Overwrite an authority that is there, which makes every certificate it issued worthless
+    /// Overwrite an existing authority, which invalidates every certificate that it issued
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
@@ -48,13 +48,13 @@ struct IssueArgs {
     /// Index of the node, as in its configuration's node.index
     #[arg(long, value_name = "I")]
     node: u16,
-    /// Folder for the node's files; the authority's folder when left out
+    /// Folder for the node's files; the authority's folder by default
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Days until the certificate expires
     #[arg(long, default_value_t = 365)]
     days: u32,
-    /// Overwrite a certificate that is there
+    /// Overwrite an existing certificate
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
@@ -62,10 +62,10 @@ struct IssueArgs {
     json: bool,
 }
 
-/// Makes what was asked for and says where it is.
+/// Makes the authority or certificate and prints where it is.
 ///
 /// # Errors
-/// When files exist, are missing or cannot be written, or when arguments make no sense.
+/// If files exist, are missing or cannot be written, or if arguments contradict each other.
 pub fn run(args: &CertsArgs) -> Result<(), CliError> {
     match &args.command {
         Command::Init(args) => {

@@ -1,5 +1,5 @@
-//! `rudder decisions`: the agent's journal, read like a story: what was seen, who decided what and why, what the guard said, and
-//! what came of it. From a running daemon, or from journal files. It owns the words and what is left out.
+//! `rudder decisions`: the agent's journal, read like a story: what was seen, who decided what and why, what the guard
+//! said, and what came of it. From a running daemon, or from journal files. It owns the words and what is left out.
 
 use super::style::{self, Tone, paint, percent, plural};
 use super::{CliError, grouped, http, journal};
@@ -20,13 +20,13 @@ pub struct DecisionsArgs {
     /// File with the bearer token, where the daemon has an `admin.token_file`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The last so many decisions
+    /// Show only the last N decisions
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
     /// Leave out decisions to hold that nobody objected to
     #[arg(long)]
     actions: bool,
-    /// Tell each decision to hold, too, where several in a row are one line otherwise
+    /// Show every decision to hold; otherwise several in a row are one line
     #[arg(long)]
     each: bool,
     /// Print the decisions as JSON
@@ -34,8 +34,8 @@ pub struct DecisionsArgs {
     json: bool,
 }
 
-/// As many as a daemon is asked for where only some of them are shown: more than it keeps (`agent.decisions_max`, 1,000 by
-/// default), unless somebody raised that to more than an answer may be long.
+/// Decisions that a daemon is asked for where only some of them are shown: more than it keeps (`agent.decisions_max`,
+/// 1,000 by default), unless somebody raised that beyond the length of an answer.
 const KEPT_MAX: usize = 20_000;
 
 /// Prints the last decisions.
@@ -56,7 +56,7 @@ pub fn run(args: &DecisionsArgs) -> Result<(), CliError> {
     if args.json { style::print_json(&chosen) } else { style::print(&shown(&chosen, there, args)) }
 }
 
-/// Those that are wanted: filtered first, so that quiet ones do not use the limit up.
+/// The decisions to show: filtered before the limit applies, so that quiet ones do not use it up.
 fn last(mut all: Vec<Decision>, args: &DecisionsArgs) -> Vec<Decision> {
     if args.actions {
         all.retain(|decision| !(decision.call.tool() == "hold" && decision.outcome == "done"));
@@ -64,7 +64,7 @@ fn last(mut all: Vec<Decision>, args: &DecisionsArgs) -> Vec<Decision> {
     all.split_off(all.len().saturating_sub(args.limit))
 }
 
-/// What is printed of `chosen`, out of so many.
+/// What is printed of `chosen`, out of `there` decisions.
 fn shown(chosen: &[Decision], there: usize, args: &DecisionsArgs) -> String {
     match (chosen, there) {
         ([], 0) if args.journals.is_empty() => {
@@ -79,7 +79,7 @@ fn shown(chosen: &[Decision], there: usize, args: &DecisionsArgs) -> String {
     }
 }
 
-/// The decisions for people: what there is, of how many in all, then each; several quiet ones in a row in one line.
+/// The decisions for people: a headline with their number, then each; several quiet ones in a row share a line.
 fn told(decisions: &[Decision], there: usize, each: bool) -> String {
     let mut out = format!("{}\n\n", headline(decisions, there));
     let mut rest = decisions;
@@ -196,14 +196,16 @@ pub(super) fn story(decision: &Decision) -> String {
     text
 }
 
-/// The moment so many milliseconds after 1970, as in `2026-11-29 02:18:48Z`; nothing for the clock of a replay, which begins at 0.
+/// A time in milliseconds since 1970 in words, as in `2026-11-29 02:18:48Z`; nothing for the clock of a replay, which
+/// begins at 0.
 fn utc(time_ms: u64) -> Option<String> {
     let seconds = time_ms / 1000;
     let days = seconds / 86_400;
     if days < 365 {
         return None;
     }
-    // Civil from days, with years that begin in March so that a leap day is their last (Hinnant, chrono-compatible algorithms).
+    // Civil from days, with years that begin in March so that a leap day is their last (Hinnant, chrono-compatible
+    // algorithms).
     let day = days + 719_468;
     let (era, of_era) = (day / 146_097, day % 146_097);
     let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;

@@ -1,5 +1,5 @@
-//! What a look at a node or a daemon found: one line per matter, how bad it is, and what to do. Owns the words of the three
-//! verdicts and how they are printed; it must never find anything itself.
+//! What a look at a node or a daemon found: one line per matter, how bad it is, and what to do. Owns the words of the
+//! three verdicts and how they are printed; it must never find anything itself.
 
 use super::style::{Tone, paint};
 use serde::Serialize;

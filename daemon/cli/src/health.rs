@@ -1,5 +1,5 @@
-//! What is wrong with a running daemon, judged by its `/v1/status` alone: for `rudder status`, which says it first, and for
-//! `rudder doctor`. Pure: it owns the thresholds, and must never ask anybody.
+//! What is wrong with a running daemon, judged by its `/v1/status` alone: for `rudder status`, which says it first, and
+//! for `rudder doctor`. Pure: it owns the thresholds, and must never ask anybody.
 
 use super::finding::Finding;
 use super::style::{bytes, count, percent, plural, span};
@@ -96,8 +96,8 @@ fn is_in_use(table: &Value) -> bool {
     table["hit_ratio"].is_number()
 }
 
-/// Whether trainers are at work: one reports its progress, or asked for remote rows in the last minute. A daemon whose job has
-/// ended is idle, and nothing is wrong with that.
+/// Whether trainers are at work: one reports its progress, or asked for remote rows in the last minute. A daemon whose
+/// job has ended is idle, and nothing is wrong with that.
 pub(super) fn at_work(status: &Value) -> bool {
     number(status, "/trainers_reporting") > 0.0 || list(status, "/tables").iter().any(is_in_use)
 }

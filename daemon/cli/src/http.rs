@@ -1,7 +1,9 @@
-//! Requests of the subcommands to HTTP interfaces, a daemon's or Prometheus': one place for addresses, tokens, limits, TLS and what to
-//! say when there is no answer. A daemon speaks plain HTTP; `https` is for what stands before it.
+//! Requests of the subcommands to HTTP interfaces, a daemon's or Prometheus': one place for addresses, tokens, limits
+//! and what to say when there is no answer. It must never show a token. A daemon speaks plain HTTP; `https` is for what
+//! stands before it.
 
 use super::CliError;
+use rudder_http::Limits;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +11,7 @@ use std::time::Duration;
 /// Longest wait for an answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer that is believed.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// What is asked of whom.
 #[derive(Debug, Clone, Copy)]
@@ -62,82 +64,25 @@ fn send(timeout: Duration, question: Question<'_>, body: Option<&Value>) -> Resu
     let base = server.trim_end_matches('/');
     let url = format!("{}{base}{path}", if base.contains("://") { "" } else { "http://" });
     let bearer = token.map(bearer).transpose()?;
-    let body = body.map(Value::to_string);
     let secret = url.starts_with("https://");
-    let (status, text) = if secret {
-        tls::send(timeout, &url, bearer.as_deref(), body)
-    } else {
-        plain(timeout, &url, bearer.as_deref(), body)
-    }
-    .map_err(|error| {
+    let limits = Limits { timeout, answer_bytes_max: ANSWER_BYTES_MAX };
+    let answer = rudder_http::ask(&url, bearer.as_deref(), body.map(Value::to_string), limits).map_err(|error| {
         let trusted =
             if secret { "; the certificate's authority must be among the system's, or in SSL_CERT_FILE" } else { "" };
         CliError::context(format!("no answer from {url}: {hint}{trusted}"), error)
     })?;
-    match status {
+    let text = answer.text;
+    match answer.status {
         200..300 => Ok(text),
         401 => Err(CliError::message(format!("{url} demands a bearer token, or knows another: pass {token_option}"))),
-        _ => Err(CliError::message(format!("{url} answered {status}: {}", text.trim()))),
+        status => Err(CliError::message(format!("{url} answered {status}: {}", text.trim()))),
     }
 }
 
 fn bearer(path: &Path) -> Result<String, CliError> {
     let token = std::fs::read_to_string(path)
         .map_err(|error| CliError::context(format!("cannot read the token file {}", path.display()), error))?;
-    Ok(format!("Bearer {}", token.trim()))
-}
-
-type Failure = Box<dyn std::error::Error + Send + Sync>;
-
-/// Status and text of the answer.
-fn plain(timeout: Duration, url: &str, bearer: Option<&str>, body: Option<String>) -> Result<(u16, String), Failure> {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false).build().into();
-    let mut request = ureq::http::Request::builder().uri(url).method(if body.is_some() { "POST" } else { "GET" });
-    if let Some(bearer) = bearer {
-        request = request.header("Authorization", bearer);
-    }
-    let mut response = match body {
-        None => agent.run(request.body(())?)?,
-        Some(body) => agent.run(request.header("Content-Type", "application/json").body(body)?)?,
-    };
-    let status = response.status().as_u16();
-    Ok((status, response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string()?))
-}
-
-/// The same over TLS, by the client that the agent asks models with: it brings the platform's authorities along.
-mod tls {
-    use super::{ANSWER_BYTES_MAX, Duration, Failure};
-
-    pub(super) fn send(
-        timeout: Duration,
-        url: &str,
-        bearer: Option<&str>,
-        body: Option<String>,
-    ) -> Result<(u16, String), Failure> {
-        // The client is built on the provider that the process has: the one of the peers.
-        rudder_peers::install_tls_provider();
-        let client = reqwest::Client::builder().timeout(timeout).build()?;
-        let mut request = match body {
-            None => client.get(url),
-            Some(body) => client.post(url).header("Content-Type", "application/json").body(body),
-        };
-        if let Some(bearer) = bearer {
-            request = request.header("Authorization", bearer);
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut response = request.send().await?;
-            let mut bytes = Vec::new();
-            while let Some(piece) = response.chunk().await? {
-                bytes.extend_from_slice(&piece);
-                if bytes.len() as u64 > ANSWER_BYTES_MAX {
-                    return Err(format!("an answer of more than {ANSWER_BYTES_MAX} bytes").into());
-                }
-            }
-            Ok((response.status().as_u16(), String::from_utf8_lossy(&bytes).into_owned()))
-        })
-    }
+    Ok(token.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -155,7 +100,7 @@ mod tests {
             let (mut asked, mut piece) = (String::new(), [0; 4096]);
             while !asked.contains("\r\n\r\n") || asked.starts_with("POST") && !asked.ends_with('}') {
                 let read = stream.read(&mut piece).unwrap();
-                // A handshake is no text.
+                // A TLS handshake is not text.
                 let Ok(text) = std::str::from_utf8(&piece[..read]) else { break };
                 asked.push_str(text);
             }

@@ -1,5 +1,5 @@
-//! `rudder import`: makes datasets from arrays and edge lists. Owns the arguments, the progress bar and the summary; what
-//! is read and written is [`rudder_import`]'s.
+//! `rudder import`: makes datasets from arrays and edge lists. Owns the arguments, the progress bar and the summary;
+//! what is read and written is [`rudder_import`]'s.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -45,7 +45,7 @@ struct OutputArgs {
     /// Name of the dataset [default: the name of the output folder]
     #[arg(long)]
     name: Option<String>,
-    /// Vertex type of the tables that name none
+    /// Vertex type of the tables that do not name one
     #[arg(long, value_name = "TYPE", default_value = DEFAULT_VERTEX_TYPE)]
     vertex_type: String,
     /// Replace the dataset in the output folder; a folder that holds anything else is never touched
@@ -65,8 +65,8 @@ struct NpyArgs {
     /// precision and integers to i64, and says that 2-byte integers are bf16. Repeatable
     #[arg(long = "table", value_name = "NAME[@TYPE]=FILE[:DTYPE]", required = true)]
     tables: Vec<TableArg>,
-    /// Who owns which id: `ranges` (even, contiguous) or `map:FILE`, a .npy with the owner of each id. For another vertex
-    /// type than --vertex-type put `TYPE=` before it. Repeatable
+    /// Who owns which id: `ranges` (even, contiguous) or `map:FILE`, a .npy with the owner of each id. For another
+    /// vertex type than --vertex-type put `TYPE=` before it. Repeatable
     #[arg(long = "book", value_name = "[TYPE=]ranges|map:FILE")]
     books: Vec<BookArg>,
 }
@@ -77,19 +77,19 @@ struct EdgesArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// Edge list: text with two vertices per line (integers or names, separated by white space, comma or semicolon; `#`
-    /// begins a comment; .gz is unpacked), or a .npy of integers, [m,2] or [2,m]. Edges are taken as undirected; duplicates
-    /// and loops are dropped
+    /// begins a comment; .gz is unpacked), or a .npy of integers, [m,2] or [2,m]. Edges are taken as undirected;
+    /// duplicates and loops are dropped
     #[arg(value_name = "EDGES")]
     edges: PathBuf,
-    /// Labels for a table `label`: text with one label per line in the order of ids, or vertex and label separated by a tab
-    /// or comma. Integers stay, names become classes; an empty label is -1. If the vertices here are names and those of the
-    /// edges integers, lines are in the order of ids
+    /// Labels for a table `label`: text with one label per line in the order of ids, or vertex and label separated by a
+    /// tab or comma. Integers stay, names become classes; an empty label is -1. If the vertices here are names and
+    /// those of the edges integers, lines are in the order of ids
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// A table from a .npy file with one row per vertex. DTYPE (f32, f16, bf16, f64, i64, u8) converts. Repeatable
     #[arg(long = "table", value_name = "NAME=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
-    /// Take the vertices of a text edge list as names even where they look like integers (for sparse ids)
+    /// Read the vertices of a text edge list as names even if they look like integers (for sparse ids)
     #[arg(long)]
     names: bool,
     /// Seed of the partitioner

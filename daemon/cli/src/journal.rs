@@ -1,6 +1,6 @@
-//! Reads the agent's journal files, for every subcommand that does. A crash or a full disk may have torn a line anywhere in a file
-//! that was written on later, so that one bad line must not cost the others: it is skipped, and told on standard error. Owns that
-//! rule; what a decision is belongs to [`rudder_agent::journal`].
+//! Reads the agent's journal files, for every subcommand that does. A crash or a full disk may have torn a line
+//! anywhere in a file that was written on later, so that one bad line must not cost the others: it is skipped, and told
+//! on standard error. Owns that rule; what a decision is belongs to [`rudder_agent::journal`].
 
 use super::{CliError, style};
 use rudder_agent::journal::{Decision, FORMAT};
@@ -103,7 +103,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_torn_line_costs_no_other() {
-        // Torn by a full disk and written on by the next daemon; zeros where a crash lost a block; cut short at the end.
+        // Torn by a full disk and written on by the next daemon; zeros where a crash lost a block; cut short at the
+        // end.
         let (one, torn) = (line(1), line(2));
         let mut bytes = format!("{one}\n{}{}\n\n", &torn[..60], line(3)).into_bytes();
         bytes.extend([0, 0xff, b'\n']);

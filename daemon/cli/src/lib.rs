@@ -1,6 +1,6 @@
-//! The operator's program `rudder`: one file per subcommand, registered here. Owns the rules they share: results on standard
-//! output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage exit status 2.
-//! It must never reach into a running daemon other than over its socket or its HTTP interface.
+//! The operator's program `rudder`: one file per subcommand, registered here. Owns the rules they share: results on
+//! standard output (as JSON with `--json`), errors with their causes on standard error and exit status 1, wrong usage
+//! exit status 2. It must never reach into a running daemon other than over its socket or its HTTP interface.
 
 pub mod bench;
 pub mod bench_fetch;
@@ -21,6 +21,7 @@ pub mod report;
 mod scrape;
 pub mod status;
 mod style;
+mod svg;
 mod teach;
 pub mod tool;
 pub mod top;
@@ -184,7 +185,7 @@ pub fn main() -> ExitCode {
 /// Reads a number of 0 or more.
 fn not_negative(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| format!("`{text}` is no number of 0 or more"))
+    number.ok_or_else(|| format!("`{text}` is not a number of 0 or more"))
 }
 
 #[cfg(test)]

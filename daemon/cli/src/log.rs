@@ -7,7 +7,8 @@ use std::path::PathBuf;
 /// Arguments of `rudder log`.
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
-    /// A level (error, warn, info, debug, trace) or directives such as info,rudder_peers=debug; without it, prints what is logged now
+    /// A level (error, warn, info, debug, trace) or directives such as info,rudder_peers=debug; without it, prints the
+    /// current one
     level: Option<String>,
     /// Address of the daemon's HTTP interface (its `admin.listen`)
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7401")]

@@ -1,5 +1,5 @@
-//! `rudder completions` and `rudder man`: what shells and `man` want to know of the command line, made from the command line itself,
-//! so that it cannot be out of date.
+//! `rudder completions` and `rudder man`: what shells and `man` want to know of the command line, made from the command
+//! line itself, so that it cannot be out of date.
 
 use super::{CliError, style};
 use clap::CommandFactory as _;
@@ -74,7 +74,7 @@ pub fn completions(args: &CompletionsArgs) -> Result<(), CliError> {
 fn script(shell: Shell, program: Program) -> Result<String, CliError> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut program.command(), program.name(), &mut script);
-    String::from_utf8(script).map_err(|error| CliError::context("the script is no text", error))
+    String::from_utf8(script).map_err(|error| CliError::context("the script is not text", error))
 }
 
 /// Writes a page for each subcommand, and one for the daemon.

@@ -1,5 +1,6 @@
 //! Reads what a daemon's `/metrics` answers: Prometheus' text format 0.0.4 as samples that can be summed by label, and
-//! quantiles of histograms. It must never guess: a line that it cannot read is an error, and a metric that is absent is absent.
+//! quantiles of histograms. It must never guess: a line that it cannot read is an error, and a metric that is absent is
+//! absent.
 
 /// One scrape.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,14 +32,14 @@ impl Scrape {
     /// Reads a scrape.
     ///
     /// # Errors
-    /// The first line that is no sample.
+    /// The first line that is not a sample.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let sample = |line| sample(line).ok_or_else(|| format!("no sample of a metric: `{line}`"));
+        let sample = |line| sample(line).ok_or_else(|| format!("not a sample of a metric: `{line}`"));
         Ok(Self { samples: lines.map(sample).collect::<Result<_, _>>()? })
     }
 
-    /// The sum of the samples of this name with these labels; nothing if there are none.
+    /// The sum of the samples of this name with these labels; `None` if there is no such sample.
     pub(super) fn sum(&self, name: &str, with: With<'_>) -> Option<f64> {
         self.samples.iter().filter(|sample| sample.fits(name, with)).map(|sample| sample.value).reduce(|a, b| a + b)
     }
@@ -79,8 +80,8 @@ pub(super) fn between(before: &[(f64, f64)], after: &[(f64, f64)]) -> Vec<(f64, 
     after.iter().map(|&(bound, count)| (bound, (count - was(bound)).max(0.0))).collect()
 }
 
-/// The value below which a share `q` of the samples lies, taken as evenly spread within their bucket, as Prometheus does. Of the
-/// last, open bucket only its lower bound is known. Nothing if there are no samples.
+/// The value below which a share `q` of the samples lies, taken as evenly spread within their bucket, as Prometheus
+/// does. Of the last, open bucket only its lower bound is known. Nothing if there are no samples.
 pub(super) fn quantile(buckets: &[(f64, f64)], q: f64) -> Option<f64> {
     let total = buckets.last().map(|(_, count)| *count).filter(|count| *count > 0.0)?;
     let rank = q * total;

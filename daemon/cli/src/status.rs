@@ -1,6 +1,6 @@
-//! `rudder status`: what a running daemon is doing, over its HTTP interface or its socket: what is wrong first, then the numbers an
-//! operator asks for. With `--all` it shows what the daemon says as it says it: a new field of `/v1/status` appears without a
-//! change here.
+//! `rudder status`: what a running daemon is doing, over its HTTP interface or its socket: what is wrong first, then
+//! the numbers an operator asks for. With `--all` it shows what the daemon says as it says it: a new field of
+//! `/v1/status` appears without a change here.
 
 use super::finding::{counted, listed};
 use super::style::{self, Tone, bytes, count, paint, percent, plural, span, time};
@@ -15,7 +15,7 @@ pub struct StatusArgs {
     /// Address of the daemon's HTTP interface (its `admin.listen`)
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7401")]
     admin: String,
-    /// Ask over the daemon's local socket in place of HTTP (its `local.socket`)
+    /// Ask over the daemon's local socket (its `local.socket`) instead of HTTP
     #[arg(long, value_name = "PATH", conflicts_with_all = ["admin", "token_file"])]
     socket: Option<PathBuf>,
     /// File with the bearer token, where the daemon has an `admin.token_file`
@@ -29,10 +29,10 @@ pub struct StatusArgs {
     json: bool,
 }
 
-/// Asks the daemon and prints what it says.
+/// Asks the daemon and prints its answer.
 ///
 /// # Errors
-/// If the daemon cannot be reached, refuses, or answers no JSON.
+/// If the daemon cannot be reached, refuses, or does not answer JSON.
 pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     let text = match &args.socket {
         Some(socket) => Client::connect(ConnectOptions::at(socket))?.status()?,
@@ -47,7 +47,7 @@ pub fn run(args: &StatusArgs) -> Result<(), CliError> {
     }
 }
 
-/// The status for somebody who was woken up: what is wrong, and what to do; then the rest.
+/// The status for an operator on call: what is wrong and what to do about it, then the rest.
 fn overview(status: &Value) -> String {
     let number = |pointer: &str| status.pointer(pointer).and_then(Value::as_f64).unwrap_or_default();
     let text = |pointer: &str| status.pointer(pointer).and_then(Value::as_str).unwrap_or("?").to_owned();

@@ -1,6 +1,7 @@
-//! How the subcommands speak to people: colours by what they mean, numbers with their units, and the one way to standard
-//! output and standard error. Owns the rules: colours only where they are wanted (`NO_COLOR`, `CLICOLOR_FORCE`, a pipe), and a reader that
-//! closes the pipe early (`| head`) is no error. It must never carry meaning by colour alone.
+//! How the subcommands speak to people: colours by what they mean, numbers with their units, and the one way to
+//! standard output and standard error. Owns the rules: colours only where they are wanted (`NO_COLOR`,
+//! `CLICOLOR_FORCE`, a pipe), and a reader that closes the pipe early (`| head`) is no error. It must never carry
+//! meaning by colour alone.
 
 use super::{CliError, grouped};
 use anstyle::{AnsiColor, Style};

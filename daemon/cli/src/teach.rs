@@ -1,5 +1,5 @@
-//! What the help of each subcommand teaches beyond its options: examples, and what the exit status says. Owns the examples; a
-//! test reads each as the command line would, so that none can be wrong.
+//! What the help of each subcommand teaches beyond its options: examples, and what the exit status says. Owns the
+//! examples; a test reads each as the command line would, so that none can be wrong.
 
 /// Subcommands, as they are called, with their examples: a line of what it does, and the line to type.
 const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
@@ -144,7 +144,7 @@ const STATUSES: &[(&str, &str)] =
 
 /// The command line with examples and exit status after the help of each subcommand.
 pub(super) fn taught(command: clap::Command) -> clap::Command {
-    let colours = "Colours: none where NO_COLOR is set or the output is no terminal; CLICOLOR_FORCE=1 keeps them.";
+    let colours = "Colours: none where NO_COLOR is set or the output is not a terminal; CLICOLOR_FORCE=1 keeps them.";
     let command = command.after_help(format!("{STATUS}\n{colours}\n`rudder help SUBCOMMAND` has examples."));
     teach_below(command, "")
 }

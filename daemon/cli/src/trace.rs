@@ -1,5 +1,5 @@
-//! `rudder trace record`: writes what the trainers of a running daemon ask for as a trace that `rudder replay` reads. Owns the
-//! loop that empties the daemon's recorder; what is recorded, and how much may wait, is the daemon's.
+//! `rudder trace record`: writes what the trainers of a running daemon ask for as a trace that `rudder replay` reads.
+//! Owns the loop that empties the daemon's recorder; what is recorded, and how much may wait, is the daemon's.
 
 use super::{CliError, http, style};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pause between two looks at what was recorded.
+/// Pause between two requests for what was recorded.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Arguments of `rudder trace`.
@@ -37,22 +37,22 @@ struct RecordArgs {
     /// File with the bearer token, where the daemon has an `admin.token_file`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Table to record; by default the first
+    /// Table to record; the first by default
     #[arg(long, value_name = "NAME")]
     table: Option<String>,
-    /// End after so many fetches
+    /// Stop after this many fetches
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     minibatches: u64,
-    /// End after this time, with what there is
+    /// Stop after this time and keep what was recorded
     #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
     seconds: u64,
-    /// Fetches of all trainers in one epoch; by default what the trainers report
+    /// Fetches of all trainers in one epoch; what the trainers report by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     minibatches_per_epoch: Option<u64>,
     /// Leave out the epoch that was running at the start
     #[arg(long)]
     whole_epochs: bool,
-    /// The dataset's folder, to write the edges into this node's partition (degree.npy)
+    /// Folder of the dataset, to also write the edges into this node's partition (degree.npy)
     #[arg(long, value_name = "DIR")]
     dataset: Option<PathBuf>,
     /// Print what was recorded as JSON
@@ -117,7 +117,7 @@ pub fn run(args: &TraceArgs) -> Result<(), CliError> {
 fn call(args: &RecordArgs, call: &TraceCall) -> Result<TraceAnswer, CliError> {
     let body = serde_json::to_value(call)?;
     let answer = http::ask(&args.admin, args.token_file.as_deref(), "/v1/trace", Some(&body))?;
-    serde_json::from_str(&answer).map_err(|error| CliError::context("the daemon's answer is no recording", error))
+    serde_json::from_str(&answer).map_err(|error| CliError::context("the daemon's answer is not a recording", error))
 }
 
 fn first_table(args: &RecordArgs) -> Result<String, CliError> {
@@ -126,7 +126,7 @@ fn first_table(args: &RecordArgs) -> Result<String, CliError> {
     name.map(str::to_owned).ok_or_else(|| CliError::message("the daemon names no table yet: is it still starting?"))
 }
 
-/// Empties the recorder until there is enough, the time is over or the daemon is gone.
+/// Empties the recorder until the trace is long enough, the time is over or the daemon is gone.
 fn record(args: &RecordArgs, table: &str) -> Result<Taken, CliError> {
     let table = || table.to_owned();
     call(args, &TraceCall::Start { table: table() })?;

@@ -1,5 +1,5 @@
-//! The partition book of a vertex type: which part owns an id, and in which row of its shard. Asked for every id of every
-//! fetch, so it is plain memory without locks. It must never touch a file or a shard.
+//! The partition book of a vertex type: which part owns an id, and in which row of its shard. Asked for every id of
+//! every fetch, so it is plain memory without locks. It must never touch a file or a shard.
 
 /// Where a row lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,8 +140,9 @@ impl PartitionBook {
         if id >= self.rows() {
             return None;
         }
-        // The part is the number of ends that are not above the id; empty parts are stepped over. The standard library's
-        // search has no branch that could be mispredicted and was measured to beat counting from 2 to 16 parts.
+        // The part is the number of ends that are not above the id; empty parts are stepped over. The standard
+        // library's search has no branch that could be mispredicted and was measured to beat counting from 2 to 16
+        // parts.
         let part = self.starts[1..].partition_point(|&end| end <= id);
         Some(Location { part: part as u16, row: id - self.starts[part] })
     }

@@ -21,7 +21,7 @@ pub enum DatasetError {
     #[error("{}: format version {found}, but this build reads only version {FORMAT_VERSION}: import the dataset again or use the Rudder that wrote it", .path.display())]
     ManifestVersion { path: PathBuf, found: String },
     /// The manifest is not JSON or not of the documented fields.
-    #[error("{}: {source}: it is no manifest of this format; copy it again or import the dataset again", .path.display())]
+    #[error("{}: {source}: it is not a manifest of this format; copy it again or import the dataset again", .path.display())]
     ManifestSyntax { path: PathBuf, source: serde_json::Error },
     /// The manifest contradicts itself.
     #[error("{}: {what}", .path.display())]

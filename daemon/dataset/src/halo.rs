@@ -43,10 +43,12 @@ impl Mapped {
 }
 
 impl Dataset {
-    /// For each vertex of another part that a vertex of this node's part has an edge to, the number of such edges; ids of the
-    /// vertex type of `table`, ascending. `None` when the dataset does not hold its graph, or holds that of another type.
+    /// For each vertex of another part that a vertex of this node's part has an edge to, the number of such edges; ids
+    /// of the vertex type of `table`, ascending. `None` when the dataset does not hold its graph, or holds that of
+    /// another type.
     ///
-    /// The files are bounded but their checksums are not verified: what is read here decides nothing but what is cached.
+    /// The files are bounded but their checksums are not verified: what is read here decides nothing but what is
+    /// cached.
     ///
     /// # Errors
     /// [`DatasetError`] naming the file.

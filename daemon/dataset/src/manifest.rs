@@ -1,6 +1,6 @@
 //! `manifest.json`: the one file that says what a dataset is. Owns its fields, reading it, and every check that needs
-//! the manifest alone. It must never open the files it names (that is [`super::open`]'s), so a manifest can be looked at
-//! on a machine that holds no shard.
+//! the manifest alone. It must never open the files it names (that is [`super::open`]'s), so a manifest can be looked
+//! at on a machine that holds no shard.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -162,7 +162,7 @@ impl TryFrom<String> for Checksum {
         // `from_str_radix` takes a sign: only sixteen digits are a checksum.
         let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let value = if is_hex { u64::from_str_radix(&text, 16).ok() } else { None };
-        value.map(Self).ok_or_else(|| format!("`{text}` is no checksum: expected 16 hexadecimal digits"))
+        value.map(Self).ok_or_else(|| format!("`{text}` is not a checksum: expected 16 hexadecimal digits"))
     }
 }
 

@@ -1,6 +1,6 @@
-//! The header of a `.npy` file (format versions 1.0, 2.0 and 3.0 of NumPy's specification, `numpy.lib.format`): read from
-//! untrusted bytes, and written. Owns nothing but the header: it must never read or interpret rows, and never allocate
-//! more than [`HEADER_BYTES_MAX`] whatever a file claims.
+//! The header of a `.npy` file (format versions 1.0, 2.0 and 3.0 of NumPy's specification, `numpy.lib.format`): read
+//! from untrusted bytes, and written. Owns nothing but the header: it must never read or interpret rows, and never
+//! allocate more than [`HEADER_BYTES_MAX`] whatever a file claims.
 
 use std::fmt;
 use std::io::Read;

@@ -1,5 +1,6 @@
-//! The rows of one table that one part owns, memory-mapped or read by blocks. Owns the way to them and the bounds of the
-//! rows. It must never be given a file whose length was not checked against its header, nor assume that rows are aligned.
+//! The rows of one table that one part owns, memory-mapped or read by blocks. Owns the way to them and the bounds of
+//! the rows. It must never be given a file whose length was not checked against its header, nor assume that rows are
+//! aligned.
 
 use std::fs::File;
 use std::io;
@@ -82,8 +83,8 @@ impl Shard {
         &self.path
     }
 
-    /// Opens the shard of `table` that `manifest` describes, checking header and length. With `blocks` (a cache, and the
-    /// table's number) it is read by blocks, else mapped.
+    /// Opens the shard of `table` that `manifest` describes, checking header and length. With `blocks` (a cache, and
+    /// the table's number) it is read by blocks, else mapped.
     pub fn open(
         dir: &Path,
         table: &TableManifest,

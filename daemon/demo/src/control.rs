@@ -1,5 +1,5 @@
-//! Owns the conversation between the demo and its trainers: framed messages over a Unix socket, gradients as raw floats.
-//! Must never wait without looking whether a child has died, nor believe a length above its limit.
+//! Owns the conversation between the demo and its trainers: framed messages over a Unix socket, gradients as raw
+//! floats. Must never wait without looking whether a child has died, nor believe a length above its limit.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -141,7 +141,7 @@ impl<'a> Channel<'a> {
         match serde_json::from_slice(&text) {
             Ok(Message::Failed { error }) => Err(self.failure(error)),
             Ok(message) => Ok(message),
-            Err(error) => Err(self.fault(format!("sent what is no message: {error}"))),
+            Err(error) => Err(self.fault(format!("sent something that is not a message: {error}"))),
         }
     }
 

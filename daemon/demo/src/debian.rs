@@ -1,5 +1,5 @@
-//! Owns the Debian 12 package graph that is compiled into the program (`daemon/demo/assets/debian`): decoding it and checking
-//! what was decoded. Must never read a file: a fresh clone and an installed program have it alike.
+//! Owns the Debian 12 package graph that is compiled into the program (`daemon/demo/assets/debian`): decoding it and
+//! checking what was decoded. Must never read a file: a fresh clone and an installed program have it alike.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -1,5 +1,6 @@
 //! Owns one run: trainers are started, kept in step, their gradients averaged, their reports gathered. Must never add
-//! gradients in any order but that of the ranks: the sum of floats depends on it, and every policy has to train the same model.
+//! gradients in any order but that of the ranks: the sum of floats depends on it, and every policy has to train the
+//! same model.
 
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -61,7 +62,8 @@ impl Plan {
     }
 }
 
-/// What a run did, the hash of the model it ended with, and by daemon what its trainers asked for, if that was recorded.
+/// What a run did, the hash of the model it ended with, and by daemon what its trainers asked for, if that was
+/// recorded.
 pub(crate) struct Outcome {
     pub(crate) report: RunReport,
     pub(crate) model: u64,

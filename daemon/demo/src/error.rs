@@ -1,5 +1,5 @@
-//! Owns what can go wrong in the demo itself, each with the culprit and what to do about it; what goes wrong with processes, files and
-//! links is [`StageError`]. It must never print.
+//! Owns what can go wrong in the demo itself, each with the culprit and what to do about it; what goes wrong with
+//! processes, files and links is [`StageError`]. It must never print.
 
 use std::error::Error;
 use std::io;
@@ -78,7 +78,8 @@ impl DemoError {
         move |source| Self::Stage(StageError::prepare(what)(source))
     }
 
-    /// Whether a process that died may be behind this: its broken connections are noticed before the kernel has reported its end.
+    /// Whether a process that died may be behind this: its broken connections are noticed before the kernel has
+    /// reported its end.
     pub(crate) fn may_hide_a_death(&self) -> bool {
         matches!(self, Self::Control { .. } | Self::Stage(StageError::Status { .. }))
     }

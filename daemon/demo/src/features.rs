@@ -1,5 +1,5 @@
-//! Owns the content of feature rows: a function of the vertex alone, so that a row can be computed again at any time and
-//! compared with what was received. Must never depend on the partition, the node or the order of calls.
+//! Owns the content of feature rows: a function of the vertex alone, so that a row can be computed again at any time
+//! and compared with what was received. Must never depend on the partition, the node or the order of calls.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -40,8 +40,8 @@ impl<'a> Features<'a> {
     }
 }
 
-/// Feature hashing (Weinberger et al. 2009): each n-gram adds +1 or -1 to the bucket that its hash names; the row is then
-/// scaled to length 1.
+/// Feature hashing (Weinberger et al. 2009): each n-gram adds +1 or -1 to the bucket that its hash names; the row is
+/// then scaled to length 1.
 fn hash_ngrams(name: &str, row: &mut [f32]) {
     row.fill(0.0);
     let marked = format!("^{name}$");

@@ -35,8 +35,9 @@ impl<'a> Matrix<'a> {
 pub(crate) fn multiply(a: Matrix<'_>, b: Matrix<'_>, keep: f32, out: &mut [f32]) {
     assert_eq!(a.columns, b.rows, "inner dimensions differ");
     assert!(out.len() >= a.rows * b.columns, "{} floats hold no {} x {} product", out.len(), a.rows, b.columns);
-    // SAFETY: both inputs were checked by `Matrix::new` to hold rows × columns floats at these strides (transposing swaps
-    // both), `out` was checked above, is written as a row-major matrix and, being a unique borrow, overlaps neither.
+    // SAFETY: both inputs were checked by `Matrix::new` to hold rows × columns floats at these strides (transposing
+    // swaps both), `out` was checked above, is written as a row-major matrix and, being a unique borrow, overlaps
+    // neither.
     unsafe {
         matrixmultiply::sgemm(
             a.rows,

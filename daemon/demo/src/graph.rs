@@ -13,7 +13,7 @@ use rudder_dataset::CsrGraph;
 pub enum GraphChoice {
     /// The Debian 12 package graph that is compiled into the program.
     Debian,
-    /// A generated graph with so many vertices.
+    /// A generated graph with this many vertices.
     PowerLaw(u32),
 }
 
@@ -34,7 +34,7 @@ impl FromStr for GraphChoice {
         let (low, high) = (POWERLAW_VERTICES.start(), POWERLAW_VERTICES.end());
         match count.replace('_', "").parse() {
             Ok(vertices) if POWERLAW_VERTICES.contains(&vertices) => Ok(Self::PowerLaw(vertices)),
-            _ => Err(format!("`{count}` is no number of vertices: use a whole number from {low} to {high}")),
+            _ => Err(format!("`{count}` is not a number of vertices: use a whole number from {low} to {high}")),
         }
     }
 }
@@ -48,9 +48,9 @@ impl fmt::Display for GraphChoice {
     }
 }
 
-/// Builds the graph of `vertices` vertices from the edges that `edges` hands to its argument. It is called twice (first to
-/// count, then to fill) and must hand out the same edges, so that no list of them is ever held. Loops and repeats are
-/// dropped. Ends must be below `vertices`.
+/// Builds the graph of `vertices` vertices from the edges that `edges` hands to its argument. It is called twice (first
+/// to count, then to fill) and must hand out the same edges, so that no list of them is ever held. Loops and repeats
+/// are dropped. Ends must be below `vertices`.
 ///
 /// # Errors
 /// Never: what is built here is a graph.

@@ -1,8 +1,9 @@
-//! The main job on one machine: real daemons in processes of their own, a real graph, a real GNN; the same seeds under each cache
-//! policy, and every received row checked. It owns the order of things ([`run`]) and the result ([`DemoReport`]).
+//! The main job on one machine: real daemons in processes of their own, a real graph, a real GNN; the same seeds under
+//! each cache policy, and every received row checked. It owns the order of things ([`run`]) and the result
+//! ([`DemoReport`]).
 //!
-//! **It must never** measure a policy on anything that another policy did not get alike, and it never prints: who calls it shows the
-//! result, and hears how far it is by [`Watch`].
+//! **It must never** measure a policy on anything that another policy did not get alike, and it never prints: who calls
+//! it shows the result, and hears how far it is by [`Watch`].
 
 mod control;
 mod debian;

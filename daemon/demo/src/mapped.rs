@@ -1,5 +1,5 @@
-//! Owns the arrays that all trainers share: `.npy` files of the run folder, written once, then mapped. The only place of the
-//! demo that maps memory; it must never map a file that the demo has not written itself.
+//! Owns the arrays that all trainers share: `.npy` files of the run folder, written once, then mapped. The only place
+//! of the demo that maps memory; it must never map a file that the demo has not written itself.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -49,8 +49,8 @@ impl<T: Element> Mapped<T> {
         let mut file = File::open(path).map_err(DemoError::file("open", path))?;
         let bad = |reason: &str| DemoError::file("map", path)(io::Error::other(reason));
         let header = NpyHeader::read(&mut file).map_err(|error| bad(&error.to_string()))?;
-        // SAFETY: the map is private and read-only. The file lies in the run folder, which only this demo writes to, and
-        // is complete before the first trainer starts; nothing changes it afterwards.
+        // SAFETY: the map is private and read-only. The file lies in the run folder, which only this demo writes to,
+        // and is complete before the first trainer starts; nothing changes it afterwards.
         let map = unsafe { Mmap::map(&file) }.map_err(DemoError::file("map", path))?;
         let data_offset = header.data_offset as usize;
         let whole = map.get(data_offset..).is_some_and(|data| bytemuck::try_cast_slice::<u8, T>(data).is_ok());

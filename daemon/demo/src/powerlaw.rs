@@ -1,6 +1,6 @@
 //! Owns the generated graph: power-law degrees, planted communities, noisy labels. A degree-corrected block model
-//! (Karrer, Newman 2011) drawn edge by edge. Must never hold a list of edges: memory is the finished graph and no more, so
-//! that millions of vertices fit.
+//! (Karrer, Newman 2011) drawn edge by edge. Must never hold a list of edges: memory is the finished graph and no more,
+//! so that millions of vertices fit.
 
 use crate::error::DemoError;
 use crate::graph::{Graph, Origin, build};
@@ -17,7 +17,8 @@ const LABEL_NOISE: f64 = 0.1;
 /// Added to each rank: the greater, the smaller the hubs.
 const RANK_OFFSET: f64 = 3.0;
 
-/// Where each community's vertices begin; they are contiguous. Sizes fall as 1/(1 + c/20), so the largest of 32 holds 5%.
+/// Where each community's vertices begin; they are contiguous. Sizes fall as 1/(1 + c/20), so the largest of 32 holds
+/// 5%.
 struct Communities {
     starts: Vec<u32>,
 }
@@ -39,8 +40,9 @@ impl Communities {
         (self.starts.partition_point(|&start| start <= vertex) - 1) as u16
     }
 
-    /// Draws a vertex of community `community` with weight `(rank + offset)^(-2/3)`, which gives degrees a power law with
-    /// exponent 1 + 3/2 = 2.5. The inverse of the cumulated weight is then a cube: no powers of fractions to compute.
+    /// Draws a vertex of community `community` with weight `(rank + offset)^(-2/3)`, which gives degrees a power law
+    /// with exponent 1 + 3/2 = 2.5. The inverse of the cumulated weight is then a cube: no powers of fractions to
+    /// compute.
     #[inline]
     fn draw(&self, community: u16, rng: &mut Rng) -> u32 {
         let start = self.starts[usize::from(community)];

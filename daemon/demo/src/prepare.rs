@@ -1,6 +1,6 @@
 //! Owns the preparation of a run folder: the graph is loaded, partitioned, relabelled and written as a dataset; labels,
-//! splits and the hash of every vertex's true row are written beside it. Must never leave anything to the policies to decide:
-//! all of them run on these files.
+//! splits and the hash of every vertex's true row are written beside it. Must never leave anything to the policies to
+//! decide: all of them run on these files.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +21,8 @@ use rudder_import::{Existing, GraphDataset, GraphSummary, TableSource, write_gra
 pub(crate) const TABLE: &str = "feat";
 /// Name of the only vertex type.
 const VERTEX_TYPE: &str = "vertex";
-/// Share of the vertices that are trained on, and the most of them: ten percent of the Debian graph; large graphs train on
-/// a smaller share, as ogbn-papers100M does (1 %).
+/// Share of the vertices that are trained on, and the most of them: ten percent of the Debian graph; large graphs train
+/// on a smaller share, as ogbn-papers100M does (1 %).
 const TRAIN: (f64, f64) = (0.1, 20_000.0);
 /// The same for the vertices that the accuracy is measured on.
 const TEST: (f64, f64) = (0.1, 10_000.0);

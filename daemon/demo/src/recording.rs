@@ -1,5 +1,6 @@
-//! Owns the recording of a run's accesses (`--trace`): empties the recorders of all daemons while the trainers train, and writes
-//! what they held as traces that `rudder replay` reads. Must never write a trace from which a minibatch is missing.
+//! Owns the recording of a run's accesses (`--trace`): empties the recorders of all daemons while the trainers train,
+//! and writes what they held as traces that `rudder replay` reads. Must never write a trace from which a minibatch is
+//! missing.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -63,7 +64,7 @@ impl Recording {
 fn call(door: &Door, call: &TraceCall) -> Result<TraceAnswer, DemoError> {
     let body = serde_json::to_value(call).map_err(DemoError::prepare("ask for a recording"))?;
     let text = door.demand("/v1/trace", Some(&body))?;
-    serde_json::from_str(&text).map_err(|error| door.fault(format!("its answer is no recording: {error}")).into())
+    serde_json::from_str(&text).map_err(|error| door.fault(format!("its answer is not a recording: {error}")).into())
 }
 
 /// Empties the recorders until it is told how many fetches are due, and these have come.
@@ -114,8 +115,8 @@ fn take(door: &Door, taken: &mut Accesses) -> Result<(), DemoError> {
     }
 }
 
-/// Writes the accesses of each node, which took `epochs` epochs, into a folder of its own below `dir`: `node0` and so on.
-/// `about` goes into each `meta.json`.
+/// Writes the accesses of each node, which took `epochs` epochs, into a folder of its own below `dir`: `node0` and so
+/// on. `about` goes into each `meta.json`.
 ///
 /// # Errors
 /// The dataset cannot be read, or a trace not written.

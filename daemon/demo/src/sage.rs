@@ -91,8 +91,8 @@ impl Sage {
         }
     }
 
-    /// Computes logits from `rows` (one row of `dim` floats per input of `batch`) and returns loss and hits. `logits` then
-    /// holds the gradient of the summed loss by the logits.
+    /// Computes logits from `rows` (one row of `dim` floats per input of `batch`) and returns loss and hits. `logits`
+    /// then holds the gradient of the summed loss by the logits.
     pub(crate) fn forward(&mut self, parameters: &[f32], batch: &Minibatch, rows: &[f32], labels: &[u16]) -> Outcome {
         let Shape { dim, hidden, classes } = self.shape;
         let [first, second] = self.shape.layers(parameters);
@@ -132,7 +132,7 @@ impl Sage {
     }
 }
 
-/// `out[t]` = mean of the rows of the sources of target `t`; zeros where there are none.
+/// `out[t]` = mean of the rows of the sources of target `t`; zeros for a target without sources.
 fn mean(block: &Block, rows: &[f32], width: usize, out: &mut Vec<f32>) {
     out.clear();
     out.resize(block.targets() * width, 0.0);

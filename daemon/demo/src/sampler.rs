@@ -1,5 +1,5 @@
-//! Owns neighbour sampling: two layers, without replacement, as blocks. Must never draw from anything but the seed it is
-//! given: the minibatches of a run are the same under every policy.
+//! Owns neighbour sampling: two layers, without replacement, as blocks. Must never draw from anything but the seed it
+//! is given: the minibatches of a run are the same under every policy.
 
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
@@ -22,8 +22,8 @@ impl<'a> GraphView<'a> {
     }
 }
 
-/// One layer of a minibatch: which sources each target takes its neighbours' mean from. The first `targets()` sources are
-/// the targets themselves, in order.
+/// One layer of a minibatch: which sources each target takes its neighbours' mean from. The first `targets()` sources
+/// are the targets themselves, in order.
 #[derive(Default)]
 pub(crate) struct Block {
     /// One offset into `indices` per target and one more.
@@ -105,8 +105,8 @@ impl<'a> Sampler<'a> {
     }
 }
 
-/// Chooses `min(count, from)` distinct numbers below `from` into `picked`: all of them, or by Floyd's algorithm (Bentley,
-/// Floyd 1987), whose search is linear because fan-outs are small.
+/// Chooses `min(count, from)` distinct numbers below `from` into `picked`: all of them, or by Floyd's algorithm
+/// (Bentley, Floyd 1987), whose search is linear because fan-outs are small.
 fn choose(from: usize, count: usize, rng: &mut Rng, picked: &mut Vec<u32>) {
     picked.clear();
     if from <= count {

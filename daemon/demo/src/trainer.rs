@@ -1,6 +1,6 @@
-//! Owns a trainer process: samples minibatches of its share of a partition, fetches their rows from the daemon of its node,
-//! checks every row, trains, and averages gradients with all trainers at each step. Must never time anything but the fetch
-//! as stall, nor draw anything that depends on the policy.
+//! Owns a trainer process: samples minibatches of its share of a partition, fetches their rows from the daemon of its
+//! node, checks every row, trains, and averages gradients with all trainers at each step. Must never time anything but
+//! the fetch as stall, nor draw anything that depends on the policy.
 
 use std::collections::VecDeque;
 use std::os::unix::net::UnixStream;
@@ -121,8 +121,8 @@ impl MappedGraph {
         })
     }
 
-    /// This trainer's seeds of an epoch, before they are shuffled: the vertices of the training split, or after a shift as
-    /// many of those that were in no split.
+    /// This trainer's seeds of an epoch, before they are shuffled: the vertices of the training split, or after a shift
+    /// as many of those that were in no split.
     fn seeds(&self, role: &TrainerRole, epoch: u32) -> Vec<u32> {
         let mut seeds = self.share(role, Split::Train);
         if role.shift.is_some_and(|shift| epoch >= shift) {
@@ -211,9 +211,9 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Samples minibatches until one is at hand and as many more as are to be announced, and announces them. The seeds of
-    /// an epoch come in a new order, cut into nearly equal minibatches, as many as every other trainer has, so that all
-    /// take part in every average.
+    /// Samples minibatches until one is at hand and as many more as are to be announced, and announces them. The seeds
+    /// of an epoch come in a new order, cut into nearly equal minibatches, as many as every other trainer has, so that
+    /// all take part in every average.
     fn plan_ahead(&mut self) -> Result<(), DemoError> {
         let role = self.role;
         while self.ahead.len() <= role.lookahead as usize && self.planned < role.epochs * role.steps_per_epoch {

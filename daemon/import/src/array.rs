@@ -1,5 +1,5 @@
-//! A foreign `.npy` file whose rows become the rows of a table: read front to back in pieces, or mapped, so that rows may
-//! be taken in any order. It must never change the file, nor have all of it in its own memory.
+//! A foreign `.npy` file whose rows become the rows of a table: read front to back in pieces, or mapped, so that rows
+//! may be taken in any order. It must never change the file, nor have all of it in its own memory.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -92,8 +92,8 @@ impl ArrayFile {
         self.width as usize * self.dtype.size()
     }
 
-    /// Reads the rows `first..first + count` into `buffers` and gives them as the table stores them. The caller asks for
-    /// rows that are there. Does not go by the map: pages that were read once would stay in this process.
+    /// Reads the rows `first..first + count` into `buffers` and gives them as the table stores them. The caller asks
+    /// for rows that are there. Does not go by the map: pages that were read once would stay in this process.
     pub(super) fn read_rows<'a>(
         &self,
         first: u64,

@@ -1,5 +1,5 @@
-//! Conversion of elements on their way into a table. Only conversions that keep the meaning of a number: integers widen,
-//! floats change precision when asked. It must never guess.
+//! Conversion of elements on their way into a table. Only conversions that keep the meaning of a number: integers
+//! widen, floats change precision when asked. It must never guess.
 
 use half::{bf16, f16};
 use rudder_client::DType;

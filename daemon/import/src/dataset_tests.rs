@@ -249,7 +249,7 @@ fn the_writer_refuses_rows_that_do_not_fit() {
     let mut writer = DatasetWriter::create(&folder.path().join("ds"), "x", 2, Existing::Refuse).unwrap();
     writer.add_book("n", BookSpec::Ranges(&[0, 2, 2])).unwrap();
     let mut table = writer.add_table("t", "n", DType::F32, 2).unwrap();
-    assert!(table.append(&[0; 7]).unwrap_err().to_string().contains("`t`: 7 bytes are no whole rows of 8"));
+    assert!(table.append(&[0; 7]).unwrap_err().to_string().contains("`t`: 7 bytes are not whole rows of 8"));
     assert!(table.write_rows(1, &[0; 8]).unwrap_err().to_string().contains("part 1, which owns 0"));
     assert!(table.write_rows(2, &[0; 8]).unwrap_err().to_string().contains("no part 2"));
     table.append(&[0; 8]).unwrap();

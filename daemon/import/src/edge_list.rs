@@ -21,10 +21,10 @@ pub struct EdgeList {
     pub names: Option<Vec<String>>,
 }
 
-/// Reads the edges of `path`: a `.npy` array of integers, `[m, 2]` or `[2, m]`; else text, one edge per line, its two ends
-/// separated by white space, comma or semicolon, `#` begins a comment, `.gz` is unpacked. Ends are integers, or names if
-/// any is not an integer or `force_names` says so. Names get the ids that `known_names` gives them, others the ids after
-/// those, in the order of appearance.
+/// Reads the edges of `path`: a `.npy` array of integers, `[m, 2]` or `[2, m]`; else text, one edge per line, its two
+/// ends separated by white space, comma or semicolon, `#` begins a comment, `.gz` is unpacked. Ends are integers, or
+/// names if any is not an integer or `force_names` says so. Names get the ids that `known_names` gives them, others the
+/// ids after those, in the order of appearance.
 ///
 /// # Errors
 /// [`DatasetError`] naming file and line.
@@ -74,7 +74,7 @@ fn read_text_integers(path: &Path, progress: &dyn Fn(u64, u64)) -> Result<Option
         match (a.parse::<u64>(), b.parse::<u64>()) {
             (Ok(_), Ok(_)) if first_is_text => {
                 return Err(lines.error(
-                    "a pair of integers after a first line that is none: put `#` before the first line if it is a \
+                    "a pair of integers after a first line that is not one: put `#` before the first line if it is a \
                      heading, or say that the vertices are names (--names)",
                 ));
             }

@@ -23,8 +23,8 @@ pub struct Labels {
     pub classes: Option<Vec<String>>,
 }
 
-/// Reads a text file with one label per line, or with a vertex and its label separated by a tab or a comma; `#` begins a
-/// comment, `.gz` is unpacked. Labels are integers, or names if any is not an integer.
+/// Reads a text file with one label per line, or with a vertex and its label separated by a tab or a comma; `#` begins
+/// a comment, `.gz` is unpacked. Labels are integers, or names if any is not an integer.
 ///
 /// # Errors
 /// [`DatasetError`] naming file and line.
@@ -64,7 +64,7 @@ pub fn read_labels(path: &Path, progress: &dyn Fn(u64, u64)) -> Result<Labels, D
     })
 }
 
-/// The value of each word: the integer it is, or its place among the sorted words when any is none.
+/// The value of each word: the integer it is, or its place among the sorted words when any word is not an integer.
 fn number_words(words: &[String]) -> (Vec<i64>, Option<Vec<String>>) {
     let integers: Option<Vec<i64>> =
         words.iter().map(|word| if word.is_empty() { Some(UNLABELLED) } else { word.parse().ok() }).collect();

@@ -1,4 +1,5 @@
-//! `rudder import npy`: arrays with one row per id, split over the parts. It must never relabel: ids stay what they are.
+//! `rudder import npy`: arrays with one row per id, split over the parts. It must never relabel: ids stay what they
+//! are.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

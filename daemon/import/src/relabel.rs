@@ -1,5 +1,5 @@
-//! Renames vertices so that each part owns one contiguous range of ids, and applies the new names to edges and per-vertex
-//! arrays. Pure arithmetic: it must never choose a part.
+//! Renames vertices so that each part owns one contiguous range of ids, and applies the new names to edges and
+//! per-vertex arrays. Pure arithmetic: it must never choose a part.
 
 use rudder_dataset::{CsrGraph, GraphError};
 

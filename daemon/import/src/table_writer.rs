@@ -68,8 +68,8 @@ impl TableWriter {
     /// Appends rows to the shard of `part`, in the order of the shard.
     ///
     /// # Errors
-    /// [`DatasetError::Rows`] when there is no such part, the bytes are no whole rows, or the part has all its rows; I/O
-    /// errors.
+    /// [`DatasetError::Rows`] when there is no such part, the bytes are no whole rows, or the part has all its rows;
+    /// I/O errors.
     pub fn write_rows(&mut self, part: u16, rows: &[u8]) -> Result<(), DatasetError> {
         let count = self.count_rows(rows)?;
         let owned = self.book.owned(part);
@@ -151,7 +151,7 @@ impl TableWriter {
 
     fn count_rows(&self, rows: &[u8]) -> Result<u64, DatasetError> {
         if self.row_bytes == 0 || !rows.len().is_multiple_of(self.row_bytes) {
-            let what = format!("{} bytes are no whole rows of {} bytes", rows.len(), self.row_bytes);
+            let what = format!("{} bytes are not whole rows of {} bytes", rows.len(), self.row_bytes);
             return Err(DatasetError::Rows { table: self.name.clone(), what });
         }
         Ok((rows.len() / self.row_bytes) as u64)

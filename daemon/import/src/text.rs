@@ -13,7 +13,7 @@ use rudder_dataset::DatasetError;
 /// Longest line that is read.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// Progress is told every so many lines.
+/// Lines between two reports of progress.
 const LINES_PER_REPORT: u64 = 1 << 16;
 
 /// Reads a file line by line; names ending in `.gz` are unpacked.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -99,16 +100,21 @@ pub(crate) fn make_authority(cluster: &str, days: u32) -> Result<Made, Authority
     let not_after_unix_s = set_validity(&mut params, days)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.distinguished_name = rcgen::DistinguishedName::new();
     let key = KeyPair::generate()?;
-    // Two authorities of one cluster name must not pass for each other: an unknown issuer is a clearer complaint than a
-    // bad signature.
-    let id = xxh3_64(key.public_key_raw());
-    params.distinguished_name.push(DnType::CommonName, format!("{CLUSTER_TITLE}{cluster}, authority {id:016x}"));
+    params.distinguished_name = authority_name(cluster, &key);
     // The cluster's name is read back from here when certificates are issued.
     params.subject_alt_names = vec![rcgen::SanType::DnsName(format!("{cluster}.rudder").try_into()?)];
     let certificate = params.self_signed(&key)?.pem();
     Ok(Made { certificate, key: key.serialize_pem(), cluster: cluster.to_owned(), not_after_unix_s })
+}
+
+/// The name of the authority of `cluster` that has this key: what a certificate says of its issuer. Two authorities of one cluster name
+/// must not pass for each other: an unknown issuer is a clearer complaint than a bad signature.
+fn authority_name(cluster: &str, key: &KeyPair) -> DistinguishedName {
+    let id = xxh3_64(key.public_key_raw());
+    let mut name = DistinguishedName::new();
+    name.push(DnType::CommonName, format!("{CLUSTER_TITLE}{cluster}, authority {id:016x}"));
+    name
 }
 
 /// Issues the certificate of node `node`: `node-I.pem` and `node-I.key` in `out`, signed by the authority in
@@ -133,7 +139,10 @@ pub(crate) fn make_node(
     let unusable = |path: &Path, problem: String| AuthorityError::Authority { path: path.to_owned(), problem };
     let ca_key = KeyPair::from_pem(ca_key).map_err(|error| unusable(key_path, error.to_string()))?;
     let cluster = cluster_of(ca_pem).ok_or_else(|| unusable(ca_path, "is not a Rudder authority".to_owned()))?;
-    let issuer = Issuer::from_ca_cert_pem(ca_pem, ca_key).map_err(|error| unusable(ca_path, error.to_string()))?;
+    // What signing needs to know of the authority follows from its name and its key; whether they are those of `ca.pem` is checked below.
+    let mut authority = CertificateParams::default();
+    authority.distinguished_name = authority_name(&cluster, &ca_key);
+    let issuer = Issuer::new(authority, ca_key);
     let name = NodeName { node, cluster: cluster.clone() };
     let mut params = CertificateParams::new(vec![name.to_string()])?;
     let not_after_unix_s = set_validity(&mut params, days)?;
@@ -233,6 +242,7 @@ fn write(path: &Path, text: &str, mode: u32, force: bool) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use super::super::tls::Validity;
     use super::*;
 
     #[test]
@@ -245,6 +255,23 @@ mod tests {
         assert_eq!(NodeName::of_certificate(&der), Some(NodeName { node: 3, cluster: "blue".to_owned() }));
         for key in [&ca.key, &node.key] {
             assert_eq!(fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn validity_is_read_off_certificates_of_both_centuries() {
+        let dir = tempfile::tempdir().unwrap();
+        // Until 2049 the end is written with two digits of the year, from 2050 on with four (RFC 5280, section 4.1.2.5).
+        for days in [1, 36_500] {
+            let written = init(dir.path(), "blue", days, true).unwrap();
+            let certificate = CertificateDer::from_pem_file(&written.certificate).unwrap();
+            let validity = Validity::of_certificate(&certificate).unwrap();
+            assert_eq!(validity.not_after, written.not_after_unix_s as i64);
+            let life = i64::from(days) * 86_400 + CLOCK_SKEW.as_secs() as i64;
+            assert!((validity.not_after - validity.not_before - life).abs() <= 1, "{validity:?}");
+            let (half, rest) = certificate.split_at(certificate.len() / 2);
+            assert_eq!(Validity::of_certificate(&half.into()), None);
+            assert_eq!(Validity::of_certificate(&rest.into()), None);
         }
     }
 

@@ -35,7 +35,7 @@ pub use link::Met;
 pub use probe::{Meeting, Probe};
 pub use settings::PeersConfig;
 pub use stats::{PeerStats, Totals};
-pub use tls::{NodeName, install_tls_provider, tls_configs};
+pub use tls::{NodeName, Validity, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};
 pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
 

@@ -101,12 +101,52 @@ pub(crate) struct Ends {
     pub(crate) authority: i64,
 }
 
+/// From when until when a certificate is valid, in seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: i64,
+    /// The last second.
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// Reads it off a certificate; `None` if that is not an X.509 certificate.
+    #[must_use]
+    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
+        yasna::parse_der(certificate, |reader| {
+            reader.read_sequence(|signed| {
+                let validity = signed.next().read_sequence(|fields| {
+                    // Before it stand version, serial number, algorithm and issuer (RFC 5280, section 4.1); version may be absent.
+                    fields.read_optional(|version| version.read_tagged(yasna::Tag::context(0), |v| v.read_u8()))?;
+                    for _ in 0..3 {
+                        fields.next().read_der()?;
+                    }
+                    let validity = fields.next().read_sequence(|times| {
+                        Ok(Self { not_before: time(times.next())?, not_after: time(times.next())? })
+                    })?;
+                    while fields.read_optional(|rest| rest.read_der())?.is_some() {}
+                    Ok(validity)
+                })?;
+                while signed.read_optional(|rest| rest.read_der())?.is_some() {}
+                Ok(validity)
+            })
+        })
+        .ok()
+    }
+}
+
+/// Reads a time in either of the forms that a certificate may have.
+fn time(reader: yasna::BERReader<'_, '_>) -> yasna::ASN1Result<i64> {
+    Ok(match reader.lookahead_tag()? {
+        yasna::tags::TAG_UTCTIME => reader.read_utctime()?.datetime().unix_timestamp(),
+        _ => reader.read_generalized_time()?.datetime().unix_timestamp(),
+    })
+}
+
 /// The first end among `certificates`.
 fn first_end(certificates: &[CertificateDer<'_>]) -> Option<i64> {
-    let end = |certificate: &CertificateDer<'_>| {
-        let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-        Some(certificate.validity().not_after.timestamp())
-    };
+    let end = |certificate: &CertificateDer<'_>| Some(Validity::of_certificate(certificate)?.not_after);
     certificates.iter().filter_map(end).min()
 }
 

@@ -18,7 +18,8 @@ pub enum Capacity {
 }
 
 impl Capacity {
-    /// The capacity in rows for a table with `remote_rows` remote rows of `row_bytes` bytes each; never more than there are.
+    /// The capacity in rows for a table with `remote_rows` remote rows of `row_bytes` bytes each; never more than there
+    /// are.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub fn rows(self, remote_rows: u64, row_bytes: usize) -> u64 {
         let rows = match self {

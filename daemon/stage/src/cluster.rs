@@ -1,5 +1,5 @@
-//! Owns the daemons of one run: their configuration files, their start, the wait until they are ready, their counters and
-//! their end. Must never talk to them but as any operator can: TOML, signals, HTTP.
+//! Owns the daemons of one run: their configuration files, their start, the wait until they are ready, their counters
+//! and their end. Must never talk to them but as any operator can: TOML, signals, HTTP.
 
 use std::iter::Sum;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -24,9 +24,9 @@ const CLUSTER_NAME: &str = "demo";
 const READY_BASE: Duration = Duration::from_secs(30);
 /// Slowest disk that is waited for.
 const READ_BYTES_PER_S: u64 = 50 << 20;
-/// Longest waits of a daemon for a connection to a peer, and for a peer's answer: all of them share this machine with their
-/// trainers, and at the first step everybody wants everything at once. With the defaults, a fetch fails where sixteen daemons
-/// had half a core.
+/// Longest waits of a daemon for a connection to a peer, and for a peer's answer: all of them share this machine with
+/// their trainers, and at the first step everybody wants everything at once. With the defaults, a fetch fails where
+/// sixteen daemons had half a core.
 const CONNECT_TIMEOUT_MS: u64 = 20_000;
 const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How often readiness is asked for.
@@ -152,8 +152,8 @@ pub struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// Starts `copies` daemons per node with their files in `folder`, their configurations changed by `adapt`, and waits until
-    /// all are ready. The first daemons of all nodes know each other, and so do the second, and so on.
+    /// Starts `copies` daemons per node with their files in `folder`, their configurations changed by `adapt`, and
+    /// waits until all are ready. The first daemons of all nodes know each other, and so do the second, and so on.
     ///
     /// # Errors
     /// A daemon does not start, ends, or is not ready in time.

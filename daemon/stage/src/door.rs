@@ -1,20 +1,18 @@
-//! Owns how the demo asks a daemon over HTTP: where its interface is, with `--link` in which network namespace, and how long an
-//! answer is waited for. Must never ask for anything but what any operator could.
+//! Owns how the demo asks a daemon over HTTP: where its interface is, with `--link` in which network namespace, and how
+//! long an answer is waited for. Must never ask for anything but what any operator could.
 
-use std::io::Read;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rudder_http::{HttpError, Limits};
 use serde_json::Value;
 
 use crate::error::StageError;
 use crate::link;
 
-/// Longest wait for one answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Largest answer that is believed.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+/// Longest wait for one answer, and the longest answer that is read.
+const LIMITS: Limits = Limits { timeout: Duration::from_secs(5), answer_bytes_max: 64 << 20 };
 
 /// The HTTP interface of one daemon.
 #[derive(Clone, Debug)]
@@ -60,14 +58,7 @@ impl Door {
     }
 }
 
-fn ask(url: &str, body: Option<&Value>) -> Result<(u16, String), Box<dyn std::error::Error>> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(TIMEOUT)).http_status_as_error(false);
-    let agent: ureq::Agent = config.build().into();
-    let mut response = match body {
-        None => agent.get(url).call()?,
-        Some(body) => agent.post(url).header("Content-Type", "application/json").send(body.to_string())?,
-    };
-    let mut text = String::new();
-    response.body_mut().with_config().limit(ANSWER_BYTES_MAX).reader().read_to_string(&mut text)?;
-    Ok((response.status().as_u16(), text))
+fn ask(url: &str, body: Option<&Value>) -> Result<(u16, String), HttpError> {
+    let answer = rudder_http::ask(url, None, body.map(Value::to_string), LIMITS)?;
+    Ok((answer.status, answer.text))
 }

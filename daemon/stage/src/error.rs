@@ -116,7 +116,7 @@ impl StageError {
     }
 }
 
-/// The end of the log at `path`, for an error message; says so where there is none.
+/// The end of the log at `path`, for an error message; says so if there is no log.
 pub(crate) fn log_tail(path: &Path) -> String {
     let text = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default();
     if text.is_empty() {

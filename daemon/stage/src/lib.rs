@@ -1,9 +1,9 @@
-//! Real daemons on this machine: what `rudder demo`, `rudder bench` and tests start, and take down again. It owns child processes with
-//! their logs ([`Stage`]), certificates and configurations of a cluster ([`Cluster`]), shaped links in network namespaces ([`link`]) and
-//! the questions over HTTP ([`Door`]).
+//! Real daemons on this machine: what `rudder demo`, `rudder bench` and tests start, and take down again. It owns child
+//! processes with their logs ([`Stage`]), certificates and configurations of a cluster ([`Cluster`]), shaped links in
+//! network namespaces ([`link`]) and the questions over HTTP ([`Door`]).
 //!
-//! **It must never** leave anything behind: what was started or made is taken down on success, on errors, on panics and on signals, by
-//! the same code. It talks to a daemon only as any operator can: TOML, signals, HTTP.
+//! **It must never** leave anything behind: what was started or made is taken down on success, on errors, on panics and
+//! on signals, by the same code. It talks to a daemon only as any operator can: TOML, signals, HTTP.
 
 mod cluster;
 mod door;

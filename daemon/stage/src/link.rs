@@ -1,5 +1,6 @@
-//! Owns the shaped links of `--link`: a network namespace per daemon, joined by a bridge, each end limited by a token bucket.
-//! Must never touch an interface or namespace that it did not make, nor give the bridge an address: the host's routes stay.
+//! Owns the shaped links of `--link`: a network namespace per daemon, joined by a bridge, each end limited by a token
+//! bucket. Must never touch an interface or namespace that it did not make, nor give the bridge an address: the host's
+//! routes stay.
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -52,8 +53,8 @@ impl LinkSpeed {
         }
     }
 
-    /// Bucket of 0.4 ms. A larger one would let every minibatch begin with a burst above the link's speed: with 70 kB at
-    /// 100 Mbit/s, the 116 kB of a step crossed in less than half of their time.
+    /// Bucket of 0.4 ms. A larger one would let every minibatch begin with a burst above the link's speed: with 70 kB
+    /// at 100 Mbit/s, the 116 kB of a step crossed in less than half of their time.
     fn burst_bytes(self) -> &'static str {
         match self {
             Self::Gbit1 => "50000",

@@ -1,5 +1,5 @@
-//! Owns how children are started: a role is a JSON file in the run folder, and the child is this same program with `demo --role FILE`.
-//! Every child asks the kernel to be killed when its starter dies without a chance to clean up.
+//! Owns how children are started: a role is a JSON file in the run folder, and the child is this same program with
+//! `demo --role FILE`. Every child asks the kernel to be killed when its starter dies without a chance to clean up.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -48,7 +48,8 @@ impl<W: Serialize> Role<W> {
     }
 }
 
-/// Reads the role in `file` and ties this process to its starter. As `rudderd` it does not return; else it answers the work.
+/// Reads the role in `file` and ties this process to its starter. As `rudderd` it does not return; else it answers the
+/// work.
 ///
 /// # Errors
 /// The role cannot be read, or `rudderd` cannot be started.

@@ -1,5 +1,5 @@
-//! Owns everything a run leaves behind on the machine: child processes, network namespaces, the run folder. Must never let
-//! any of it outlive the demo: it is taken down on success, on errors, on panics and on signals, by the same code.
+//! Owns everything a run leaves behind on the machine: child processes, network namespaces, the run folder. Must never
+//! let any of it outlive the demo: it is taken down on success, on errors, on panics and on signals, by the same code.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes the run folder and begins to listen for SIGINT, SIGTERM and SIGHUP, which clear the stage and end the process.
+    /// Makes the run folder and begins to listen for SIGINT, SIGTERM and SIGHUP, which clear the stage and end the
+    /// process.
     ///
     /// # Errors
     /// The folder cannot be made, or signals cannot be listened for.
@@ -163,8 +164,8 @@ impl Stage {
         Ok(())
     }
 
-    /// The child that died, if one does within half a second: a child that died is noticed by its broken connections before the kernel
-    /// has reported its end.
+    /// The child that died, if one does within half a second: a child that died is noticed by its broken connections
+    /// before the kernel has reported its end.
     pub fn death(&self) -> Option<StageError> {
         let end = Instant::now() + CAUSE_MAX;
         loop {

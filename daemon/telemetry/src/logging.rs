@@ -5,16 +5,17 @@ use crate::{LogConfig, LogFormat};
 use rudder_settings::Invalid;
 use std::io::{self, IsTerminal};
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Registry, reload};
+use tracing_subscriber::{Registry, reload};
 
 /// The running log of this process; cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Logging {
     level: Arc<Mutex<String>>,
     /// Nothing where the process keeps its own log.
-    filter: Option<reload::Handle<EnvFilter, Registry>>,
+    filter: Option<reload::Handle<Targets, Registry>>,
 }
 
 /// Why a level was not taken.
@@ -33,7 +34,7 @@ impl Logging {
     #[must_use]
     pub fn start(config: &LogConfig) -> Self {
         // The level was validated with the configuration.
-        let (filter, handle) = reload::Layer::new(EnvFilter::builder().parse_lossy(&config.level));
+        let (filter, handle) = reload::Layer::new(config.level.parse::<Targets>().unwrap_or_default());
         let lines = tracing_subscriber::registry().with(filter);
         let started = match config.format {
             LogFormat::Text => {
@@ -61,7 +62,8 @@ impl Logging {
         LogConfig { level: level.to_owned(), ..LogConfig::default() }.check()?;
         let filter =
             self.filter.as_ref().ok_or_else(|| LevelError::Fixed("it was not started by rudderd".to_owned()))?;
-        filter.reload(EnvFilter::builder().parse_lossy(level)).map_err(|error| LevelError::Fixed(error.to_string()))?;
+        let targets = level.parse::<Targets>().map_err(|error| LevelError::Fixed(error.to_string()))?;
+        filter.reload(targets).map_err(|error| LevelError::Fixed(error.to_string()))?;
         let before =
             std::mem::replace(&mut *self.level.lock().unwrap_or_else(PoisonError::into_inner), level.to_owned());
         tracing::info!(level, before, "the log level was changed");
@@ -75,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_level_is_read_before_it_is_taken() {
-        let (_layer, handle) = reload::Layer::<EnvFilter, Registry>::new(EnvFilter::new("info"));
+        let (_layer, handle) = reload::Layer::<Targets, Registry>::new(Targets::new());
         let logging = Logging { level: Arc::new(Mutex::new("info".to_owned())), filter: Some(handle) };
         logging.set_level("info,rudder_peers=debug").unwrap();
         assert_eq!(logging.level(), "info,rudder_peers=debug");

@@ -2,7 +2,7 @@
 
 use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
-use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// Shape of a log line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,8 +50,8 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks each key. A level needs more than `EnvFilter`, which takes any bare word for the name of a target: a misspelt level would
-    /// silence the log.
+    /// Checks the level. `Targets` takes any bare word, and any span in brackets, for the name of a target, so that a misspelt level
+    /// would silence the log.
     ///
     /// # Errors
     /// [`Invalid`](rudder_settings::Invalid), which says what to write.
@@ -61,9 +61,9 @@ impl LogConfig {
         let bare = level
             .split(',')
             .map(str::trim)
-            .find(|directive| !directive.contains(['=', '[', ']']) && directive.parse::<LevelFilter>().is_err());
+            .find(|it| it.contains('[') || !it.contains('=') && it.parse::<LevelFilter>().is_err());
         if let Some(bare) = bare {
-            return wrong("log.level", quoted(level), format!("`{bare}` is not a level"), remedy);
+            return wrong("log.level", quoted(level), format!("`{bare}` is neither a level nor target=level"), remedy);
         }
         within("log.otlp_queue_max", self.otlp_queue_max, 1..=1 << 20)?;
         within("log.otlp_timeout_ms", self.otlp_timeout_ms, 1..=60_000)?;
@@ -76,9 +76,31 @@ impl LogConfig {
             );
         }
         check_plain_http("log.otlp_endpoint", &self.otlp_endpoint)?;
-        match EnvFilter::builder().parse(level) {
+        match level.parse::<Targets>() {
             Ok(_) => Ok(()),
             Err(error) => wrong("log.level", quoted(level), error.to_string(), remedy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_filters_is_a_level() {
+        let check = |level: &str| LogConfig { level: level.to_owned(), ..LogConfig::default() }.check();
+        for good in ["warn", "info,rudder_peers=debug", "off,rudder_agent=trace"] {
+            assert!(check(good).is_ok(), "{good}");
+        }
+        for (bad, culprit) in [
+            ("loud", "`loud`"),
+            ("info,[fetch]=debug", "`[fetch]=debug`"),
+            ("[fetch{table=feat}]=trace", "`[fetch{table=feat}]=trace`"),
+            ("rudder_peers=loud", "rudder_peers=loud"),
+        ] {
+            let error = check(bad).unwrap_err().to_string();
+            assert!(error.contains(culprit) && error.contains("info,rudder_peers=debug"), "{error}");
         }
     }
 }

@@ -6,6 +6,7 @@
 //! nothing else has to cross the network for the spans of two nodes to meet.
 
 use crate::LogConfig;
+use rudder_http::{Client, Limits};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +19,9 @@ const BATCH_WAIT: Duration = Duration::from_secs(1);
 
 /// Longest wait at the end for the last spans: a collector that hangs does not hold a drain up.
 const FLUSH_WAIT: Duration = Duration::from_secs(1);
+
+/// Longest answer of the collector that is read: it says which spans it refused.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Spans sent at once.
 const BATCH_SPANS_MAX: usize = 512;
@@ -95,16 +99,16 @@ impl Tracer {
         }
         let lost = Arc::new(AtomicU64::new(0));
         let (queue, spans) = sync_channel(config.otlp_queue_max);
-        let sender = Sender {
-            url: format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/')),
-            agent: ureq::Agent::config_builder()
-                .timeout_global(Some(Duration::from_millis(config.otlp_timeout_ms)))
-                .build()
-                .into(),
-            node,
-            lost: Arc::clone(&lost),
-            failing: false,
+        let url = format!("{}/v1/traces", config.otlp_endpoint.trim_end_matches('/'));
+        let timeout = Duration::from_millis(config.otlp_timeout_ms);
+        let client = match Client::new(&url, Limits { timeout, answer_bytes_max: ANSWER_BYTES_MAX }) {
+            Ok(client) => client,
+            Err(error) => {
+                tracing::error!(%error, "spans are not sent");
+                return None;
+            }
         };
+        let sender = Sender { url, client, node, lost: Arc::clone(&lost), failing: false };
         let thread = std::thread::Builder::new().name("rudder-otlp".to_owned()).spawn(move || sender.run(&spans));
         if let Err(error) = thread {
             tracing::error!(%error, "there is no thread to send spans");
@@ -170,7 +174,7 @@ fn encode(span: &Span, now: Duration, serial: u64, node: u16) -> Value {
 /// The thread's side.
 struct Sender {
     url: String,
-    agent: ureq::Agent,
+    client: Client,
     node: u16,
     lost: Arc<AtomicU64>,
     failing: bool,
@@ -216,19 +220,26 @@ impl Sender {
         if spans == 0 {
             return;
         }
-        let sent =
-            self.agent.post(&self.url).header("Content-Type", "application/json").send(self.request(batch).to_string());
-        match sent {
-            Ok(_) if self.failing => {
+        let sent = self.client.send(&self.url, None, Some(self.request(batch).to_string()));
+        let taken = sent.map_err(|error| error.to_string()).and_then(|answer| match answer.status {
+            200..300 => Ok(()),
+            status => Err(format!("HTTP status {status}")),
+        });
+        match taken {
+            Ok(()) if self.failing => {
                 let lost = self.lost.load(Ordering::Relaxed);
                 tracing::info!(url = self.url, lost, "spans are sent again");
                 self.failing = false;
             }
-            Ok(_) => {}
+            Ok(()) => {}
             Err(error) => {
                 self.lost.fetch_add(spans as u64, Ordering::Relaxed);
                 if !self.failing {
-                    tracing::warn!(url = self.url, %error, "spans cannot be sent (log.otlp_endpoint); they are lost until they can");
+                    tracing::warn!(
+                        url = self.url,
+                        error,
+                        "spans cannot be sent (log.otlp_endpoint); they are lost until they can"
+                    );
                 }
                 self.failing = true;
             }

@@ -10,6 +10,7 @@ use async_openai::error::OpenAIError;
 use async_openai::middleware::HttpRequestFactory;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
+use rudder_http::with_causes;
 use secrecy::SecretString;
 use serde::Serialize;
 use serde_json::Value;
@@ -131,21 +132,8 @@ impl Endpoint {
             headers.insert(AUTHORIZATION, value);
         }
         let base = settings.base_url.trim_end_matches('/').to_owned();
-        let local = reqwest::Url::parse(&base).is_ok_and(|url| match url.host_str() {
-            Some(host) => host == "localhost" || host.starts_with("127.") || host == "[::1]",
-            None => false,
-        });
-        let mut http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-        if local {
-            http = http.no_proxy();
-        }
-        if base.starts_with("http:") {
-            // No certificate will be checked: a machine without any must do.
-            http = http.tls_certs_only([]);
-        }
-        // An error says that a provider is installed already, which is what is wanted.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let http = http.build().map_err(|error| LlmError::Client(whole(&error)))?;
+        let http = rudder_http::builder(&base).redirect(reqwest::redirect::Policy::none());
+        let http = http.build().map_err(|error| LlmError::Client(with_causes(&error)))?;
         let target = Target { base, headers, key: SecretString::default() };
         Ok(Self {
             http,
@@ -203,7 +191,7 @@ impl Endpoint {
 
     async fn attempt(&self, request: &HttpRequestFactory) -> Result<Response, Fault> {
         let request = request.build().await.map_err(|error| Fault::Garbage(quoted(&error.to_string())))?;
-        let response = self.http.execute(request).await.map_err(|error| Fault::Lost(whole(&error)))?;
+        let response = self.http.execute(request).await.map_err(|error| Fault::Lost(with_causes(&error)))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = match self.body(response).await {
             Ok(body) => body,
@@ -225,7 +213,9 @@ impl Endpoint {
         let mut body = Vec::new();
         loop {
             match response.chunk().await {
-                Err(error) => return Err(Fault::Lost(format!("connection lost in mid-answer: {}", whole(&error)))),
+                Err(error) => {
+                    return Err(Fault::Lost(format!("connection lost in mid-answer: {}", with_causes(&error))));
+                }
                 Ok(None) => return Ok(body),
                 Ok(Some(chunk)) if body.len() + chunk.len() > self.bytes_max => {
                     return Err(Fault::Garbage(format!("the response is longer than {} bytes", self.bytes_max)));
@@ -257,17 +247,6 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Fault {
         error.get("message").unwrap_or(error).as_str().map(str::to_owned)
     });
     Fault::Status { status: status.as_u16(), said: quoted(&message.unwrap_or_else(|| text.into_owned())), wait }
-}
-
-/// An error with its causes; the outermost of an HTTP client says next to nothing.
-fn whole(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

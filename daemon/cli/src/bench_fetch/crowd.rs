@@ -1,5 +1,6 @@
-//! Several clients of one daemon at once: their throughput together, for several numbers of clients in turns. Owns the clients'
-//! threads and the clock of a round. It must never count a fetch that was not all hits, nor time rows that were not checked.
+//! Several clients of one daemon at once: their throughput together, for several numbers of clients in turns. Owns the
+//! clients' threads and the clock of a round. It must never count a fetch that was not all hits, nor time rows that
+//! were not checked.
 
 use super::{BenchFetchArgs, TABLE, UNCOUNTED, check, quantile};
 use crate::CliError;
@@ -9,7 +10,7 @@ use std::path::Path;
 use std::sync::Barrier;
 use std::time::Instant;
 
-/// Rows per second that so many clients got together: the median.
+/// Median of the rows per second that this number of clients got together.
 #[derive(Debug)]
 pub(super) struct Crowd {
     clients: usize,
@@ -43,7 +44,7 @@ pub(super) fn measure(args: &BenchFetchArgs, socket: &Path) -> Result<Vec<Crowd>
     Ok(args.clients.iter().zip(rates).map(|(&clients, rates)| Crowd { clients, rows_per_s: median(rates) }).collect())
 }
 
-/// Seconds from the first begin of a fetch to the last end of one.
+/// Seconds from the start of the first fetch to the end of the last.
 fn round(args: &BenchFetchArgs, clients: &[Client]) -> Result<f64, CliError> {
     let barrier = Barrier::new(clients.len());
     let one = |client: &Client| -> Result<Span, CliError> {

@@ -63,7 +63,7 @@ pub(super) async fn listen(config: &PeersConfig) -> Result<SocketAddr, CliError>
     Ok(address)
 }
 
-/// Sends as many bytes as the other end asks for, again and again until it leaves.
+/// Sends the number of bytes that the other end asks for, repeatedly until it leaves.
 async fn send(acceptor: TlsAcceptor, tcp: TcpStream) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let mut stream = acceptor.accept(tcp).await?;

@@ -1,5 +1,5 @@
-//! `rudder demo`: the main job on one machine. Owns the arguments and what is printed; the demo itself is [`rudder_demo`]'s. It must
-//! never exit with success where a received row was wrong.
+//! `rudder demo`: the main job on one machine. Owns the arguments and what is printed; the demo itself is
+//! [`rudder_demo`]'s. It must never exit with success where a received row was wrong.
 
 mod words;
 
@@ -54,29 +54,29 @@ pub struct DemoArgs {
     /// Minibatches that trainers announce ahead; several values give a run of each policy with each
     #[arg(long, value_name = "BATCHES", value_delimiter = ',', default_values_t = [0])]
     lookahead: Vec<u32>,
-    /// From this epoch on, other vertices are the seeds: what is accessed shifts
+    /// From this epoch on, other vertices are the seeds, so that the accesses shift
     #[arg(long, value_name = "EPOCH", value_parser = clap::value_parser!(u32).range(1..))]
     shift: Option<u32>,
     /// Seeds per minibatch of a trainer
     #[arg(long, value_name = "SEEDS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
-    /// Seed of everything that is drawn
+    /// Seed of all random choices
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
-    /// Run everything a second time with a daemon for each trainer, of equal parts of the capacity, and compare
+    /// Run everything a second time with one daemon per trainer, each with an equal part of the capacity, and compare
     #[arg(long)]
     private: bool,
     /// Record what the trainers of each node ask for, as traces in DIR/node0, DIR/node1, ... for `rudder replay`
     #[arg(long, value_name = "DIR")]
     trace: Option<PathBuf>,
     /// Who steers the caches while the trainers run: `off`, `rules`, `llm`, `classifier:FILE`, `schedule:N` or
-    /// `explore:SEED` (draws decisions, to train classifiers on)
+    /// `explore:SEED` (random decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", default_value_t = ControllerSpec::Off)]
     controller: ControllerSpec,
     /// Fetches of a node per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
     window: u64,
-    /// What a controller may grow each cache to, as for --capacity
+    /// Size to which a controller may grow each cache, in the forms of --capacity
     #[arg(long, value_name = "CAPACITY", default_value_t = Capacity::Share(0.5))]
     ceiling: Capacity,
     /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
@@ -91,7 +91,7 @@ pub struct DemoArgs {
     /// Milliseconds within which the model must decide
     #[arg(long, value_name = "MS", default_value_t = LlmSettings::default().timeout_ms)]
     llm_timeout_ms: u64,
-    /// Ask a model that its probe found degraded all the same, to see what it would do
+    /// Ask the model even if its probe found it degraded, to see what it would do
     #[arg(long)]
     llm_ask_degraded: bool,
     /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
@@ -290,7 +290,7 @@ mod tests {
             (&["--policy", "epoch,epoch"], "epoch twice"),
             (&["--policy", "fifo"], "fifo"),
             (&["--capacity", "1.5"], "1.5"),
-            (&["--graph", "powerlaw:7"], "`7` is no number of vertices"),
+            (&["--graph", "powerlaw:7"], "`7` is not a number of vertices"),
             (&["--link", "10gbit"], "10gbit"),
             (&["--epochs", "0"], "1..=10000"),
             (&["--dim", "0"], "1..=32768"),

@@ -1,10 +1,9 @@
-//! The certificates of a node: are they readable, do they fit together, whom do they name, and for how long. Owns the rules of
-//! their age. A function of the files' bytes and of the time; it must never show a key.
+//! The certificates of a node: are they readable, do they fit together, whom do they name, and for how long. Owns the
+//! rules of their age. A function of the files' bytes and of the time; it must never show a key.
 
 use crate::finding::Finding;
 use crate::style::span;
-use rudder_peers::NodeName;
-use rudder_peers::PeersConfig;
+use rudder_peers::{NodeName, PeersConfig, Validity};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
@@ -17,12 +16,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A certificate that ends in fewer days is warned about, unless most of its life is still before it: those of a job live a day.
+/// A certificate that ends in fewer days is warned about, unless most of its life is still before it: those of a job
+/// live a day.
 const DAYS_LEFT_MIN: f64 = 21.0;
 const LIFE_LEFT_MIN: f64 = 0.33;
 const DAY: f64 = 86_400.0;
-/// Rights to the key's file that nobody but its owner needs: any of others', and a group's to write. The group may read, since that
-/// is how a daemon that is not root reads a key that root owns (docs/deploy.md).
+/// Rights to the key's file that nobody but its owner needs: any of others', and a group's to write. The group may
+/// read, since that is how a daemon that is not root reads a key that root owns (docs/deploy.md).
 const MODE_OTHERS: u32 = 0o007;
 const MODE_GROUP_WRITES: u32 = 0o020;
 
@@ -64,7 +64,7 @@ pub(super) fn judge(files: &Files, config: &PeersConfig, node: u16, now: u64) ->
             authority,
             &config.authority,
             now,
-            "rudder certs init, then issue all nodes anew",
+            "rudder certs init, then issue the certificates of all nodes again",
         ));
     }
     let Some(certificate) = certificate else { return found };
@@ -130,9 +130,8 @@ fn readable<'a>(found: &mut Vec<Finding>, name: &str, read: &'a Read, path: &Pat
 
 /// Whether a certificate is valid now, and stays so for a while.
 fn age(name: &str, certificate: &CertificateDer<'_>, path: &Path, now: u64, mend: &str) -> Option<Finding> {
-    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    let validity = parsed.validity();
-    let (from, until) = (validity.not_before.timestamp() as f64, validity.not_after.timestamp() as f64);
+    let validity = Validity::of_certificate(certificate)?;
+    let (from, until) = (validity.not_before as f64, validity.not_after as f64);
     let now = now as f64;
     let path = path.display();
     Some(if now < from {
@@ -226,7 +225,7 @@ mod tests {
         SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
     }
 
-    /// An authority and node 3's certificate for so many days.
+    /// An authority and node 3's certificate, valid for this many days.
     fn site(days: u32) -> (tempfile::TempDir, PeersConfig) {
         let dir = tempfile::tempdir().unwrap();
         authority::init(dir.path(), "blue", 3650, false).unwrap();

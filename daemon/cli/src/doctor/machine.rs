@@ -1,5 +1,5 @@
-//! What the kernel gives this node: limits of a process, room for bursts of packets, large pages, memory. Owns the thresholds.
-//! Each check is a function of what was read; the reading is beside it and decides nothing.
+//! What the kernel gives this node: limits of a process, room for bursts of packets, large pages, memory. Owns the
+//! thresholds. Each check is a function of what was read; the reading is beside it and decides nothing.
 
 use crate::finding::Finding;
 use crate::style::{bytes, count, percent};
@@ -57,7 +57,8 @@ impl Process {
     }
 }
 
-/// Whether there are descriptors for all connections that the configuration admits, and address space for the caches' ceilings.
+/// Whether there are descriptors for all connections that the configuration admits, and address space for the caches'
+/// ceilings.
 pub(super) fn limits(process: &Process, config: &Config) -> Vec<Finding> {
     let name = "open files";
     let needed = config.local.connections_max as u64 + config.admin.connections_max as u64 + DESCRIPTORS_SPARE;

@@ -1,5 +1,6 @@
-//! `rudder doctor`: looks at a node as the daemon would find it, and says of each finding how to mend it. Owns the order of the
-//! checks and the exit status; what is good and what is bad is said by the modules below. It must change nothing.
+//! `rudder doctor`: looks at a node as the daemon would find it, and says of each finding how to mend it. Owns the
+//! order of the checks and the exit status; what is good and what is bad is said by the modules below. It must change
+//! nothing.
 
 mod certificates;
 mod environment;
@@ -23,14 +24,15 @@ const ENVIRONMENT_FILE: &str = "/etc/default/rudder";
 /// Arguments of `rudder doctor`.
 #[derive(Debug, clap::Args)]
 pub struct DoctorArgs {
-    /// Configuration of the daemon; by default /etc/rudder/rudderd.toml, if it is there. Variables RUDDER_SECTION__KEY count, too
+    /// Configuration of the daemon; by default /etc/rudder/rudderd.toml, if it is there. Variables RUDDER_SECTION__KEY
+    /// count, too
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Variables that systemd gives the daemon (`EnvironmentFile=` of its unit); those of this shell win. By default
     /// /etc/default/rudder, if it is there and the configuration is the default one
     #[arg(long, value_name = "FILE")]
     environment_file: Option<PathBuf>,
-    /// Leave the other nodes alone
+    /// Do not contact the other nodes
     #[arg(long)]
     offline: bool,
     /// Print the findings as JSON
@@ -41,7 +43,7 @@ pub struct DoctorArgs {
 /// Checks the node.
 ///
 /// # Errors
-/// When there is a problem, after all findings were printed.
+/// If there is a problem, after all findings were printed.
 pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let mut found = Vec::new();
     if let Some(config) = configuration(args, &mut found) {
@@ -162,7 +164,7 @@ fn check(config: &Config, offline: bool, found: &mut Vec<Finding>) {
     }
 }
 
-/// Whether this node can prove who it is, where anybody asks.
+/// Whether this node can prove its identity, where it has peers.
 fn identity(config: &Config, alone: bool) -> Vec<Finding> {
     if alone {
         return vec![Finding::ok("certificates", "none is needed: the dataset has one partition, and no peers")];

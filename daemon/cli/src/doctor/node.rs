@@ -1,5 +1,5 @@
-//! What this node has to offer: its dataset, a place for the socket, ports, and the daemon that may be running. It looks, judges
-//! and says what to do; it must leave everything as it is.
+//! What this node has to offer: its dataset, a place for the socket, ports, and the daemon that may be running. It
+//! looks, judges and says what to do; it must leave everything as it is.
 
 use super::machine::TableSize;
 use crate::finding::Finding;
@@ -81,7 +81,7 @@ pub(super) fn socket(path: &Path, running: bool) -> Finding {
     let shown = folder.display();
     let data = match std::fs::metadata(folder) {
         Ok(data) if data.is_dir() => data,
-        Ok(_) => return Finding::problem(name, format!("{shown} is no folder"), "correct local.socket"),
+        Ok(_) => return Finding::problem(name, format!("{shown} is not a folder"), "correct local.socket"),
         Err(error) => {
             let mend = format!("RuntimeDirectory= in the systemd unit, or `install -d -m 0755 -o rudder {shown}`");
             return Finding::problem(name, format!("{shown}: {error}"), mend);

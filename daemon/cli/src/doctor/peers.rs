@@ -1,5 +1,5 @@
-//! Whether the other nodes can be reached: a real handshake with this node's certificate, and packets as large as configured.
-//! Owns the bounds of the waiting and the judgement of what came of it.
+//! Whether the other nodes can be reached: a real handshake with this node's certificate, and packets as large as
+//! configured. Owns the bounds of the waiting and the judgement of what came of it.
 
 use crate::finding::Finding;
 use crate::style::time;
@@ -25,8 +25,9 @@ pub(super) fn meet(config: &Config, dataset: &Dataset) -> Vec<Finding> {
     if others.is_empty() {
         return vec![Finding::ok("peers", "there are none")];
     }
-    let failed =
-        |error: String| vec![Finding::problem("peers", error, "mend what is said above of certificates and [peers]")];
+    let failed = |error: String| {
+        vec![Finding::problem("peers", error, "first mend the problems of certificates and [peers] above")]
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(error.to_string()),

@@ -1,5 +1,5 @@
-//! `rudder replay --controller`: the agent's decision loop over a trace, one run per controller, beside the same capacity left
-//! alone and beside what a fixed capacity of the same memory over time would have done.
+//! `rudder replay --controller`: the agent's decision loop over a trace, one run per controller, beside the same
+//! capacity left alone and beside what a fixed capacity of the same memory over time would have done.
 
 use super::ReplayArgs;
 use super::report::Optimum;
@@ -60,8 +60,8 @@ impl LlmArgs {
 /// What bounds controllers in a replay.
 const GUARD: GuardSettings = GuardSettings { cooldown_windows: 1, veto_windows: 20, rows_min: 64, keeps_useful: true };
 
-/// What bounds one that draws its decisions. A veto would leave states in which it only ever holds, and slots that are never given
-/// back a run in which growing is tried at its begin alone: nothing could be learned of them.
+/// What bounds one that draws its decisions. A veto would leave states in which it only ever holds, and slots that are
+/// never given back a run in which growing is tried at its begin alone: nothing could be learned of them.
 pub(crate) fn exploring() -> GuardSettings {
     GuardSettings { veto_windows: 0, keeps_useful: false, ..GUARD }
 }

@@ -41,12 +41,12 @@ pub struct ReplayArgs {
     /// Policies, or `all`
     #[arg(long, value_name = "POLICY", value_delimiter = ',', default_values_t = [Choice::All])]
     policy: Vec<Choice>,
-    /// Minibatches known ahead; 0 for none, `4x` for 4·C/R (C rows cached, R rows of a mean minibatch), `auto` for the multiple
-    /// of C/R that a daemon asks for
+    /// Minibatches known ahead; 0 for none, `4x` for 4·C/R (C rows cached, R rows of a mean minibatch), `auto` for the
+    /// multiple of C/R that a daemon asks for
     #[arg(long, value_name = "MINIBATCHES", value_delimiter = ',', default_values_t = [Ahead::Minibatches(0)])]
     lookahead: Vec<Ahead>,
-    /// What `static` and `epoch` are told before the first minibatch: `degree` (degree.npy of the trace), `presample` (how often
-    /// each id occurs in the first epoch) or `none`
+    /// What `static` and `epoch` are told before the first minibatch: `degree` (degree.npy of the trace), `presample`
+    /// (how often each id occurs in the first epoch) or `none`
     #[arg(long, value_name = "PRIOR", default_value = "degree", value_parser = ["degree", "presample", "none"])]
     prior: String,
     /// Minibatches staged before they are asked for, with a lookahead
@@ -63,7 +63,7 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "SEED", default_value_t = CacheConfig::default().seed)]
     seed: u64,
     /// Run the agent's decision loop over the trace: `rules`, `llm`, `classifier:FILE`, `schedule:N`, `off`, or
-    /// `explore:SEED` (draws its decisions, to train classifiers on)
+    /// `explore:SEED` (random decisions, to train classifiers on)
     #[arg(long, value_name = "CONTROLLER", value_delimiter = ',')]
     controller: Vec<ControllerSpec>,
     /// Step by which a classifier learns from each of its decisions (lr and mlp only); 0 to stay as it was trained
@@ -72,7 +72,7 @@ pub struct ReplayArgs {
     /// Minibatches per decision, with a controller
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
     window: usize,
-    /// Cache size that a controller may grow to, as for --capacity
+    /// Size to which a controller may grow the cache, in the forms of --capacity
     #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.25))]
     ceiling: TraceCapacity,
     /// Rows that owners change per minibatch, with a controller
@@ -83,7 +83,7 @@ pub struct ReplayArgs {
     /// Write hit rates of policies over capacity and over time to this file, as SVG
     #[arg(long, value_name = "FILE", conflicts_with = "controller")]
     plot: Option<PathBuf>,
-    /// Print the result as JSON: one object, with several capacities a list of one for each
+    /// Print the result as JSON: one object, or with several capacities a list with one object for each
     #[arg(long)]
     json: bool,
 }
@@ -112,7 +112,7 @@ impl FromStr for TraceCapacity {
             (Ok(rows), _) if rows > 0 => Ok(Self::Rows(rows)),
             (Err(_), Ok(share)) if share > 0.0 && share < 1.0 => Ok(Self::Share(share)),
             _ => Err(format!(
-                "`{text}` is no capacity: write a share above 0 and below 1 (0.15) or a number of rows (4900)"
+                "`{text}` is not a capacity: write a share above 0 and below 1 (0.15) or a number of rows (4900)"
             )),
         }
     }
@@ -131,7 +131,7 @@ impl std::fmt::Display for TraceCapacity {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Ahead {
     Minibatches(usize),
-    /// So many times those that fit into the cache.
+    /// A multiple of those that fit into the cache.
     Caches(f64),
 }
 
@@ -158,9 +158,9 @@ impl FromStr for Ahead {
         match (text.parse(), factor) {
             (Ok(minibatches), _) => Ok(Self::Minibatches(minibatches)),
             (_, Some(Ok(factor))) if factor > 0.0 && factor.is_finite() => Ok(Self::Caches(factor)),
-            _ => {
-                Err(format!("`{text}` is no lookahead: write a number of minibatches, a multiple of C/R (4x) or auto"))
-            }
+            _ => Err(format!(
+                "`{text}` is not a lookahead: write a number of minibatches, a multiple of C/R (4x) or auto"
+            )),
         }
     }
 }
@@ -174,7 +174,7 @@ impl std::fmt::Display for Ahead {
     }
 }
 
-/// One policy, or all there are.
+/// One policy, or all of them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Choice {
     All,
@@ -335,7 +335,7 @@ fn run_controllers(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs:
         let told = |contest: &Contest| {
             let best = 100.0 * contest.opt.hit_rate;
             let table = control::table(&contest.results, requests);
-            format!("{} rows at the start; the optimum of so many hits {best:.2} %\n{table}\n", contest.capacity_rows)
+            format!("{} rows at the start; the optimum hits {best:.2} %\n{table}\n", contest.capacity_rows)
         };
         contests.iter().try_for_each(|contest| style::print(&told(contest)))
     }
@@ -347,7 +347,7 @@ enum Done {
     Policy(Outcome),
 }
 
-/// Runs all jobs, on as many threads as there are cores; their order does not touch the results.
+/// Runs all jobs on one thread per core; their order does not change the results.
 fn run_all(args: &ReplayArgs, trace: &Trace, prior: &[(u32, f32)], jobs: &[Job]) -> Result<Vec<Done>, CliError> {
     let bar = ProgressBar::new(jobs.len() as u64 * trace.minibatches() as u64);
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {percent}% {msg}") {

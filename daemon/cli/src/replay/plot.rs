@@ -2,6 +2,7 @@
 //! compute a number that is not printed too.
 
 use super::report::Comparison;
+use crate::svg::{escaped, step};
 use std::fmt::Write as _;
 
 const PANEL_WIDTH: f64 = 470.0;
@@ -13,7 +14,8 @@ const LEGEND_LINE: f64 = 19.0;
 /// Most curves over time that are drawn; further capacities are in the JSON.
 const TIME_PANELS_MAX: usize = 5;
 
-/// Colours of the policies, told apart in print and by most kinds of colour vision (after Paul Tol's "bright" and "muted").
+/// Colours of the policies, told apart in print and by most kinds of colour vision (after Paul Tol's "bright" and
+/// "muted").
 const COLOURS: [(&str, &str); 10] = [
     ("none", "#bbbbbb"),
     ("static", "#999933"),
@@ -145,7 +147,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, (left, top): (f64, f64)) {
             writeln!(svg, "<line x1=\"{x0}\" y1=\"{y:.1}\" x2=\"{:.1}\" y2=\"{y:.1}\" stroke=\"#e3e3e3\"/>", x0 + w);
         let _ = writeln!(svg, "<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{rate:.1}</text>", x0 - 6.0, y + 4.0);
     }
-    let step = nice_step(panel.x_max);
+    let by = step(panel.x_max, 6.0).max(1.0);
     let mut tick = 0.0;
     while tick <= panel.x_max * 1.001 {
         let x = x0 + w * tick / panel.x_max;
@@ -156,7 +158,7 @@ fn draw_panel(svg: &mut String, panel: &Panel, (left, top): (f64, f64)) {
             y0 + h + 4.0
         );
         let _ = writeln!(svg, "<text x=\"{x:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{tick}</text>", y0 + h + 17.0);
-        tick += step;
+        tick += by;
     }
     let _ = writeln!(
         svg,
@@ -195,33 +197,5 @@ fn draw_legend(svg: &mut String, panel: &Panel, left: f64) {
             y + 4.0,
             escaped(&line.label)
         );
-    }
-}
-
-/// The distance of ticks: 1, 2 or 5 times a power of ten, for four to nine ticks.
-fn nice_step(most: f64) -> f64 {
-    let power = 10f64.powf((most.max(1.0) / 4.0).log10().floor());
-    let times = [5.0, 2.0, 1.0].into_iter().find(|times| most / (times * power) >= 4.0).unwrap_or(1.0);
-    (times * power).max(1.0)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_are_round_and_few() {
-        for (most, step) in [(1.0, 1.0), (12_532.0, 2000.0), (560.0, 100.0), (40.0, 10.0), (9e6, 2e6)] {
-            assert_eq!(nice_step(most), step, "{most}");
-        }
-    }
-
-    #[test]
-    fn names_cannot_break_out_of_the_picture() {
-        assert_eq!(escaped("<a&b>"), "&lt;a&amp;b&gt;");
     }
 }

@@ -1,7 +1,8 @@
-//! Draws lines over time as SVG that takes its colours from the page, so that one picture serves light and dark. Owns the geometry
-//! and the escaping of what goes into a page; it must never compute a number that is reported.
+//! Draws lines over time as SVG that takes its colours from the page, so that one picture serves light and dark. Owns
+//! the geometry and the escaping of what goes into a page; it must never compute a number that is reported.
 
 use super::series::Series;
+use crate::svg::{escaped, step};
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 560.0;
@@ -227,13 +228,6 @@ fn thinned(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.chunks(points.len().div_ceil(POINTS_MAX)).map(mean).collect()
 }
 
-/// 1, 2 or 5 times a power of ten, so that about `parts` fit into `whole`.
-fn step(whole: f64, parts: f64) -> f64 {
-    let power = 10f64.powf((whole / parts).log10().floor());
-    let times = [1.0, 2.0, 5.0, 10.0].into_iter().find(|times| whole / (times * power) <= parts + 1.0).unwrap_or(10.0);
-    times * power
-}
-
 /// Seconds between ticks of the clock.
 fn time_step(span: f64) -> f64 {
     let steps =
@@ -258,31 +252,12 @@ fn trimmed(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// `text` as it may stand in a page or an attribute.
-pub(super) fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ticks_are_round_and_few() {
-        for (whole, by) in [(1.0, 0.2), (0.1, 0.02), (7_698.0, 2000.0), (60.0, 20.0), (3.0, 1.0)] {
-            assert!((step(whole, 4.0) - by).abs() < 1e-9, "{whole}: {}", step(whole, 4.0));
-        }
+    fn ticks_of_time_are_round_and_few() {
         for (span, by) in [(6.0, 1.0), (90.0, 15.0), (5400.0, 900.0), (90_000.0, 21_600.0), (0.0, 0.1)] {
             assert_eq!(time_step(span), by, "{span}");
         }

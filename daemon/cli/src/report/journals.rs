@@ -1,5 +1,5 @@
-//! Runs out of the agent's journals: which files are of one node, what that node is called, and what it decided. Reading a file is
-//! [`crate::journal`]'s.
+//! Runs out of the agent's journals: which files are of one node, what that node is called, and what it decided.
+//! Reading a file is [`crate::journal`]'s.
 
 use super::series::{Measure, NodeRun, Series, Told};
 use crate::decisions::{arguments, deed};
@@ -38,7 +38,7 @@ impl Part {
         (&self.folder, &self.stem) == (&other.folder, &other.stem)
     }
 
-    /// The stem with so many of the folders above it, as `host3/decisions`.
+    /// The stem with this many of the folders above it, as `host3/decisions`.
     fn name(&self, folders: usize) -> String {
         let mut names: Vec<String> =
             self.folder.iter().rev().take(folders).map(|name| name.to_string_lossy().into_owned()).collect();
@@ -48,8 +48,8 @@ impl Part {
     }
 }
 
-/// The files by node, oldest first, each node under a name that no other has: every daemon calls its journal alike, so where
-/// those of several were brought together, the folders tell them apart.
+/// The files by node, oldest first, each node under a name that no other has: every daemon calls its journal alike, so
+/// where those of several were brought together, the folders tell them apart.
 fn nodes(paths: &[PathBuf]) -> Vec<(String, Vec<Part>)> {
     let mut parts: Vec<Part> = paths.iter().map(|path| Part::of(path)).collect();
     parts.sort();

@@ -1,5 +1,6 @@
-//! `rudder report`: a run as one HTML page with plots: what came out, how it went, what the agents decided and what that did. Owns
-//! the arguments and the order of things; numbers come from [`journals`] and [`prometheus`], the looks from [`page`].
+//! `rudder report`: a run as one HTML page with plots: what came out, how it went, what the agents decided and what
+//! that did. Owns the arguments and the order of things; numbers come from [`journals`] and [`prometheus`], the looks
+//! from [`page`].
 
 mod chart;
 mod journals;
@@ -27,16 +28,17 @@ pub struct ReportArgs {
     /// Journal of an agent (its `agent.journal`), with decisions and the numbers of each window; once for each node
     #[arg(long = "journal", value_name = "FILE", required_unless_present = "prometheus", num_args = 1..)]
     journals: Vec<PathBuf>,
-    /// Take the plots from this Prometheus, as far as it kept them, and the decisions from the journals, if there are any
+    /// Take the plots from this Prometheus, as far as it kept them, and the decisions from the journals, if there are
+    /// any
     #[arg(long, value_name = "URL", requires = "start")]
     prometheus: Option<String>,
     /// File with a bearer token for that Prometheus
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     prometheus_token_file: Option<PathBuf>,
-    /// Begin, in seconds since 1970 or as a time ago such as 90m or 2h
+    /// Start, in seconds since 1970 or as a time ago such as 90m or 2h
     #[arg(long, value_name = "TIME", value_parser = moment, requires = "prometheus")]
     start: Option<Moment>,
-    /// End, likewise; by default now
+    /// End, in the same forms; now by default
     #[arg(long, value_name = "TIME", value_parser = moment, requires = "prometheus")]
     end: Option<Moment>,
     /// Labels that samples must have, such as job="gnn"
@@ -53,7 +55,7 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// A moment as a person says it.
+/// A point in time as a person writes it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Moment {
     At(f64),
@@ -71,7 +73,7 @@ impl Moment {
 
 fn moment(text: &str) -> Result<Moment, String> {
     let units = [("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0)];
-    let wrong = || format!("`{text}` is no time: write seconds since 1970, or a time ago such as 90m, 2h or 1d");
+    let wrong = || format!("`{text}` is not a time: write seconds since 1970, or a time ago such as 90m, 2h or 1d");
     let ago = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, seconds)));
     let (digits, seconds) = ago.map_or((text, None), |(digits, seconds)| (digits, Some(*seconds)));
     let number: f64 =

@@ -1,9 +1,10 @@
-//! The page of a report: what came out, the charts, and every decision. Owns the words and the looks. All text of a journal goes
-//! through [`escaped`]; nothing is fetched from anywhere when the page is opened, and it holds no script.
+//! The page of a report: what came out, the charts, and every decision. Owns the words and the looks. All text of a
+//! journal goes through [`escaped`]; nothing is fetched from anywhere when the page is opened, and it holds no script.
 
-use super::chart::{Chart, Line, Mark, Unit, escaped};
+use super::chart::{Chart, Line, Mark, Unit};
 use super::series::{Measure, NodeRun, Series, Told};
 use crate::style::{count, percent, plural, span, time};
+use crate::svg::escaped;
 use std::fmt::Write as _;
 
 /// Most marks in a chart: beyond, they hide what they mark.

@@ -1,5 +1,5 @@
-//! Runs as Prometheus remembers them. Owns the queries, and over how long a time their rates are: long enough that every one of them
-//! sees several scrapes, and that the points of a plot leave nothing out between them.
+//! Runs as Prometheus remembers them. Owns the queries, and over how long a time their rates are: long enough that
+//! every one of them sees several scrapes, and that the points of a plot leave nothing out between them.
 
 use super::series::{Measure, NodeRun, Series};
 use crate::CliError;
@@ -11,7 +11,7 @@ use std::path::Path;
 const RATE_SECONDS_MIN: f64 = 60.0;
 /// Scrapes that a rate should see: it needs two, and some are late or lost.
 const RATE_SCRAPES: f64 = 4.0;
-/// The last so many seconds are searched for how often Prometheus scrapes.
+/// Seconds before the end in which the scrape interval of Prometheus is looked for.
 const SEARCHED_SECONDS: f64 = 3600.0;
 
 /// Who is asked.
@@ -95,7 +95,7 @@ fn rate_seconds(step: f64, scrape: Option<f64>) -> f64 {
 }
 
 impl Measure {
-    /// What Prometheus is asked for, by instance, with rates over so many seconds.
+    /// What Prometheus is asked for, by instance, with rates over this many seconds.
     fn query(self, selector: &str, window: f64) -> String {
         let rate = |metric: &str, labels: &str| {
             let joined =
@@ -137,7 +137,8 @@ fn matrix(answer: &Value) -> Result<Vec<(String, Series)>, String> {
 }
 
 impl Series {
-    /// With a gap wherever two points are further apart than `most` seconds: Prometheus leaves out what it does not know.
+    /// With a gap wherever two points are further apart than `most` seconds: Prometheus leaves out what it does not
+    /// know.
     fn with_gaps(self, most: f64) -> Self {
         let mut points: Vec<(f64, Option<f64>)> = Vec::with_capacity(self.points.len());
         for point in self.points {

@@ -1,5 +1,6 @@
-//! `rudder top`: a live view of running daemons over their HTTP interfaces. Owns the terminal while it runs, the threads that ask
-//! the daemons, and the keys. It must always give the terminal back as it was: after a panic and after a signal, too.
+//! `rudder top`: a live view of running daemons over their HTTP interfaces. Owns the terminal while it runs, the
+//! threads that ask the daemons, and the keys. It must always give the terminal back as it was: after a panic and after
+//! a signal, too.
 
 mod model;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use view::Screen;
 
-/// Longest wait for a daemon: one that is slower counts as gone for the moment.
+/// Longest wait for a daemon: a slower one counts as gone until it answers.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Decisions that are shown.
 const DECISIONS: usize = 8;
@@ -39,13 +40,13 @@ pub struct TopArgs {
     /// File with the bearer token, where the daemons have an `admin.token_file`
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Seconds between two looks
+    /// Seconds between two readings
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     interval: f64,
-    /// Show this table at first; by default all together
+    /// Table to show first; all together by default
     #[arg(long, value_name = "NAME")]
     table: Option<String>,
-    /// Print one frame as plain text, over one interval, and exit; so does a standard output that is no terminal
+    /// Print one frame as plain text, over one interval, and exit; so does a standard output that is not a terminal
     #[arg(long)]
     once: bool,
     /// Print one frame as JSON, and exit
@@ -60,7 +61,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Shows the daemons until it is told to quit.
+/// Shows the daemons until the user quits.
 ///
 /// # Errors
 /// With `--once`: no daemon answers. Else only what the terminal refuses: daemons may come and go.

@@ -1,5 +1,5 @@
-//! What `rudder top` knows: of each daemon the last two readings and a history of its hit rate, and the view that follows from
-//! them. Pure: readings and times come in, a view goes out. It must never ask a daemon or draw anything.
+//! What `rudder top` knows: of each daemon the last two readings and a history of its hit rate, and the view that
+//! follows from them. Pure: readings and times come in, a view goes out. It must never ask a daemon or draw anything.
 
 use crate::scrape::{Scrape, between, quantile};
 use rudder_agent::journal::Decision;
@@ -155,7 +155,7 @@ impl Watched {
             }
             Ok(reading) => {
                 let started = |reading: &Reading| reading.scrape.sum("process_start_time_seconds", &[]);
-                // Counters of a new process began anew: the old ones are nothing to compare with.
+                // A new process starts its counters at zero: the old ones are not comparable.
                 let same = self.now.as_ref().is_some_and(|now| started(now) == started(&reading));
                 self.before = self.now.take().filter(|_| same);
                 self.now = Some(reading);

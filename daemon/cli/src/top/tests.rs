@@ -1,4 +1,4 @@
-//! The view of `rudder top` from readings that are made up, drawn on a screen that is none.
+//! The view of `rudder top` from made-up readings, drawn on a simulated screen.
 
 use super::model::{Reading, State, Watched};
 use super::view::{Screen, plain};
@@ -10,8 +10,8 @@ use rudder_agent::tools::{Grow, ToolCall};
 use rudder_agent::{controller::Effect, controller::Impact, snapshot::Snapshot};
 use serde_json::json;
 
-/// A daemon that has answered so many fetches, three in four of the remote rows from its cache of table `a`, and half of them
-/// from that of table `b`.
+/// A daemon that has answered this many fetches, three in four of the remote rows from its cache of table `a`, and half
+/// of them from that of table `b`.
 fn reading(at: f64, fetches: u64, started: u64, up: bool) -> Reading {
     let up = u8::from(up);
     let text = format!(

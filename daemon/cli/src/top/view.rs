@@ -1,5 +1,5 @@
-//! Draws what the model says: a line per daemon where there are several, and the one that is chosen in full. Pure: a screen goes
-//! in, cells come out. It must never know where the numbers come from.
+//! Draws what the model says: a line per daemon where there are several, and the one that is chosen in full. Pure: a
+//! screen goes in, cells come out. It must never know where the numbers come from.
 
 use super::model::{Decided, Peer, State, View};
 use crate::style::{bytes, count, percent, span, time};
@@ -73,7 +73,7 @@ impl Screen {
             "daemon", "state", "hits", "stalls", "p99", "cache", "peers"
         );
         pen.line([Span::styled(head, FAINT)]);
-        // The chosen one stays in sight, and most of the screen is for what is said of it.
+        // The chosen one stays in sight, and most of the screen describes it.
         let room = usize::from(pen.room() / 3).max(LISTED_MIN);
         let (from, listed) = window(self.daemons.len(), self.selected, room);
         for (at, view) in self.daemons.iter().enumerate().skip(from).take(listed) {
@@ -100,7 +100,8 @@ impl Screen {
     }
 }
 
-/// Where a list of `all` begins and how much of it is shown, so that the chosen one is in sight; the line on the rest counts, too.
+/// Where a list of `all` begins and how much of it is shown, so that the chosen one is in sight; the line on the rest
+/// counts, too.
 fn window(all: usize, chosen: usize, room: usize) -> (usize, usize) {
     if all <= room {
         return (0, all);
@@ -379,8 +380,8 @@ fn short(text: &str, width: usize) -> String {
 
 /// The screen as plain lines.
 pub(super) fn plain(screen: &Screen, width: u16) -> String {
-    // More lines than are ever drawn, so that nothing is left out: of a daemon, for each peer, and thrice as many as there are
-    // daemons, since a third of the screen is for their list.
+    // More lines than are ever drawn, so that nothing is left out: of a daemon, for each peer, and thrice as many as
+    // there are daemons, since a third of the screen is for their list.
     let lines = |view: &View| 32 + 2 * view.peers.len() + view.decisions.len();
     let height = screen.daemons.iter().map(lines).max().unwrap_or(4) + 3 * screen.daemons.len();
     let area = Rect::new(0, 0, width, u16::try_from(height).unwrap_or(u16::MAX));

@@ -1,5 +1,5 @@
-//! What `rudder train` learns from: journals and results of replays are read, traces are replayed under a controller that draws its
-//! decisions. Owns how often and from where such a replay begins.
+//! What `rudder train` learns from: journals and results of replays are read, traces are replayed under a controller
+//! that draws its decisions. Owns how often and from where such a replay begins.
 
 use crate::replay::{TraceCapacity, exploring};
 use crate::{CliError, journal};
@@ -24,7 +24,8 @@ pub(super) struct Collecting {
     /// Minibatches per decision, in replays of traces
     #[arg(long, value_name = "MINIBATCHES", default_value_t = 10)]
     window: usize,
-    /// Cache size that replays of traces begin with: a share of the distinct ids of the trace (below 1), or a number of rows
+    /// Cache size that replays of traces begin with: a share of the distinct ids of the trace (below 1), or a number of
+    /// rows
     #[arg(long, value_name = "CAPACITY", default_value_t = TraceCapacity::Share(0.05))]
     capacity: TraceCapacity,
     /// Cache size that they may grow to
@@ -85,8 +86,8 @@ impl Collecting {
     }
 }
 
-/// The samples of a file. A journal with torn lines gives those of the others: a pair of decisions with a torn one between them is
-/// no sample, since their numbers do not follow each other.
+/// The samples of a file. A journal with torn lines gives those of the others: a pair of decisions with a torn one
+/// between them is not a sample, since their numbers do not follow each other.
 fn file(path: &Path) -> Result<Source, CliError> {
     let refused = match sources::read(path) {
         Ok(source) => return Ok(source),

@@ -1,5 +1,5 @@
-//! `rudder train`: trains a classifier controller from traces and journals, and says how good it is on samples that it did not
-//! see. Owns the arguments and what is printed; models and labels are [`rudder_agent::classifier`]'s.
+//! `rudder train`: trains a classifier controller from traces and journals, and says how good it is on samples that it
+//! did not see. Owns the arguments and what is printed; models and labels are [`rudder_agent::classifier`]'s.
 
 mod collect;
 
@@ -15,19 +15,19 @@ use std::path::PathBuf;
 /// Arguments of `rudder train`.
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
-    /// What to learn from: folders of traces, which are replayed under decisions that are drawn, journals of the agent, and
-    /// results of `rudder replay --controller explore:SEED --json`
+    /// What to learn from: folders of traces, which are replayed under random decisions, journals of the agent,
+    /// and results of `rudder replay --controller explore:SEED --json`
     #[arg(value_name = "TRACE|JOURNAL", required = true)]
     sources: Vec<PathBuf>,
-    /// Model: `lr` (logistic regression), `mlp` (multi-layer perceptron), `rf` (random forest), `gbt` (boosted trees) or `svm`
-    /// (support vector machine)
+    /// Model: `lr` (logistic regression), `mlp` (multi-layer perceptron), `rf` (random forest), `gbt` (boosted trees)
+    /// or `svm` (support vector machine)
     #[arg(long, value_name = "MODEL")]
     model: Kind,
     /// Where the trained model goes; a daemon loads it with `agent.controller = "classifier:FILE"`
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Share of the sources that the model is tested on and not fitted to: whole traces, and all journals of a folder. With a
-    /// single source, the share of it that came last
+    /// Share of the sources that the model is tested on and not fitted to: whole traces, and all journals of a folder.
+    /// With a single source, the share of it that came last
     #[arg(long, value_name = "SHARE", default_value_t = 0.2, value_parser = share)]
     held_out: f64,
     /// Test on these traces and journals instead, and fit to all others
@@ -35,7 +35,7 @@ pub struct TrainArgs {
     test: Vec<PathBuf>,
     #[command(flatten)]
     collecting: Collecting,
-    /// Seed of the decisions that are drawn, of the split and of the model
+    /// Seed of the random decisions, of the split and of the model
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
     /// Print the result as JSON
@@ -45,7 +45,7 @@ pub struct TrainArgs {
 
 fn share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share) && *share > 0.0);
-    share.ok_or_else(|| format!("`{text}` is no share above 0 and below 1"))
+    share.ok_or_else(|| format!("`{text}` is not a share above 0 and below 1"))
 }
 
 /// What came of it.
@@ -56,7 +56,7 @@ struct Trained {
     /// What it was tested on.
     held_out: Vec<String>,
     tasks: Vec<Evaluation>,
-    /// Tasks that there was too little to learn of, and why.
+    /// Tasks with too few samples to learn from, and why.
     left_out: Vec<String>,
 }
 

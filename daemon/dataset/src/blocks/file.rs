@@ -1,5 +1,5 @@
-//! The file of a shard, cut into blocks of whole rows, and reads of it. It must never map the file, nor take what a read
-//! brought for more than it is: a short read is an error that names file and offset.
+//! The file of a shard, cut into blocks of whole rows, and reads of it. It must never map the file, nor take what a
+//! read brought for more than it is: a short read is an error that names file and offset.
 
 use std::fmt;
 use std::fs::File;

@@ -133,8 +133,8 @@ pub struct BlockShard {
 }
 
 impl BlockShard {
-    /// The shard of table `table` in `file`, whose first of `rows` rows begins at `data_offset`; an error when a block of it
-    /// is larger than the cache.
+    /// The shard of table `table` in `file`, whose first of `rows` rows begins at `data_offset`; an error when a block
+    /// of it is larger than the cache.
     pub(super) fn open(
         cache: &Arc<BlockCache>,
         table: u16,
@@ -181,8 +181,8 @@ impl BlockShard {
     }
 
     /// Hands to `put` the rows of `wanted` whose blocks are in memory, by their takers' numbers, and adds the others to
-    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` is told of rows a while
-    /// before they are handed over, to have them brought near the core.
+    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` is told of rows a
+    /// while before they are handed over, to have them brought near the core.
     pub fn take_resident(
         &self,
         wanted: &[WantedRow],
@@ -210,8 +210,8 @@ impl BlockShard {
         self.file.counts.resident_rows.fetch_add(resident, Ordering::Relaxed);
     }
 
-    /// Hands all rows of `wanted` to `put`, reading the blocks they are in: `wanted` is in order, and all its rows are below
-    /// the shard's. Blocks the calling thread, never longer than the time-out without a block arriving.
+    /// Hands all rows of `wanted` to `put`, reading the blocks they are in: `wanted` is in order, and all its rows are
+    /// below the shard's. Blocks the calling thread, never longer than the time-out without a block arriving.
     ///
     /// # Errors
     /// The first block that could not be read. Some rows may have been handed over.

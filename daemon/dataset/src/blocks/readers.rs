@@ -1,6 +1,6 @@
-//! The threads that read blocks, and the desk at which blocks are asked for. It owns the order of reads: one read per block
-//! however many ask for it, at most `reads_max` at a time, and at most twice as many blocks in memory beside those that are
-//! kept. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
+//! The threads that read blocks, and the desk at which blocks are asked for. It owns the order of reads: one read per
+//! block however many ask for it, at most `reads_max` at a time, and at most twice as many blocks in memory beside
+//! those that are kept. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -88,8 +88,8 @@ struct Desk {
 }
 
 impl Desk {
-    /// The next block to read, with a place for it; `None` when the desk is closed. Blocks nobody waits for any more are
-    /// passed over.
+    /// The next block to read, with a place for it; `None` when the desk is closed. Blocks nobody waits for any more
+    /// are passed over.
     fn next(self: &Arc<Self>) -> Option<(Key, Arc<ShardFile>, Place)> {
         let mut state = relock(&self.state);
         loop {

@@ -1,8 +1,9 @@
-//! The blocks in memory: those that are kept, and a ledger of all that exist. It owns the bound; it must never read a file.
+//! The blocks in memory: those that are kept, and a ledger of all that exist. It owns the bound; it must never read a
+//! file.
 //!
-//! moka (TinyLFU admission over LRU) decides which blocks are kept, by key and size; the blocks themselves lie in an index of
-//! this module. A look into moka costs 0.2 to 1.5 µs where the index takes 15 ns, and what moka lets go it frees at a time of its
-//! own, when no thread can be looking at it any more: here its memory is free at once.
+//! moka (TinyLFU admission over LRU) decides which blocks are kept, by key and size; the blocks themselves lie in an
+//! index of this module. A look into moka costs 0.2 to 1.5 µs where the index takes 15 ns, and what moka lets go it
+//! frees at a time of its own, when no thread can be looking at it any more: here its memory is free at once.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,9 +69,10 @@ const READ_SECONDS: [f64; 12] = [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5
 /// Pieces of the index, each under a lock of its own.
 const PIECES: usize = 64;
 
-/// One look in so many is told to moka. Taken evenly from hits and misses, they tell it as much: on Zipf-like accesses with
-/// exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to those with every look told, or up to
-/// 0.8 points higher (moka's counters end at 15). Of hits alone, the rates fell by up to 5 points.
+/// One look in this many is told to moka. Taken evenly from hits and misses, they tell it as much: on Zipf-like
+/// accesses with exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to those with
+/// every look told, or up to 0.8 points higher (moka's counters end at 15). Of hits alone, the rates fell by up to 5
+/// points.
 const LOOKS_PER_NOTE: u8 = 8;
 
 type Piece = Mutex<HashMap<Key, Arc<Block>>>;
@@ -135,8 +137,8 @@ impl Store {
         self.index.piece(key).get(&key).cloned()
     }
 
-    /// Offers a block that is not kept; what is used least is let go for it, or the block itself. Offers of one key come
-    /// one at a time.
+    /// Offers a block that is not kept; what is used least is let go for it, or the block itself. Offers of one key
+    /// come one at a time.
     pub(super) fn offer(&self, key: Key, block: &Arc<Block>) {
         // First into the index: what moka lets go has to be found there.
         self.index.piece(key).insert(key, Arc::clone(block));

@@ -1,6 +1,6 @@
-//! How good a model is on samples that it was not fitted to, beside a guess of the more frequent label. Owns the split and the
-//! figures. **It must never** let what a model was fitted to tell about what it is tested on: sources are held out whole, and of a
-//! single source what came last.
+//! How good a model is on samples that it was not fitted to, beside a guess of the more frequent label. Owns the split
+//! and the figures. **It must never** let what a model was fitted to tell about what it is tested on: sources are held
+//! out whole, and of a single source what came last.
 
 use super::fit;
 use crate::classifier::sources::Source;
@@ -91,8 +91,8 @@ pub struct Split {
     pub from: Vec<String>,
 }
 
-/// Holds a `share` of the sources out, at least one and not all; of a single source, the last `share` of its samples. Sources of
-/// one name are one, however often and under whichever controllers it was recorded.
+/// Holds a `share` of the sources out, at least one and not all; of a single source, the last `share` of its samples.
+/// Sources of one name are one, however often and under whichever controllers it was recorded.
 #[must_use]
 pub fn split(sources: Vec<Source>, share: f64, seed: u64) -> Split {
     let mut groups: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
@@ -116,8 +116,8 @@ pub fn split(sources: Vec<Source>, share: f64, seed: u64) -> Split {
     split
 }
 
-/// Holds out what was decided in the last `share` of the samples; what was decided before, but whose window after it reaches into
-/// that, is on neither side.
+/// Holds out what was decided in the last `share` of the samples; what was decided before, but whose window after it
+/// reaches into that, is on neither side.
 fn by_time(name: &str, samples: &[Sample], share: f64) -> Split {
     let mut times: Vec<f64> = samples.iter().map(|sample| sample.begin).collect();
     times.sort_unstable_by(f64::total_cmp);
@@ -130,8 +130,8 @@ fn by_time(name: &str, samples: &[Sample], share: f64) -> Split {
     }
 }
 
-/// The samples of one task, with as many that acted as held: of the more frequent, so many are drawn. The label means what it says
-/// only where both are as likely (see [`super::samples`]).
+/// The samples of one task, balanced: the larger class (acted or held) is subsampled to the size of the smaller. The
+/// label means what it says only where both are as likely (see [`super::samples`]).
 #[must_use]
 pub fn of_task(samples: &[Sample], task: Task, seed: u64) -> Vec<Sample> {
     let mut random = fastrand::Rng::with_seed(seed);
@@ -150,8 +150,8 @@ pub fn of_task(samples: &[Sample], task: Task, seed: u64) -> Vec<Sample> {
     kept.into_iter().map(|at| samples[at]).collect()
 }
 
-/// Fits `kind` to `fitted`, and says how it does on `held_out`; both of one task. The labels of both are by the gain of those
-/// fitted to.
+/// Fits `kind` to `fitted`, and says how it does on `held_out`; both of one task. The labels of both are by the gain of
+/// those fitted to.
 ///
 /// # Errors
 /// As [`fit::fit`], and [`ClassifierError::NothingHeldOut`].

@@ -1,6 +1,6 @@
-//! Fits models to samples. Four kinds are fitted by `smartcore`, whose models keep their parameters to themselves: they are taken
-//! out of its serde form, once, when a model is trained; nothing of that form reaches a file. The same samples and seed give the
-//! same model.
+//! Fits models to samples. Four kinds are fitted by `smartcore`, whose models keep their parameters to themselves: they
+//! are taken out of its serde form, once, when a model is trained; nothing of that form reaches a file. The same
+//! samples and seed give the same model.
 
 use rudder_agent::classifier::features::{COUNT, Features};
 use rudder_agent::classifier::file::Head;
@@ -21,8 +21,8 @@ use std::fmt::Display;
 /// Least samples of each class: below it a held-out share holds too few of a class to say anything.
 pub const SAMPLES_MIN: usize = 24;
 
-/// Most samples that support vectors are sought among: the library's time grows with more than their square (500 took about a
-/// second, 1,000 six to eleven, 2,000 one to two minutes, on two busy cores).
+/// Most samples that support vectors are sought among: the library's time grows with more than their square (500 took
+/// about a second, 1,000 six to eleven, 2,000 one to two minutes, on two busy cores).
 const SVM_SAMPLES_MAX: usize = 1000;
 
 const PENALTY: f64 = 1.0;
@@ -176,8 +176,8 @@ fn targets(labels: &[bool]) -> Vec<f64> {
 
 type TheirTrees = RandomForestRegressor<f64, f64, DenseMatrix<f64>, Vec<f64>>;
 
-/// Regression on 0 and 1: splits are those of a classification (the variance is half the Gini impurity), and leaves say shares
-/// instead of the more frequent label, so that the mean over the trees is a probability.
+/// Regression on 0 and 1: splits are those of a classification (the variance is half the Gini impurity), and leaves say
+/// shares instead of the more frequent label, so that the mean over the trees is a probability.
 fn their_trees(rows: &[Features], labels: &[bool], seed: u64) -> Result<TheirTrees, String> {
     let settings = RandomForestRegressorParameters::default()
         .with_n_trees(RF_TREES.into())
@@ -230,7 +230,8 @@ fn base(labels: &[bool]) -> f64 {
     labels.iter().filter(|&&label| label).count() as f64 / labels.len().max(1) as f64
 }
 
-/// Trees boosted on the squared error of 0 and 1, which the mean of the label minimises: what they add up to is a probability.
+/// Trees boosted on the squared error of 0 and 1, which the mean of the label minimises: what they add up to is a
+/// probability.
 fn their_boosted(rows: &[Features], labels: &[bool], seed: u64) -> Result<TheirBoosted, String> {
     let settings = XGRegressorParameters::default()
         .with_n_estimators(GBT_TREES)
@@ -279,7 +280,8 @@ fn support_vectors(rows: &[Features], labels: &[bool], seed: u64) -> Result<Kern
     let rows: Vec<Features> = chosen.iter().map(|&at| rows[at]).collect();
     let (their_rows, their_labels, settings) = (matrix(&rows)?, classes(&labels), svm_settings(seed));
     let mut kernel = machine(&SVC::fit(&their_rows, &their_labels, &settings).map_err(said)?)?;
-    // The curve's slope may not turn the machine's answers around, which the penalty lets it do only if they are worse than none.
+    // The curve's slope may not turn the machine's answers around, which the penalty lets it do only if they are worse
+    // than none.
     let sums: Vec<Vec<f64>> = rows.iter().map(|row| vec![kernel.sum(row)]).collect();
     let curve = logistic_regression(&sums, &labels, 1e-6)?;
     kernel.curve = (curve.weights[0].max(0.0), curve.bias);

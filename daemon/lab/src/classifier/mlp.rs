@@ -1,5 +1,6 @@
-//! Fits a multi-layer perceptron by Adam with weight decay apart from the slope (AdamW; Loshchilov and Hutter, 2019). Owns the
-//! optimiser; `smartcore` has no such model. It must never depend on a clock: the same rows and seed give the same weights.
+//! Fits a multi-layer perceptron by Adam with weight decay apart from the slope (AdamW; Loshchilov and Hutter, 2019).
+//! Owns the optimiser; `smartcore` has no such model. It must never depend on a clock: the same rows and seed give the
+//! same weights.
 
 use rudder_agent::classifier::features::{COUNT, Features};
 use rudder_agent::classifier::mlp::Mlp;
@@ -7,8 +8,8 @@ use rudder_agent::classifier::mlp::Mlp;
 /// Hidden units.
 const HIDDEN: usize = 16;
 
-/// Steps of the optimiser, however many rows there are. A cross among noise is learned only after a plateau: at 1,260 steps of
-/// this length 81% of 676 fitted rows were right, and 57 to 63% of others.
+/// Steps of the optimiser, however many rows there are. A cross among noise is learned only after a plateau: at 1,260
+/// steps of this length 81% of 676 fitted rows were right, and 57 to 63% of others.
 const STEPS: usize = 4000;
 
 /// Rows of a step.
@@ -20,7 +21,7 @@ const RATE: f64 = 0.003;
 /// Share of a weight, in lengths of a step, that each step takes off it.
 const DECAY: f64 = 0.3;
 
-/// One row in so many is not fitted to: it says which weights on the way were best.
+/// One row in this many is held out of the fit: these rows decide which weights on the way were best.
 const WATCHED: usize = 5;
 
 /// Steps between two looks at the watched rows.
@@ -50,8 +51,8 @@ fn loss(mlp: &Mlp, rows: &[(&Features, bool)]) -> f64 {
     rows.iter().map(of_one).sum::<f64>() / rows.len().max(1) as f64
 }
 
-/// Fits the weights to standardised rows and their labels. Of the weights on the way it answers those that do best on rows
-/// which were set aside: labels are noisy, and the last weights know that noise by heart.
+/// Fits the weights to standardised rows and their labels. Of the weights on the way it answers those that do best on
+/// rows which were set aside: labels are noisy, and the last weights know that noise by heart.
 pub(super) fn fit(rows: &[Features], labels: &[bool], seed: u64) -> Mlp {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut mlp = random_weights(&mut random);

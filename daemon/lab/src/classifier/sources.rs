@@ -1,5 +1,5 @@
-//! Where samples come from: journals of decisions, and what `rudder replay --json` printed. It must never mix two tables, nor take a
-//! decision before a gap for one with a known effect.
+//! Where samples come from: journals of decisions, and what `rudder replay --json` printed. It must never mix two
+//! tables, nor take a decision before a gap for one with a known effect.
 
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::classifier::file::read_bounded;
@@ -23,8 +23,8 @@ pub struct Source {
     pub samples: Vec<Sample>,
 }
 
-/// The samples of decisions in the order in which they were made, of each table by itself. What the guard refused or the daemon
-/// failed to do was no choice, and the last decision before a gap has no window after it.
+/// The samples of decisions in the order in which they were made, of each table by itself. What the guard refused or
+/// the daemon failed to do was no choice, and the last decision before a gap has no window after it.
 #[must_use]
 pub fn of_decisions(decisions: &[Decision]) -> Vec<Sample> {
     let mut tables: BTreeMap<(Option<u16>, Option<&str>), Vec<&Decision>> = BTreeMap::new();
@@ -63,7 +63,8 @@ fn follows(decision: &Decision, next: &Decision) -> bool {
     next.number > decision.number && next.snapshot.window == decision.snapshot.window + 1
 }
 
-/// What `rudder replay --controller ... --json` prints, as far as it matters here; with several capacities a list of such.
+/// What `rudder replay --controller ... --json` prints, as far as it matters here; with several capacities a list of
+/// such.
 #[derive(Deserialize)]
 struct Replay {
     trace: String,

@@ -1,6 +1,6 @@
-//! A replay under a controller: the same pilot, guard and tools as in the daemon, on windows of minibatches instead of seconds.
-//! It owns the cost model: rows over the network (for trainers, for tools and for refreshing), rows waited for, rows that took
-//! a slot, rows served though their owner had changed them, and memory over time.
+//! A replay under a controller: the same pilot, guard and tools as in the daemon, on windows of minibatches instead of
+//! seconds. It owns the cost model: rows over the network (for trainers, for tools and for refreshing), rows waited
+//! for, rows that took a slot, rows served though their owner had changed them, and memory over time.
 
 use hashbrown::HashSet;
 use rudder_agent::controller::{Controller, View};
@@ -83,8 +83,8 @@ impl<'a> Steering<'a> {
         }
     }
 
-    /// Minibatch `m` was answered, of which `hit` were cached and `missed` were not; `waited` had to be waited for; `ahead` rows were brought in
-    /// besides, without tools; so many `epochs` are over.
+    /// Minibatch `m` was answered, of which `hit` were cached and `missed` were not; `waited` had to be waited for;
+    /// `ahead` rows were brought in besides, without tools; `epochs` counts the epochs that are over.
     pub(super) fn after_minibatch(
         &mut self,
         m: usize,

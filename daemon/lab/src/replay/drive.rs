@@ -1,6 +1,6 @@
-//! Drives a [`TableCache`], and a [`Lookahead`] over it, along a trace as a daemon would, without a network: rows have no
-//! bytes, and a row that is asked for is there at once. It owns the order of calls within a minibatch, which must stay that
-//! of `serve`.
+//! Drives a [`TableCache`], and a [`Lookahead`] over it, along a trace as a daemon would, without a network: rows have
+//! no bytes, and a row that is asked for is there at once. It owns the order of calls within a minibatch, which must
+//! stay that of `serve`.
 
 use super::Trace;
 use super::control::{ControlSpec, Controlled, Steering};
@@ -31,7 +31,8 @@ pub struct ReplaySpec {
 /// What came of a replay.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replayed {
-    /// Rows found in the cache and rows asked for, in all and over time. Staged rows are no hits: they crossed the network.
+    /// Rows found in the cache and rows asked for, in all and over time. Staged rows are no hits: they crossed the
+    /// network.
     pub totals: Totals,
     /// Rows that a trainer would have waited for.
     pub stall_rows: u64,
@@ -61,8 +62,8 @@ pub enum ReplayError {
     },
 }
 
-/// Replays `trace`. `prior` is what the policy is told before the first minibatch; `progress` gets the number of minibatches
-/// done.
+/// Replays `trace`. `prior` is what the policy is told before the first minibatch; `progress` gets the number of
+/// minibatches done.
 ///
 /// # Errors
 /// [`ReplayError`].

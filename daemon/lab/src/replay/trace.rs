@@ -1,6 +1,6 @@
-//! Access traces on disk: a folder with `meta.json`, `offsets.npy`, `ids.npy` and optionally `degree.npy` (the format is in
-//! `docs/replay.md`). It owns reading, checking and writing them. It must never believe a number in a file before it was
-//! held against the others.
+//! Access traces on disk: a folder with `meta.json`, `offsets.npy`, `ids.npy` and optionally `degree.npy` (the format
+//! is in `docs/replay.md`). It owns reading, checking and writing them. It must never believe a number in a file before
+//! it was held against the others.
 
 use rudder_core::optimum::Accesses;
 use rudder_dataset::npy::{NpyError, NpyHeader, NpyType, encode_header};
@@ -61,7 +61,7 @@ pub enum TraceError {
         source: io::Error,
     },
     /// `meta.json` is malformed.
-    #[error("{} is no description of a trace: it needs format, minibatches, minibatches_per_epoch and universe", path.display())]
+    #[error("{} is not a description of a trace: it needs format, minibatches, minibatches_per_epoch and universe", path.display())]
     Meta {
         /// The file.
         path: PathBuf,
@@ -161,7 +161,7 @@ impl Trace {
             let shape = [self.degree.len() as u64, 2];
             write_npy(&dir.join("degree.npy"), "<u4", &shape, bytemuck::cast_slice(&pairs))?;
         }
-        // Last: a folder without it is no trace, so a writer that died leaves none behind.
+        // Last: a folder without it is not a trace, so a writer that died leaves none behind.
         let path = dir.join("meta.json");
         let text = serde_json::to_string_pretty(&self.meta)
             .map_err(|source| TraceError::Meta { path: path.clone(), source })?;

@@ -161,7 +161,7 @@ fn values_out_of_range_are_refused_with_a_remedy() {
         ),
         ("[agent]\ncontroller = \"contrary\"\n", "agent.controller = \"contrary\": for `rudder replay` only"),
         ("[agent]\ncontroller = \"llm\"\n", "agent.llm_model = \"\": empty, but agent.controller is llm"),
-        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is not a level; write error"),
+        ("[log]\nlevel = \"inof\"\n", "log.level = \"inof\": `inof` is neither a level nor target=level; write error"),
         ("[cache]\ncapacity = \"4GB\"\n", "`4GB` is not a capacity: expected a number of rows"),
         ("[dataset]\n", "not TOML"),
     ] {

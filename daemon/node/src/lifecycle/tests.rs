@@ -72,9 +72,9 @@ fn spawn(start_delay: Duration, drain: Duration, drain_ms: u64) -> Running {
 
 /// Status code and body of a path; nothing while nobody listens.
 fn ask(address: SocketAddr, path: &str) -> Option<(u16, String)> {
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    let mut response = agent.get(format!("http://{address}{path}")).call().ok()?;
-    Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
+    let limits = rudder_http::Limits { timeout: Duration::from_secs(60), answer_bytes_max: 1 << 20 };
+    let answer = rudder_http::ask(&format!("http://{address}{path}"), None, None, limits).ok()?;
+    Some((answer.status, answer.text))
 }
 
 fn wait_for(address: SocketAddr, path: &str, status: u16, text: &str) {

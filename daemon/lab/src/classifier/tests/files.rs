@@ -6,7 +6,7 @@ use rudder_agent::classifier::steer::ClassifierController;
 use rudder_agent::classifier::{ClassifierError, Kind, Task};
 use std::path::Path;
 
-/// A model file with one text in it changed for another, and what is said of it.
+/// A model file with one text in it changed for another, and the error it gives.
 fn said_of(dir: &Path, kind: Kind, change: impl Fn(&str) -> String) -> ClassifierError {
     let path = dir.join("model.json");
     model(kind).write(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Each model on problems with a known answer, what is held out, and the label. Model files are in `files`, decisions and the
-//! controller in `decisions`.
+//! Each model on problems with a known answer, what is held out, and the label. Model files are in `files`, decisions
+//! and the controller in `decisions`.
 
 mod decisions;
 mod files;

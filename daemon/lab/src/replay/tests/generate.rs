@@ -10,8 +10,8 @@ const PARTS: u32 = 4;
 /// How the edges of a generated graph are drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Shape {
-    /// Ends drawn in proportion to a power law of this exponent of the weights; four of five edges stay in a community of
-    /// 200 vertices.
+    /// Ends drawn in proportion to a power law of this exponent of the weights; four of five edges stay in a community
+    /// of 200 vertices.
     Communities { exponent: f64 },
     /// Every vertex has its 12 nearest on a ring, of which one in ten edges goes anywhere.
     SmallWorld,

@@ -1,5 +1,6 @@
-//! Replay against what others counted: OPT against a search without cleverness and against the counts that two independent
-//! programs gave; traces against malformed files; EPOCH against the policies of the literature on traces of several kinds.
+//! Replay against what others counted: OPT against a search without cleverness and against the counts that two
+//! independent programs gave; traces against malformed files; EPOCH against the policies of the literature on traces of
+//! several kinds.
 
 mod control;
 mod generate;
