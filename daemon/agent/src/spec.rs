@@ -20,7 +20,7 @@ pub enum ControllerSpec {
     Llm,
     /// A trained classifier, from this file.
     Classifier(PathBuf),
-    /// A replacement every so many windows.
+    /// A replacement every this number of windows.
     Schedule(u64),
     /// Decisions drawn with this seed, to collect what classifiers learn from.
     Explore(u64),

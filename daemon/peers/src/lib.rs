@@ -8,6 +8,7 @@ mod ask;
 pub mod authority;
 mod batch;
 mod buffers;
+mod dial;
 mod error;
 mod link;
 mod priority;

@@ -2,9 +2,10 @@
 //! daemon runs. It must never fail a daemon: a level that cannot be read is refused and the one before it stays.
 
 use crate::{LogConfig, LogFormat};
+use parking_lot::Mutex;
 use rudder_settings::Invalid;
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -50,7 +51,7 @@ impl Logging {
     /// What is logged now: a level, or directives.
     #[must_use]
     pub fn level(&self) -> String {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.level.lock().clone()
     }
 
     /// Logs by this level or these directives from now on.
@@ -62,8 +63,7 @@ impl Logging {
         let filter =
             self.filter.as_ref().ok_or_else(|| LevelError::Fixed("it was not started by rudderd".to_owned()))?;
         filter.reload(EnvFilter::builder().parse_lossy(level)).map_err(|error| LevelError::Fixed(error.to_string()))?;
-        let before =
-            std::mem::replace(&mut *self.level.lock().unwrap_or_else(PoisonError::into_inner), level.to_owned());
+        let before = std::mem::replace(&mut *self.level.lock(), level.to_owned());
         tracing::info!(level, before, "the log level was changed");
         Ok(())
     }

@@ -20,6 +20,8 @@ pub struct AdminConfig {
     pub request_timeout_ms: u64,
     /// Connections at a time; further ones wait in the listen queue.
     pub connections_max: usize,
+    /// Tool calls in progress at a time; further ones are refused.
+    pub tool_calls_max: usize,
 }
 
 impl Default for AdminConfig {
@@ -30,6 +32,7 @@ impl Default for AdminConfig {
             header_timeout_ms: 5_000,
             request_timeout_ms: 10_000,
             connections_max: 64,
+            tool_calls_max: 4,
         }
     }
 }

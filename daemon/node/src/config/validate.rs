@@ -210,6 +210,7 @@ impl Config {
         within("admin.header_timeout_ms", self.admin.header_timeout_ms, WAIT_MS)?;
         within("admin.request_timeout_ms", self.admin.request_timeout_ms, WAIT_MS)?;
         within("admin.connections_max", self.admin.connections_max, 1..=65_536)?;
+        within("admin.tool_calls_max", self.admin.tool_calls_max, 1..=1024)?;
         self.log.validate()
     }
 }
