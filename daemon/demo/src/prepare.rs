@@ -10,7 +10,7 @@ use rudder_client::DType;
 use crate::choice::GraphChoice;
 use crate::error::DemoError;
 use crate::features::{Features, row_hash};
-use crate::graph::Origin;
+use crate::graph::{Graph, Origin};
 use crate::mapped::{self, Mapped};
 use crate::report::GraphReport;
 use crate::rng::{Rng, mix};
