@@ -6,7 +6,7 @@ pub mod raw;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Config, ControllerSpec, Policy};
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_daemon::node::Node;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_peers::{authority, install_tls_provider};
@@ -14,7 +14,11 @@ use rudder_settings::Capacity;
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// Any failure of a test's scaffolding.
@@ -92,6 +96,24 @@ pub fn wait_until(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
             return false;
         }
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What `future` answers; the thread sleeps until then.
+pub fn answer_of<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(answer) => return answer,
+            Poll::Pending => std::thread::park(),
+        }
     }
 }
 

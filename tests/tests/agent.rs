@@ -11,12 +11,12 @@ use rudder_agent::journal::Decision;
 use rudder_agent::tools::ToolCall;
 use rudder_client::DType;
 use rudder_daemon::config::{Config, ControllerSpec};
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_lab::classifier::fit::fit;
 use rudder_settings::Capacity;
 use rudder_tests::process::{Rudderd, run_to_end, write_config};
-use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
+use rudder_tests::{Cluster, WIDTH, answer_of, assert_rows, row_of, wait_until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -193,7 +193,7 @@ fn no_name_that_others_have_given_reaches_the_model() {
     cluster.start_node(1).unwrap();
     let (client, node) = (cluster.client(0).unwrap(), cluster.nodes[0].as_ref().unwrap());
     let call = ToolCall::from_arguments("grow", json!({"rows": 1_000, "table": EVIL_TABLES[0]})).unwrap();
-    node.tool(call).unwrap();
+    answer_of(node.tool(call)).unwrap();
     let ids: Vec<u64> = (ROWS / 2..ROWS / 2 + 5_000).collect();
     let own = |decision: &Decision| decision.fallback.is_none();
     let decided = wait_until(Duration::from_secs(200), || {

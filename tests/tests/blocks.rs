@@ -4,7 +4,7 @@
 
 use rudder_client::{Client, ClientError, DType, ErrorCode, Rows};
 use rudder_daemon::config::{Access, Config, Verify};
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_import::{BookSpec, DatasetWriter, Existing};
 use rudder_tests::{Cluster, WIDTH, assert_rows, label_of, row_of};
 use std::fs::{self, OpenOptions};

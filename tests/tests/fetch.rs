@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::{Client, ConnectOptions, DType, ErrorCode};
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_tests::{Cluster, assert_rows, label_of, wait_until};
 use std::time::Duration;
 

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use rudder_daemon::config::Policy;
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_daemon::recording::{TraceCall, TraceError};
-use rudder_tests::{Cluster, assert_rows};
+use rudder_tests::{Cluster, answer_of, assert_rows};
 use std::time::Duration;
 
 #[test]
@@ -13,8 +13,8 @@ fn a_recording_is_the_remote_ids_of_each_fetch() {
     let node = cluster.nodes[0].as_ref().unwrap();
     let client = cluster.client(0).unwrap();
     let table = || "feat".to_owned();
-    assert!(matches!(node.trace(&TraceCall::Take { table: table() }), Err(TraceError::NotRecording { .. })));
-    node.trace(&TraceCall::Start { table: table() }).unwrap();
+    assert!(matches!(answer_of(node.trace(TraceCall::Take { table: table() })), Err(TraceError::NotRecording { .. })));
+    answer_of(node.trace(TraceCall::Start { table: table() })).unwrap();
     client.progress(0, 1, 4).unwrap();
     for ids in [&[5, 1500, 1001, 1500][..], &[1001, 7], &[3, 4]] {
         assert_rows(&client.fetch("feat", ids).unwrap(), ids);
@@ -22,14 +22,19 @@ fn a_recording_is_the_remote_ids_of_each_fetch() {
     // Accounts are settled after the rows have gone out.
     let mut seen = Vec::new();
     assert!(rudder_tests::wait_until(Duration::from_secs(10), || {
-        let answer = node.trace(&TraceCall::Take { table: table() }).unwrap();
+        let answer = answer_of(node.trace(TraceCall::Take { table: table() })).unwrap();
         assert_eq!((answer.universe, answer.steps_per_epoch, answer.trainers), (2000, 4, 1));
         seen.extend(answer.minibatches.into_iter().map(|minibatch| minibatch.ids));
         seen.len() == 3
     }));
     assert_eq!(seen, [vec![1001, 1500], vec![1001], vec![]]);
-    node.trace(&TraceCall::Stop { table: table() }).unwrap();
-    assert!(node.trace(&TraceCall::Start { table: "feet".to_owned() }).unwrap_err().to_string().contains("`feet`"));
+    answer_of(node.trace(TraceCall::Stop { table: table() })).unwrap();
+    assert!(
+        answer_of(node.trace(TraceCall::Start { table: "feet".to_owned() }))
+            .unwrap_err()
+            .to_string()
+            .contains("`feet`")
+    );
 }
 
 #[test]

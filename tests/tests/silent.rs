@@ -4,10 +4,10 @@
 
 use rudder_agent::tools::ToolCall;
 use rudder_daemon::config::{Config, ControllerSpec};
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_settings::Capacity;
 use rudder_tests::process::Rudderd;
-use rudder_tests::{Cluster, assert_rows, get, row_of, wait_until};
+use rudder_tests::{Cluster, answer_of, assert_rows, row_of, wait_until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ fn a_tool_call_waits_once_however_many_tables_it_is_about() {
     assert!(wait_until(Duration::from_secs(60), || refused(0) == Some(2_000) && refused(1) == Some(2_000)));
     daemon.stop().unwrap();
     let begin = Instant::now();
-    let answer = node.tool(ToolCall::from_arguments("grow", json!({"factor": 4})).unwrap()).unwrap();
+    let answer = answer_of(node.tool(ToolCall::from_arguments("grow", json!({"factor": 4})).unwrap())).unwrap();
     let took = begin.elapsed();
     let answer = serde_json::to_value(&answer).unwrap();
     for table in answer["tables"].as_array().unwrap() {

@@ -5,9 +5,9 @@
 
 use rudder_agent::tools::{Done, Grown, ToolAnswer, ToolCall, ToolError};
 use rudder_daemon::config::Config;
-use rudder_daemon::lifecycle::Service;
+use rudder_daemon::daemon::Daemon;
 use rudder_settings::Capacity;
-use rudder_tests::{Cluster, assert_rows, wait_until};
+use rudder_tests::{Cluster, answer_of, assert_rows, wait_until};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const ROWS: u64 = 20_000;
 
 fn tool(cluster: &Cluster, name: &str, arguments: Value) -> Result<ToolAnswer, ToolError> {
     let call = ToolCall::from_arguments(name, arguments)?;
-    cluster.nodes[0].as_ref().unwrap().tool(call)
+    answer_of(cluster.nodes[0].as_ref().unwrap().tool(call))
 }
 
 fn grown(cluster: &Cluster, arguments: Value) -> Grown {
@@ -121,7 +121,7 @@ fn calls_that_make_no_sense_name_their_culprit() {
     let cluster = cluster(500, |_| {});
     for (name, arguments, culprit) in [
         ("grow", json!({"rows": 10}), "`rows` without `table`"),
-        ("grow", json!({"factor": 2, "table": "feet"}), "no table `feet` is cached; cached are feat, label"),
+        ("grow", json!({"factor": 2, "table": "feet"}), "table `feet` is not cached; cached tables: feat, label"),
         ("format", json!({}), "format"),
     ] {
         let error = tool(&cluster, name, arguments).unwrap_err().to_string();

@@ -1,12 +1,15 @@
-//! The controller on a thread of its own: one question at a time, and no longer wait than it may take. A controller that hangs keeps
-//! that thread busy and nothing else: the fallback decides until it answers again.
+//! The controller on a thread of its own: one question at a time, and no wait longer than its deadline. A controller
+//! that hangs keeps that thread busy and nothing else: the fallback decides until it answers again.
 
 use super::controller::{Controller, ControllerError, Past, Proposal, View};
 use super::pilot::Asked;
-use super::run::LOOK;
 use super::snapshot::Snapshot;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
+
+/// How often the end of a window of minibatches is looked for, and whether the agent is to stop while a controller
+/// thinks.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 
 /// A question to the controller, with its number.
 type Question = (u64, Snapshot, Vec<Past>);

@@ -1,5 +1,6 @@
-//! The interface of a controller: it sees a window and what its last decisions did, and proposes one tool call. It owns the
-//! words that controllers, guard and journal share. A controller is deterministic in its inputs, but for what a model says.
+//! The interface of a controller: it sees a window and what its last decisions did, and proposes one tool call. It owns
+//! the words that controllers, guard and journal share. A controller is deterministic in its inputs, but for what a
+//! model says.
 
 use super::snapshot::Snapshot;
 use crate::tools::{Hold, ToolCall};
@@ -85,7 +86,8 @@ impl Effect {
         })
     }
 
-    /// Whether the network was loaded more for no more hits, by more than the share of network rows moves by itself (`noise`).
+    /// Whether network traffic rose without more hits. It rose if the network share went up by at least one percentage
+    /// point and by more than `noise`, its normal variation.
     #[must_use]
     pub fn made_worse(&self, noise: f64) -> bool {
         self.network_change() > noise.max(SAME_RATE) && Impact::between(self.hit_rate.0, self.hit_rate.1) != Impact::Up

@@ -1,7 +1,7 @@
-//! The guard between a proposal and the cache: no controller can do harm. It clamps arguments, and refuses what costs more than
-//! it can bring: growth over the ceiling, slots given back that are of use, evictions without hotter candidates, calls too soon
-//! after the last, anything costly when the run is nearly over, and what made things worse twice in like states. It owns those
-//! rules and must never change what the tools themselves check.
+//! The guard between a proposal and the cache: no controller can do harm. It clamps arguments, and refuses what costs
+//! more than it can bring: growth over the ceiling, slots given back that are of use, evictions without hotter
+//! candidates, calls too soon after the last, anything costly when the run is nearly over, and what made things worse
+//! twice in like states. It owns those rules and must never change what the tools themselves check.
 
 use super::controller::{Effect, Past};
 use super::snapshot::Snapshot;
@@ -27,13 +27,14 @@ const TURN_OVER_SHARE: f64 = 0.02;
 /// Share of the residents from which such an allowance grows no further.
 const TURN_OVER_MAX: f64 = 0.25;
 
-/// Times what the share of network rows changes by itself, on average, from which a change is a tool's doing.
+/// A change in the network share counts as a tool's effect only if it exceeds this multiple of the average change from
+/// window to window.
 const NOISE: f64 = 2.0;
 
 /// Weight of the last window in that average.
 const NOISE_WEIGHT: f64 = 0.125;
 
-/// Times that a tool must have made things worse in like states before it is vetoed.
+/// Times that a tool must have made things worse in similar states before it is vetoed.
 const STRIKES: u32 = 2;
 
 /// Fewest rows that a decision may leave the cache of a serving node with.
@@ -50,8 +51,8 @@ pub struct GuardSettings {
     /// Rows below which no cache is shrunk. Not a key of the configuration.
     #[serde(skip)]
     pub rows_min: u64,
-    /// Whether slots are kept that may be of use. They are wherever trainers wait for rows; a replay that collects samples gives
-    /// them back, so that growing can be tried again. Not a key of the configuration.
+    /// Whether slots that may be useful are kept. They are wherever trainers wait for rows; a replay that collects samples
+    /// gives them back, so that growing can be tried again. Not a key of the configuration.
     #[serde(skip)]
     pub keeps_useful: bool,
 }
@@ -62,7 +63,7 @@ impl Default for GuardSettings {
     }
 }
 
-/// What the guard says.
+/// The guard's answer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// Go on, with arguments that may have been clamped; `clamped` says how.
@@ -76,7 +77,7 @@ pub enum Verdict {
     Refused(&'static str, String),
 }
 
-/// A state as coarse as "like states" means: fullness, hit rate and cold share by tenths, and shifted or not.
+/// A state as coarse as "similar states" means: fullness, hit rate and cold share by tenths, and shifted or not.
 type Likeness = (u8, u8, u8, bool);
 
 fn likeness(seen: &Snapshot) -> Likeness {
@@ -103,7 +104,7 @@ pub struct Guard {
     last: BTreeMap<&'static str, u64>,
     /// Rows that the cache might hold at the first decision.
     first_capacity_rows: Option<u64>,
-    /// How much the share of network rows changes from window to window where nothing is done, on average.
+    /// Average change of the network share from window to window while nothing is done.
     noise: f64,
     /// Rows that turn-overs may bring in now.
     allowance_rows: f64,
@@ -198,8 +199,9 @@ impl Guard {
         }
     }
 
-    /// Rows below which the cache is not shrunk. What is cold now may be asked for later, and an empty slot waits for a row: both are
-    /// kept, but for rows that a run's last epoch does not ask for again. Where memory is tight, growth may be undone, and no more.
+    /// Rows below which the cache is not shrunk. What is cold now may be asked for later, and an empty slot waits for a
+    /// row: both are kept, but for rows that a run's last epoch does not ask for again. Where memory is tight, growth
+    /// may be undone, and no more.
     fn floor(&self, now: &Snapshot) -> f64 {
         let capacity = now.capacity_rows as f64;
         let mut needed = capacity;
@@ -270,7 +272,7 @@ impl Guard {
     }
 }
 
-/// Rows that the cache shall hold; as many as now where that is no number.
+/// Rows that the cache shall hold; its present capacity if the result is not a number.
 fn asked_rows(grow: &Grow, now: &Snapshot) -> f64 {
     let capacity = now.capacity_rows as f64;
     let asked = grow.rows.map_or_else(|| capacity * grow.factor.unwrap_or(1.0), |rows| rows as f64);

@@ -6,12 +6,13 @@ use super::controller::{Effect, Impact};
 use super::snapshot::Snapshot;
 use crate::tools::{ToolAnswer, ToolCall};
 use rudder_settings::{Verdict, byte_size, within};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Version of the lines.
 pub const FORMAT: u32 = 1;
@@ -23,7 +24,7 @@ pub struct Decision {
     pub format: u32,
     /// Counted from 1 since the daemon started.
     pub number: u64,
-    /// Milliseconds since 1970, or since the begin of a replay.
+    /// Milliseconds since 1970, or since the start of a replay.
     pub time_ms: u64,
     /// The node; none in a replay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +124,7 @@ pub struct Recent(Arc<Mutex<VecDeque<Decision>>>);
 
 impl Recent {
     fn push(&self, decision: Decision, keep: usize) {
-        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decisions = self.0.lock();
         while decisions.len() >= keep.max(1) {
             decisions.pop_front();
         }
@@ -133,7 +134,7 @@ impl Recent {
     /// The last `limit` decisions, oldest first.
     #[must_use]
     pub fn last(&self, limit: usize) -> Vec<Decision> {
-        let decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let decisions = self.0.lock();
         decisions.iter().skip(decisions.len().saturating_sub(limit)).cloned().collect()
     }
 }

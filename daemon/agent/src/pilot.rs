@@ -27,7 +27,7 @@ pub struct Asked {
 pub struct Occasion {
     /// Counted from 1, over all tables.
     pub number: u64,
-    /// Milliseconds since 1970, or since the begin of a replay.
+    /// Milliseconds since 1970, or since the start of a replay.
     pub time_ms: u64,
 }
 

@@ -1,5 +1,6 @@
-//! The controllers that need no model: `rules`, whose every decision names the rule that made it, `schedule`, which replaces
-//! every so many windows whatever it sees (static prefetching, to compare with), and `off`. Pure functions of the view.
+//! The controllers that need no model: `rules`, whose every decision names the rule that made it, `schedule`, which
+//! replaces every N windows whatever it sees (static prefetching, to compare with), and `off`. Pure functions of the
+//! view.
 
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
 use super::guard::{GROW_FACTOR_MAX, MEMORY_TIGHT};
@@ -10,8 +11,8 @@ use crate::tools::{Evict, Grow, Refresh, ToolCall};
 /// Fullness from which a cache is short of slots rather than still filling.
 pub(super) const FULL: f64 = 0.98;
 
-/// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are worth most
-/// early: it is as large as the guard allows.
+/// Factor by which `rules` grows a cache that is short of slots. Hits are concave in the capacity, so that slots are
+/// worth most early: it is as large as the guard allows.
 const GROW_FACTOR: f64 = GROW_FACTOR_MAX;
 
 /// Share of cold residents from which more slots would only hold more cold rows.
@@ -20,8 +21,8 @@ const MOSTLY_COLD: f64 = 0.9;
 /// Absent rows that are hotter than a resident, per resident, from which a turn-over is worth its requests.
 const WORTH_TURNING: f64 = 0.05;
 
-/// Share of its hit rate one epoch ago below which it has fallen: hit rates rise and fall within an epoch. The shift detector of the
-/// policy `epoch` takes the same.
+/// Share of its hit rate one epoch ago below which it has fallen: hit rates rise and fall within an epoch. The shift
+/// detector of the policy `epoch` takes the same.
 const FALLEN: f64 = 0.8;
 
 /// Largest share of the residents that `rules` turns over at once.
@@ -84,8 +85,8 @@ impl Rules {
         Some(Proposal { call, reason, expects: Impact::Up })
     }
 
-    /// Whoever else decides: rows that are known to be old are pulled again, once as many rows were served since the last time as are
-    /// cached. Sooner, most of what is pulled again would change once more before it is used.
+    /// Whoever else decides: rows that are known to be old are pulled again, once as many rows were served since the
+    /// last time as are cached. Sooner, most of what is pulled again would change once more before it is used.
     pub(super) fn refresh(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let worth = now.stale_rows as f64 > WORTH_REFRESHING * now.cached_rows as f64;
@@ -96,7 +97,8 @@ impl Rules {
         Some(Proposal { call: ToolCall::Refresh(Refresh::default()), reason, expects: Impact::Same })
     }
 
-    /// Whether as many rows were served from the cache as it holds since the last refresh, or as far as is remembered.
+    /// Whether the cache has served at least the number of rows that it holds since the last refresh, as far as is
+    /// remembered.
     fn served_since_refresh(view: View<'_>) -> bool {
         let hits = |seen: &Snapshot| seen.hit_rate.unwrap_or(0.0) * seen.remote_rows as f64;
         let since: Vec<_> = view.past.iter().rev().take_while(|past| past.call.tool() != "refresh").collect();
@@ -104,7 +106,8 @@ impl Rules {
         served >= view.now.cached_rows as f64 || since.len() >= HISTORY
     }
 
-    /// Whether the hit rate is far below what it was in the same phase of the epoch before; without epochs, below what it was.
+    /// Whether the hit rate is far below what it was in the same phase of the epoch before; without epochs, below what
+    /// it was.
     fn has_fallen(view: View<'_>) -> bool {
         let now = view.now;
         let lately = || {
@@ -145,7 +148,7 @@ impl Controller for Rules {
     }
 }
 
-/// Replaces every so many windows.
+/// Replaces every N windows.
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     /// Windows between two replacements.

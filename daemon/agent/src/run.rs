@@ -1,8 +1,8 @@
-//! The agent in a running daemon: a thread that looks at the metrics once per window, asks the controller on a thread of its own,
-//! waits for it no longer than it may, and has the decision carried out. It owns the windows, and which tables are looked at; the
-//! controller's thread is [`super::asking`]'s.
+//! The agent in a running daemon: a thread that looks at the metrics once per window, asks the controller on a thread
+//! of its own, waits for it no longer than it may, and has the decision carried out. It owns the windows, and which
+//! tables are looked at; the controller's thread is [`super::asking`]'s.
 
-use super::asking::Asking;
+use super::asking::{Asking, LOOK};
 use super::controller::Controller;
 use super::journal::{Decision, Journal, Recent};
 use super::metrics::AgentMetrics;
@@ -15,19 +15,17 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often the end of a window of minibatches is looked for, and whether the agent is to stop while a controller thinks.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
-
-/// Share of its window that a controller may take before the next window begins after its answer: what was before is not of its doing.
+/// If the controller takes longer than this share of the window, the next window starts at its answer, so that its
+/// effect is not mixed with the time it took.
 const PROMPT: f64 = 0.01;
 
 /// Longest wait at the end for a call that is being carried out, or for a disk that holds the journal up.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 
-/// What there is to see of one table, or of all where none is cached.
+/// What can be seen of one table, or of all tables together if none is cached.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sight {
-    /// The table; not named where there is no other.
+    /// The table; `None` if only one is cached.
     pub table: Option<String>,
     /// Its counters, with the ceiling that the agent has to keep.
     pub counters: Counters,
@@ -36,9 +34,9 @@ pub struct Sight {
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
-    /// At all that is to be known; it costs something.
+    /// At everything, including what costs time to find out.
     Closely,
-    /// At what is counted anyway.
+    /// At the counters, which costs nothing.
     AtCounters,
 }
 
@@ -124,7 +122,8 @@ impl Agent {
         self.stop = None;
     }
 
-    /// Ends the loop and waits for it: for a call that is being carried out, but not for a controller that is being asked.
+    /// Ends the loop and waits for it: for a call that is being carried out, but not for a controller that is being
+    /// asked.
     pub fn stop(&mut self) {
         self.end();
         let Some(thread) = self.thread.take() else { return };
@@ -228,7 +227,7 @@ impl Loop {
         let deadline = Duration::from_millis(self.settings.deadline_ms);
         let Some(asked) = self.asked.ask(now, pilot.past(), deadline, stopped) else { return false };
         if asked.latency_ms > PROMPT * self.settings.window_ms as f64 {
-            self.begin_anew(at);
+            self.restart_window(at);
         }
         let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
         self.number += 1;
@@ -237,27 +236,32 @@ impl Loop {
         pilot.carried_out((self.hands.act)(call));
         if let Some(open) = pilot.open() {
             self.metrics.decision(open);
-            tracing::info!(
-                number = open.number,
-                table = open.table,
-                tool = open.call.tool(),
-                outcome = open.outcome,
-                decided_by = open.decided_by,
-                reason = open.reason,
-                note = open.note,
-                fallback = open.fallback,
-                "agent decided"
-            );
+            log(open);
         }
         true
     }
 
-    /// Has the next window of a table begin now.
-    fn begin_anew(&mut self, at: usize) {
+    /// Lets the next window of a table begin now.
+    fn restart_window(&mut self, at: usize) {
         let sights = (self.hands.look)(Look::AtCounters);
         if let (Some(sight), Some(table)) = (sights.get(at), self.tables.get_mut(at)) {
             table.observer.rebase(sight.counters);
         }
+    }
+}
+
+/// Writes a decision to the log. One that holds is for debugging: an idle daemon takes one per window.
+fn log(decision: &Decision) {
+    let Decision { number, table, call, outcome, decided_by, reason, note, fallback, .. } = decision;
+    let tool = call.tool();
+    macro_rules! decided {
+        ($level:ident) => {
+            tracing::$level!(number, table, tool, outcome, decided_by, reason, note, fallback, "agent decided")
+        };
+    }
+    match call {
+        ToolCall::Hold(_) if outcome != "failed" => decided!(debug),
+        _ => decided!(info),
     }
 }
 
@@ -393,6 +397,45 @@ mod tests {
         assert_eq!(decisions[1].call.tool(), "hold", "it is filling");
         assert_eq!(decisions.iter().map(|decision| decision.number).collect::<Vec<_>>()[..4], [1, 2, 3, 4]);
         assert!(acted.lock().unwrap().iter().all(|call| call.tool() == "hold" || call.table() == Some("feat")));
+    }
+
+    #[test]
+    fn a_hold_is_not_written_to_the_log_at_info() {
+        let text = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let written = Arc::clone(&text);
+        let writer = move || Sink(Arc::clone(&written));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        let _installed = tracing::subscriber::set_default(subscriber);
+        let mut pilot = Pilot::new(Box::new(Rules), settings(1, 1).guard).on(0, None);
+        let seen = Snapshot::default();
+        let mut decided = |number, call: ToolCall| {
+            let proposal = Proposal { call, ..Proposal::hold("for the test") };
+            let asked = super::super::pilot::Asked { controller: "test", answer: Ok(proposal), latency_ms: 0.0 };
+            pilot.decide(&seen, asked, Occasion { number, time_ms: 0 });
+            pilot.open().cloned().unwrap()
+        };
+        let hold = decided(1, ToolCall::Hold(Hold {}));
+        log(&hold);
+        assert_eq!(String::from_utf8_lossy(&text.lock()), "");
+        log(&Decision { outcome: "failed".to_owned(), ..hold.clone() });
+        log(&Decision { call: ToolCall::parse(r#"{"tool": "evict", "fraction": 0.5}"#).unwrap(), ..hold });
+        let text = String::from_utf8_lossy(&text.lock()).into_owned();
+        assert_eq!(text.matches("agent decided").count(), 2, "{text}");
+        assert!(text.contains("tool=\"evict\"") && text.contains("INFO"), "{text}");
+    }
+
+    /// Keeps what is written.
+    struct Sink(Arc<parking_lot::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
     }
 
     struct Broken;

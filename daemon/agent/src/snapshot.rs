@@ -146,7 +146,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer of a run of so many epochs, if that is known.
+    /// An observer of a run, with its number of epochs if that is known.
     #[must_use]
     pub fn new(epochs_total: Option<u32>) -> Self {
         Self { epochs_total, ..Self::default() }

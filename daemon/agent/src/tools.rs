@@ -81,7 +81,7 @@ pub struct Warm {
 #[serde(deny_unknown_fields)]
 pub struct Hold {}
 
-/// A tool as callers are told of it, generated from the type of its arguments.
+/// The description of a tool for its callers, generated from the type of its arguments.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ToolSchema {
     /// The tool.
@@ -107,7 +107,7 @@ impl ToolSchema {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ToolError {
     /// It cannot be read.
-    #[error("no tool call: {0}; a call reads like {{\"tool\": \"grow\", \"factor\": 1.5}}")]
+    #[error("not a tool call: {0}; expected for example {{\"tool\": \"grow\", \"factor\": 1.5}}")]
     Unreadable(String),
     /// An argument makes no sense.
     #[error("{tool}: {problem}")]
@@ -118,7 +118,7 @@ pub enum ToolError {
         problem: String,
     },
     /// No table of that name is cached.
-    #[error("{tool}: no table `{table}` is cached; cached are {known}")]
+    #[error("{tool}: table `{table}` is not cached; cached tables: {known}")]
     UnknownTable {
         /// The tool.
         tool: &'static str,
@@ -126,6 +126,16 @@ pub enum ToolError {
         table: String,
         /// The names there are.
         known: String,
+    },
+    /// No place is free among the calls in progress.
+    #[error(
+        "{tool}: {limit} tool calls are in progress already (admin.tool_calls_max): call again when one has ended, or raise the limit"
+    )]
+    Busy {
+        /// The tool.
+        tool: &'static str,
+        /// Calls at a time.
+        limit: usize,
     },
     /// The daemon is starting or stopping.
     #[error("{tool}: {why}")]
@@ -279,10 +289,10 @@ impl ToolCall {
     /// [`ToolError::Unreadable`] or [`ToolError::Argument`].
     pub fn from_arguments(tool: &str, arguments: serde_json::Value) -> Result<Self, ToolError> {
         let serde_json::Value::Object(mut fields) = arguments else {
-            return Err(ToolError::Unreadable(format!("the arguments of {tool} are no JSON object")));
+            return Err(ToolError::Unreadable(format!("the arguments of {tool} are not a JSON object")));
         };
         if fields.insert("tool".to_owned(), tool.into()).is_some() {
-            return Err(ToolError::Unreadable("`tool` is no argument".to_owned()));
+            return Err(ToolError::Unreadable("`tool` is not an argument".to_owned()));
         }
         let call: ToolCall = serde_json::from_value(serde_json::Value::Object(fields))
             .map_err(|error| ToolError::Unreadable(error.to_string()))?;
@@ -316,7 +326,7 @@ impl ToolCall {
     fn checked(self) -> Result<Self, ToolError> {
         let problem = match &self {
             ToolCall::Grow(Grow { rows: Some(_), factor: Some(_), .. } | Grow { rows: None, factor: None, .. }) => {
-                Some("it wants either `rows` or `factor`".to_owned())
+                Some("it needs either `rows` or `factor`".to_owned())
             }
             ToolCall::Grow(Grow { factor: Some(factor), .. }) if !(*factor > 0.0 && *factor <= FACTOR_MAX) => {
                 Some(format!("`factor` is {factor:?}; it must be above 0 and at most {FACTOR_MAX}"))
@@ -351,8 +361,8 @@ mod tests {
             (r#"{"tool": "grow", "rows": -1}"#, "-1"),
             (r#"{"tool": "grow", "factor": 0}"#, "`factor` is 0"),
             (r#"{"tool": "grow", "factor": 1e300}"#, "at most 1000000"),
-            (r#"{"tool": "grow", "factor": NaN}"#, "no tool call"),
-            (r#"{"tool": "grow", "factor": 1e999}"#, "no tool call"),
+            (r#"{"tool": "grow", "factor": NaN}"#, "not a tool call"),
+            (r#"{"tool": "grow", "factor": 1e999}"#, "not a tool call"),
             (r#"{"tool": "grow", "factro": 2}"#, "factro"),
             (r#"{"tool": "evict"}"#, "fraction"),
             (r#"{"tool": "evict", "fraction": 1.1}"#, "`fraction` is 1.1"),
@@ -360,7 +370,7 @@ mod tests {
             (r#"{"tool": "refresh", "max_age_s": 1e300}"#, "at most 1000000000"),
             (r#"{"tool": "hold", "really": true}"#, "really"),
             (r#"{"tool": "format"}"#, "format"),
-            ("grow", "no tool call"),
+            ("grow", "not a tool call"),
         ] {
             let error = ToolCall::parse(text).unwrap_err().to_string();
             assert!(error.contains(culprit), "{text}: {error}");

@@ -1,52 +1,8 @@
-//! Owns the demo's graphs: which ones there are, and the form all of them take (undirected, compressed sparse rows, one
-//! label per vertex). Must never depend on anything but the choice and the seed: two runs get the same graph.
-
-use std::fmt;
-use std::str::FromStr;
+//! Owns the form that all graphs of the demo take: undirected, compressed sparse rows, one label per vertex. Must never
+//! know where a graph comes from.
 
 use crate::error::DemoError;
-use crate::{debian, powerlaw};
 use rudder_dataset::CsrGraph;
-
-/// Which graph to train on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GraphChoice {
-    /// The Debian 12 package graph that is compiled into the program.
-    Debian,
-    /// A generated graph with this many vertices.
-    PowerLaw(u32),
-}
-
-/// Fewest and most vertices of a generated graph. Below, its communities have no structure; above, vertex ids and edge
-/// counts leave the 32 bits of METIS.
-pub(crate) const POWERLAW_VERTICES: std::ops::RangeInclusive<u32> = 1_000..=100_000_000;
-
-impl FromStr for GraphChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "debian" {
-            return Ok(Self::Debian);
-        }
-        let Some(count) = text.strip_prefix("powerlaw:") else {
-            return Err(format!("unknown graph `{text}`: use `debian` or `powerlaw:VERTICES`"));
-        };
-        let (low, high) = (POWERLAW_VERTICES.start(), POWERLAW_VERTICES.end());
-        match count.replace('_', "").parse() {
-            Ok(vertices) if POWERLAW_VERTICES.contains(&vertices) => Ok(Self::PowerLaw(vertices)),
-            _ => Err(format!("`{count}` is not a number of vertices: use a whole number from {low} to {high}")),
-        }
-    }
-}
-
-impl fmt::Display for GraphChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Debian => f.write_str("debian"),
-            Self::PowerLaw(vertices) => write!(f, "powerlaw:{vertices}"),
-        }
-    }
-}
 
 /// Builds the graph of `vertices` vertices from the edges that `edges` hands to its argument. It is called twice (first
 /// to count, then to fill) and must hand out the same edges, so that no list of them is ever held. Loops and repeats
@@ -123,17 +79,6 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Loads or generates the chosen graph.
-    ///
-    /// # Errors
-    /// The compiled-in Debian graph does not decode: the program was built from damaged assets.
-    pub(crate) fn load(choice: GraphChoice, seed: u64) -> Result<Self, DemoError> {
-        match choice {
-            GraphChoice::Debian => debian::load(),
-            GraphChoice::PowerLaw(vertices) => powerlaw::generate(vertices, seed),
-        }
-    }
-
     /// Share of the vertices that the most frequent class holds: what a constant guess would get.
     pub(crate) fn largest_class_share(&self) -> f64 {
         let mut counts = vec![0_u64; usize::from(self.classes)];
@@ -155,14 +100,5 @@ mod tests {
         assert_eq!(graph.edges(), 3);
         let lists: Vec<&[u32]> = (0..6).map(|v| graph.neighbours(v)).collect();
         assert_eq!(lists, [&[2][..], &[3], &[0], &[1, 4], &[3], &[]]);
-    }
-
-    #[test]
-    fn graph_choice_is_parsed_and_refused() {
-        assert_eq!("debian".parse(), Ok(GraphChoice::Debian));
-        assert_eq!("powerlaw:2_000_000".parse(), Ok(GraphChoice::PowerLaw(2_000_000)));
-        for (bad, says) in [("powerlaw:12", "12"), ("powerlaw:", "``"), ("ubuntu", "ubuntu"), ("powerlaw:-5", "-5")] {
-            assert!(bad.parse::<GraphChoice>().unwrap_err().contains(says), "{bad}");
-        }
     }
 }

@@ -5,6 +5,7 @@
 //! **It must never** measure a policy on anything that another policy did not get alike, and it never prints: who calls
 //! it shows the result, and hears how far it is by [`Watch`].
 
+mod choice;
 mod control;
 mod debian;
 mod drive;
@@ -34,8 +35,8 @@ use serde_json::{Map, Value, json};
 use crate::drive::{Outcome, Plan, Variant};
 use crate::prepare::{Prepared, Recipe};
 
+pub use crate::choice::GraphChoice;
 pub use crate::error::DemoError;
-pub use crate::graph::GraphChoice;
 pub use crate::report::{DaemonReport, DemoReport, GraphReport, RunReport, Sharing, sharing};
 pub use crate::watch::Watch;
 

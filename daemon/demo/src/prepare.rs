@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rudder_client::DType;
 
+use crate::choice::GraphChoice;
 use crate::error::DemoError;
 use crate::features::{Features, row_hash};
-use crate::graph::{Graph, GraphChoice, Origin};
+use crate::graph::{Graph, Origin};
 use crate::mapped::{self, Mapped};
 use crate::report::GraphReport;
 use crate::rng::{Rng, mix};
@@ -84,7 +85,7 @@ pub(crate) fn prepare(folder: &Path, recipe: Recipe, watch: &dyn Watch) -> Resul
         check_room(folder, u64::from(vertices), recipe.dim)?;
     }
     watch.message(format!("loading the graph {}", recipe.graph));
-    let graph = Graph::load(recipe.graph, recipe.seed)?;
+    let graph = recipe.graph.load(recipe.seed)?;
     watch.message(format!("partitioning {} vertices by METIS", graph.adjacency.vertices()));
     let truth: Vec<AtomicU64> = (0..graph.adjacency.vertices()).map(|_| AtomicU64::new(0)).collect();
     let dataset = folder.join("dataset");
@@ -236,7 +237,7 @@ mod tests {
         let truth = Mapped::<u64>::open(&prepared.files.truth).unwrap();
         let labels = Mapped::<u16>::open(&prepared.files.labels).unwrap();
         let original = Mapped::<u64>::open(&prepared.dataset.join("ids").join(format!("{VERTEX_TYPE}.npy"))).unwrap();
-        let graph = Graph::load(recipe.graph, recipe.seed).unwrap();
+        let graph = recipe.graph.load(recipe.seed).unwrap();
         let features = Features::new(&graph.origin, 5);
         let mut row = [0.0; 5];
         for part in 0..3_u16 {

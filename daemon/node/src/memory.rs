@@ -11,7 +11,7 @@ const MOUNT: &str = "/sys/fs/cgroup";
 pub struct MemoryReading {
     /// Bytes that may be used.
     pub limit_bytes: u64,
-    /// Bytes that are, without pages of files, which the kernel takes back by itself.
+    /// Bytes in use, excluding the page cache, which the kernel can reclaim.
     pub used_bytes: u64,
 }
 

@@ -1,16 +1,19 @@
 //! A running node: opens the dataset, starts the peers, makes the caches, serves the local socket, and takes all of it
 //! down again in the opposite order. It owns the threads. It must never serve before everything under it stands.
 
+mod pulse;
 mod steering;
 
 use crate::config::{Access, CacheConfig, Config, DatasetConfig};
-use crate::lifecycle::Service;
+use crate::daemon::{Answer, Daemon};
 use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
 };
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::core::Collector;
+use pulse::Pulse;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
@@ -21,11 +24,15 @@ use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use steering::Steering;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::JoinHandle;
+
+/// What a caller reads who asks a node that has ended.
+const STOPPED: &str = "the daemon has stopped";
 
 /// Most threads that one large fetch uses unless configured: beyond, memory is the limit.
 const GATHER_THREADS_AUTO_MAX: usize = 4;
@@ -43,6 +50,8 @@ pub struct Node {
     serving: AtomicBool,
     started: Instant,
     tracer: Option<Arc<Tracer>>,
+    /// Of each runtime.
+    pulses: [Pulse; 2],
     /// Taken down last; `Option` so that `drop` can do it without waiting.
     runtimes: [Option<Runtime>; 2],
 }
@@ -89,13 +98,13 @@ pub enum StartError {
     #[error(transparent)]
     Serve(#[from] ServeError),
     /// The agent cannot be started.
-    #[error("the agent cannot be started: {0}")]
+    #[error("the agent cannot be started")]
     Agent(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The classifier of `agent.controller` cannot be used.
-    #[error("agent.controller: {0}")]
+    #[error("agent.controller: the classifier cannot be used")]
     Classifier(#[from] ClassifierError),
     /// No threads.
-    #[error("the kernel gives no threads: {0}")]
+    #[error("the kernel gives no threads")]
     Threads(#[from] io::Error),
 }
 
@@ -153,13 +162,27 @@ impl Node {
         let collectors = collectors(&engine, &peers)?;
         let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
         let agent = Mutex::new(agent);
+        let pulses = [Pulse::of(serving.handle()), Pulse::of(network.handle())];
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
-        Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, tracer, runtimes })
+        Ok(Self {
+            config,
+            dataset,
+            engine,
+            peers,
+            local,
+            collectors,
+            agent,
+            serving,
+            started,
+            tracer,
+            pulses,
+            runtimes,
+        })
     }
 }
 
-impl Service for Node {
+impl Daemon for Node {
     fn status(&self) -> Value {
         let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
         if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
@@ -176,15 +199,22 @@ impl Service for Node {
         self.serving.load(Ordering::Acquire)
     }
 
-    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
-        self.engine.trace(call)
+    fn trace(&self, call: TraceCall) -> Answer<Result<TraceAnswer, TraceError>> {
+        let engine = Arc::clone(&self.engine);
+        let [_, network] = &self.runtimes;
+        // A recording is copied out under its lock.
+        let begun = network.as_ref().map(|network| network.spawn_blocking(move || engine.trace(&call)));
+        let stopped = || TraceError::NotServing(STOPPED.to_owned());
+        Box::pin(async move { ended(begun).await.unwrap_or_else(|| Err(stopped())) })
     }
 
-    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
-        let [_, Some(network)] = &self.runtimes else {
-            return Err(ToolError::NotServing { tool: call.tool(), why: "the daemon has stopped".to_owned() });
-        };
-        network.block_on(self.engine.tool(call))
+    fn tool(&self, call: ToolCall) -> Answer<Result<ToolAnswer, ToolError>> {
+        let (engine, tool) = (Arc::clone(&self.engine), call.tool());
+        let [_, network] = &self.runtimes;
+        // On the threads of the network, whose timers and tasks the engine uses.
+        let begun = network.as_ref().map(|network| network.spawn(async move { engine.tool(call).await }));
+        let stopped = move || ToolError::NotServing { tool, why: STOPPED.to_owned() };
+        Box::pin(async move { ended(begun).await.unwrap_or_else(|| Err(stopped())) })
     }
 
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
@@ -195,14 +225,7 @@ impl Service for Node {
     }
 
     fn alive(&self, within: Duration) -> bool {
-        let answers = |runtime: &Option<Runtime>| {
-            runtime.as_ref().is_some_and(|runtime| {
-                let (told, heard) = std::sync::mpsc::sync_channel(1);
-                runtime.spawn(async move { told.send(()) });
-                heard.recv_timeout(within / 2).is_ok()
-            })
-        };
-        self.runtimes.iter().all(answers)
+        self.pulses.iter().all(|pulse| pulse.beats(within))
     }
 
     fn shutdown(&self, deadline: Duration) {
@@ -238,7 +261,7 @@ impl Drop for Node {
 
 impl Node {
     fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
-        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.agent.lock()
     }
 }
 
@@ -260,6 +283,15 @@ fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), Star
             let known: Vec<String> = dataset.tables().iter().map(|table| format!("`{}`", table.name)).collect();
             Err(StartError::UnknownTable { name: name.clone(), known: known.join(", ") })
         }
+    }
+}
+
+/// What came of `begun`; nothing where the runtime is gone. A panic goes on.
+async fn ended<T>(begun: Option<JoinHandle<T>>) -> Option<T> {
+    match begun?.await {
+        Ok(answer) => Some(answer),
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => None,
     }
 }
 

@@ -1,11 +1,8 @@
 //! One request on one stream, from the asking side: sends it, receives the rows or words of the answer into the caller's
 //! buffer, checks every block. Owns nothing; it must never wait without its caller's time limit around it.
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
-
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use quinn::{Connection, ReadError, RecvStream, WriteError};
 
 use super::priority::stream_priority;
@@ -50,7 +47,7 @@ impl From<ReadError> for AskError {
     }
 }
 
-/// Sends `message`, a whole request, and receives what is `expected`; rows or words fill the begin of `out`.
+/// Sends `message`, a whole request, and receives what is `expected`; rows or words fill the start of `out`.
 pub(crate) async fn exchange(
     connection: &Connection,
     message: Bytes,
@@ -103,33 +100,9 @@ async fn receive(
 }
 
 /// Runs all of `futures`, at most `at_once` at a time, until the first error.
-pub(crate) async fn all<F, E>(mut futures: impl Iterator<Item = F>, at_once: usize) -> Result<(), E>
+pub(crate) async fn all<F, E>(futures: impl Iterator<Item = F>, at_once: usize) -> Result<(), E>
 where
     F: Future<Output = Result<(), E>>,
 {
-    let mut running: Vec<Pin<Box<F>>> = Vec::new();
-    poll_fn(|context| {
-        loop {
-            while running.len() < at_once {
-                let Some(next) = futures.next() else { break };
-                running.push(Box::pin(next));
-            }
-            let before = running.len();
-            let mut at = 0;
-            while at < running.len() {
-                match running[at].as_mut().poll(context) {
-                    Poll::Ready(Ok(())) => drop(running.swap_remove(at)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => at += 1,
-                }
-            }
-            if running.is_empty() && before < at_once {
-                return Poll::Ready(Ok(()));
-            }
-            if running.len() == before {
-                return Poll::Pending;
-            }
-        }
-    })
-    .await
+    stream::iter(futures).buffer_unordered(at_once).try_collect().await
 }

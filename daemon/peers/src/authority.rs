@@ -31,11 +31,12 @@ pub enum AuthorityError {
     #[error("{} exists; keep it, choose another folder with --out, or overwrite it with --force", .0.display())]
     Exists(PathBuf),
     /// A file could not be read or written.
-    #[error("{}: {cause}{hint}", path.display())]
+    #[error("cannot read or write {}{hint}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The system's answer.
+        #[source]
         cause: io::Error,
         /// What to do about it.
         hint: &'static str,
@@ -55,7 +56,7 @@ pub enum AuthorityError {
         problem: String,
     },
     /// The library could not make a certificate.
-    #[error("cannot make the certificate: {0}")]
+    #[error("cannot make the certificate")]
     Make(#[from] rcgen::Error),
 }
 

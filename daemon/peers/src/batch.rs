@@ -10,10 +10,11 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
+use parking_lot::{Mutex, MutexGuard};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
@@ -80,7 +81,7 @@ impl BatchingSocket {
     }
 
     fn lock(&self) -> MutexGuard<'_, Batch> {
-        self.batch.lock().unwrap_or_else(PoisonError::into_inner)
+        self.batch.lock()
     }
 
     /// Sends what was joined, unless the driver that joined it is about to go on.
@@ -212,7 +213,7 @@ mod tests {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let sent = (transmit.destination, transmit.segment_size, transmit.contents.to_vec());
-            self.sent.lock().unwrap().push(sent);
+            self.sent.lock().push(sent);
             Ok(())
         }
         fn poll_recv(
@@ -245,7 +246,7 @@ mod tests {
     }
 
     fn sizes(kernel: &Kernel) -> Vec<(u16, Option<usize>, usize)> {
-        kernel.sent.lock().unwrap().iter().map(|(to, segment, bytes)| (to.port(), *segment, bytes.len())).collect()
+        kernel.sent.lock().iter().map(|(to, segment, bytes)| (to.port(), *segment, bytes.len())).collect()
     }
 
     #[test]
@@ -261,7 +262,7 @@ mod tests {
         socket.end_of_poll().unwrap();
         socket.end_of_poll().unwrap();
         assert_eq!(sizes(&kernel), [(1, Some(100), 540), (1, Some(100), 200)]);
-        let sent = kernel.sent.lock().unwrap();
+        let sent = kernel.sent.lock();
         assert_eq!([sent[0].2[0], sent[0].2[300], sent[0].2[500], sent[1].2[0]], [1, 2, 3, 4]);
     }
 
@@ -282,7 +283,7 @@ mod tests {
             socket.try_send(&transmit(2, Some(100), &[0; 6_000])).unwrap();
         }
         socket.try_send(&transmit(3, Some(6_500), &[0; 65_000])).unwrap();
-        assert!(kernel.sent.lock().unwrap().iter().all(|(_, _, bytes)| bytes.len() <= BATCH_BYTES_MAX));
+        assert!(kernel.sent.lock().iter().all(|(_, _, bytes)| bytes.len() <= BATCH_BYTES_MAX));
         assert_eq!(sizes(&kernel).last(), Some(&(3, Some(6_500), 65_000)));
     }
 

@@ -2,7 +2,9 @@
 //! for every 4 KiB, more than the copy itself. Owns the pool and its limit; it must never hand the same memory to two.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Buffers kept at once at most, whatever their size.
 const BUFFERS_MAX: usize = 256;
@@ -29,7 +31,7 @@ impl BufferPool {
     pub(crate) fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let room = len.checked_next_power_of_two().unwrap_or(len).max(4096);
         let kept = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = self.free.lock();
             let fits = |bytes: &Vec<u8>| (len..=room.saturating_mul(4)).contains(&bytes.len());
             let best = free.buffers.iter().enumerate().filter(|(_, b)| fits(b)).min_by_key(|(_, b)| b.len());
             let kept = best.map(|(at, _)| at).map(|at| free.buffers.swap_remove(at));
@@ -41,7 +43,7 @@ impl BufferPool {
     }
 
     fn give_back(&self, bytes: Vec<u8>) {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free.lock();
         if free.bytes + bytes.len() <= self.bytes_max && free.buffers.len() < BUFFERS_MAX {
             free.bytes += bytes.len();
             free.buffers.push(bytes);
@@ -50,7 +52,7 @@ impl BufferPool {
 
     /// Bytes kept for reuse now.
     pub(crate) fn kept_bytes(&self) -> usize {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).bytes
+        self.free.lock().bytes
     }
 }
 

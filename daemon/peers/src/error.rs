@@ -1,10 +1,12 @@
 //! What can go wrong between peers, each naming the peer, the request and the next thing to do. Owns the module's error
-//! types; it must never decide what happens after an error.
+//! types; it must never decide what happens after an error. An error does not repeat its cause, which is its `source`:
+//! [`rudder_telemetry::error_chain`] prints both.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::wire::{Refusal, RemoteError, WireError};
+use rudder_telemetry::error_chain;
 
 /// Why a connection to a peer did not come about. Kept by the pool and told to everybody who asks during the back-off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,17 +58,36 @@ pub enum DialError {
         found: u16,
     },
     /// It turned this node away for another reason.
-    #[error("it refused this node: {0}")]
-    Refused(Refusal),
+    #[error("it refused this node")]
+    Refused(#[source] Refusal),
     /// Bytes that are not the protocol.
-    #[error("its Hello is broken: {0}")]
+    #[error("its Hello is broken")]
     Wire(#[from] WireError),
     /// The connection went away.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// None of several addresses of the name.
+    #[error("none of its addresses can be reached: {}", each(.0))]
+    Each(Vec<(SocketAddr, DialError)>),
     /// This node is shutting down.
     #[error("this node is shutting down")]
     ShuttingDown,
+}
+
+fn each(tried: &[(SocketAddr, DialError)]) -> String {
+    tried.iter().map(|(address, error)| format!("{address}: {}", error_chain(error))).collect::<Vec<_>>().join(" | ")
+}
+
+impl DialError {
+    /// Whether a later dial may succeed without anybody changing a configuration or a dataset.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } | Self::Lost(_) | Self::Refused(Refusal::Draining) => true,
+            Self::Each(tried) => tried.iter().any(|(_, error)| error.is_transient()),
+            _ => false,
+        }
+    }
 }
 
 /// Why rows did not come from a peer, or why the network path did not start.
@@ -85,12 +106,13 @@ pub enum PeerError {
     },
     /// The UDP address cannot be used.
     #[error(
-        "cannot listen on UDP {address} (peers.listen): {cause}; is another rudderd running there? Stop it, or choose another address"
+        "cannot listen on UDP {address} (peers.listen); is another rudderd running there? Stop it, or choose another address"
     )]
     Listen {
         /// The address.
         address: SocketAddr,
         /// The system's answer.
+        #[source]
         cause: std::io::Error,
     },
     /// The system gave no threads or sockets.
@@ -105,7 +127,7 @@ pub enum PeerError {
         rows: usize,
     },
     /// No connection.
-    #[error("peer {peer} ({address}) is unreachable, {rows} rows not fetched: {cause} (next try in {retry_ms} ms)")]
+    #[error("peer {peer} ({address}) is unreachable, {rows} rows not fetched, next try in {retry_ms} ms")]
     Unreachable {
         /// The peer.
         peer: u16,
@@ -114,6 +136,7 @@ pub enum PeerError {
         /// Rows that were asked for.
         rows: usize,
         /// The last dial's error.
+        #[source]
         cause: DialError,
         /// When the pool will dial again.
         retry_ms: u64,
@@ -146,7 +169,7 @@ pub enum PeerError {
         timeout_ms: u64,
     },
     /// The peer answered with an error.
-    #[error("peer {peer} ({address}) did not answer {rows} rows of table {table}: {error}")]
+    #[error("peer {peer} ({address}) did not answer {rows} rows of table {table}")]
     Remote {
         /// The peer.
         peer: u16,
@@ -157,10 +180,11 @@ pub enum PeerError {
         /// The table.
         table: u16,
         /// Its error.
+        #[source]
         error: RemoteError,
     },
     /// The peer sent bytes that break the protocol, or rows that do not match their checksum.
-    #[error("peer {peer} ({address}) sent a broken answer for {rows} rows of table {table}: {error}")]
+    #[error("peer {peer} ({address}) sent a broken answer for {rows} rows of table {table}")]
     Broken {
         /// The peer.
         peer: u16,
@@ -171,6 +195,7 @@ pub enum PeerError {
         /// The table.
         table: u16,
         /// What is broken.
+        #[source]
         error: WireError,
     },
     /// More bytes than memory can hold.
@@ -197,9 +222,7 @@ impl PeerError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Lost { .. } | Self::Timeout { .. } => true,
-            Self::Unreachable { cause, .. } => {
-                matches!(cause, DialError::NoAnswer { .. } | DialError::Lost(_) | DialError::Refused(Refusal::Draining))
-            }
+            Self::Unreachable { cause, .. } => cause.is_transient(),
             Self::Remote { error, .. } => matches!(error, RemoteError::Busy { .. } | RemoteError::Draining),
             _ => false,
         }

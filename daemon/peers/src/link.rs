@@ -1,21 +1,20 @@
-//! The connections to each peer: dialled when first needed, kept alive, dialled again after a pause that grows. Owns the
-//! pool and its back-off; it must never keep a caller waiting on a peer that is known to be away.
+//! The connections to each peer: dialled when first needed, kept alive, dialled again after a pause that grows. Owns
+//! the pool and its back-off; it must never keep a caller waiting on a peer that is known to be away.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, ConnectionError};
+use parking_lot::{Mutex, MutexGuard};
+use quinn::Connection;
+use rudder_telemetry::error_chain;
 
+use super::dial::{Dialled, dial};
 use super::error::DialError;
-use super::shared::{ReadHelloError, Shared, code, read_hello};
-use super::tls::NodeName;
-use super::wire::{HelloReply, Refusal, Stamp, hello_frame};
-
-/// TLS alerts are QUIC transport errors from this number on (RFC 9001, section 4.8).
-const CRYPTO_ERRORS: std::ops::Range<u64> = 0x100..0x200;
+use super::shared::{Shared, code};
+use super::stats::PeerStats;
+use super::wire::Stamp;
 
 /// All peers by node index.
 pub(crate) type Links = BTreeMap<u16, Arc<Link>>;
@@ -27,7 +26,8 @@ pub(crate) struct Link {
     pub(crate) address: String,
     slots: Vec<tokio::sync::Mutex<Option<Connection>>>,
     next: AtomicUsize,
-    open: AtomicUsize,
+    /// Open connections. What `rudder_peer_up` shows is set under this lock: the last value written is the latest.
+    open: Mutex<usize>,
     backoff: Mutex<Backoff>,
     met: Mutex<Option<Met>>,
 }
@@ -64,7 +64,7 @@ impl Link {
             address,
             slots,
             next: AtomicUsize::new(0),
-            open: AtomicUsize::new(0),
+            open: Mutex::default(),
             backoff: Mutex::default(),
             met: Mutex::default(),
         }
@@ -72,13 +72,13 @@ impl Link {
 
     /// Where the peer's versions stood; `None` while there never was a connection.
     pub(crate) fn met(&self) -> Option<Met> {
-        *self.met.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.met.lock()
     }
 
-    /// Notes where the peer's versions stand, before the first request on a new connection. Answers whether it is another
-    /// process than at the last one.
+    /// Notes where the peer's versions stand, before the first request on a new connection. Answers whether it is
+    /// another process than at the last one.
     fn meet(&self, stamp: Stamp, since: Instant) -> bool {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut met = self.met.lock();
         match &mut *met {
             Some(met) => std::mem::replace(&mut met.last, stamp).incarnation != stamp.incarnation,
             None => {
@@ -102,8 +102,12 @@ impl Link {
         if let Some(away) = self.away() {
             return Err(away);
         }
-        match dial(shared, self).await {
-            Ok(connection) => {
+        match dial(shared, self.peer, &self.address).await {
+            Ok(Dialled { connection, stamp, since }) => {
+                if self.meet(stamp, since) {
+                    tracing::info!(peer = self.peer, "peer was restarted: updates of its rows are gone");
+                    shared.renewed.notify_one();
+                }
                 *self.lock_backoff() = Backoff::default();
                 self.watch(shared, connection.clone());
                 *slot = Some(connection.clone());
@@ -113,16 +117,23 @@ impl Link {
         }
     }
 
-    /// Keeps `up` true to the connection's life.
+    /// Keeps count of the connection for as long as it is open.
     fn watch(self: &Arc<Self>, shared: &Arc<Shared>, connection: Connection) {
         tracing::info!(peer = self.peer, address = %connection.remote_address(), "connected to peer");
         let (link, shared, handle) = (Arc::clone(self), Arc::clone(shared), shared.handle.clone());
-        shared.stats.set_up(link.peer, link.open.fetch_add(1, Ordering::AcqRel) + 1 > 0);
+        link.count(&shared.stats, |open| open + 1);
         handle.spawn(async move {
             let reason = connection.closed().await;
             tracing::info!(peer = link.peer, %reason, "connection to peer closed");
-            shared.stats.set_up(link.peer, link.open.fetch_sub(1, Ordering::AcqRel) - 1 > 0);
+            link.count(&shared.stats, |open| open - 1);
         });
+    }
+
+    /// Changes the number of open connections and shows whether there is one.
+    pub(crate) fn count(&self, stats: &PeerStats, change: impl FnOnce(usize) -> usize) {
+        let mut open = self.open.lock();
+        *open = change(*open);
+        stats.set_up(self.peer, *open > 0);
     }
 
     /// Notes a failed dial and sets the pause before the next one.
@@ -135,8 +146,8 @@ impl Link {
         let retry_ms = pause - fastrand::u64(0..=pause / 4);
         backoff.failures += 1;
         backoff.last = Some((cause.clone(), Instant::now() + Duration::from_millis(retry_ms)));
-        shared.stats.set_up(self.peer, self.open() > 0);
-        tracing::warn!(peer = self.peer, address = %self.address, failures = backoff.failures, retry_ms, %cause, "cannot reach peer");
+        self.count(&shared.stats, |open| open);
+        tracing::warn!(peer = self.peer, address = %self.address, failures = backoff.failures, retry_ms, cause = error_chain(&cause), "cannot reach peer");
         Away { cause, retry_ms }
     }
 
@@ -150,12 +161,12 @@ impl Link {
 
     /// The error of the last dial, if it failed.
     pub(crate) fn last_error(&self) -> Option<String> {
-        self.lock_backoff().last.as_ref().map(|(cause, _)| cause.to_string())
+        self.lock_backoff().last.as_ref().map(|(cause, _)| error_chain(cause))
     }
 
     /// Number of open connections.
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
+        *self.open.lock()
     }
 
     /// Round trip time of an open connection.
@@ -181,108 +192,7 @@ impl Link {
         self.slots.iter().filter_map(|slot| slot.try_lock().ok()?.clone())
     }
 
-    fn lock_backoff(&self) -> std::sync::MutexGuard<'_, Backoff> {
-        self.backoff.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-async fn dial(shared: &Arc<Shared>, link: &Link) -> Result<Connection, DialError> {
-    match tokio::time::timeout(shared.connect_timeout(), dial_unbounded(shared, link)).await {
-        Ok(result) => result,
-        Err(_) => Err(DialError::NoAnswer { timeout_ms: shared.config.connect_timeout_ms }),
-    }
-}
-
-async fn dial_unbounded(shared: &Arc<Shared>, link: &Link) -> Result<Connection, DialError> {
-    let address = resolve(&link.address, shared.transport.address).await?;
-    let name = NodeName { node: link.peer, cluster: shared.name.cluster.clone() }.to_string();
-    let connecting = {
-        // quinn spawns the connection's driver on the runtime it finds itself in.
-        let _runtime = shared.handle.enter();
-        let endpoint = &shared.transport.endpoint;
-        endpoint
-            .connect_with(shared.transport.client.clone(), address, &name)
-            .map_err(|error| DialError::Lost(error.to_string()))?
-    };
-    let connection = connecting.await.map_err(|error| explain(&error, shared))?;
-    let outcome = greet(shared, link, &connection).await;
-    if let Err(error) = &outcome {
-        connection.close(code::REFUSED, error.to_string().as_bytes());
-    }
-    outcome.map(|()| connection)
-}
-
-/// The first address of `host:port` that this node's socket can send to.
-async fn resolve(address: &str, local: SocketAddr) -> Result<SocketAddr, DialError> {
-    let found = tokio::net::lookup_host(address).await.map_err(|error| DialError::Resolve(error.to_string()))?;
-    let mut usable = found.filter(|found| local.is_ipv6() || found.is_ipv4());
-    usable.next().ok_or_else(|| DialError::Resolve("no address of the family of peers.listen".to_owned()))
-}
-
-/// Exchanges Hellos on the connection's first stream.
-async fn greet(shared: &Shared, link: &Link, connection: &Connection) -> Result<(), DialError> {
-    let lost = |error: &ConnectionError| explain(error, shared);
-    let begin = Instant::now();
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
-    // A failure to send shows, with its reason, when the answer is read.
-    let _ = send.write_all(&hello_frame(shared.version, &shared.hello())?).await;
-    let _ = send.finish();
-    let reply = read_hello(&mut recv).await.map_err(|error| match error {
-        ReadHelloError::Wire(error) => error.into(),
-        ReadHelloError::Lost(quinn::ReadError::ConnectionLost(error)) => lost(&error),
-        ReadHelloError::Lost(error) => DialError::Lost(error.to_string()),
-    })?;
-    if reply.version() != shared.version {
-        return Err(DialError::Version { ours: shared.version, theirs: reply.version() });
-    }
-    match reply.message()? {
-        HelloReply::Refused(refusal) => Err(refused(refusal)),
-        HelloReply::Welcome(hello, _) if hello.node != link.peer => Err(DialError::WrongNode { found: hello.node }),
-        // The same judgement from this side, should the peer be less strict.
-        HelloReply::Welcome(hello, stamp) => match shared.judge(&hello, link.peer) {
-            Some(refusal) => Err(refused(turn(refusal))),
-            None => {
-                if link.meet(stamp, begin) {
-                    tracing::info!(peer = link.peer, "peer was restarted: updates of its rows are gone");
-                    shared.renewed.notify_one();
-                }
-                Ok(())
-            }
-        },
-    }
-}
-
-/// A refusal as the other side would have said it.
-fn turn(refusal: Refusal) -> Refusal {
-    match refusal {
-        Refusal::Fingerprint { ours, yours } => Refusal::Fingerprint { ours: yours, yours: ours },
-        Refusal::Parts { ours, yours } => Refusal::Parts { ours: yours, yours: ours },
-        other => other,
-    }
-}
-
-fn refused(refusal: Refusal) -> DialError {
-    match refusal {
-        Refusal::Version { ours, yours } => DialError::Version { ours: yours, theirs: ours },
-        Refusal::Fingerprint { ours, yours } => DialError::Fingerprint { ours: yours, theirs: ours },
-        Refusal::Parts { ours, yours } => DialError::Parts { ours: yours, theirs: ours },
-        other => DialError::Refused(other),
-    }
-}
-
-/// What a connection's end means to the one who dialled it.
-fn explain(error: &ConnectionError, shared: &Shared) -> DialError {
-    match error {
-        ConnectionError::TimedOut => DialError::NoAnswer { timeout_ms: shared.config.connect_timeout_ms },
-        ConnectionError::TransportError(error) if CRYPTO_ERRORS.contains(&u64::from(error.code)) => {
-            DialError::Certificate(error.reason.clone())
-        }
-        ConnectionError::ConnectionClosed(close) if CRYPTO_ERRORS.contains(&u64::from(close.error_code)) => {
-            DialError::Certificate(format!("it rejected this node's: {close}"))
-        }
-        ConnectionError::ApplicationClosed(close) if close.error_code == code::DRAINING => {
-            DialError::Refused(Refusal::Draining)
-        }
-        other => DialError::Lost(other.to_string()),
+    fn lock_backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock()
     }
 }

@@ -43,7 +43,7 @@ pub struct PeersConfig {
     pub connect_timeout_ms: u64,
     /// Longest wait for one fetch, whatever happens inside it.
     pub request_timeout_ms: u64,
-    /// An answer to a peer's request for rows that takes longer than this is logged, in milliseconds; 0 = never.
+    /// Time from which the answer to a peer's request for rows is written to the log, in milliseconds; 0 = never.
     pub slow_answer_ms: u64,
     /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial again.
     /// Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new process does

@@ -76,7 +76,7 @@ impl Shared {
         Duration::from_millis(self.config.request_timeout_ms)
     }
 
-    /// Whether an answer that took so long is told of in the log.
+    /// Whether an answer that took this long is written to the log.
     pub(crate) fn is_slow(&self, elapsed: Duration) -> bool {
         let slow_ms = self.config.slow_answer_ms;
         slow_ms > 0 && elapsed >= Duration::from_millis(slow_ms)

@@ -84,7 +84,7 @@ impl NodeName {
     }
 }
 
-/// What this node shows to others and believes of others.
+/// The identity that this node shows to its peers, and the authority that it trusts.
 pub(crate) struct Credentials {
     pub(crate) name: NodeName,
     pub(crate) ends: Ends,
@@ -210,7 +210,7 @@ impl Credentials {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .map_err(tls)?;
-        // Every connection proves both certificates anew: no tickets, no early data.
+        // Every connection proves both certificates again: no tickets, no early data.
         server.send_tls13_tickets = 0;
         client.resumption = rustls::client::Resumption::disabled();
         server.alpn_protocols = vec![ALPN.to_vec()];

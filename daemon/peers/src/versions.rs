@@ -57,7 +57,7 @@ impl Changes {
         Self::from_words(now, rows, if any { words } else { Vec::new() }).unwrap_or_else(|| Self::everything(now))
     }
 
-    /// From the words of an answer; `None` if they are not as many as they say.
+    /// From the words of an answer; `None` if their number is not the one they announce.
     fn from_words(now: Stamp, rows: u64, words: Vec<u64>) -> Option<Self> {
         if words.is_empty() {
             return Some(Self::nothing(now));
@@ -122,17 +122,18 @@ pub struct Rewrite<'a> {
     pub ids: &'a [u64],
     /// Their new rows.
     pub rows: &'a [u8],
-    /// This process, and the first of as many unused numbers as there are ids.
+    /// This process, and the first of a run of unused numbers, one per id.
     pub writer: Stamp,
 }
 
 /// An update that was not applied whole.
 #[derive(Debug, thiserror::Error)]
-#[error("{cause}")]
+#[error("an update was not applied whole")]
 pub struct UpdateFailed {
     /// Ids, from the first, that certainly were applied.
     pub applied: usize,
     /// What went wrong with those that follow. Some of them may have been applied.
+    #[source]
     pub cause: PeerError,
 }
 
@@ -244,7 +245,7 @@ mod tests {
             prop_assert_eq!(held, changed);
         }
 
-        /// Words that are not as many as they say are no answer, and no words make it panic.
+        /// Words whose number is not the announced one are no answer, and no words make it panic.
         #[test]
         fn any_words_are_changes_or_none(words in prop::collection::vec(any::<u64>(), 0..40), rows in 1u64..100_000) {
             if let Some(changes) = Changes::from_words(Stamp::default(), rows, words) {

@@ -206,7 +206,7 @@ pub struct ChangesRequest {
     pub since: Stamp,
 }
 
-/// Head of an update; `count` little-endian u64 ids follow, then as many rows.
+/// Head of an update; `count` little-endian u64 ids follow, then `count` rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct UpdateRequest {
     /// Index of the table.

@@ -10,10 +10,13 @@ mod door;
 mod error;
 pub mod link;
 mod role;
+mod say;
 mod stage;
+mod undo;
 
 pub use cluster::{Cluster, Counters, Daemon, Site, certify, check_socket_path, find_daemon};
 pub use door::Door;
 pub use error::StageError;
 pub use role::{DaemonRole, Role, take};
-pub use stage::{Say, Saying, Stage};
+pub use say::{Say, Saying};
+pub use stage::Stage;

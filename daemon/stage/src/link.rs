@@ -4,13 +4,14 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::str::FromStr;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::StageError;
-use crate::stage::{Say, Saying, Stage};
+use crate::say::Say;
+use crate::stage::Stage;
+use crate::undo::{Undo, command, ip, namespace_path};
 
 /// Prefix of the namespaces' names; the process number and the node follow.
 const NAMESPACE: &str = "rudder-demo-";
@@ -59,27 +60,6 @@ impl LinkSpeed {
         match self {
             Self::Gbit1 => "50000",
             Self::Mbit100 => "5000",
-        }
-    }
-}
-
-/// How to take down one thing that was made.
-pub enum Undo {
-    /// A named namespace, and with it the pair of interfaces whose one end lies in it.
-    Namespace(String),
-    /// An interface.
-    Interface(String),
-}
-
-impl Undo {
-    /// Takes it down; says so where that fails although it is there.
-    pub fn run(self, say: Say) {
-        let (exists, args) = match &self {
-            Self::Namespace(name) => (namespace_path(name).exists(), ["netns", "del", name]),
-            Self::Interface(name) => (Path::new("/sys/class/net").join(name).exists(), ["link", "del", name]),
-        };
-        if exists && let Err(error) = ip(&args) {
-            say(Saying::Warning, &error.to_string());
         }
     }
 }
@@ -149,25 +129,6 @@ fn shape(prefix: &[&str], device: &str, speed: LinkSpeed) -> Result<(), StageErr
     command("tc", prefix.iter().chain(&args).chain(&queue).copied())
 }
 
-fn ip(args: &[&str]) -> Result<(), StageError> {
-    command("ip", args.iter().copied())
-}
-
-fn command<'a>(program: &str, args: impl Iterator<Item = &'a str>) -> Result<(), StageError> {
-    let args: Vec<&str> = args.collect();
-    let fail = |reason: String| StageError::Link { command: format!("{program} {}", args.join(" ")), reason };
-    let output = Command::new(program).args(&args).output().map_err(|error| fail(error.to_string()))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(fail(if said.is_empty() { output.status.to_string() } else { said }))
-}
-
-fn namespace_path(name: &str) -> PathBuf {
-    Path::new("/run/netns").join(name)
-}
-
 /// Moves the calling thread into a namespace.
 ///
 /// # Errors
@@ -188,11 +149,5 @@ mod tests {
         assert_eq!("1gbit".parse(), Ok(LinkSpeed::Gbit1));
         assert_eq!("100mbit".parse(), Ok(LinkSpeed::Mbit100));
         assert!("10gbit".parse::<LinkSpeed>().unwrap_err().contains("10gbit"));
-    }
-
-    #[test]
-    fn a_failed_command_says_what_was_tried_and_what_to_do() {
-        let error = ip(&["link", "del", "rd-no-such"]).unwrap_err().to_string();
-        assert!(error.contains("ip link del rd-no-such") && error.contains("leave --link out"), "{error}");
     }
 }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::error::{StageError, log_tail};
-use crate::link;
+use crate::say::{Say, Saying};
+use crate::undo::Undo;
 
 /// Exit status after a signal: 128 + 2, as shells report an interrupted program.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -27,24 +28,10 @@ struct Process {
     log: PathBuf,
 }
 
-/// How urgent a sentence to the person at the terminal is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Saying {
-    /// Good to know.
-    Note,
-    /// Something was left undone.
-    Warning,
-    /// The run is over.
-    Error,
-}
-
-/// Says a sentence to the person at the terminal: the stage itself never prints.
-pub type Say = fn(Saying, &str);
-
 struct Props {
     say: Say,
     processes: Vec<Process>,
-    links: Vec<link::Undo>,
+    links: Vec<Undo>,
     folder: Option<PathBuf>,
     /// Nothing may be added any more.
     closed: bool,
@@ -136,7 +123,7 @@ impl Stage {
     ///
     /// # Errors
     /// Those of `make`, or the stage is being cleared.
-    pub fn link(&self, undo: link::Undo, make: impl FnOnce() -> Result<(), StageError>) -> Result<(), StageError> {
+    pub(crate) fn link(&self, undo: Undo, make: impl FnOnce() -> Result<(), StageError>) -> Result<(), StageError> {
         let mut props = self.props();
         if props.closed {
             return Err(StageError::Interrupted);

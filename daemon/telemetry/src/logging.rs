@@ -2,9 +2,10 @@
 //! daemon runs. It must never fail a daemon: a level that cannot be read is refused and the one before it stays.
 
 use crate::{LogConfig, LogFormat};
+use parking_lot::Mutex;
 use rudder_settings::Invalid;
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -51,7 +52,7 @@ impl Logging {
     /// What is logged now: a level, or directives.
     #[must_use]
     pub fn level(&self) -> String {
-        self.level.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.level.lock().clone()
     }
 
     /// Logs by this level or these directives from now on.
@@ -64,8 +65,7 @@ impl Logging {
             self.filter.as_ref().ok_or_else(|| LevelError::Fixed("it was not started by rudderd".to_owned()))?;
         let targets = level.parse::<Targets>().map_err(|error| LevelError::Fixed(error.to_string()))?;
         filter.reload(targets).map_err(|error| LevelError::Fixed(error.to_string()))?;
-        let before =
-            std::mem::replace(&mut *self.level.lock().unwrap_or_else(PoisonError::into_inner), level.to_owned());
+        let before = std::mem::replace(&mut *self.level.lock(), level.to_owned());
         tracing::info!(level, before, "the log level was changed");
         Ok(())
     }

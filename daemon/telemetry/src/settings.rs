@@ -23,7 +23,7 @@ pub struct LogConfig {
     pub level: String,
     /// Shape of a log line.
     pub format: LogFormat,
-    /// A fetch that takes longer than this is logged, with where its time went, in milliseconds; 0 = never.
+    /// Time from which a fetch is written to the log with where its time went, in milliseconds; 0 = never.
     pub slow_fetch_ms: u64,
     /// Base URL of a collector of OpenTelemetry (OTLP over HTTP) that gets spans of fetches; empty = spans are not sent.
     pub otlp_endpoint: String,

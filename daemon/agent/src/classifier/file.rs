@@ -2,7 +2,8 @@
 //! and its checks: a file is bounded before it is read, and no number of it is used before it was found possible.
 
 use super::features::{Features, NAMES};
-use super::models::{NUMBER_MAX, Parameters, Standard};
+use super::models::{Parameters, Standard};
+use super::numbers::NUMBER_MAX;
 use super::samples::{Gain, Sample};
 use super::{ClassifierError, Kind, Task};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 //! slope along them. Plain loops: it has a few hundred weights, and a tensor framework would bring more than a hundred crates for it.
 
 use super::features::{COUNT, Features};
-use super::models::{all_finite, logistic};
+use super::numbers::{all_finite, logistic};
 use serde::{Deserialize, Serialize};
 
 /// Units that a file may have.

@@ -10,6 +10,7 @@ pub mod features;
 pub mod file;
 pub mod mlp;
 pub mod models;
+pub mod numbers;
 pub mod samples;
 pub mod steer;
 
@@ -62,7 +63,7 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let kind = Kind::ALL.into_iter().find(|kind| kind.name() == text);
-        kind.ok_or_else(|| format!("`{text}` is no model: write lr, mlp, rf, gbt or svm"))
+        kind.ok_or_else(|| format!("`{text}` is not a model: write lr, mlp, rf, gbt or svm"))
     }
 }
 
@@ -116,8 +117,8 @@ pub enum ClassifierError {
         /// What to do.
         advice: &'static str,
     },
-    /// A model file is no JSON, or not that of a model.
-    #[error("{} is no model file: {source}; write one with `rudder train --out`", path.display())]
+    /// A model file is not JSON, or not that of a model.
+    #[error("{} is not a model file; write one with `rudder train --out`", path.display())]
     Malformed {
         /// Which.
         path: PathBuf,
@@ -125,7 +126,7 @@ pub enum ClassifierError {
         source: serde_json::Error,
     },
     /// A model file of another version.
-    #[error("{} has format {found}, this build reads format {}: train the model anew with `rudder train`", path.display(), file::FORMAT)]
+    #[error("{} has format {found}, this build reads format {}: train the model again with `rudder train`", path.display(), file::FORMAT)]
     Version {
         /// Which.
         path: PathBuf,
@@ -133,7 +134,7 @@ pub enum ClassifierError {
         found: u64,
     },
     /// A model of other features than this build sees.
-    #[error("{} was trained on other features ({what}): train it anew with `rudder train`", path.display())]
+    #[error("{} was trained on other features ({what}): train it again with `rudder train`", path.display())]
     Features {
         /// Which.
         path: PathBuf,
@@ -141,7 +142,7 @@ pub enum ClassifierError {
         what: String,
     },
     /// Parameters that no training gives.
-    #[error("{} has impossible parameters: {what}; train the model anew with `rudder train`", path.display())]
+    #[error("{} has impossible parameters: {what}; train the model again with `rudder train`", path.display())]
     Parameters {
         /// Which.
         path: PathBuf,

@@ -3,13 +3,11 @@
 
 use super::features::{COUNT, Features};
 use super::mlp::Mlp;
+use super::numbers::{all_finite, is_possible, logistic, moments};
 use serde::{Deserialize, Serialize};
 
 /// Most nodes that all trees of a file may have together: far above those that are fitted.
 const NODES_MAX: usize = 1 << 16;
-
-/// Largest number that parameters may have: far above those that are fitted, and no sum of products of three of them overflows.
-pub(super) const NUMBER_MAX: f64 = 1e90;
 
 /// Standardises features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +27,7 @@ impl Standard {
     #[must_use]
     pub fn of(rows: &[Features]) -> Self {
         let of_one = |at: usize| {
-            let (mean, deviation) = super::samples::moments(rows.iter().map(|row| row[at]));
+            let (mean, deviation) = moments(rows.iter().map(|row| row[at]));
             let changes = rows.iter().any(|row| (row[at] - mean).abs() > 1e-9);
             (mean, if changes { deviation } else { 0.0 })
         };
@@ -133,12 +131,6 @@ pub enum Parameters {
     Svm(Kernel),
 }
 
-/// The logistic curve.
-#[must_use]
-pub fn logistic(x: f64) -> f64 {
-    1.0 / (1.0 + (-x).exp())
-}
-
 impl Linear {
     fn sum(&self, row: &Features) -> f64 {
         self.bias + self.weights.iter().zip(row).map(|(weight, value)| weight * value).sum::<f64>()
@@ -146,8 +138,7 @@ impl Linear {
 }
 
 impl Forest {
-    /// The answer, which may lie beyond 0 and 1.
-    /// The weighted sum of a standardised row.
+    /// The weighted sum of a standardised row; it may lie beyond 0 and 1.
     #[must_use]
     pub fn sum(&self, row: &Features) -> f64 {
         self.base + self.rate * self.trees.iter().map(|tree| answer(tree, row)).sum::<f64>()
@@ -269,20 +260,5 @@ impl Parameters {
             Parameters::Mlp(mlp) => Some(mlp.slope(row, label)),
             _ => None,
         }
-    }
-}
-
-fn is_possible(value: f64) -> bool {
-    value.is_finite() && value.abs() <= NUMBER_MAX
-}
-
-/// That these are so many numbers, none of them infinite or beyond [`NUMBER_MAX`].
-pub(super) fn all_finite(name: &str, values: &[f64], count: usize) -> Result<(), String> {
-    if values.len() != count {
-        return Err(format!("{name}: {} values where there should be {count}", values.len()));
-    }
-    match values.iter().find(|value| !is_possible(**value)) {
-        Some(value) => Err(format!("{name}: {value}")),
-        None => Ok(()),
     }
 }

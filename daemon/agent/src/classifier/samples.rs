@@ -10,7 +10,7 @@
 
 use super::Task;
 use super::features::{Features, features, may_grow, may_replace};
-use super::models::all_finite;
+use super::numbers::{DEVIATION_MIN, all_finite, moments};
 use crate::controller::View;
 use crate::snapshot::Snapshot;
 use crate::tools::{Evict, Grow, ToolCall};
@@ -49,18 +49,6 @@ pub struct Gain {
     pub network: (f64, f64),
     /// Mean and standard deviation of the change of the share waited for.
     pub wait: (f64, f64),
-}
-
-/// Smallest standard deviation that counts as one.
-const DEVIATION_MIN: f64 = 1e-12;
-
-/// Mean and standard deviation; the latter 1 where all are alike.
-#[must_use]
-pub fn moments(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
-    let count = values.clone().count().max(1) as f64;
-    let mean = values.clone().sum::<f64>() / count;
-    let deviation = (values.map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt();
-    (mean, if deviation > DEVIATION_MIN { deviation } else { 1.0 })
 }
 
 impl Gain {

@@ -1,7 +1,7 @@
 //! The wire to the model: chat completions through `async-openai`, over an HTTP service of our own that holds every request to
 //! a deadline, repeats what is worth repeating within a budget, and reads no more of a response than it may. It owns those
 //! bounds. It must never believe a body before it is whole, follow a redirect (a key would go along), or log what came: a
-//! fault quotes the begin of it, for `/v1/status` and the journal.
+//! fault quotes its beginning, for `/v1/status` and the journal.
 
 use super::settings::{LlmError, LlmSettings};
 use async_openai::Client;
@@ -40,7 +40,7 @@ pub(super) enum Fault {
     Status {
         /// The status.
         status: u16,
-        /// The begin of what it said.
+        /// The beginning of what it said.
         said: String,
         /// From `Retry-After`.
         wait: Option<Duration>,
@@ -70,7 +70,7 @@ impl Fault {
     }
 }
 
-/// The begin of a foreign text, on one line, without control characters.
+/// The beginning of a foreign text, on one line, without control characters.
 pub(super) fn quoted(text: &str) -> String {
     let mut line: String = text.chars().take(QUOTED_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
     if text.chars().nth(QUOTED_MAX).is_some() {

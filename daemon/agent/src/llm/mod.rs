@@ -22,9 +22,10 @@ pub use settings::{LlmError, LlmSettings};
 use super::controller::{Controller, ControllerError, Proposal, View};
 use ask::{Asker, Unanswered};
 use endpoint::Fault;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde::Serialize;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 
@@ -60,8 +61,7 @@ struct State {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // What is in it is replaced whole: nobody leaves half of it behind.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Takes in what a probe found.
@@ -149,7 +149,7 @@ impl LlmWatch {
     #[must_use]
     pub fn probed(&self, most: Duration) -> LlmStatus {
         let probing = |state: &mut State| matches!(state.standing, Standing::Probing);
-        drop(self.0.probed.wait_timeout_while(self.0.state(), most, probing));
+        self.0.probed.wait_while_for(&mut self.0.state(), probing, most);
         self.status()
     }
 }
@@ -174,7 +174,7 @@ impl Llm {
     /// [`ControllerError::Degraded`].
     ///
     /// # Errors
-    /// [`LlmError`] for settings that cannot be used. An endpoint that does not answer is not an error.
+    /// [`LlmError`] for settings that cannot be used. An endpoint that is down is not an error: it is probed again later.
     pub fn new(settings: LlmSettings) -> Result<Self, LlmError> {
         let asker = Asker::new(&settings)?;
         let state = State { standing: Standing::Probing, probe: None, unreached: 0 };

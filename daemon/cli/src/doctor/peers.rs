@@ -7,6 +7,7 @@ use rudder_daemon::config::Config;
 use rudder_dataset::Dataset;
 use rudder_peers::settings::MTU_DISCOVERED_MAX;
 use rudder_peers::{DialError, Identity, Meeting, Probe};
+use rudder_telemetry::error_chain;
 use std::time::Duration;
 
 /// Longest wait for packets to grow to `peers.mtu`.
@@ -56,7 +57,7 @@ fn judge(node: u16, address: &str, met: Result<Meeting, DialError>, mtu: u16) ->
     let name = format!("peer {node}");
     match met {
         Err(error) => {
-            let text = error.to_string();
+            let text = error_chain(&error);
             // The errors of a dial say after a semicolon what to do.
             let (what, mend) = text.split_once("; ").unwrap_or((&text, "start rudderd there, and try again"));
             vec![Finding::problem(name, format!("{address}: {what}"), mend)]

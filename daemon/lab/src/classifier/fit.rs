@@ -297,7 +297,7 @@ fn machine(model: &impl serde::Serialize) -> Result<Kernel, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rudder_agent::classifier::models::logistic;
+    use rudder_agent::classifier::numbers::logistic;
 
     /// Rows to fit to, their labels, and as many other rows.
     fn problem(seed: u64) -> (Vec<Features>, Vec<bool>, Vec<Features>) {

@@ -36,6 +36,6 @@ pub enum AdminError {
         problem: &'static str,
     },
     /// Two collectors offer the same metric, or a name Prometheus does not allow.
-    #[error("a metric cannot be registered or written: {0}")]
+    #[error("a metric cannot be registered or written")]
     Metric(#[from] prometheus::Error),
 }

@@ -1,6 +1,6 @@
-//! Who may change something where no token is demanded: callers that name this machine. A page in somebody's browser can send requests
-//! to any address; it says so in `Origin`, and a name of its own that it points at this machine stands in `Host`. It owns that
-//! check, and must never trust an address that a request comes from: the browser's is this machine's own.
+//! Who may change something if no token is set: callers that name this machine. A page in a browser can send requests
+//! to any address; its site is in `Origin`, and if it points a name of its own at this machine, that name is in `Host`.
+//! It owns that check, and must never trust the address that a request comes from: a browser's is this machine's own.
 
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, header};
@@ -17,31 +17,31 @@ pub(super) struct Local {
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Stranger {
-    /// It asks for another machine, or for none.
+    /// It asks for another machine, or names none.
     #[error(
         "`Host: {0}` does not name this machine: use an address, or `localhost`, or set admin.token_file, as a page in a browser could \
          have sent this"
     )]
     Host(String),
     /// It was sent by a page of elsewhere.
-    #[error("`Origin: {0}` is another site: without admin.token_file, pages of others are not answered")]
+    #[error("`Origin: {0}` is another site: without admin.token_file, pages of other sites are not answered")]
     Origin(String),
 }
 
-/// The text of a header; what is no text reads as nothing.
+/// The text of a header; one that is not text reads as empty.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).map(|value| value.to_str().unwrap_or_default())
 }
 
 impl Local {
     pub(super) fn new(listen: IpAddr) -> Self {
-        // Without it, the node's name is none that is known.
+        // If the host name cannot be read, no name matches.
         let node = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         Self { listen, node: node.trim().to_owned() }
     }
 
-    /// Whether `host` can only be this machine. An address that is written out cannot be pointed elsewhere, as a name can; which of them are
-    /// this machine's is not known where it listens on all.
+    /// Whether `host` can only be this machine. An address that is written out cannot be pointed elsewhere, as a name
+    /// can; which of them are this machine's is not known where it listens on all.
     fn is_here(&self, host: &str) -> bool {
         match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             Ok(address) => {
@@ -65,7 +65,7 @@ impl Local {
             return Err(Stranger::Host(host.to_owned()));
         }
         match text(headers, header::ORIGIN) {
-            // What this very server had shown, which shows nothing: one origin is scheme, name and port.
+            // Only this server's own origin, which is scheme, name and port, may pass.
             Some(origin) if !origin.eq_ignore_ascii_case(&format!("http://{host}")) => {
                 Err(Stranger::Origin(origin.to_owned()))
             }

@@ -1,9 +1,9 @@
-//! The daemon as a server of the Model Context Protocol, so that any agent that speaks it can read its state and steer its caches. It owns
-//! how state and tools are offered; what a tool is comes from [`ToolCall::schemas`], what it does is the daemon's. No session is
-//! kept between requests: there is nothing to bound and nothing to lose.
+//! The daemon as a server of the Model Context Protocol, so that any agent that speaks it can read its state and steer
+//! its caches. It owns how state and tools are offered; what a tool is comes from [`ToolCall::schemas`], what it does
+//! is the daemon's. No session is kept between requests: there is nothing to bound and nothing to lose.
 
-use super::AdminState;
-use super::routes::blocking;
+use super::calls::{Calls, blocking};
+use crate::daemon::Life;
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation, JsonObject, ListToolsResult,
@@ -19,31 +19,32 @@ use std::sync::Arc;
 /// Largest request that is read.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
 
-/// Decisions that are told unless asked otherwise.
+/// Decisions in an answer unless the call says otherwise.
 const DECISIONS_DEFAULT: u64 = 5;
 
-/// Most decisions that are told at once.
+/// Most decisions in one answer.
 const DECISIONS_MAX: u64 = 100;
 
 const INSTRUCTIONS: &str = "This is a rudderd daemon. It keeps a cache of feature rows that other nodes own, for the GNN trainers of its node. \
-    Read `status` first: hit rates, capacity, ceiling, stalls. `decisions` tells what the daemon's own agent did and what came of it. Then \
+    Read `status` first: hit rates, capacity, ceiling, stalls. `decisions` lists what the daemon's own agent did and with what effect. Then \
     steer by `grow`, `evict`, `refresh`, `warm` and `hold`; each answers in numbers what it did. Rows are never wrong, whatever you call: \
     what you can change is how many have to be waited for.";
 
 /// What answers at `/mcp`. Who may ask is checked before it, by the token or by [`super::local`].
-pub(super) fn service(state: Arc<dyn AdminState>) -> StreamableHttpService<Steerable, NeverSessionManager> {
+pub(super) fn service(life: Arc<Life>, calls: Calls) -> StreamableHttpService<Steerable, NeverSessionManager> {
     let mut config = StreamableHttpServerConfig::default().disable_allowed_hosts();
     config.legacy_session_mode = false;
     config.json_response = true;
     config.max_request_body_bytes = REQUEST_BYTES_MAX;
-    let handler = move || Ok(Steerable { state: Arc::clone(&state) });
+    let handler = move || Ok(Steerable { life: Arc::clone(&life), calls: calls.clone() });
     StreamableHttpService::new(handler, Arc::new(NeverSessionManager::default()), config)
 }
 
 /// The daemon, as an agent sees it.
 #[derive(Clone)]
 pub(super) struct Steerable {
-    state: Arc<dyn AdminState>,
+    life: Arc<Life>,
+    calls: Calls,
 }
 
 /// What an agent may call.
@@ -69,15 +70,21 @@ impl Call {
                 .map_err(|error| error.to_string()),
         }
     }
+}
 
-    fn carry_out(self, state: &dyn AdminState) -> Result<Value, String> {
-        match self {
-            Call::Status => Ok(state.status()),
-            Call::Decisions(limit) => serde_json::to_value(state.decisions(limit))
-                .map(|told| json!({"decisions": told}))
-                .map_err(|error| error.to_string()),
+impl Steerable {
+    async fn carry_out(&self, call: Call) -> Result<Value, String> {
+        let life = Arc::clone(&self.life);
+        let panicked = || "the call panicked; the log of the daemon has the place".to_owned();
+        match call {
+            Call::Status => blocking(move || life.status()).await.ok_or_else(panicked),
+            Call::Decisions(limit) => {
+                let decisions = blocking(move || life.decisions(limit)).await.ok_or_else(panicked)?;
+                let value = serde_json::to_value(decisions).map_err(|error| error.to_string())?;
+                Ok(json!({"decisions": value}))
+            }
             Call::Tool(call) => {
-                let done = state.tool(call).map_err(|error| error.to_string())?;
+                let done = self.calls.tool(call).await.ok_or_else(panicked)?.map_err(|error| error.to_string())?;
                 serde_json::to_value(done).map_err(|error| error.to_string())
             }
         }
@@ -134,9 +141,10 @@ impl ServerHandler for Steerable {
         request: CallToolRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, rmcp::ErrorData> {
-        let state = Arc::clone(&self.state);
-        let asked = move || Call::read(&request.name, request.arguments)?.carry_out(&*state);
-        let answer = blocking(asked).await.unwrap_or_else(|| Err("the call panicked".to_owned()));
+        let answer = match Call::read(&request.name, request.arguments) {
+            Ok(call) => self.carry_out(call).await,
+            Err(problem) => Err(problem),
+        };
         Ok(match answer {
             Ok(value) => CallToolResult::structured(value),
             // The agent reads it and can do better: an error of the call, not of the protocol.

@@ -1,7 +1,8 @@
 //! The paths and their answers. It must never change what trainers are served: all it can start is a recording or a
 //! tool call, which the engine bounds, and all it can change is the log.
 
-use super::{AdminState, Metrics, local::Local, mcp, token::Token};
+use super::{Metrics, calls::Calls, calls::blocking, local::Local, mcp, token::Token};
+use crate::daemon::Life;
 use crate::recording::{TraceCall, TraceError};
 use axum::{
     Json, Router,
@@ -13,13 +14,16 @@ use axum::{
     routing::{get, post},
 };
 use rudder_agent::tools::{ToolCall, ToolError};
+use rudder_telemetry::{error_chain, logging::Logging};
 use serde_json::{Map, Value};
 use std::{sync::Arc, time::Duration};
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) state: Arc<dyn AdminState>,
+    pub(super) life: Arc<Life>,
+    pub(super) calls: Calls,
+    pub(super) logging: Logging,
     pub(super) metrics: Metrics,
     /// Who passes: who holds the token, or, for what changes something, who names this machine.
     pub(super) guard: Guard,
@@ -44,7 +48,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/tools", get(tools))
         .route("/v1/tools/{tool}", post(tool))
         .route("/v1/log", get(log_level).post(set_log_level))
-        .route_service("/mcp", mcp::service(shared.state.clone()))
+        .route_service("/mcp", mcp::service(shared.life.clone(), shared.calls.clone()))
         .route_layer(middleware::from_fn_with_state(shared.clone(), demand_guard));
     Router::new()
         .route("/healthz", get(healthy))
@@ -58,13 +62,13 @@ pub(super) fn router(shared: Shared) -> Router {
 async fn metrics(State(shared): State<Shared>) -> Response {
     match blocking(move || shared.metrics.render()).await {
         Some(Ok(text)) => ([(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)], text).into_response(),
-        Some(Err(error)) => broken(&error.to_string()),
+        Some(Err(error)) => broken(&error_chain(&error)),
         None => broken("a collector panicked"),
     }
 }
 
 async fn status(State(shared): State<Shared>) -> Response {
-    match blocking(move || shared.state.status()).await {
+    match blocking(move || shared.life.status()).await {
         Some(status) => Json(status).into_response(),
         None => broken("the status panicked"),
     }
@@ -83,7 +87,7 @@ fn decisions_default() -> usize {
 }
 
 async fn decisions(State(shared): State<Shared>, Query(query): Query<DecisionsQuery>) -> Response {
-    match blocking(move || shared.state.decisions(query.limit)).await {
+    match blocking(move || shared.life.decisions(query.limit)).await {
         Some(decisions) => Json(decisions).into_response(),
         None => broken("the journal panicked"),
     }
@@ -91,7 +95,7 @@ async fn decisions(State(shared): State<Shared>, Query(query): Query<DecisionsQu
 
 async fn trace(State(shared): State<Shared>, Json(call): Json<TraceCall>) -> Response {
     let refused = |status, error: &TraceError| (status, format!("{error}\n")).into_response();
-    match blocking(move || shared.state.trace(&call)).await {
+    match shared.calls.trace(call).await {
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(error @ TraceError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
         Some(Err(error @ TraceError::NotServing(_))) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
@@ -112,17 +116,17 @@ struct LogLevel {
 }
 
 async fn log_level(State(shared): State<Shared>) -> Response {
-    Json(LogLevel { level: shared.state.log_level() }).into_response()
+    Json(LogLevel { level: shared.logging.level() }).into_response()
 }
 
 async fn set_log_level(State(shared): State<Shared>, Json(wish): Json<LogLevel>) -> Response {
-    match shared.state.set_log_level(&wish.level) {
-        Ok(()) => Json(LogLevel { level: shared.state.log_level() }).into_response(),
+    match shared.logging.set_level(&wish.level) {
+        Ok(()) => Json(LogLevel { level: shared.logging.level() }).into_response(),
         Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
     }
 }
 
-/// The body is the tool's arguments as a JSON object; none at all stands for an empty one.
+/// The body is the tool's arguments as a JSON object; an empty body stands for an empty one.
 async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Bytes) -> Response {
     let refused = |status, error: &ToolError| (status, format!("{error}\n")).into_response();
     let arguments = if body.is_empty() { Ok(Value::Object(Map::new())) } else { serde_json::from_slice(&body) };
@@ -133,30 +137,28 @@ async fn tool(State(shared): State<Shared>, Path(tool): Path<String>, body: Byte
         Ok(call) => call,
         Err(error) => return refused(StatusCode::BAD_REQUEST, &error),
     };
-    match blocking(move || shared.state.tool(call)).await {
+    match shared.calls.tool(call).await {
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(error @ ToolError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
         Some(Err(error @ ToolError::NotServing { .. })) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Some(Err(error @ ToolError::Busy { .. })) => refused(StatusCode::TOO_MANY_REQUESTS, &error),
         Some(Err(error)) => refused(StatusCode::BAD_REQUEST, &error),
         None => broken("the tool panicked"),
     }
 }
 
 async fn healthy(State(shared): State<Shared>) -> Response {
-    match blocking(move || shared.state.alive()).await {
-        Some(true) => "ok\n".into_response(),
-        Some(false) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "the threads that serve fetches do not answer\n").into_response()
-        }
-        None => broken("the health check panicked"),
+    if shared.life.alive() {
+        "ok\n".into_response()
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the threads that serve fetches do not answer\n").into_response()
     }
 }
 
 async fn ready(State(shared): State<Shared>) -> Response {
-    match blocking(move || shared.state.ready()).await {
-        Some(Ok(())) => "ready\n".into_response(),
-        Some(Err(reason)) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
-        None => broken("the readiness check panicked"),
+    match shared.life.ready() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 
@@ -166,11 +168,6 @@ async fn unknown(uri: Uri) -> Response {
         uri.path()
     );
     (StatusCode::NOT_FOUND, text).into_response()
-}
-
-/// Runs `ask`, which may wait for a lock, away from the threads that serve connections; nothing if it panicked.
-pub(super) async fn blocking<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(ask).await.ok()
 }
 
 fn broken(reason: &str) -> Response {

@@ -1,13 +1,15 @@
 //! Connections: how many, how long, and how they end. `axum::serve` has no time-out for the head of a request, no limit on
 //! connections and no deadline for its drain, so connections are served by hyper directly.
 
-use super::{AdminConfig, AdminError, AdminState, Metrics, local::Local, routes, token::Token};
+use super::{AdminConfig, AdminError, Metrics, calls::Calls, local::Local, routes, token::Token};
+use crate::daemon::Life;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use rudder_telemetry::logging::Logging;
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -32,7 +34,12 @@ impl Admin {
     ///
     /// # Errors
     /// If the address is taken or cannot be listened on, or the token file is not usable.
-    pub async fn start(config: &AdminConfig, state: Arc<dyn AdminState>, metrics: Metrics) -> Result<Self, AdminError> {
+    pub async fn start(
+        config: &AdminConfig,
+        life: Arc<Life>,
+        logging: Logging,
+        metrics: Metrics,
+    ) -> Result<Self, AdminError> {
         let token = config.token_file.as_deref().map(Token::read).transpose()?.map(Arc::new);
         let address = config.listen;
         let listener = TcpListener::bind(address).await.map_err(|source| match source.kind() {
@@ -44,11 +51,12 @@ impl Admin {
             tracing::warn!(%local_addr, "the admin interface is open to the network without a token (admin.token_file)");
         }
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
+        let calls = Calls::new(Arc::clone(&life), config.tool_calls_max);
         let guard = match token {
             Some(token) => routes::Guard::Token(token),
             None => routes::Guard::Local(Arc::new(Local::new(local_addr.ip()))),
         };
-        let router = routes::router(routes::Shared { state, metrics, guard, request_timeout });
+        let router = routes::router(routes::Shared { life, calls, logging, metrics, guard, request_timeout });
         let stop = CancellationToken::new();
         let limits = Limits {
             header_timeout: Duration::from_millis(config.header_timeout_ms),

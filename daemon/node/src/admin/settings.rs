@@ -21,6 +21,8 @@ pub struct AdminConfig {
     pub request_timeout_ms: u64,
     /// Connections at a time; further ones wait in the listen queue.
     pub connections_max: usize,
+    /// Tool calls in progress at a time; further ones are refused.
+    pub tool_calls_max: usize,
 }
 
 impl Default for AdminConfig {
@@ -31,6 +33,7 @@ impl Default for AdminConfig {
             header_timeout_ms: 5_000,
             request_timeout_ms: 10_000,
             connections_max: 64,
+            tool_calls_max: 4,
         }
     }
 }
@@ -43,6 +46,7 @@ impl AdminConfig {
     pub fn check(&self) -> Verdict {
         within("admin.header_timeout_ms", self.header_timeout_ms, WAIT_MS)?;
         within("admin.request_timeout_ms", self.request_timeout_ms, WAIT_MS)?;
-        within("admin.connections_max", self.connections_max, 1..=65_536)
+        within("admin.connections_max", self.connections_max, 1..=65_536)?;
+        within("admin.tool_calls_max", self.tool_calls_max, 1..=1024)
     }
 }

@@ -1,33 +1,41 @@
 //! The life of a daemon with a service made for the test, over its real HTTP interface.
 
 use super::*;
+use crate::daemon::Answer;
+use crate::recording::{TraceAnswer, TraceCall, TraceError};
+use rudder_agent::journal::Decision;
+use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
+use serde_json::{Value, json};
 use std::{
+    future::{pending, ready},
     net::{SocketAddr, TcpListener},
+    os::unix::net::UnixDatagram,
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::Instant,
 };
 
-/// A service that drains as long as it is told to.
+/// A node that drains as long as it is told to, and whose tool calls never end.
 struct Pretend {
     drain: Duration,
     drained: Arc<AtomicBool>,
 }
 
-impl Service for Pretend {
+impl Daemon for Pretend {
     fn status(&self) -> Value {
         json!({"node": 3})
     }
     fn ready(&self) -> bool {
         true
     }
-    fn trace(&self, call: &TraceCall) -> Result<TraceAnswer, TraceError> {
-        Err(TraceError::NotRecording { table: call.table().to_owned() })
+    fn trace(&self, call: TraceCall) -> Answer<Result<TraceAnswer, TraceError>> {
+        Box::pin(ready(Err(TraceError::NotRecording { table: call.table().to_owned() })))
     }
     fn decisions(&self, _limit: usize) -> Vec<Decision> {
         Vec::new()
     }
-    fn tool(&self, call: ToolCall) -> Result<ToolAnswer, ToolError> {
-        Ok(ToolAnswer { tool: call.tool().to_owned(), tables: Vec::new() })
+    fn tool(&self, _call: ToolCall) -> Answer<Result<ToolAnswer, ToolError>> {
+        Box::pin(pending())
     }
     fn alive(&self, _within: Duration) -> bool {
         true
@@ -149,4 +157,63 @@ fn an_order_to_reload_is_no_stop() {
     wait_for(running.address, "/readyz", 200, "ready");
     running.stop.blocking_send(Order::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
+}
+
+/// Ends a process when the test ends.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the watched process says once its tool calls hang.
+const HUNG: &str = "the tool calls hang";
+
+/// Tool calls of the watched process: more than the interface has threads.
+const HUNG_CALLS: usize = 20;
+
+#[test]
+fn the_watchdog_is_told_while_tool_calls_hang() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut watched = Command::new(std::env::current_exe().unwrap());
+    watched.args(["--exact", "lifecycle::tests::watched_with_hung_tool_calls", "--ignored"]);
+    watched.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000").env_remove("WATCHDOG_PID");
+    let _watched = Killed(watched.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    let listen = |said: &str| {
+        let (mut heard, begun) = ([0; 512], Instant::now());
+        while begun.elapsed() < Duration::from_secs(20) {
+            let bytes = manager.recv(&mut heard).unwrap_or_default();
+            if String::from_utf8_lossy(&heard[..bytes]).contains(said) {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(listen(HUNG), "the watched process did not start");
+    for beat in 1..=5 {
+        assert!(listen("WATCHDOG=1"), "no beat {beat} while tool calls hang");
+    }
+}
+
+/// A process of the test above.
+#[test]
+#[ignore = "waits to be killed; the_watchdog_is_told_while_tool_calls_hang starts it"]
+fn watched_with_hung_tool_calls() {
+    let running = spawn(Duration::ZERO, Duration::ZERO, 10_000);
+    let address = running.address;
+    wait_for(address, "/readyz", 200, "ready");
+    for _ in 0..HUNG_CALLS {
+        let limits = rudder_http::Limits { timeout: Duration::from_secs(60), answer_bytes_max: 1 << 20 };
+        let url = format!("http://{address}/v1/tools/hold");
+        thread::spawn(move || rudder_http::ask(&url, None, Some("{}".to_owned()), limits).map(drop));
+    }
+    thread::sleep(Duration::from_secs(1));
+    systemd::tell(&[NotifyState::Status(HUNG)]);
+    thread::sleep(Duration::from_secs(60));
 }

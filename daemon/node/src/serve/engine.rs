@@ -464,7 +464,12 @@ impl Engine {
         let claim = self.order(table, &rows, reason, RequestId::NONE);
         for flight in &claim.flights {
             if let Err(error) = flight.landing().await {
-                tracing::warn!(%error, rows = rows.len(), reason = reason.name(), "rows could not be brought in");
+                tracing::warn!(
+                    error = rudder_telemetry::error_chain(&*error),
+                    rows = rows.len(),
+                    reason = reason.name(),
+                    "rows could not be brought in"
+                );
             }
         }
         let ids: Vec<u32> = rows.iter().map(|&(id, _)| id).collect();

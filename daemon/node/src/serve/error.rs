@@ -6,6 +6,7 @@ use rudder_core::lookahead::AnnounceError;
 use rudder_dataset::ReadError;
 use rudder_dataset::Table;
 use rudder_peers::{PeerError, RemoteError, SourceError};
+use rudder_telemetry::error_chain;
 use std::sync::Arc;
 
 /// Why a request was refused or failed.
@@ -42,7 +43,7 @@ pub(super) enum RequestError {
     Limit { what: String, key: &'static str, limit: u64 },
     #[error("announcement refused: {0} (lookahead.rows_max)")]
     Announce(AnnounceError),
-    #[error("{rows} rows of table `{table}` could not be fetched: {cause}")]
+    #[error("{rows} rows of table `{table}` could not be fetched: {}", error_chain(cause))]
     Peer { table: String, rows: usize, cause: Arc<PeerError> },
     #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
     Shard { table: String, rows: usize, cause: Arc<ReadError> },
@@ -63,7 +64,7 @@ pub(super) enum UpdateFault {
     #[error("this node: {0}")]
     Own(SourceError),
     /// By their owner.
-    #[error("{0}")]
+    #[error("{}", error_chain(.0))]
     Peer(Arc<PeerError>),
 }
 
@@ -108,6 +109,7 @@ impl RequestError {
             Self::Peer { cause, .. } => peer_code(cause),
             Self::Update { fault, .. } => fault.code(),
             Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
+            Self::Tool(ToolError::Busy { .. }) => ErrorCode::Limit,
             Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
             Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Argument,
             Self::Shard { .. } => ErrorCode::Storage,

@@ -188,7 +188,12 @@ impl Engine {
             let outcome = engine.refresh_part(table, part, begin).await;
             if let Err(error) = &outcome {
                 engine.tables[table].versions.counts.failed_refreshes.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(part, table, %error, "an owner cannot be asked for its changes");
+                tracing::debug!(
+                    part,
+                    table,
+                    error = rudder_telemetry::error_chain(error),
+                    "an owner cannot be asked for its changes"
+                );
             }
             outcome.map_err(Arc::new)
         })
@@ -229,7 +234,12 @@ impl Engine {
         let claim = self.order(table, &rows, Reason::Refresh, RequestId::NONE);
         for flight in &claim.flights {
             if let Err(error) = flight.landing().await {
-                tracing::debug!(part, table, %error, "changed rows could not be fetched anew");
+                tracing::debug!(
+                    part,
+                    table,
+                    error = rudder_telemetry::error_chain(&*error),
+                    "changed rows could not be fetched anew"
+                );
             }
         }
         let renewed = self.tables[table].held().renew(ids, |i| claim.fresh_row(i));

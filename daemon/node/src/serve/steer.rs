@@ -61,7 +61,10 @@ impl Engine {
         let tables = self.tables_of(&call)?;
         let tool = call.tool().to_owned();
         let done = self.carry_out(&call, tables).await?;
-        tracing::info!(tool, answer = %serde_json::to_string(&done).unwrap_or_default(), "tool called");
+        // The agent of an idle daemon holds in every window: that is no news.
+        if !matches!(call, ToolCall::Hold(_)) {
+            tracing::info!(tool, answer = %serde_json::to_string(&done).unwrap_or_default(), "tool called");
+        }
         Ok(ToolAnswer { tool, tables: done })
     }
 

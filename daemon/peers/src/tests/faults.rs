@@ -54,7 +54,7 @@ async fn a_peer_that_is_down_fails_within_bounds_and_then_at_once() {
     let begin = Instant::now();
     let error = fetch(&peers, &[1; 77]).await.unwrap_err();
     assert!(begin.elapsed() < Duration::from_millis(1_500), "{:?}", begin.elapsed());
-    let text = error.to_string();
+    let text = error_chain(&error);
     assert!(error.is_transient() && text.contains("77 rows") && text.contains("peer 1"), "{text}");
     assert!(text.contains(&address) && text.contains("is rudderd running there"), "{text}");
     // During the back-off nobody waits.

@@ -14,7 +14,7 @@ async fn told(peers: &Peers, log: &Log) -> (DialError, String, String) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let text = error.to_string();
+    let text = error_chain(&error);
     assert!(text.contains("peer 1 (127.0.0.1:") && text.contains("3 rows"), "{text}");
     match error {
         PeerError::Unreachable { cause, .. } => (cause, text, log.text()),
@@ -54,7 +54,7 @@ async fn another_node_than_the_one_meant() {
     let dir = authority();
     let (_server, address) = server(dir.path(), 2);
     let peers = client(dir.path(), &address, |_| {});
-    let error = fetch(&peers, &[1]).await.unwrap_err().to_string();
+    let error = error_chain(&fetch(&peers, &[1]).await.unwrap_err());
     assert!(error.contains("node-1.test.rudder") && error.contains("node-2.test.rudder"), "{error}");
 }
 
@@ -104,7 +104,7 @@ async fn credentials_that_cannot_work_are_named() {
     let start = |change: &dyn Fn(&mut PeersConfig)| {
         let mut config = config(dir.path(), 1);
         change(&mut config);
-        Peers::start(&config, identity(1), source(1)).unwrap_err().to_string()
+        error_chain(&Peers::start(&config, identity(1), source(1)).unwrap_err())
     };
     let error = start(&|config| config.certificate = dir.path().join("node-2.pem"));
     assert!(error.contains("node-2.pem") && error.contains("node.index is 1"), "{error}");

@@ -1,5 +1,6 @@
 //! Nodes of one process that talk over real sockets on loopback.
 
+mod dial;
 mod faults;
 mod hello;
 mod probe;
@@ -10,6 +11,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+use rudder_telemetry::error_chain;
 use tempfile::TempDir;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 

@@ -63,7 +63,7 @@ async fn an_update_that_fails_says_what_was_applied() {
     ids[25] = 6;
     let failed = peers.update(1, rewrite(&ids, &rows_of(&ids))).await.unwrap_err();
     assert_eq!(failed.applied, 20);
-    assert!(failed.to_string().contains("10 rows of table 0: it does not own id 6"), "{failed}");
+    assert!(error_chain(&failed).contains("10 rows of table 0: it does not own id 6"), "{failed}");
     let failed = peers.update(1, Rewrite { row_bytes: 20, ..rewrite(&[1], &[0; 20]) }).await.unwrap_err();
     let PeerError::Remote { error, .. } = failed.cause else { panic!("{failed}") };
     assert_eq!(error, RemoteError::RowBytes { theirs: 40, asked: 20 });
@@ -88,7 +88,7 @@ async fn updates_wait_for_a_place_and_are_told_when_there_is_none() {
     });
     let mut outcomes = Vec::new();
     for update in both {
-        outcomes.push(update.await.unwrap().map_err(|failed| failed.to_string()));
+        outcomes.push(update.await.unwrap().map_err(|failed| error_chain(&failed)));
     }
     outcomes.sort();
     assert_eq!(outcomes[0], Ok(()));

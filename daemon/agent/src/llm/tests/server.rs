@@ -133,7 +133,7 @@ impl Server {
         Self { url, inner, _runtime: runtime }
     }
 
-    /// From now on it behaves like this; requests are counted anew.
+    /// From now on it behaves like this; requests are counted from 0 again.
     pub(super) fn behave(&self, behaviour: impl Fn(&Value, usize) -> Reply + Send + Sync + 'static) {
         let mut inner = self.inner.lock().unwrap();
         inner.behaviour = Arc::new(behaviour);
