@@ -210,8 +210,8 @@ def test_a_refused_announcement_ends_no_training(folder: Path, dataset: Path, au
         table = next(table for table in client.status()["tables"] if table["name"] == "f32")
         assert table["lookahead"]["announced_batches"] >= 20
         with pytest.raises(rudder.LimitError, match=r"lookahead\.rows_max"):
-            for _ in range(4):
-                client.announce("f32", source.remote_ids("f32")[:100])
+            for step in range(100, 104):
+                client.announce("f32", source.remote_ids("f32")[:100], step)
 
 
 def test_a_refused_minibatch_is_announced_at_the_next_step(
