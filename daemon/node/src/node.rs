@@ -9,8 +9,9 @@ use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
-    SteerSettings,
+    SteerSettings, engine_status,
 };
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
@@ -23,8 +24,8 @@ use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use steering::Steering;
 use tokio::runtime::{Builder, Runtime};
@@ -41,13 +42,16 @@ pub struct Node {
     local: LocalServer,
     collectors: Collectors,
     /// Stopped first: it calls tools.
-    agent: Mutex<Option<Steering>>,
+    agent: SharedAgent,
     serving: AtomicBool,
     started: Instant,
     tracer: Option<Arc<Tracer>>,
     /// Taken down last; `Option` so that `drop` can do it without waiting.
     runtimes: [Option<Runtime>; 2],
 }
+
+/// The agent, once it runs; whoever asks for the status of the node sees it, too.
+type SharedAgent = Arc<Mutex<Option<Steering>>>;
 
 /// Handles made once, given out at each call.
 type Collectors = Box<dyn Fn() -> Vec<Box<dyn Collector>> + Send + Sync>;
@@ -140,7 +144,8 @@ impl Node {
         set_priors(&config.cache, &dataset, &engine)?;
         let staleness_max = Some(config.cache.staleness_max_ms).filter(|&bound| bound > 0).map(Duration::from_millis);
         engine.keep_fresh(staleness_max);
-        let status = status_text(&config, &dataset, &engine, &peers, started);
+        let agent = SharedAgent::default();
+        let status = status_text(&config, &dataset, &engine, &peers, &agent, started);
         let local = {
             let _inside = serving.enter();
             LocalServer::start(Arc::clone(&engine), config.local.clone(), status)?
@@ -153,8 +158,8 @@ impl Node {
             "serving"
         );
         let collectors = collectors(&engine, &peers)?;
-        let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
-        let agent = Mutex::new(agent);
+        let steering = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
+        *agent.lock() = steering;
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
         Ok(Self { config, dataset, engine, peers, local, collectors, agent, serving, started, tracer, runtimes })
@@ -163,15 +168,11 @@ impl Node {
 
 impl Service for Node {
     fn status(&self) -> Value {
-        let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
-        if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
-            fields.insert("agent".to_owned(), agent.status());
-        }
-        status
+        status(&self.config, &self.dataset, &self.engine, &self.peers, &self.agent, self.started)
     }
 
     fn decisions(&self, limit: usize) -> Vec<Decision> {
-        self.agent().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
+        self.agent.lock().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -192,7 +193,7 @@ impl Service for Node {
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all = (self.collectors)();
         all.extend(self.local.collectors());
-        all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
+        all.extend(self.agent.lock().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
         all
     }
 
@@ -210,7 +211,7 @@ impl Service for Node {
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
         // Taken out first: who asks for the status does not wait for it. It ends while the sessions do.
-        let mut agent = self.agent().take();
+        let mut agent = self.agent.lock().take();
         if let Some(steering) = &mut agent {
             steering.agent.end();
         }
@@ -228,19 +229,13 @@ impl Service for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let agent = self.agent().take();
+        let agent = self.agent.lock().take();
         drop(agent);
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();
             }
         }
-    }
-}
-
-impl Node {
-    fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
-        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -372,10 +367,10 @@ pub fn lookahead_settings(config: &LookaheadConfig) -> Settings {
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {
     // Made once here so that a defect shows at the start; each later call makes handles over the same counters.
-    engine.collectors().map_err(EngineError::from)?;
+    crate::serve::collectors(engine).map_err(EngineError::from)?;
     let (engine, peers) = (Arc::clone(engine), Arc::clone(peers));
     Ok(Box::new(move || {
-        let mut all = engine.collectors().unwrap_or_default();
+        let mut all = crate::serve::collectors(&engine).unwrap_or_default();
         all.extend(peers.collectors());
         all
     }))
@@ -386,14 +381,32 @@ fn status_text(
     dataset: &Arc<Dataset>,
     engine: &Arc<Engine>,
     peers: &Arc<Peers>,
+    agent: &SharedAgent,
     started: Instant,
 ) -> StatusText {
     let (config, dataset, engine, peers) = (config.clone(), Arc::clone(dataset), Arc::clone(engine), Arc::clone(peers));
-    Arc::new(move || status(&config, &dataset, &engine, &peers, started).to_string())
+    let agent = Arc::clone(agent);
+    Arc::new(move || status(&config, &dataset, &engine, &peers, &agent, started).to_string())
 }
 
-fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
-    let serving = engine.status();
+/// What the node says of itself, whoever asks and however.
+fn status(
+    config: &Config,
+    dataset: &Dataset,
+    engine: &Engine,
+    peers: &Peers,
+    agent: &SharedAgent,
+    started: Instant,
+) -> Value {
+    let mut status = status_without_agent(config, dataset, engine, peers, started);
+    if let (Value::Object(fields), Some(agent)) = (&mut status, &*agent.lock()) {
+        fields.insert("agent".to_owned(), agent.status());
+    }
+    status
+}
+
+fn status_without_agent(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
+    let serving = engine_status(engine);
     let blocks = dataset.blocks().map(|cache| cache.status());
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
     json!({
