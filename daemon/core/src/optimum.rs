@@ -1,8 +1,8 @@
-//! The optimum to hold policies against: Belady's algorithm with bypass, minibatch by minibatch. It owns the one number that
-//! no policy can beat and must never share code with the policies it judges.
+//! The optimum to hold policies against: Belady's algorithm with bypass, minibatch by minibatch. It owns the one
+//! number that no policy can beat and must never share code with the policies it judges.
 //!
-//! (Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966; rows are of
-//! one size and a fetched row need not be kept, so keeping those with the nearest next use is optimal.)
+//! (Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 5(2), 1966; rows
+//! are of one size and a fetched row need not be kept, so keeping those with the nearest next use is optimal.)
 
 use std::collections::BinaryHeap;
 
@@ -11,8 +11,8 @@ use std::collections::BinaryHeap;
 pub struct Accesses<'a> {
     /// Ids are below this.
     pub universe: u64,
-    /// Minibatch `m` is `ids[offsets[m]..offsets[m + 1]]`; one more than there are minibatches, ascending, the last one is the
-    /// number of ids.
+    /// Minibatch `m` is `ids[offsets[m]..offsets[m + 1]]`; one more than there are minibatches, ascending, the last
+    /// one is the number of ids.
     pub offsets: &'a [u64],
     /// The ids of all minibatches, each id once per minibatch.
     pub ids: &'a [u32],
@@ -85,8 +85,8 @@ fn share((hits, requests): (u64, u64)) -> f64 {
 /// "Never again" as a next use.
 const NEVER: u32 = u32::MAX;
 
-/// The hits of the best possible choice of residents: after each minibatch, of the cached and the just fetched rows those
-/// with the nearest next use are kept. The cache starts empty. `progress` gets the number of minibatches done.
+/// The hits of the best possible choice of residents: after each minibatch, of the cached and the just fetched rows
+/// those with the nearest next use are kept. The cache starts empty. `progress` gets the number of minibatches done.
 #[must_use]
 pub fn optimum(trace: Accesses<'_>, capacity_rows: usize, progress: &mut dyn FnMut(usize)) -> Totals {
     let next_uses = next_uses(trace);

@@ -3,7 +3,7 @@
 
 mod steering;
 
-use crate::config::{Access, CacheConfig, Config, DatasetConfig, LookaheadConfig, Policy};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig};
 use crate::lifecycle::Service;
 use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
@@ -16,8 +16,7 @@ use prometheus::core::Collector;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
-use rudder_core::cache::{CacheSpec, PolicySpec, ScoreSettings, Trigger};
-use rudder_core::lookahead::Settings;
+use rudder_core::cache::CacheSpec;
 use rudder_dataset::{BlockSettings, Dataset, DatasetError, Table, Verify};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
@@ -134,7 +133,7 @@ impl Node {
             peers: Arc::clone(&peers),
             network: network.handle().clone(),
             caches: dataset.tables().iter().map(|table| cache_spec(&config.cache, &dataset, table)).collect(),
-            lookahead: lookahead_settings(&config.lookahead),
+            lookahead: config.lookahead,
             steer: steer_settings(&config.cache),
             tracer: tracer.clone(),
             slow_after: (config.log.slow_fetch_ms > 0).then_some(Duration::from_millis(config.log.slow_fetch_ms)),
@@ -292,25 +291,8 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
         capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
         ceiling_rows: usize::try_from(config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes))
             .unwrap_or(usize::MAX),
-        policy: policy_spec(config, policy),
+        policy: policy.with(config.policy_settings()),
         seed: config.seed,
-    }
-}
-
-/// The policy with the settings of `config`.
-pub fn policy_spec(config: &CacheConfig, policy: Policy) -> PolicySpec {
-    let score = |trigger| PolicySpec::Score(ScoreSettings { trigger, alpha: config.alpha });
-    match policy {
-        Policy::None => PolicySpec::None,
-        Policy::Static => PolicySpec::Static,
-        Policy::Periodic => score(Trigger::Period(config.period)),
-        Policy::Rudder => score(Trigger::Window(config.period)),
-        Policy::Lru => PolicySpec::Lru,
-        Policy::Lfu => PolicySpec::Lfu,
-        Policy::TinyLfu => PolicySpec::TinyLfu,
-        Policy::S3Fifo => PolicySpec::S3Fifo,
-        Policy::Sieve => PolicySpec::Sieve,
-        Policy::Epoch => PolicySpec::Epoch { sample: config.sample },
     }
 }
 
@@ -344,7 +326,7 @@ fn watch_memory(config: &CacheConfig, engine: &Arc<Engine>, network: &Runtime) {
 /// Tells the caches the edges from this partition to each remote vertex, where the dataset holds its graph.
 fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Result<(), StartError> {
     for (at, table) in dataset.tables().iter().enumerate() {
-        let policy = policy_spec(config, config.for_table(&table.name).1);
+        let policy = config.for_table(&table.name).1.with(config.policy_settings());
         if !policy.uses_prior() {
             continue;
         }
@@ -356,13 +338,6 @@ fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Resul
         }
     }
     Ok(())
-}
-
-/// What `[lookahead]` says, for the core.
-#[must_use]
-pub fn lookahead_settings(config: &LookaheadConfig) -> Settings {
-    let LookaheadConfig { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms } = *config;
-    Settings { depth, horizon, horizon_factor, horizon_max, budget, rows_max, expire_ms }
 }
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {

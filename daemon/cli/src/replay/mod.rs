@@ -13,9 +13,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use report::{Optimum, Outcome};
 use rudder_agent::spec::ControllerSpec;
 use rudder_core::cache::PolicySpec;
+use rudder_core::lookahead;
 use rudder_core::optimum::optimum;
-use rudder_daemon::config::{CacheConfig, LookaheadConfig, Policy};
-use rudder_daemon::node::{lookahead_settings, policy_spec};
+use rudder_daemon::config::{CacheConfig, Policy};
 use rudder_lab::replay::{ReplaySpec, Trace, replay};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -50,10 +50,10 @@ pub struct ReplayArgs {
     #[arg(long, value_name = "PRIOR", default_value = "degree", value_parser = ["degree", "presample", "none"])]
     prior: String,
     /// Minibatches staged before they are asked for, with a lookahead
-    #[arg(long, value_name = "MINIBATCHES", default_value_t = LookaheadConfig::default().depth)]
+    #[arg(long, value_name = "MINIBATCHES", default_value_t = lookahead::Settings::default().depth)]
     depth: u32,
     /// Rows staged per minibatch at most, as a share of a mean minibatch
-    #[arg(long, value_name = "SHARE", default_value_t = LookaheadConfig::default().budget)]
+    #[arg(long, value_name = "SHARE", default_value_t = lookahead::Settings::default().budget)]
     budget: f64,
     /// Minibatches between two replacements of `periodic`, and two decisions of `rudder`
     #[arg(long, value_name = "MINIBATCHES", default_value_t = CacheConfig::default().period,
@@ -152,7 +152,7 @@ impl FromStr for Ahead {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if text == "auto" {
-            return Ok(Self::Caches(LookaheadConfig::default().horizon_factor));
+            return Ok(Self::Caches(lookahead::Settings::default().horizon_factor));
         }
         let factor = text.strip_suffix('x').map(str::parse::<f64>);
         match (text.parse(), factor) {
@@ -226,13 +226,13 @@ impl ReplayArgs {
     }
 
     fn spec(&self, policy: PolicySpec, lookahead: usize, capacity_rows: usize) -> ReplaySpec {
-        let limits = LookaheadConfig {
+        let ahead = lookahead::Settings {
             depth: self.depth,
             budget: self.budget,
             rows_max: usize::MAX,
-            ..LookaheadConfig::default()
+            ..lookahead::Settings::default()
         };
-        ReplaySpec { policy, capacity_rows, seed: self.seed, lookahead, ahead: lookahead_settings(&limits) }
+        ReplaySpec { policy, capacity_rows, seed: self.seed, lookahead, ahead }
     }
 
     fn prior(&self, trace: &Trace) -> Vec<(u32, f32)> {
@@ -245,9 +245,8 @@ impl ReplayArgs {
 
     /// The policies that can run; `static` cannot without a prior.
     fn specs(&self, has_prior: bool) -> Result<Vec<PolicySpec>, CliError> {
-        let config = CacheConfig { period: self.period, ..CacheConfig::default() };
-        let mut specs: Vec<PolicySpec> =
-            self.policies().into_iter().map(|policy| policy_spec(&config, policy)).collect();
+        let settings = CacheConfig { period: self.period, ..CacheConfig::default() }.policy_settings();
+        let mut specs: Vec<PolicySpec> = self.policies().into_iter().map(|policy| policy.with(settings)).collect();
         if !has_prior {
             if self.policy.contains(&Choice::One(Policy::Static)) {
                 let text = "policy static has nothing to choose by: the trace has no degree.npy; use --prior presample";

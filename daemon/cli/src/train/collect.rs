@@ -7,8 +7,8 @@ use rudder_agent::classifier::ClassifierError;
 use rudder_agent::classifier::samples;
 use rudder_agent::explore::Explore;
 use rudder_core::cache::PolicySpec;
-use rudder_daemon::config::{CacheConfig, LookaheadConfig, Policy};
-use rudder_daemon::node::{lookahead_settings, policy_spec};
+use rudder_core::lookahead;
+use rudder_daemon::config::{CacheConfig, Policy};
 use rudder_lab::classifier::sources::{self, Source, of_decisions, of_trace};
 use rudder_lab::replay::{ControlSpec, ReplaySpec, Trace, replay_under};
 use std::path::Path;
@@ -67,8 +67,8 @@ impl Collecting {
     fn explore(&self, trace: &Trace, seed: u64) -> Result<Vec<samples::Sample>, CliError> {
         let distinct = trace.distinct();
         let capacity_rows = self.capacity.rows(distinct);
-        let policy: PolicySpec = policy_spec(&CacheConfig::default(), Policy::Epoch);
-        let ahead = lookahead_settings(&LookaheadConfig::default());
+        let policy: PolicySpec = Policy::Epoch.with(CacheConfig::default().policy_settings());
+        let ahead = lookahead::Settings::default();
         let spec = ReplaySpec { policy, capacity_rows, seed, lookahead: 0, ahead };
         let control = ControlSpec {
             controller: Box::new(Explore { seed }),

@@ -2,28 +2,53 @@
 //! It owns steps and ids only, and never fetches anything. Within the announced horizon it makes the choice of victims
 //! Belady's: keep what is used next, let go what is used last.
 //!
-//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it. Several
-//! trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that the first of
-//! those left is the next, whichever was taken away.
+//! Time is counted in steps of the node. A batch is announced for a step, and *consumed* when a trainer fetches it.
+//! Several trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that
+//! the first of those left is the next, whichever was consumed.
 
 use super::slots::Slots;
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 
-/// "No announced use."
-pub const NEVER: u32 = u32::MAX;
+/// A step of the node: the time of a use. Steps are above 0, so that an `Option<Step>` takes no more than a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Step(NonZeroU32);
+
+impl Step {
+    /// The step with this number; 0 counts as 1.
+    #[must_use]
+    pub const fn new(number: u32) -> Self {
+        match NonZeroU32::new(number) {
+            Some(number) => Self(number),
+            None => Self(NonZeroU32::MIN),
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0.get()
+    }
+
+    /// The step after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// An announced batch, by the order of announcements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchKey(u64);
 
-/// No use.
+/// No use, as a place in `uses`.
 const NONE: u32 = u32::MAX;
 
 /// A use of an id that waits, between the one before and the one after it.
 #[derive(Debug, Clone, Copy)]
 struct Use {
-    step: u32,
+    step: Step,
     before: u32,
     after: u32,
 }
@@ -39,16 +64,16 @@ struct Ends {
 #[derive(Debug, Default)]
 struct Uses {
     uses: Vec<Use>,
-    /// Places in `uses` that hold none.
+    /// Free places in `uses`.
     free: Vec<u32>,
     ends: HashMap<u32, Ends>,
 }
 
 impl Uses {
     /// Adds a use of `id` at `step` and answers the step of the first that waits.
-    fn add(&mut self, id: u32, step: u32) -> u32 {
+    fn add(&mut self, id: u32, step: Step) -> Step {
         let known = self.ends.get(&id).copied();
-        // Announced last is used last, but for trainers that are a step apart.
+        // What is announced last is used last, except between trainers that are a step apart.
         let mut before = known.map_or(NONE, |ends| ends.last);
         while before != NONE && self.uses[before as usize].step > step {
             before = self.uses[before as usize].before;
@@ -81,9 +106,9 @@ impl Uses {
         self.uses.len() as u32 - 1
     }
 
-    /// Takes a use of `id` at `step` away and answers the step of the first that is left, or [`NEVER`].
-    fn remove(&mut self, id: u32, step: u32) -> u32 {
-        let Some(mut ends) = self.ends.get(&id).copied() else { return NEVER };
+    /// Takes a use of `id` at `step` away and answers the step of the first that is left, if any.
+    fn remove(&mut self, id: u32, step: Step) -> Option<Step> {
+        let mut ends = self.ends.get(&id).copied()?;
         let mut at = ends.first;
         while at != NONE && self.uses[at as usize].step != step {
             at = self.uses[at as usize].after;
@@ -102,16 +127,16 @@ impl Uses {
         }
         if ends.first == NONE {
             self.ends.remove(&id);
-            return NEVER;
+            return None;
         }
         self.ends.insert(id, ends);
-        self.uses[ends.first as usize].step
+        Some(self.uses[ends.first as usize].step)
     }
 }
 
 #[derive(Debug)]
 struct Batch {
-    step: u32,
+    step: Step,
     ids: Vec<u32>,
 }
 
@@ -119,12 +144,14 @@ struct Batch {
 #[derive(Debug, Default)]
 pub struct Future {
     batches: BTreeMap<BatchKey, Batch>,
+    /// Batches that wait, by step.
+    steps: BTreeMap<Step, u32>,
     keys: u64,
     uses: Uses,
     /// Per slot, the step of its resident's next announced use.
-    next_use: Vec<u32>,
-    /// Slots by next use; an entry counts only while `next_use` agrees.
-    due: BTreeMap<u32, Vec<u32>>,
+    next_use: Vec<Option<Step>>,
+    /// Slots by next use; an entry counts only while `next_use` agrees. Holds only steps at which a batch waits.
+    due: BTreeMap<Step, Vec<u32>>,
     /// Slots without an announced use; an entry counts only while `next_use` agrees and the slot is held.
     idle: Vec<u32>,
     entries: usize,
@@ -157,13 +184,14 @@ impl Future {
     }
 
     /// Takes an announcement: `ids`, each once, will be used at `step`. `slot` tells where an id is cached.
-    pub fn announce(&mut self, step: u32, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
+    pub fn announce(&mut self, step: Step, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
         self.keys += 1;
         let key = BatchKey(self.keys);
+        *self.steps.entry(step).or_default() += 1;
         for &id in &ids {
             let next = self.uses.add(id, step);
             if let Some(slot) = slot(id) {
-                self.set_next_use(slot, next);
+                self.set_next_use(slot, Some(next));
             }
         }
         self.entries += ids.len();
@@ -172,18 +200,34 @@ impl Future {
     }
 
     /// Removes a batch, used or given up, and answers its ids and the step at which each is used next.
-    pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<u32>) {
+    pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<Option<Step>>) {
         let Some(Batch { step, ids }) = self.batches.remove(&key) else { return Default::default() };
         self.entries -= ids.len();
+        self.leave_step(step);
         let next = ids.iter().map(|&id| self.uses.remove(id, step)).collect();
         (ids, next)
     }
 
-    /// The step of the next announced use of the resident of `slot`, or [`NEVER`].
+    /// One batch less waits at `step`: after the last one nothing is due there any more.
+    fn leave_step(&mut self, step: Step) {
+        if let Some(batches) = self.steps.get_mut(&step) {
+            *batches -= 1;
+            if *batches == 0 {
+                self.steps.remove(&step);
+                self.due.remove(&step);
+            }
+        }
+        debug_assert!(
+            self.due.first_key_value().is_none_or(|(first, _)| self.steps.contains_key(first)),
+            "slots are due at a step at which no batch waits"
+        );
+    }
+
+    /// The step of the next announced use of the resident of `slot`, if any.
     #[inline]
     #[must_use]
-    pub fn next_use(&self, slot: u32) -> u32 {
-        self.next_use.get(slot as usize).copied().unwrap_or(NEVER)
+    pub fn next_use(&self, slot: u32) -> Option<Step> {
+        self.next_use.get(slot as usize).copied().flatten()
     }
 
     /// Keeps next uses from now on, of `slots` slots so far.
@@ -191,31 +235,32 @@ impl Future {
         self.covering = true;
         let covered = self.next_use.len();
         if slots > covered {
-            self.next_use.resize(slots, NEVER);
+            self.next_use.resize(slots, None);
             self.idle.extend(covered as u32..slots as u32);
         }
     }
 
     /// Sets the next announced use of the resident of `slot`.
-    pub fn set_next_use(&mut self, slot: u32, step: u32) {
+    pub fn set_next_use(&mut self, slot: u32, step: Option<Step>) {
         let at = slot as usize;
         self.cover(at + 1);
         if self.next_use[at] == step {
             return;
         }
         self.next_use[at] = step;
-        if step == NEVER {
-            self.push_idle(slot);
-        } else {
+        if let Some(step) = step {
+            debug_assert!(self.steps.contains_key(&step), "a use at {step:?}, at which no batch waits");
             self.due.entry(step).or_default().push(slot);
+        } else {
+            self.push_idle(slot);
         }
     }
 
     /// A row comes to `slot`, which was free, with `step` as its next announced use.
-    pub fn occupied(&mut self, slot: u32, step: u32) {
+    pub fn occupied(&mut self, slot: u32, step: Option<Step>) {
         self.set_next_use(slot, step);
         // A free slot is dropped from the idle ones when it is drawn: it joins them again here.
-        if step == NEVER {
+        if step.is_none() {
             self.push_idle(slot);
         }
     }
@@ -229,7 +274,7 @@ impl Future {
 
     fn tidy_idle(&mut self) {
         let next_use = &self.next_use;
-        self.idle.retain(|&slot| next_use[slot as usize] == NEVER);
+        self.idle.retain(|&slot| next_use[slot as usize].is_none());
         self.idle.sort_unstable();
         self.idle.dedup();
     }
@@ -240,7 +285,7 @@ impl Future {
         while drawn < sample && !self.idle.is_empty() {
             let at = random.usize(0..self.idle.len());
             let slot = self.idle[at];
-            if self.next_use(slot) == NEVER && slots.id(slot).is_some() {
+            if self.next_use(slot).is_none() && slots.id(slot).is_some() {
                 take(slot);
                 drawn += 1;
             } else {
@@ -250,12 +295,12 @@ impl Future {
     }
 
     /// The slot whose resident is used last of all that have an announced use, and when.
-    pub fn last_due(&mut self) -> Option<(u32, u32)> {
+    pub fn last_due(&mut self) -> Option<(u32, Step)> {
         while let Some(mut entry) = self.due.last_entry() {
             let step = *entry.key();
             let slots = entry.get_mut();
             while let Some(&slot) = slots.last() {
-                if self.next_use.get(slot as usize) == Some(&step) {
+                if self.next_use(slot) == Some(step) {
                     return Some((slot, step));
                 }
                 slots.pop();
@@ -265,47 +310,78 @@ impl Future {
         None
     }
 
-    /// Bytes per slot that this takes while batches are announced: the next use, and a place among due or idle slots.
-    pub const BYTES_PER_SLOT: usize = 2 * size_of::<u32>();
+    /// Bytes that this takes: per slot its next use and a place among the idle slots, per announced use its id, its
+    /// place in the order of uses, the ends of that order and a place among the due slots.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let per_slot = 2 * size_of::<u32>();
+        let per_use = 2 * size_of::<u32>() + size_of::<Use>() + size_of::<(u32, Ends)>();
+        self.next_use.len() * per_slot + self.entries * per_use
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(number: u32) -> Step {
+        Step::new(number)
+    }
+
     #[test]
     fn each_use_knows_the_next() {
         let mut future = Future::default();
         let cached = |id: u32| (id == 7).then_some(0);
-        let first = future.announce(10, vec![7, 8], cached);
-        let second = future.announce(11, vec![8, 9], cached);
-        future.announce(13, vec![7], cached);
-        assert_eq!(future.next_use(0), 10);
-        assert_eq!(future.consume(first), (vec![7, 8], vec![13, 11]));
-        assert_eq!(future.consume(second), (vec![8, 9], vec![NEVER, NEVER]));
+        let first = future.announce(at(10), vec![7, 8], cached);
+        let second = future.announce(at(11), vec![8, 9], cached);
+        future.announce(at(13), vec![7], cached);
+        assert_eq!(future.next_use(0), Some(at(10)));
+        assert_eq!(future.consume(first), (vec![7, 8], vec![Some(at(13)), Some(at(11))]));
+        assert_eq!(future.consume(second), (vec![8, 9], vec![None, None]));
         assert_eq!(future.entries(), 1);
     }
 
     #[test]
     fn a_trainer_that_lags_is_linked_to_one_that_leads() {
         let mut future = Future::default();
-        future.announce(20, vec![5], |_| None);
-        let lagging = future.announce(18, vec![5], |_| None);
-        assert_eq!(future.consume(lagging).1, [20]);
+        future.announce(at(20), vec![5], |_| None);
+        let lagging = future.announce(at(18), vec![5], |_| None);
+        assert_eq!(future.consume(lagging).1, [Some(at(20))]);
     }
 
     #[test]
     fn trainers_that_fetch_in_another_order_than_they_announced_leave_no_use_behind() {
         let mut future = Future::default();
-        let first = future.announce(10, vec![5], |_| None);
-        let second = future.announce(10, vec![5], |_| None);
-        assert_eq!(future.consume(second).1, [10], "the other trainer's use still waits");
-        assert_eq!(future.consume(first).1, [NEVER]);
-        let ahead = future.announce(12, vec![5], |_| None);
-        let behind = future.announce(11, vec![5], |_| None);
-        assert_eq!(future.consume(ahead).1, [11]);
-        assert_eq!(future.consume(behind).1, [NEVER]);
+        let first = future.announce(at(10), vec![5], |_| None);
+        let second = future.announce(at(10), vec![5], |_| None);
+        assert_eq!(future.consume(second).1, [Some(at(10))], "the other trainer's use still waits");
+        assert_eq!(future.consume(first).1, [None]);
+        let ahead = future.announce(at(12), vec![5], |_| None);
+        let behind = future.announce(at(11), vec![5], |_| None);
+        assert_eq!(future.consume(ahead).1, [Some(at(11))]);
+        assert_eq!(future.consume(behind).1, [None]);
         assert!(future.uses.ends.is_empty() && future.uses.free.len() == future.uses.uses.len());
+    }
+
+    #[test]
+    fn what_is_due_ends_with_its_step() {
+        let mut future = Future::default();
+        let cached = |id: u32| Some(id);
+        let mut waiting = std::collections::VecDeque::new();
+        for step in 0..5_000u32 {
+            let ids: Vec<u32> = (0..20).map(|at| (step * 7 + at * 13) % 100).collect();
+            waiting.push_back(future.announce(at(step), ids, cached));
+            if waiting.len() > 16
+                && let Some(first) = waiting.pop_front()
+            {
+                let (ids, next) = future.consume(first);
+                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(id, next));
+            }
+            assert!(future.due.len() <= 16, "{} steps are due, 16 batches wait", future.due.len());
+        }
+        assert!(future.due.values().map(Vec::len).sum::<usize>() <= 16 * 40);
+        waiting.into_iter().for_each(|key| drop(future.consume(key)));
+        assert!(future.due.is_empty() && future.steps.is_empty());
     }
 
     #[test]
@@ -313,16 +389,19 @@ mod tests {
         let mut future = Future::default();
         let mut slots = Slots::new(3, 3);
         (0..3).for_each(|id| assert!(slots.occupy_free(id).is_some()));
-        future.set_next_use(0, 5);
-        future.set_next_use(1, 9);
+        for step in [4, 5, 9] {
+            future.announce(at(step), Vec::new(), |_| None);
+        }
+        future.set_next_use(0, Some(at(5)));
+        future.set_next_use(1, Some(at(9)));
         future.cover(3);
-        assert_eq!(future.last_due(), Some((1, 9)));
-        future.set_next_use(1, 4);
-        assert_eq!(future.last_due(), Some((0, 5)));
+        assert_eq!(future.last_due(), Some((1, at(9))));
+        future.set_next_use(1, Some(at(4)));
+        assert_eq!(future.last_due(), Some((0, at(5))));
         let mut idle = Vec::new();
         future.draw_idle(1, &slots, &mut fastrand::Rng::with_seed(1), |slot| idle.push(slot));
         assert_eq!(idle, [2]);
-        future.set_next_use(0, NEVER);
-        assert_eq!(future.last_due(), Some((1, 4)));
+        future.set_next_use(0, None);
+        assert_eq!(future.last_due(), Some((1, at(4))));
     }
 }

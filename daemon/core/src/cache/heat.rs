@@ -1,10 +1,10 @@
 //! How hot an id is: two numbers per id and the EPOCH score made of them. Pure arithmetic; it owns no memory and knows
 //! no clock.
 //!
-//! The score (`shared` design, section 3, "EPOCH score") rests on one fact of minibatch training: every seed is visited
-//! once per epoch, so a vertex that was just used is often the *least* likely to come next. From the mean number of
-//! accesses in epochs past, the accesses of this epoch so far, and how regular accesses were found to be, it estimates the
-//! distance to the next access.
+//! The score (`shared` design, section 3, "EPOCH score") rests on one fact of minibatch training: every seed is
+//! visited once per epoch, so a vertex that was just used is often the *least* likely to come next. From the mean
+//! number of accesses in epochs past, the accesses of this epoch so far, and how regular accesses were found to be,
+//! it estimates the distance to the next access.
 
 /// Heat of one id, packed into 32 bits: mean accesses per epoch, and accesses of the running epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -26,16 +26,18 @@ pub struct Phase {
     pub weight: f32,
     /// Accesses per epoch that one unit of `past` stands for: 1 except for a prior that is in other units.
     pub unit: f32,
-    /// How far the accesses of an id are the same in every epoch, 0 (a Poisson process) to 1 (one fixed number per epoch).
+    /// How far the accesses of an id are the same in every epoch, 0 (a Poisson process) to 1 (one fixed number per
+    /// epoch).
     pub regularity: f32,
 }
 
-/// Epochs of evidence that a prior stands for. Without a prior it says how fast an id that was never seen is believed to be
-/// cold.
+/// Epochs of evidence that a prior stands for. Without a prior it says how fast an id that was never seen is believed
+/// to be cold.
 pub const PRIOR_EPOCHS: f32 = 0.25;
 
-/// Accesses per epoch below which an id counts as spent. So few that many slots given back cost few rows: at half an access, a third of
-/// the residents of a demo were spent at the begin of its last epoch, and without them the hit rate fell by eight points.
+/// Accesses per epoch below which an id counts as spent. Kept low so that giving back many slots loses few hits: at
+/// 0.5, a third of the residents counted as spent at the start of the demo's last epoch, and dropping them cost eight
+/// points of hit rate.
 const SPENT_RATE: f32 = 0.1;
 
 /// Fewest accesses per epoch of an id whose spread means anything.
@@ -73,8 +75,8 @@ impl Heat {
         Self { cur: self.cur.saturating_add(1), ..self }
     }
 
-    /// Accesses per epoch, from all that is known: the posterior mean of a Poisson rate whose prior is a gamma distribution
-    /// with `past` as its mean and `weight` epochs of evidence.
+    /// Accesses per epoch, from all that is known: the posterior mean of a Poisson rate whose prior is a gamma
+    /// distribution with `past` as its mean and `weight` epochs of evidence.
     #[inline]
     #[must_use]
     pub fn rate(self, phase: Phase) -> f32 {
@@ -90,11 +92,11 @@ impl Heat {
 
     /// Accesses that are still to come in the running epoch.
     ///
-    /// Say that `m` seeds lead to the id, that each is visited once per epoch, at a time drawn evenly, and that sampling finds
-    /// the id from a visited seed with probability `q`. Then `m = mean / q` (`mean` per epoch); of those, `visited` were
-    /// visited so far, whose expectation given `cur` finds is `cur + (m - cur)·x(1-q) / (1-xq)`. What is to come is
-    /// `q (m - visited) = (mean - q·cur)(1-x) / (1-xq)`: for `q = 0` (many seeds, rare finds) it does not depend on `cur`,
-    /// for `q = 1` each access so far is one less to come. `q` is the regularity.
+    /// Say that `m` seeds lead to the id, that each is visited once per epoch, at a time drawn evenly, and that
+    /// sampling finds the id from a visited seed with probability `q`. Then `m = mean / q` (`mean` per epoch). Of
+    /// those, `visited` were visited so far; given `cur` finds, it is `cur + (m - cur)·x(1-q) / (1-xq)` on average.
+    /// What is to come is `q (m - visited) = (mean - q·cur)(1-x) / (1-xq)`: for `q = 0` (many seeds, rare finds) it does
+    /// not depend on `cur`, for `q = 1` each access so far is one less to come. `q` is the regularity.
     #[inline]
     fn to_come(self, phase: Phase, rate: f32) -> f32 {
         // Before the first epoch has ended there is no mean but the rate so far.
@@ -104,7 +106,8 @@ impl Heat {
         unused * left / (1.0 - q * phase.span).max(1e-3)
     }
 
-    /// Whether the id is hardly asked for any more before the running epoch ends: at less than [`SPENT_RATE`] per epoch.
+    /// Whether the id is hardly asked for any more before the running epoch ends: at less than [`SPENT_RATE`] per
+    /// epoch.
     #[inline]
     #[must_use]
     pub fn is_spent(self, phase: Phase) -> bool {
@@ -123,12 +126,12 @@ impl Heat {
         1.0 / distance.max(1e-9)
     }
 
-    /// How far the running epoch was from the mean, squared, in units of what a Poisson process would show: 1 on average for
-    /// accesses at random, 0 for the same number every epoch. `None` for ids too cold to tell.
+    /// How far the running epoch was from the mean, squared, in units of what a Poisson process would show: 1 on
+    /// average for accesses at random, 0 for the same number every epoch. `None` for ids too cold to tell.
     #[must_use]
     pub fn dispersion(self, phase: Phase) -> Option<f64> {
         let (mean, weight) = (f64::from(self.past), f64::from(phase.weight));
-        // The mean is itself an estimate from so many epochs: its own spread adds to what is seen.
+        // The mean is itself an estimate, from `weight` epochs: its own spread adds to what is seen.
         let expected = mean * (1.0 + 1.0 / weight);
         (mean >= DISPERSION_MEAN_MIN && phase.weight >= 1.0).then(|| (f64::from(self.cur) - mean).powi(2) / expected)
     }

@@ -58,12 +58,19 @@ impl Index {
         Heat::unpack(self.words.get(id as usize).map_or(0, |word| word.load(Ordering::Relaxed) as u32))
     }
 
-    /// Publishes that `id` lies in `slot`, or nowhere. Writer only.
-    pub fn set_slot(&self, id: u32, slot: Option<u32>) {
+    /// Publishes that `id` lies in `slot`. Writer only.
+    pub fn set_slot(&self, id: u32, slot: u32, touched: &mut Touched) {
         if let Some(word) = self.words.get(id as usize) {
             let heat = word.load(Ordering::Relaxed) & 0xffff_ffff;
-            let slot = slot.map_or(0, |slot| u64::from(slot) + 1);
-            word.store(slot << 32 | heat, Ordering::Release);
+            word.store((u64::from(slot) + 1) << 32 | heat, Ordering::Release);
+            touched.blocks[id as usize / BLOCK_IDS] = true;
+        }
+    }
+
+    /// Publishes that `id` is not cached. Writer only.
+    pub fn clear_slot(&self, id: u32) {
+        if let Some(word) = self.words.get(id as usize) {
+            word.store(word.load(Ordering::Relaxed) & 0xffff_ffff, Ordering::Release);
         }
     }
 
@@ -79,7 +86,7 @@ impl Index {
         }
     }
 
-    /// Changes the heat of every id that was ever touched. Writer only.
+    /// Changes the heat of every touched id. Writer only.
     pub fn sweep(&self, touched: &mut Touched, mut change: impl FnMut(Heat) -> Heat) {
         for block in 0..touched.blocks.len() {
             if !touched.blocks[block] {
@@ -143,10 +150,10 @@ mod tests {
         let index = Index::new(10_000);
         let mut touched = Touched::new(10_000);
         index.update_heat(9_999, &mut touched, Heat::touched);
-        index.set_slot(9_999, Some(0));
+        index.set_slot(9_999, 0, &mut touched);
         index.update_heat(9_999, &mut touched, Heat::touched);
         assert_eq!((index.slot(9_999), index.heat(9_999).cur), (Some(0), 2));
-        index.set_slot(9_999, None);
+        index.clear_slot(9_999);
         assert_eq!((index.slot(9_999), index.heat(9_999).cur), (None, 2));
         assert_eq!(index.slot(10_000), None);
         index.sweep(&mut touched, |heat| Heat { past: f32::from(heat.cur), cur: 0 });

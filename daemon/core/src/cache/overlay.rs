@@ -1,5 +1,5 @@
 //! Rows that were updated, beside the read-only rows that they replace: an index from local row to slot, and a slab. It
-//! owns the newest bytes of every row that was ever updated here, and the promise that a reader sees an old row or a new
+//! owns the newest bytes of every row that was updated here, and the promise that a reader sees an old row or a new
 //! one, never a mixture: an update writes into slots that no reader can hold, publishes them, and the slots that they
 //! replace are written again only after every reader that might hold them has left ([`super::readers`]).
 //!
@@ -9,12 +9,12 @@ use super::prefetch;
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use bytemuck::allocation::zeroed_slice_box;
+use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
-/// Rows that one step of an update writes; as many slots are kept beyond the rows held, so that a full overlay can still
-/// be updated.
+/// Rows that one step of an update writes; the same number of slots is kept beyond the rows held, so that a full
+/// overlay can still be updated.
 const STEP_ROWS: usize = 512;
 
 /// The updated rows of one table.
@@ -57,7 +57,8 @@ pub struct OverlayFull {
 }
 
 impl Overlay {
-    /// Room for at most `rows_max` updated rows out of `rows`, of `row_bytes` each; memory is taken as they are updated.
+    /// Room for at most `rows_max` updated rows out of `rows`, of `row_bytes` each; memory is taken as they are
+    /// updated.
     ///
     /// # Errors
     /// What the kernel says when there is no address space.
@@ -86,7 +87,7 @@ impl Overlay {
         self.slab.stride_bytes()
     }
 
-    /// Enters as a reader; `None` while no row was ever updated, which is all that it then costs.
+    /// Enters as a reader; `None` while no row was updated: then this is the whole cost.
     #[inline]
     pub fn read(&self) -> Option<OverlayReader<'_>> {
         (self.rows() > 0).then(|| OverlayReader { overlay: self, inside: self.readers.enter() })
@@ -97,13 +98,13 @@ impl Overlay {
         rows.filter(|&row| self.slot(row).is_none()).count()
     }
 
-    /// Replaces `rows`, all below the number of rows there are: `row(i)` is the new row of `rows[i]`. Each becomes visible
-    /// whole; of one that appears twice, the last stays. Nothing is replaced on an error.
+    /// Replaces `rows`, all below the number of rows of the table: `row(i)` is the new row of `rows[i]`. Each becomes
+    /// visible whole; of one that appears twice, the last stays. Nothing is replaced on an error.
     ///
     /// # Errors
     /// [`OverlayFull`].
     pub fn update<'r>(&self, rows: &[u64], row: impl Fn(usize) -> &'r [u8]) -> Result<(), OverlayFull> {
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.writer.lock();
         let after = self.rows() + self.newcomers(rows.iter().copied());
         if after > self.rows_max {
             return Err(OverlayFull { rows: after, rows_max: self.rows_max });
@@ -150,7 +151,7 @@ impl Writer {
 }
 
 impl OverlayReader<'_> {
-    /// The newest bytes of local row `row`, if it was ever updated.
+    /// The newest bytes of local row `row`, if it was updated.
     #[inline]
     #[must_use]
     pub fn get(&self, row: u64) -> Option<&[u8]> {

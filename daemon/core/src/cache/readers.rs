@@ -2,8 +2,8 @@
 //! enters before it looks anything up and leaves when it holds no row any more; the writer first takes a row out of the
 //! index, then waits until every reader that might still hold it has left, then overwrites it. Readers never wait.
 //!
-//! (Epoch-based reclamation, as in K. Fraser, "Practical lock-freedom", 2004, with waiting instead of deferral: a gather
-//! of one chunk lasts well under a millisecond.)
+//! (Epoch-based reclamation, as in K. Fraser, "Practical lock-freedom", 2004, with waiting instead of deferral: a
+//! gather of one chunk lasts well under a millisecond.)
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 

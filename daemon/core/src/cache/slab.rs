@@ -144,8 +144,8 @@ pub(super) fn overwrite<'a>(
 pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[(u32, u32)]) {
     readers.wait_out();
     for &(from, to) in moves {
-        // SAFETY: called by `TableCache` under its writer lock: `from` is not written meanwhile, `to` is in no index entry
-        // and every reader that could have found it has left.
+        // SAFETY: called by `TableCache` under its writer lock: `from` is not written meanwhile, `to` is in no index
+        // entry and every reader that could have found it has left.
         unsafe { slab.write(to, slab.row(from)) }
     }
 }
@@ -156,7 +156,7 @@ pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[
 /// What the kernel says.
 pub(super) fn give_back(slab: &Slab, readers: &super::readers::Readers, slot: u32, end: u32) -> io::Result<()> {
     readers.wait_out();
-    // SAFETY: called by `TableCache` with slots that are in no index entry and that nobody occupies meanwhile; every reader
-    // that could have found them has left.
+    // SAFETY: called by `TableCache` with slots that are in no index entry and that nobody occupies meanwhile; every
+    // reader that could have found them has left.
     unsafe { slab.give_back(slot, end) }
 }

@@ -1,9 +1,10 @@
-//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers and the number of rows that may
-//! be held; where a row lies in memory is the slab's matter.
+//! Which id lies in which slot, and which slots are free. It owns nothing but those numbers and the number of rows
+//! that may be held; where a row lies in memory is the slab's matter.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// In `Slots::ids`: nobody lies here. [`super::TABLE_ROWS_MAX`] keeps this value free.
 const FREE: u32 = u32::MAX;
 
 /// The residents of a cache.
@@ -80,6 +81,7 @@ impl Slots {
         });
         self.ids[slot as usize] = id;
         self.used += 1;
+        debug_assert!(self.used <= self.capacity, "{} rows are held, {} may be", self.used, self.capacity);
         Some(slot)
     }
 

@@ -1,13 +1,11 @@
-//! What is done to a table's cache from outside, while it serves: another capacity, rows thrown out or overwritten, and the
-//! survey of what would be worth bringing in. It owns the order of those changes and must never hold the writer lock longer
-//! than a piece of work takes: trainers do not wait for it, but what they are owed does.
+//! What is done to a table's cache from outside, while it serves: another capacity, rows thrown out or overwritten,
+//! and the survey of what would be worth bringing in. It owns the order of those changes and must never hold the
+//! writer lock longer than a piece of work takes: trainers do not wait for it, but what they are owed does.
 
-use super::future::NEVER;
 use super::heat::Heat;
-use super::policy::{Decision, Scorer};
+use super::policy::{Decision, Move, Scorer};
 use super::slab;
 use super::table_cache::{TableCache, Writer};
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 /// Slots that change hands under one hold of the writer lock.
@@ -54,7 +52,7 @@ pub struct Weighed {
     pub hotter_absent_rows: usize,
 }
 
-/// The `keep` best of many, by an order, in memory for twice as many.
+/// The `keep` best of many, by an order, in memory for twice `keep`.
 struct Best<F: Fn(&(f32, u32), &(f32, u32)) -> std::cmp::Ordering> {
     keep: usize,
     best: Vec<(f32, u32)>,
@@ -99,10 +97,10 @@ fn coldest_first(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
 }
 
 impl TableCache {
-    /// Lets the cache hold `rows` rows from now on, at most its ceiling. Growing copies nothing; shrinking drops the rows
-    /// the policy values least, moves the others down and gives the memory above them back.
+    /// Lets the cache hold `rows` rows from now on, at most its ceiling. Growing copies nothing; shrinking drops the
+    /// rows the policy values least, moves the others down and gives the memory above them back.
     pub fn resize(&self, rows: usize) -> Resized {
-        let _alone = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.resizing.lock();
         let rows = rows.min(self.spec().ceiling_rows);
         let (before_rows, span) = {
             let mut writer = self.lock();
@@ -132,7 +130,7 @@ impl TableCache {
                 let mut writer = self.lock();
                 for &id in ids {
                     let Some(slot) = self.index.slot(id) else { continue };
-                    let announced = writer.future.next_use(slot) != NEVER;
+                    let announced = writer.future.next_use(slot).is_some();
                     if writer.slots.used() > rows && !(spare_announced && announced) {
                         dropped += usize::from(writer.release(&self.index, slot).is_some());
                     }
@@ -176,7 +174,7 @@ impl TableCache {
         coldest.sorted().into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Moves residents into lower free slots until there are none below them.
+    /// Moves residents into lower free slots until no free slot lies below them.
     fn settle_down(&self) -> usize {
         let mut moved = 0;
         loop {
@@ -194,14 +192,14 @@ impl TableCache {
             let places: Vec<(u32, u32)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
             slab::relocate(&self.slab, &self.readers, &places);
             for (id, from, to) in moves {
-                self.index.set_slot(id, Some(to));
+                self.index.set_slot(id, to, &mut writer.touched);
                 let step = writer.future.next_use(from);
                 if writer.future.is_covering() {
-                    writer.future.set_next_use(from, NEVER);
+                    writer.future.set_next_use(from, None);
                     writer.future.occupied(to, step);
                 }
                 if let Some((policy, mut ledger)) = writer.parts(&self.index) {
-                    policy.moved(&mut ledger, id, (from, to));
+                    policy.moved(&mut ledger, id, Move { from, to });
                 }
                 moved += 1;
             }
@@ -221,13 +219,14 @@ impl TableCache {
         self.lock().policy.as_ref()?.scorer()
     }
 
-    /// Tells heat, id and whether it is cached of every id that is hot at all. Takes no lock while it walks.
+    /// Visits every id that has heat or a slot, with its heat and whether it is cached. Takes no lock while it walks.
     fn walk(&self, mut see: impl FnMut(Heat, u32, bool)) {
         let blocks = self.lock().touched.blocks();
         self.index.each(&blocks, |id, heat, slot| see(heat, id, slot.is_some()));
     }
 
-    /// What would be worth bringing in: the hottest absent rows for at most `free` free slots, and such as beat one of the
+    /// What would be worth bringing in: the hottest absent rows for at most `free` free slots, and such as beat one
+    /// of the
     /// `turnover` coldest residents each. Nothing if the policy keeps no record of absent rows.
     #[must_use]
     pub fn survey(&self, free: usize, turnover: usize) -> Survey {
@@ -257,8 +256,8 @@ impl TableCache {
         }
     }
 
-    /// What is worth bringing in for at most `free` free slots and in place of at most `turnover` residents: by scores, or by
-    /// the plan of a policy that plans. Nothing if the policy keeps no record of absent rows.
+    /// What is worth bringing in for at most `free` free slots and in place of at most `turnover` residents: by
+    /// scores, or by the plan of a policy that plans. Nothing if the policy keeps no record of absent rows.
     #[must_use]
     pub fn worth_bringing(&self, free: usize, turnover: usize) -> Vec<u32> {
         if self.scorer().is_some() {
@@ -269,7 +268,8 @@ impl TableCache {
         planned
     }
 
-    /// Weighs residents and absent rows; zeros if the policy keeps no such record. Looks at every id that is hot at all.
+    /// Weighs residents and absent rows; zeros if the policy keeps no such record. Looks at every id that is hot at
+    /// all.
     #[must_use]
     pub fn weigh(&self) -> Weighed {
         let Survey { bring_in, cold_share, spent_share } = self.survey(0, self.used_rows() as usize);
@@ -285,12 +285,12 @@ impl TableCache {
         policy.replace_now(&mut ledger)
     }
 
-    /// Lets the policy keep its residents until it is told otherwise, if it is one that acts on decisions.
+    /// Lets the policy keep its residents until the next decision, if it is one that acts on decisions.
     pub fn hold(&self) {
         self.decide(Decision::Hold);
     }
 
-    /// Drops what the policy has learned: accesses have changed.
+    /// Drops what the policy has learned, because accesses have changed.
     pub fn forget(&self) {
         let mut writer = self.lock();
         if let Some((policy, mut ledger)) = writer.parts(&self.index) {
@@ -298,18 +298,19 @@ impl TableCache {
         }
     }
 
-    /// Overwrites the rows of those of `ids` that are cached: `row(i)` is the row of `ids[i]`, or nothing where it may not be
-    /// kept; it is asked under the writer lock. Readers see the old row, no row, or the new row. Answers how many.
+    /// Overwrites the rows of those of `ids` that are cached: `row(i)` is the row of `ids[i]`, or nothing where it
+    /// may not be kept; it is asked under the writer lock. Readers see the old row, no row, or the new row. Answers
+    /// how many.
     pub fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
-        let _writer = self.lock();
+        let mut writer = self.lock();
         let found = |(at, &id): (usize, &u32)| Some((id, self.index.slot(id)?, row(at)?));
         let rows: Vec<(u32, u32, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
         if rows.is_empty() {
             return 0;
         }
-        rows.iter().for_each(|&(id, ..)| self.index.set_slot(id, None));
+        rows.iter().for_each(|&(id, ..)| self.index.clear_slot(id));
         slab::overwrite(&self.slab, &self.readers, rows.iter().map(|&(_, slot, row)| (slot, row)));
-        rows.iter().for_each(|&(id, slot, _)| self.index.set_slot(id, Some(slot)));
+        rows.iter().for_each(|&(id, slot, _)| self.index.set_slot(id, slot, &mut writer.touched));
         self.stats.renewed_rows.fetch_add(rows.len() as u64, Ordering::Relaxed);
         rows.len()
     }
@@ -332,7 +333,7 @@ impl TableCache {
 
     /// The cached ids that `pick` accepts. Rows that come or go meanwhile may be missed, rows that stay never are.
     pub fn residents(&self, mut pick: impl FnMut(u32) -> bool) -> Vec<u32> {
-        let _unmoved = self.resizing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unmoved = self.resizing.lock();
         let mut picked = Vec::new();
         let mut first = 0;
         loop {

@@ -1,5 +1,5 @@
-//! Tests of what is done to a cache from outside: whatever is grown, shrunk, discarded and renewed, in any order and under
-//! any policy, residents stay reachable, rows stay right and the capacity holds.
+//! Tests of what is done to a cache from outside: whatever is grown, shrunk, discarded and renewed, in any order and
+//! under any policy, residents stay reachable, rows stay right and the capacity holds.
 
 use super::*;
 use proptest::prelude::*;
@@ -93,7 +93,7 @@ fn take(cache: &TableCache, at: u32, step: &Step, versions: &mut HashMap<u32, u3
             serve(cache, ids, versions);
         }
         Step::Announce(ids) => {
-            cache.announce(at + 3, ids.clone());
+            cache.announce(crate::cache::Step::new(at + 3), ids.clone());
         }
         Step::Resize(rows) => {
             let before = (cache.capacity_rows(), held(cache).len());
@@ -220,8 +220,8 @@ fn a_turn_over_brings_only_what_beats_a_resident() {
     assert_eq!(survey.bring_in, [0, 1, 2], "hotter than the five residents that were asked for once");
 }
 
-/// Rows are served, grown, shrunk, discarded and renewed under running readers, and every row read is whole and no older
-/// than what was renewed before the reader came.
+/// Rows are served, grown, shrunk, discarded and renewed under running readers, and every row read is whole and no
+/// older than what was renewed before the reader came.
 #[test]
 fn readers_never_see_a_mixture_while_the_cache_is_steered() {
     const ROWS: u32 = 4096;
@@ -274,4 +274,13 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
     let stats = cache.stats();
     let counts = [&stats.shrunk_rows, &stats.discarded_rows, &stats.renewed_rows, &stats.evicted_rows];
     assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) > 100), "{counts:?}: too little to mean anything");
+}
+
+#[test]
+fn warmed_rows_that_nobody_asked_for_yet_are_surveyed() {
+    let cache = cache(10_000, (8, 8), EPOCH);
+    let ids = [1, 9_000];
+    let rows = ids.map(|id| row_of(id, 0));
+    assert_eq!(cache.fill(&ids, |i| Some(&rows[i]), Fill::Warm), 2);
+    assert_eq!(cache.survey(0, 0).cold_share, 1.0, "both are cold");
 }

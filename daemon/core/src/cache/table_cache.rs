@@ -1,18 +1,18 @@
 //! The cache of one table: rows, index, readers and policy put together, so that no reader ever sees a wrong or torn
-//! row while rows come and go. Readers take no lock. Everything that changes residents happens under one writer lock, in
-//! four steps: decide, take victims out of the index, wait for the readers inside, write and publish.
+//! row while rows come and go. Readers take no lock. Everything that changes residents happens under one writer lock,
+//! in four steps: decide, take victims out of the index, wait for the readers inside, write and publish.
 //!
 //! It does no I/O and knows no clock: the daemon and a replay drive the same code.
 
-use super::future::{BatchKey, Future, NEVER};
+use super::future::{BatchKey, Future, Step};
 use super::index::{Index, Touched};
 use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slots;
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most rows a cached table may have: ids are held in 32 bits, and one value is kept for "none".
 pub const TABLE_ROWS_MAX: u64 = u32::MAX as u64 - 1;
@@ -26,9 +26,9 @@ pub struct CacheSpec {
     pub row_bytes: usize,
     /// Rows to hold at most, at the start.
     pub capacity_rows: usize,
-    /// Rows that it may ever be told to hold; address space is kept for so many. At least `capacity_rows`.
+    /// Highest capacity that can be set later; address space is reserved for it. At least `capacity_rows`.
     pub ceiling_rows: usize,
-    /// Who is worth a slot.
+    /// Who gets a slot.
     pub policy: PolicySpec,
     /// Seed of the policy's randomness.
     pub seed: u64,
@@ -85,7 +85,7 @@ pub enum Fill {
     Policy,
     /// A tool call brought it in: room was made, or a colder row was to go.
     Tool,
-    /// A trainer had asked for it to be here, without using it yet. Takes a free slot whatever the policy thinks.
+    /// A trainer has asked to have it cached, without using it yet. It takes a free slot whatever the policy thinks.
     Warm,
 }
 
@@ -126,6 +126,8 @@ pub struct TableCache {
     capacity: AtomicUsize,
     used: AtomicU64,
     tracked: AtomicU64,
+    /// Bytes that announcements take.
+    future_bytes: AtomicUsize,
     pub(super) stats: CacheStats,
 }
 
@@ -145,6 +147,14 @@ pub struct Reader<'a> {
     inside: Inside<'a>,
 }
 
+/// Rows in hand.
+#[derive(Debug, Clone, Copy)]
+struct Offer<'a> {
+    ids: &'a [u32],
+    /// By position in `ids`, the step of the next announced use; shorter where nothing is announced.
+    next_uses: &'a [Option<Step>],
+}
+
 /// A row that won a slot.
 #[derive(Debug, Clone, Copy)]
 struct Placement<'r> {
@@ -156,19 +166,19 @@ struct Placement<'r> {
 impl Writer {
     pub(super) fn parts<'a>(&'a mut self, index: &'a Index) -> Option<(&'a mut Box<dyn Policy>, Ledger<'a>)> {
         let Self { slots, touched, future, random, policy } = self;
-        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: NEVER, random }))
+        policy.as_mut().map(|policy| (policy, Ledger { index, slots, touched, future, next_use: None, random }))
     }
 }
 
 impl Writer {
-    fn note_next_use(&mut self, slot: u32, step: u32) {
+    fn note_next_use(&mut self, slot: u32, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
         }
     }
 
     /// `slot`, which was free, has a resident that is used next at `step`.
-    pub(super) fn note_occupied(&mut self, slot: u32, step: u32) {
+    pub(super) fn note_occupied(&mut self, slot: u32, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.occupied(slot, step);
         }
@@ -177,11 +187,11 @@ impl Writer {
     /// Takes the resident of `slot` out of the cache. The slot may be written again once readers were waited out.
     pub(super) fn release(&mut self, index: &Index, slot: u32) -> Option<u32> {
         let id = self.slots.id(slot)?;
-        index.set_slot(id, None);
+        index.clear_slot(id);
         if let Some((policy, mut ledger)) = self.parts(index) {
             policy.removed(&mut ledger, id, slot);
         }
-        self.note_next_use(slot, NEVER);
+        self.note_next_use(slot, None);
         self.slots.release(slot)
     }
 }
@@ -219,6 +229,7 @@ impl TableCache {
             }),
             used: AtomicU64::new(0),
             tracked: AtomicU64::new(0),
+            future_bytes: AtomicUsize::new(0),
             stats: CacheStats::default(),
         })
     }
@@ -259,11 +270,12 @@ impl TableCache {
         self.used_rows() * self.slab.stride_bytes() as u64
     }
 
-    /// Bytes of bookkeeping now: per slot, and per id that was ever touched.
+    /// Bytes of bookkeeping now: per slot, per touched id, and per announced use.
     #[must_use]
     pub fn bookkeeping_bytes(&self) -> u64 {
         let slots = self.capacity_rows() * Slots::BYTES_PER_SLOT;
-        slots as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
+        let future = self.future_bytes.load(Ordering::Relaxed);
+        (slots + future) as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
     }
 
     /// Asks the processor for the index word of `id`.
@@ -278,17 +290,18 @@ impl TableCache {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Writer> {
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+        self.writer.lock()
     }
 
-    /// Sets what the counters outside the lock say.
+    /// Updates the counters that are read without the lock.
     pub(super) fn publish_sizes(&self, writer: &Writer) {
         self.capacity.store(writer.slots.capacity(), Ordering::Relaxed);
         self.used.store(writer.slots.used() as u64, Ordering::Relaxed);
     }
 
     /// Accounts for a minibatch that was answered, and offers the rows that had to be fetched: `row(i)` is the row of
-    /// `missed[i]`, or nothing where it may not be kept; it is asked under the writer lock. Answers the ids that the policy wants brought in besides, which [`TableCache::fill`] takes.
+    /// `missed[i]`, or nothing where it may not be kept; it is called under the writer lock. Returns the ids that the policy wants brought in besides; pass their
+    /// rows to [`TableCache::fill`].
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
@@ -311,25 +324,27 @@ impl TableCache {
             policy.touch(&mut ledger, id, None);
         }
         policy.end_minibatch(&mut ledger);
-        self.place(writer, (missed, &next_uses), row, Fill::Demand);
+        self.place(writer, Offer { ids: missed, next_uses: &next_uses }, row, Fill::Demand);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
         wanted
     }
 
-    /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept; it is
-    /// asked under the writer lock. Answers how many took a slot.
+    /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept;
+    /// it is asked under the writer lock. Answers how many took a slot.
     pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>, reason: Fill) -> usize {
-        self.place(&mut self.lock(), (ids, &[]), row, reason)
+        self.place(&mut self.lock(), Offer { ids, next_uses: &[] }, row, reason)
     }
 
     /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
-    pub fn announce(&self, step: u32, ids: Vec<u32>) -> BatchKey {
+    pub fn announce(&self, step: Step, ids: Vec<u32>) -> BatchKey {
         let mut writer = self.lock();
         let span = writer.slots.span() as usize;
         writer.future.cover(span);
-        writer.future.announce(step, ids, |id| self.index.slot(id))
+        let key = writer.future.announce(step, ids, |id| self.index.slot(id));
+        self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
+        key
     }
 
     /// An announced batch will not be used.
@@ -345,8 +360,9 @@ impl TableCache {
     }
 
     /// Takes an announced batch away, tells residents their next use, and answers that of each of `missed`.
-    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<u32> {
+    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<Option<Step>> {
         let (ids, next) = writer.future.consume(key);
+        self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
         let mut of_missed = Vec::with_capacity(missed.len());
         for (&id, &step) in ids.iter().zip(&next) {
             if missed.get(of_missed.len()) == Some(&id) {
@@ -368,8 +384,8 @@ impl TableCache {
         }
     }
 
-    /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id at most
-    /// once. To be called before the cache serves.
+    /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id
+    /// at most once. To be called before the cache serves.
     pub fn set_prior(&self, weights: &[(u32, f32)]) {
         let mut writer = self.lock();
         if let Some((policy, mut ledger)) = writer.parts(&self.index) {
@@ -391,7 +407,7 @@ impl TableCache {
     fn place<'r>(
         &self,
         writer: &mut Writer,
-        (ids, next_uses): (&[u32], &[u32]),
+        Offer { ids, next_uses }: Offer<'_>,
         row: impl Fn(usize) -> Option<&'r [u8]>,
         reason: Fill,
     ) -> usize {
@@ -403,7 +419,7 @@ impl TableCache {
             }
             let Some(row) = row(at) else { continue };
             offered += 1;
-            let next_use = next_uses.get(at).copied().unwrap_or(NEVER);
+            let next_use = next_uses.get(at).copied().flatten();
             if let Some((slot, replaced)) = self.find_place(writer, id, next_use, reason) {
                 evicted += u64::from(replaced);
                 placements.push(Placement { slot, id, row });
@@ -418,16 +434,17 @@ impl TableCache {
         }
         slab::overwrite(&self.slab, &self.readers, placements.iter().map(|placed| (placed.slot, placed.row)));
         for placed in &placements {
-            self.index.set_slot(placed.id, Some(placed.slot));
+            self.index.set_slot(placed.id, placed.slot, &mut writer.touched);
         }
         self.stats.fills[reason as usize].fetch_add(filled as u64, Ordering::Relaxed);
         self.stats.evicted_rows.fetch_add(evicted, Ordering::Relaxed);
+        self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
         self.publish_sizes(writer);
         filled
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32, next_use: u32, reason: Fill) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(u32, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;
@@ -447,7 +464,7 @@ impl TableCache {
         let (policy, mut ledger) = writer.parts(&self.index)?;
         // A newcomer of the same call may be the leaver: it was never published, so it does not count as evicted.
         let evicted = self.index.slot(leaver).is_some();
-        self.index.set_slot(leaver, None);
+        self.index.clear_slot(leaver);
         policy.removed(&mut ledger, leaver, slot);
         policy.inserted(&mut ledger, id, slot);
         Some((slot, evicted))

@@ -19,6 +19,19 @@ fn cache() -> TableCache {
         .unwrap()
 }
 
+const ONE: TrainerId = TrainerId(1);
+
+fn said(step: u64, fingerprint: u64, ids: impl IntoIterator<Item = u32>) -> Announcement {
+    Announcement { step: Some(step), fingerprint, ids: ids.into_iter().collect() }
+}
+
+/// Announces for trainer 1 at time 0 what makes nothing void.
+fn announce(ahead: &mut Lookahead, cache: &TableCache, announcement: Announcement) -> u32 {
+    let Announced { dropped, horizon } = ahead.announce(cache, ONE, announcement, 0);
+    assert!(dropped.is_empty());
+    horizon.unwrap()
+}
+
 fn all(ids: Vec<u32>) -> Vec<u32> {
     ids
 }
@@ -28,21 +41,21 @@ fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
     for step in 0..4u32 {
-        ahead.announce(&cache, 1, (u64::from(step), u64::from(step) + 100, vec![step, step + 1]), 0).unwrap();
+        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step) + 100, [step, step + 1]));
     }
     let orders: Vec<Vec<u32>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
     assert_eq!(orders, [vec![0, 1], vec![2]], "two batches, each row once");
     assert!(ahead.plan(&cache, |_| Vec::new()).is_empty());
-    let (used, dropped) = ahead.consume(&cache, 1, 100, 0);
+    let Consumed { used, dropped } = ahead.consume(&cache, ONE, 100, 0);
     assert!(used.is_some() && dropped.is_empty());
     let next = ahead.plan(&cache, |ids| ids.into_iter().filter(|&id| id > 2).collect());
     assert_eq!(next.iter().flat_map(|order| order.ids.clone()).collect::<Vec<_>>(), [3]);
-    assert_eq!(ahead.consume(&cache, 1, 999, 0), (None, vec![]), "an unannounced fetch harms nothing");
-    let (used, dropped) = ahead.consume(&cache, 1, 103, 0);
-    assert!(used.is_some());
-    assert_eq!(dropped.len(), 2, "two were skipped");
-    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 2, over_budget_rows: 0 });
-    assert_eq!(ahead.waiting_rows(), 0);
+    let unannounced = ahead.consume(&cache, ONE, 999, 0);
+    assert!(unannounced.used.is_none() && unannounced.dropped.is_empty(), "an unannounced fetch harms nothing");
+    let Consumed { used, dropped } = ahead.consume(&cache, ONE, 103, 0);
+    assert!(used.is_some() && dropped.is_empty(), "two others may still be fetched");
+    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 0, over_budget_rows: 0 });
+    assert_eq!(ahead.waiting_rows(), 4);
 }
 
 #[test]
@@ -50,14 +63,12 @@ fn the_budget_holds_back_and_refills() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { budget: 0.5, ..SETTINGS });
     for step in 0..6u32 {
-        ahead
-            .announce(&cache, 1, (u64::from(step), u64::from(step), (step * 10..step * 10 + 10).collect()), 0)
-            .unwrap();
+        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step), step * 10..step * 10 + 10));
     }
-    let ordered = |orders: &[Order]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
+    let ordered = |orders: &[Prefetch]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
     assert_eq!(ordered(&ahead.plan(&cache, all)), 10, "the start is worth two half batches");
     assert_eq!(ordered(&ahead.plan(&cache, all)), 0);
-    ahead.consume(&cache, 1, 0, 0);
+    assert!(ahead.consume(&cache, ONE, 0, 0).used.is_some());
     assert_eq!(ordered(&ahead.plan(&cache, all)), 5);
 }
 
@@ -65,24 +76,27 @@ fn the_budget_holds_back_and_refills() {
 fn what_does_not_come_true_expires() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
-    ahead.announce(&cache, 1, (0, 7, vec![1, 2]), 0).unwrap();
-    ahead.announce(&cache, 1, (1, 8, vec![3]), 900).unwrap();
-    assert_eq!(ahead.consume(&cache, 1, 99, 1500).1.len(), 1, "older than the limit");
-    ahead.announce(&cache, 1, (0, 9, vec![4]), 1500).unwrap();
-    assert_eq!(ahead.counts().expired, 2, "a trainer that begins anew has dropped its old plans");
-    assert_eq!(ahead.leave(&cache, 1).len(), 1);
+    announce(&mut ahead, &cache, said(0, 7, [1, 2]));
+    assert!(ahead.announce(&cache, ONE, said(1, 8, [3]), 900).dropped.is_empty());
+    assert_eq!(ahead.consume(&cache, ONE, 99, 1500).dropped.len(), 1, "older than the limit");
+    let again = ahead.announce(&cache, ONE, said(1, 9, [4]), 1500);
+    assert!(again.horizon.is_ok());
+    assert_eq!(again.dropped.len(), 1, "a trainer that begins again has dropped its old plans");
+    assert_eq!(ahead.leave(&cache, ONE).len(), 1);
     assert_eq!((ahead.waiting_rows(), ahead.counts().expired), (0, 3));
-    assert!(ahead.announce(&cache, 2, (0, 1, vec![0; 1001]), 0).is_err());
+    assert!(ahead.announce(&cache, TrainerId(2), said(0, 1, vec![0; 1001]), 0).horizon.is_err());
 }
 
 #[test]
 fn the_horizon_follows_capacity_and_batches() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
-    assert_eq!(ahead.announce(&cache, 1, (0, 1, (0..5).collect()), 0), Ok(8));
-    assert_eq!(ahead.announce(&cache, 2, (0, 1, (0..5).collect()), 0), Ok(4), "two trainers share the cache");
+    assert_eq!(announce(&mut ahead, &cache, said(0, 1, 0..5)), 8);
+    let second = ahead.announce(&cache, TrainerId(2), said(0, 1, 0..5), 0);
+    assert_eq!(second.horizon, Ok(4), "two trainers share the cache");
+    assert!(second.dropped.is_empty());
     let mut fixed = Lookahead::new(Settings { horizon: 16, ..SETTINGS });
-    assert_eq!(fixed.announce(&cache, 1, (0, 1, vec![1]), 0), Ok(16));
+    assert_eq!(announce(&mut fixed, &cache, said(0, 1, [1])), 16);
 }
 
 /// With the future known to the end, what stays cached is Belady's choice: hits are those of the optimum.
@@ -100,11 +114,11 @@ fn a_known_future_gives_the_optimum() {
         })
         .collect();
     for (step, ids) in (0u64..).zip(&batches) {
-        ahead.announce(&cache, 1, (step, step, ids.clone()), 0).unwrap();
+        announce(&mut ahead, &cache, said(step, step, ids.clone()));
     }
     let mut hits = 0;
     for (step, ids) in (0u64..).zip(&batches) {
-        let (batch, _) = ahead.consume(&cache, 1, step, 0);
+        let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, step, 0);
         let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
         cache.settle(&hit, &missed, |_| Some(&[]), batch);
@@ -124,4 +138,192 @@ fn optimum(batches: &[Vec<u32>], capacity: usize) -> usize {
         cached.truncate(capacity);
     }
     hits
+}
+
+/// Announces batch `step` of ten rows that no other batch has.
+fn ten(step: u64) -> Announcement {
+    said(step, step + 1000, step as u32 * 10..step as u32 * 10 + 10)
+}
+
+#[test]
+fn a_beginning_says_what_it_made_void() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    let mut staged = HashSet::new();
+    for round in 0..5u64 {
+        for step in 0..10 {
+            let announced =
+                ahead.announce(&cache, ONE, said(step, round * 10 + step, [round as u32 * 10 + step as u32]), 0);
+            for batch in announced.dropped {
+                assert!(!ahead.waits(batch));
+                staged.remove(&batch);
+            }
+            staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
+        }
+        for step in 0..3 {
+            let Consumed { used, dropped } = ahead.consume(&cache, ONE, round * 10 + step, 0);
+            for batch in used.into_iter().chain(dropped) {
+                staged.remove(&batch);
+            }
+            staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
+        }
+    }
+    for batch in ahead.leave(&cache, ONE) {
+        staged.remove(&batch);
+    }
+    assert!(staged.is_empty(), "{} batches are staged for nobody", staged.len());
+}
+
+#[test]
+fn what_all_trainers_are_asked_for_fits() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 100, horizon_factor: 64.0, ..SETTINGS });
+    assert_eq!(announce(&mut ahead, &cache, ten(0)), 10);
+    let second = ahead.announce(&cache, TrainerId(2), ten(0), 0);
+    assert_eq!(second.horizon, Ok(5), "two trainers share the rows that may wait");
+    let mut large = Lookahead::new(Settings { rows_max: 12, horizon: 16, ..SETTINGS });
+    assert_eq!(announce(&mut large, &cache, ten(0)), 1, "depth + 1 batches do not fit");
+    assert!(second.dropped.is_empty());
+}
+
+#[test]
+fn a_trainer_that_pauses_holds_nothing_against_the_others() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 20, ..SETTINGS });
+    announce(&mut ahead, &cache, ten(0));
+    announce(&mut ahead, &cache, ten(1));
+    assert!(ahead.announce(&cache, TrainerId(2), ten(0), 500).horizon.is_err());
+    let late = ahead.announce(&cache, TrainerId(2), ten(0), 1001);
+    assert_eq!((late.dropped.len(), late.horizon.is_ok()), (2, true));
+    assert_eq!(ahead.expire(&cache, 2002).len(), 1);
+    assert_eq!(ahead.waiting_rows(), 0);
+}
+
+#[test]
+fn a_loader_iterated_again_is_staged_to_depth_only() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    for epoch in 0..2u64 {
+        let mut staged = HashSet::new();
+        for served in 0..60u64 {
+            for step in if served == 0 { 0..32 } else { served + 31..served + 32 } {
+                announce(&mut ahead, &cache, said(step, epoch * 1000 + step, [epoch as u32 * 100 + step as u32]));
+                staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
+            }
+            let Consumed { used, .. } = ahead.consume(&cache, ONE, epoch * 1000 + served, 0);
+            staged.remove(&used.unwrap());
+            staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
+            assert!(staged.len() <= 2, "epoch {epoch}: {} batches are staged, the depth is 2", staged.len());
+        }
+        // What was announced beyond the end of the epoch is fetched too.
+        (60..91).for_each(|step| assert!(ahead.consume(&cache, ONE, epoch * 1000 + step, 0).used.is_some()));
+    }
+}
+
+#[test]
+fn two_samplers_that_take_turns_are_one_run() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    for step in [1, 3, 0, 5, 2, 7, 4, 6] {
+        announce(&mut ahead, &cache, ten(step));
+    }
+    let orders: Vec<u32> = ahead.plan(&cache, all).iter().map(|prefetch| prefetch.ids[0]).collect();
+    assert_eq!(orders, [0, 10], "the batches that come first, not those that were announced first");
+    for step in [1, 0, 2, 4, 3] {
+        let Consumed { used, dropped } = ahead.consume(&cache, ONE, step + 1000, 0);
+        assert!(used.is_some() && dropped.is_empty(), "step {step}");
+    }
+    announce(&mut ahead, &cache, ten(5));
+    assert_eq!((ahead.counts().announced, ahead.counts().expired), (8, 0), "the same again counts once");
+    let again = ahead.announce(&cache, ONE, said(1, 77, [1]), 0);
+    assert_eq!(again.dropped.len(), 3, "a step that was used begins another run");
+    announce(&mut ahead, &cache, said(0, 78, [2]));
+    let other = ahead.announce(&cache, ONE, said(0, 79, [3]), 0);
+    assert_eq!(other.dropped.len(), 2, "so does one that waits with other ids");
+}
+
+#[test]
+fn batches_that_are_left_behind_are_dropped() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    let last = u64::from(DISORDER_BATCHES) + 3;
+    for step in 0..=last {
+        announce(&mut ahead, &cache, ten(step));
+    }
+    let Consumed { used, dropped } = ahead.consume(&cache, ONE, last + 1000, 0);
+    assert_eq!((used.is_some(), dropped.len()), (true, 3));
+}
+
+#[test]
+fn without_steps_the_order_of_arrival_counts() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    for batch in 0..6u32 {
+        announce(&mut ahead, &cache, Announcement { step: None, fingerprint: u64::from(batch), ids: vec![batch] });
+    }
+    let orders: Vec<u32> = ahead.plan(&cache, all).iter().flat_map(|prefetch| prefetch.ids.clone()).collect();
+    assert_eq!(orders, [0, 1]);
+    let step = |step| Announcement { step, fingerprint: u64::MAX, ids: vec![9] };
+    let far = ahead.announce(&cache, ONE, step(Some(u64::MAX)), 0);
+    assert_eq!((far.horizon.is_ok(), far.dropped.len()), (true, 6), "a count far off is another run");
+    assert!(ahead.announce(&cache, ONE, step(None), 0).dropped.is_empty());
+}
+
+/// The rules of announcements, said plainly, with a list.
+#[derive(Debug, Default)]
+struct Naive {
+    waiting: Vec<(u64, u64)>,
+    passed: Vec<u64>,
+}
+
+impl Naive {
+    fn announce(&mut self, step: u64, fingerprint: u64) -> usize {
+        if self.waiting.contains(&(step, fingerprint)) && !self.passed.contains(&step) {
+            return 0;
+        }
+        let begins = self.passed.contains(&step) || self.waiting.iter().any(|&(waits, _)| waits == step);
+        let dropped = if begins { std::mem::take(self).waiting.len() } else { 0 };
+        self.waiting.push((step, fingerprint));
+        self.waiting.sort_unstable();
+        dropped
+    }
+
+    fn consume(&mut self, fingerprint: u64) -> Option<usize> {
+        let at = self.waiting.iter().position(|&(_, waits)| waits == fingerprint)?;
+        let (used, _) = self.waiting.remove(at);
+        self.passed.push(used);
+        let highest = self.passed.iter().copied().max().unwrap_or(0);
+        let (left, kept): (Vec<_>, Vec<_>) =
+            self.waiting.iter().partition(|&&(step, _)| step + u64::from(DISORDER_BATCHES) < highest);
+        self.passed.extend(left.iter().map(|&(step, _)| step));
+        self.waiting = kept;
+        Some(left.len())
+    }
+}
+
+proptest::proptest! {
+    /// Samplers and fetchers of one trainer in any order: what waits is what the plain rules say, and no row is lost.
+    #[test]
+    fn announcements_in_any_order_follow_the_plain_rules(
+        events in proptest::collection::vec((proptest::bool::weighted(0.6), 0u64..80, 0u64..8), 1..300),
+    ) {
+        let cache = cache();
+        let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+        let mut naive = Naive::default();
+        for (announces, step, variant) in events {
+            // Most batches have one content, few another.
+            let fingerprint = step * 2 + u64::from(variant == 0);
+            if announces {
+                let announced = ahead.announce(&cache, ONE, said(step, fingerprint, [step as u32]), 0);
+                assert_eq!(announced.dropped.len(), naive.announce(step, fingerprint));
+            } else {
+                let Consumed { used, dropped } = ahead.consume(&cache, ONE, fingerprint, 0);
+                assert_eq!(used.map(|_| dropped.len()), naive.consume(fingerprint));
+            }
+            assert_eq!(ahead.waiting_rows(), naive.waiting.len());
+            assert_eq!(ahead.expects(ONE), !naive.waiting.is_empty());
+        }
+        assert_eq!(ahead.leave(&cache, ONE).len(), naive.waiting.len());
+        assert_eq!(ahead.waiting_rows(), 0);
+    }
 }

@@ -6,12 +6,12 @@ use super::Trace;
 use super::control::{ControlSpec, Controlled, Steering};
 use hashbrown::{HashMap, HashSet};
 use rudder_core::cache::{BatchKey, CacheError, CacheSpec, Clock, Fill, PolicySpec, TableCache};
-use rudder_core::lookahead::{AnnounceError, Lookahead, Settings};
+use rudder_core::lookahead::{AnnounceError, Announcement, Lookahead, Settings, TrainerId};
 use rudder_core::optimum::Totals;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The one trainer that announces.
-const TRAINER: u64 = 0;
+const TRAINER: TrainerId = TrainerId(0);
 
 /// What to replay a trace against.
 #[derive(Debug, Clone, Copy)]
@@ -173,10 +173,12 @@ impl<'a> Run<'a> {
         let Some(lookahead) = &mut self.lookahead else { return Ok(()) };
         while self.announced <= last && self.announced < trace.minibatches() {
             let m = self.announced;
-            let announcement = (m as u64, m as u64, trace.minibatch(m).to_vec());
-            lookahead
-                .announce(self.cache, TRAINER, announcement, 0)
-                .map_err(|source| ReplayError::Announce { minibatch: m, source })?;
+            let number = m as u64;
+            let announcement =
+                Announcement { step: Some(number), fingerprint: number, ids: trace.minibatch(m).to_vec() };
+            // Nothing is dropped: minibatches are announced and fetched in order, and no time passes.
+            let answer = lookahead.announce(self.cache, TRAINER, announcement, 0);
+            answer.horizon.map_err(|source| ReplayError::Announce { minibatch: m, source })?;
             self.announced += 1;
         }
         self.order_ahead();
@@ -187,11 +189,11 @@ impl<'a> Run<'a> {
     fn order_ahead(&mut self) {
         let Some(lookahead) = &mut self.lookahead else { return };
         let here = &self.here;
-        let orders = lookahead.plan(self.cache, |ids| ids.into_iter().filter(|id| !here.contains(id)).collect());
-        for order in orders {
-            self.ahead_rows += order.ids.len() as u64;
-            self.here.extend(&order.ids);
-            self.staged.entry(order.batch).or_default().extend(order.ids);
+        let prefetches = lookahead.plan(self.cache, |ids| ids.into_iter().filter(|id| !here.contains(id)).collect());
+        for prefetch in prefetches {
+            self.ahead_rows += prefetch.ids.len() as u64;
+            self.here.extend(&prefetch.ids);
+            self.staged.entry(prefetch.batch).or_default().extend(prefetch.ids);
         }
     }
 
@@ -200,7 +202,7 @@ impl<'a> Run<'a> {
         self.totals.add(hit.len() as u64, missed.len() as u64);
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
-        let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).0);
+        let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).used);
         let mut wanted = self.cache.settle(hit, missed, |_| Some(&[]), consumed);
         if let Some(batch) = consumed {
             for id in self.staged.remove(&batch).unwrap_or_default() {

@@ -1,84 +1,10 @@
 //! Section `[cache]`: how many remote rows are kept and who is replaced. It must never know how a policy works.
 
+pub use rudder_core::cache::PolicyName as Policy;
+use rudder_core::cache::PolicySettings;
 use rudder_settings::Capacity;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr};
-
-/// Which rows the cache keeps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Policy {
-    /// No cache: every remote row is fetched from its owner, as DistDGL does.
-    None,
-    /// The rows with most edges from this partition, for good.
-    Static,
-    /// The score policy of the Rudder paper, replacing on a fixed period of minibatches: static prefetching.
-    Periodic,
-    /// The score policy of the Rudder paper, replacing by decision at the end of each window of minibatches.
-    Rudder,
-    /// Least recently used.
-    Lru,
-    /// Least frequently used.
-    Lfu,
-    /// TinyLFU admission over LRU.
-    TinyLfu,
-    /// Small, main and ghost queue.
-    S3Fifo,
-    /// One queue, one bit, one hand.
-    Sieve,
-    /// EPOCH scores with guarded admission.
-    #[default]
-    Epoch,
-}
-
-impl Policy {
-    /// All policies, in the order the documentation names them.
-    pub const ALL: [Policy; 10] = [
-        Policy::None,
-        Policy::Static,
-        Policy::Periodic,
-        Policy::Rudder,
-        Policy::Lru,
-        Policy::Lfu,
-        Policy::TinyLfu,
-        Policy::S3Fifo,
-        Policy::Sieve,
-        Policy::Epoch,
-    ];
-
-    /// The name used in configuration, flags and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Policy::None => "none",
-            Policy::Static => "static",
-            Policy::Periodic => "periodic",
-            Policy::Rudder => "rudder",
-            Policy::Lru => "lru",
-            Policy::Lfu => "lfu",
-            Policy::TinyLfu => "tinylfu",
-            Policy::S3Fifo => "s3fifo",
-            Policy::Sieve => "sieve",
-            Policy::Epoch => "epoch",
-        }
-    }
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Policy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|policy| policy.name() == text)
-            .ok_or_else(|| format!("unknown policy `{text}`: expected one of {}", Self::ALL.map(Self::name).join(", ")))
-    }
-}
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// What `[cache.tables.NAME]` says otherwise for one table.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -138,6 +64,12 @@ impl CacheConfig {
             table.and_then(|table| table.capacity).unwrap_or(self.capacity),
             table.and_then(|table| table.policy).unwrap_or(self.policy),
         )
+    }
+
+    /// What policies are made with.
+    #[must_use]
+    pub fn policy_settings(&self) -> PolicySettings {
+        PolicySettings { period: self.period, alpha: self.alpha, sample: self.sample }
     }
 
     /// The ceiling that holds for the table of this name.

@@ -13,7 +13,6 @@ mod dataset;
 mod error;
 mod layers;
 mod local;
-mod lookahead;
 mod node;
 mod shape;
 #[cfg(test)]
@@ -27,7 +26,6 @@ pub use dataset::{Access, DatasetConfig, Verify};
 pub use error::{ConfigError, WrongType};
 pub use layers::{Layers, Origin};
 pub use local::{AllowedBy, LocalConfig};
-pub use lookahead::LookaheadConfig;
 pub use node::NodeConfig;
 
 use rudder_peers::PeersConfig;
@@ -47,7 +45,7 @@ pub struct Config {
     /// The cache of remote rows.
     pub cache: CacheConfig,
     /// How announced batches are prepared.
-    pub lookahead: LookaheadConfig,
+    pub lookahead: rudder_core::lookahead::Settings,
     /// The other daemons: their addresses, certificates, time-outs and limits.
     pub peers: PeersConfig,
     /// Who steers the cache.

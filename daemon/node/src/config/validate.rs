@@ -18,7 +18,7 @@ impl Config {
         self.validate_dataset()?;
         self.validate_local()?;
         self.validate_cache()?;
-        self.validate_lookahead()?;
+        self.lookahead.check()?;
         self.validate_peers()?;
         self.validate_agent()?;
         self.validate_admin()
@@ -49,23 +49,6 @@ impl Config {
                 format!("the dataset has {parts} partitions, and no address is given for node {}", absent.join(", "));
             let remedy = format!("add `{} = \"host:7400\"` for each under [peers.addresses]", absent[0]);
             return wrong("peers.addresses", format!("{:?}", self.peers.addresses), problem, remedy);
-        }
-        Ok(())
-    }
-
-    fn validate_lookahead(&self) -> Verdict {
-        let lookahead = &self.lookahead;
-        within("lookahead.depth", lookahead.depth, 1..=64)?;
-        within("lookahead.horizon", lookahead.horizon, 0..=65_536)?;
-        if !(lookahead.horizon_factor >= 0.1 && lookahead.horizon_factor <= 64.0) {
-            return wrong("lookahead.horizon_factor", lookahead.horizon_factor, "not from 0.1 to 64", "write 4, or 8");
-        }
-        within("lookahead.horizon_max", lookahead.horizon_max, 1..=65_536)?;
-        within("lookahead.rows_max", lookahead.rows_max, 1..=1 << 34)?;
-        within("lookahead.expire_ms", lookahead.expire_ms, WAIT_MS)?;
-        if !(lookahead.budget > 0.0 && lookahead.budget <= 16.0) {
-            let remedy = "write a share of a batch, such as 0.75";
-            return wrong("lookahead.budget", lookahead.budget, "not above 0 and at most 16", remedy);
         }
         Ok(())
     }

@@ -13,7 +13,6 @@ mod error;
 mod fetch;
 mod metrics;
 mod own;
-mod progress;
 mod requests;
 mod server;
 mod session;

@@ -3,11 +3,11 @@
 //! ([`Membership`]) and is forgotten with the last. It must never hold a lock while a cache is told of anything.
 
 use crate::serve::books::desk::Desk;
-use crate::serve::progress::Board;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rudder_core::cache::Clock;
 use rudder_core::lookahead::TrainerId;
+use rudder_core::progress::{Board, Progress};
 use std::sync::Arc;
 
 /// What makes a trainer: the user behind its connections, whom the kernel vouches for, and the number that they give.
@@ -17,19 +17,9 @@ pub(crate) struct TrainerKey {
     pub(crate) number: u128,
 }
 
-/// How far a trainer is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// Epochs ended.
-    pub(crate) epoch: u32,
-    /// Steps of this epoch ended.
-    pub(crate) step: u32,
-    pub(crate) steps_per_epoch: u32,
-}
-
 /// Where the trainers of this node are, all together.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Progress {
+pub(crate) struct Standing {
     pub(crate) clock: Clock,
     /// Trainers that report.
     pub(crate) trainers: usize,
@@ -104,18 +94,17 @@ impl Trainers {
     }
 
     /// A trainer told where it is. Clocks reach each table in the order in which they were made.
-    pub(crate) fn report(&self, trainer: TrainerId, position: Position) {
+    pub(crate) fn report(&self, trainer: TrainerId, progress: Progress) {
         let mut known = self.known.lock();
-        let Position { epoch, step, steps_per_epoch } = position;
-        let clock = known.board.report(trainer, epoch, step, steps_per_epoch);
+        let clock = known.board.report(trainer, progress);
         // Under the lock, for the order; a push into a queue each.
         self.desks.iter().for_each(|desk| desk.tick(clock));
     }
 
     /// Where they are.
-    pub(crate) fn progress(&self) -> Progress {
+    pub(crate) fn progress(&self) -> Standing {
         let Known { board, .. } = &*self.known.lock();
-        Progress { clock: board.clock(), trainers: board.trainers(), steps_per_epoch: board.steps_per_epoch() }
+        Standing { clock: board.clock(), trainers: board.trainers(), steps_per_epoch: board.steps_per_epoch() }
     }
 
     /// Trainers with open connections.
@@ -137,7 +126,7 @@ mod tests {
         let others = [TrainerKey { uid: 8, number: 1 }, TrainerKey { uid: 7, number: 2 }].map(|key| trainers.join(key));
         assert_eq!(first.id(), second.id());
         assert!(others.iter().all(|other| other.id() != first.id()) && others[0].id() != others[1].id());
-        trainers.report(first.id(), Position { epoch: 1, step: 1, steps_per_epoch: 2 });
+        trainers.report(first.id(), Progress { epoch: 1, step: 1, steps_per_epoch: 2 });
         drop(first);
         assert_eq!((trainers.progress().trainers, trainers.progress().clock.epoch), (1, 1));
         drop(second);

@@ -2,7 +2,6 @@
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
 use super::{Clock, Ledger, Policy, Scorer};
-use crate::cache::future::NEVER;
 use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
@@ -28,6 +27,23 @@ const REGULARITY_MAX: f64 = 0.95;
 
 /// Without progress reports, heat is halved each time this many accesses per slot were seen.
 const DECAY_ACCESSES_PER_SLOT: u64 = 8;
+
+/// A report that lies back by at most this many epochs has been overtaken by another. One that lies back further is the
+/// start of the next epoch, of a trainer that calls each of its epochs the first, or of another run.
+const LATE_EPOCHS: f64 = 0.5;
+
+/// What a report of progress means to the running epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Report {
+    /// It goes on.
+    Within,
+    /// The report was overtaken by a later one.
+    Late,
+    /// Its accesses are complete.
+    EpochEnded,
+    /// Another epoch begins, but nothing was accessed in this one.
+    NothingSeen,
+}
 
 /// EPOCH replacement.
 #[derive(Debug)]
@@ -199,13 +215,13 @@ impl EpochPolicy {
             }
         });
         if let Some((score, slot)) = coldest {
-            return (*next_use != NEVER || score < self.score(index.heat(id))).then_some(slot);
+            return (next_use.is_some() || score < self.score(index.heat(id))).then_some(slot);
         }
         let (slot, step) = future.last_due()?;
-        (*next_use < step).then_some(slot)
+        next_use.is_some_and(|next| next < step).then_some(slot)
     }
 
-    /// What was learned becomes a faint prior, and counting begins anew.
+    /// What was learned becomes a faint prior, and counting starts from zero.
     fn forget_history(&mut self, ledger: &mut Ledger<'_>) {
         ledger.index.sweep(ledger.touched, |heat| Heat { past: heat.past * FORGET_SCALE, cur: 0 });
         self.phase = Phase { span: 0.0, weight: PRIOR_EPOCHS, ..self.phase };
@@ -229,6 +245,20 @@ impl EpochPolicy {
         self.phase = Phase { weight: phase.weight + phase.span, regularity: self.phase.regularity, ..Phase::START };
         self.prior_sum = 0.0;
         self.accesses = 0;
+    }
+
+    /// What a report means while epoch `running` is under way.
+    fn meaning_of(&self, running: u32, clock: Clock) -> Report {
+        let now = f64::from(running) + f64::from(self.phase.progress);
+        let back = now - f64::from(clock.epoch) - f64::from(clock.progress);
+        if back > 0.0 && back <= LATE_EPOCHS {
+            return Report::Late;
+        }
+        match clock.epoch == running && back <= 0.0 {
+            true => Report::Within,
+            false if self.accesses == 0 => Report::NothingSeen,
+            false => Report::EpochEnded,
+        }
     }
 
     /// Moves to `progress` of the running epoch.
@@ -286,13 +316,19 @@ impl Policy for EpochPolicy {
     }
 
     fn tick(&mut self, ledger: &mut Ledger<'_>, clock: Clock) -> bool {
-        let shifted = match self.epoch {
-            Some(running) if running == clock.epoch => self.shift.advance(clock.progress),
-            Some(_) => {
-                // Forward, or back to the start of another run: either way an epoch's accesses are complete.
+        let shifted = match self.epoch.map(|running| self.meaning_of(running, clock)) {
+            Some(Report::Late) => return false,
+            Some(Report::Within) => self.shift.advance(clock.progress),
+            Some(Report::EpochEnded) => {
                 let shifted = self.shift.end_epoch();
                 self.roll(ledger);
                 shifted
+            }
+            Some(Report::NothingSeen) => {
+                // Counting begins here: no access belongs to the time before.
+                self.phase = Phase { span: 0.0, progress: clock.progress.clamp(0.0, 1.0), ..self.phase };
+                self.shift.advance(clock.progress);
+                false
             }
             None => false,
         };

@@ -1,11 +1,11 @@
 //! Static prefetching: the ids of highest prior weight stay in the cache for good. The weight is what is known before
-//! training, such as the edges from this partition to the id (the policy "degree" of PaGraph: Lin, Li, Miao, Liu and Xu,
-//! SoCC 2020) or its frequency in a presampled trace (GNNLab: Yang, Tang, Song, Wang, Yin, Chen, Ding and Zhou, EuroSys
-//! 2022). No parameters.
+//! training, such as the edges from this partition to the id (the policy "degree" of PaGraph: Lin, Li, Miao, Liu and
+//! Xu, SoCC 2020) or its frequency in a presampled trace (GNNLab: Yang, Tang, Song, Wang, Yin, Chen, Ding and Zhou,
+//! EuroSys 2022). No parameters.
 //!
-//! The chosen rows are brought in at the start, a bounded number per minibatch, and taken where they come by earlier. Slots
-//! that no id of the prior claims go to whoever comes first. Nothing is ever replaced. When the cache grows, the next in the
-//! order of weights are chosen; when it shrinks, the rows that came last go.
+//! The chosen rows are brought in at the start, a bounded number per minibatch, and taken where they come by earlier.
+//! Slots that no id of the prior claims go to whoever comes first. Nothing is ever replaced. When the cache grows,
+//! the next in the order of weights are chosen; when it shrinks, the rows that came last go.
 
 use super::{Ledger, Policy};
 use hashbrown::HashSet;
@@ -27,7 +27,7 @@ pub struct StaticPolicy {
 }
 
 impl StaticPolicy {
-    /// Chooses the hottest of those left until as many are chosen as there are slots.
+    /// Chooses the hottest of those left until each slot has one.
     fn choose(&mut self, capacity: usize) {
         let more = capacity.saturating_sub(self.chosen).min(self.others.len());
         let next = self.others.split_off(self.others.len() - more);

@@ -1,8 +1,8 @@
-//! Least frequently used, counting while a row is resident (Shah, Mitra and Matani, "An O(1) algorithm for implementing
-//! the LFU cache eviction scheme", 2010): every row in hand is admitted with one access to its name, for the resident with
-//! the fewest accesses since it came, among equals the one used longest ago. No parameters.
+//! Least frequently used, counting while a row is resident (Shah, Mitra and Matani, "An O(1) algorithm for
+//! implementing the LFU cache eviction scheme", 2010): every row in hand is admitted with one access to its name, for
+//! the resident with the fewest accesses since it came, among equals the one used longest ago. No parameters.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use std::collections::BTreeSet;
 
 /// LFU replacement.
@@ -57,7 +57,7 @@ impl Policy for LfuPolicy {
         self.take(slot);
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         let (accesses, time) = self.uses[from as usize];
         self.order.remove(&(accesses, time, from));
         self.uses[to as usize] = (accesses, time);

@@ -1,8 +1,9 @@
-//! Least recently used (Mattson, Gecsei, Slutz and Traiger, "Evaluation techniques for storage hierarchies", IBM Systems
-//! Journal 9(2), 1970): every row in hand is admitted, for the resident whose last access is longest ago. No parameters.
+//! Least recently used (Mattson, Gecsei, Slutz and Traiger, "Evaluation techniques for storage hierarchies", IBM
+//! Systems Journal 9(2), 1970): every row in hand is admitted, for the resident whose last access is longest ago. No
+//! parameters.
 
 use super::list::SlotList;
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 
 /// LRU replacement.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl Policy for LruPolicy {
         self.recency.remove(slot);
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.recency.relocate(from, to);
     }
 }

@@ -1,4 +1,4 @@
-//! Replacement policies: who is worth a slot. A policy is told of every access and asked for victims; it never touches
+//! Replacement policies: who is worth a slot. A policy sees every access and chooses victims; it never touches
 //! rows, takes no time but the [`Clock`] it is given and no randomness but the generator it is given, so that the
 //! daemon and a replay decide alike. All calls come under the table's writer lock.
 
@@ -7,6 +7,7 @@ mod fixed;
 mod lfu;
 mod list;
 mod lru;
+mod name;
 mod rudder;
 mod s3fifo;
 mod sieve;
@@ -20,13 +21,14 @@ pub use epoch::EpochPolicy;
 pub use fixed::StaticPolicy;
 pub use lfu::LfuPolicy;
 pub use lru::LruPolicy;
+pub use name::{PolicyName, PolicySettings};
 pub use rudder::{Decision, ScorePolicy, ScoreSettings, Trigger};
 pub use s3fifo::S3FifoPolicy;
 pub use sieve::SievePolicy;
 pub use spec::PolicySpec;
 pub use tinylfu::TinyLfuPolicy;
 
-use super::future::Future;
+use super::future::{Future, Step};
 use super::heat::{Heat, Phase};
 use super::index::{Index, Touched};
 use super::slots::Slots;
@@ -52,8 +54,8 @@ pub struct Ledger<'a> {
     pub touched: &'a mut Touched,
     /// What trainers have announced.
     pub future: &'a mut Future,
-    /// The step at which the id in question is used next, as far as announced.
-    pub next_use: u32,
+    /// The step at which the id in question is used next, if that is announced.
+    pub next_use: Option<Step>,
     /// The generator, seeded by configuration.
     pub random: &'a mut fastrand::Rng,
 }
@@ -78,15 +80,16 @@ impl Scorer {
         }
     }
 
-    /// Whether an id with this heat is hardly expected again before the running epoch ends; never, where epochs are not known.
+    /// Whether an id with this heat is unlikely to be asked for again in the running epoch; false where epochs are
+    /// not known.
     #[inline]
     #[must_use]
     pub fn is_spent(self, heat: Heat) -> bool {
         matches!(self, Scorer::Epoch(phase) if phase.weight >= 1.0 && heat.is_spent(phase))
     }
 
-    /// The score below which a resident is cold: not expected again within an epoch, or, where epochs are not known, asked for
-    /// less than twice of late.
+    /// The score below which a resident is cold: not expected again within an epoch, or, where epochs are not known,
+    /// asked for less than twice recently.
     #[must_use]
     pub fn cold_below(self) -> f32 {
         match self {
@@ -95,8 +98,8 @@ impl Scorer {
         }
     }
 
-    /// The score from which an absent row is worth a request that nobody waits for: what would not be cold. Below it the row may well cross the network for nothing. None is before
-    /// a whole epoch has been seen: what was asked for once in the first tenth of an epoch looks far hotter than it is.
+    /// Minimum score at which an absent row is worth prefetching: what would not be cold. Infinite until one full
+    /// epoch has been seen: a row that was asked for once in the first tenth of an epoch looks far hotter than it is.
     #[must_use]
     pub fn worth_fetching(self) -> f32 {
         match self {
@@ -106,12 +109,21 @@ impl Scorer {
     }
 }
 
+/// A row that was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// The slot that it left.
+    pub from: u32,
+    /// The slot that holds it now.
+    pub to: u32,
+}
+
 /// The interface of a replacement policy.
 pub trait Policy: Send + Debug {
     /// `id` was asked for; `slot` holds its row if it was a hit.
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>);
 
-    /// All accesses of a minibatch have been told.
+    /// All accesses of a minibatch have been reported.
     fn end_minibatch(&mut self, _ledger: &mut Ledger<'_>) {}
 
     /// Whether a row in hand may take a free slot.
@@ -119,17 +131,17 @@ pub trait Policy: Send + Debug {
         true
     }
 
-    /// The slot that `id`, whose row is in hand, shall take from its resident; `None` if it is not worth one.
+    /// The slot that `id`, whose row is in hand, should take from its resident; `None` if it is not worth one.
     fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32>;
 
     /// `id` now lies in `slot`.
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: u32) {}
 
-    /// `id` lies in `slot` no more.
+    /// `id` no longer lies in `slot`.
     fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: u32) {}
 
     /// The row of `id` was moved from one slot to another.
-    fn moved(&mut self, ledger: &mut Ledger<'_>, id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, ledger: &mut Ledger<'_>, id: u32, Move { from, to }: Move) {
         self.removed(ledger, id, from);
         self.inserted(ledger, id, to);
     }
@@ -139,7 +151,7 @@ pub trait Policy: Send + Debug {
         Vec::new()
     }
 
-    /// A slot whose resident shall go because the cache shrinks.
+    /// A slot whose resident should leave because the cache shrinks.
     fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
         ledger.slots.span().checked_sub(1)
     }
@@ -152,7 +164,7 @@ pub trait Policy: Send + Debug {
         None
     }
 
-    /// Replaces what is stale now instead of when its time comes; answers the absent ids to bring in for that.
+    /// Replaces stale residents now instead of at the end of the period. Returns the absent ids to bring in for that.
     fn replace_now(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
         Vec::new()
     }
@@ -160,7 +172,7 @@ pub trait Policy: Send + Debug {
     /// Forgets what was learned: accesses have changed.
     fn forget(&mut self, _ledger: &mut Ledger<'_>) {}
 
-    /// What is known of the ids before anything was accessed: pairs of id and weight, higher is hotter, each id once.
+    /// What is known about ids before the first access: pairs of id and weight, higher is hotter, each id once.
     fn prior(&mut self, _ledger: &mut Ledger<'_>, _weights: &[(u32, f32)]) {}
 
     /// A controller decided. Answers whether this policy acts on decisions.

@@ -9,7 +9,7 @@
 //! it keeps scores of every remote id, not of the one-hop halo only. Its weaknesses are kept, since it is here to be
 //! compared with: scores never recover on a hit, miss counts never decay, and no swap is guarded.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use hashbrown::HashMap;
 
 /// When [`ScorePolicy`] replaces.
@@ -17,8 +17,8 @@ use hashbrown::HashMap;
 pub enum Trigger {
     /// Each time this many minibatches have ended. A resident is stale when its score has decayed by one minibatch.
     Period(u32),
-    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when its
-    /// score has decayed by so many minibatches.
+    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when
+    /// its score has decayed by the minibatches of a window.
     Window(u32),
 }
 
@@ -40,7 +40,7 @@ pub struct ScoreSettings {
     pub alpha: f64,
 }
 
-/// Residents looked at to find one that goes when the cache shrinks.
+/// Residents examined to choose the one that leaves when the cache shrinks.
 const GIVE_UP_SAMPLE: usize = 16;
 
 /// The paper's score policy.
@@ -56,7 +56,9 @@ pub struct ScorePolicy {
     candidates: HashMap<u32, f32>,
     /// Replacements decided and not yet done: id to slot (`None`: a free one).
     planned: HashMap<u32, Option<u32>>,
-    /// Whether the plan has not been told yet.
+    /// The id that shall come to each slot in `planned`.
+    newcomers: HashMap<u32, u32>,
+    /// Whether nobody has asked for the plan yet.
     untold: bool,
     minibatch: u64,
 }
@@ -85,6 +87,7 @@ impl ScorePolicy {
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
             planned: HashMap::new(),
+            newcomers: HashMap::new(),
             untold: false,
             minibatch: 0,
         }
@@ -100,6 +103,7 @@ impl ScorePolicy {
     /// Pairs the stalest residents, and free slots before them, with the candidates missed most.
     fn plan(&mut self, ledger: &Ledger<'_>) {
         self.planned.clear();
+        self.newcomers.clear();
         self.untold = true;
         let free = ledger.slots.free();
         let mut stale: Vec<(f32, u32)> = ledger
@@ -122,6 +126,7 @@ impl ScorePolicy {
         hottest.sort_unstable_by(by_misses);
         let slots = std::iter::repeat_n(None, free).chain(stale.into_iter().map(|(_, slot)| Some(slot)));
         self.planned.extend(hottest.into_iter().map(|(_, id)| id).zip(slots));
+        self.newcomers.extend(self.planned.iter().filter_map(|(&id, &slot)| Some((slot?, id))));
     }
 }
 
@@ -178,7 +183,9 @@ impl Policy for ScorePolicy {
     }
 
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
-        self.planned.remove(&id);
+        if let Some(Some(planned)) = self.planned.remove(&id) {
+            self.newcomers.remove(&planned);
+        }
         let score = self.candidates.remove(&id).unwrap_or(1.0);
         self.residents[slot as usize] = Resident { score, until: self.minibatch };
     }
@@ -196,7 +203,11 @@ impl Policy for ScorePolicy {
         ids
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.residents[to as usize] = self.residents[from as usize];
+        if let Some(newcomer) = self.newcomers.remove(&from) {
+            self.planned.insert(newcomer, Some(to));
+            self.newcomers.insert(to, newcomer);
+        }
     }
 }

@@ -1,14 +1,15 @@
-//! S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023): a small queue
-//! that most newcomers leave soon, a main queue for those that were asked for again, and a ghost queue of ids that left
-//! the small one. Parameters as in the paper and its authors' libCacheSim: the small queue is a tenth of the capacity, a
-//! row moves to the main queue after more than one hit, hits count up to 3, the ghost queue is as long as the main one.
+//! S3-FIFO (Yang, Zhang, Qiu, Yue and Rashmi, "FIFO queues are all you need for cache eviction", SOSP 2023): a small
+//! queue that most newcomers leave soon, a main queue for those that were asked for again, and a ghost queue of ids
+//! that left the small one. Parameters as in the paper and its authors' libCacheSim: the small queue is a tenth of
+//! the capacity, a row moves to the main queue after more than one hit, hits count up to 3, the ghost queue is as
+//! long as the main one.
 
 use super::list::SlotList;
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
-/// The small queue's share of the capacity is one in so many.
+/// The small queue's share of the capacity is one part in this number.
 const SMALL_ONE_IN: usize = 10;
 
 /// Hits in the small queue from which a row belongs in the main one.
@@ -125,7 +126,7 @@ impl Policy for S3FifoPolicy {
         self.main.remove(slot);
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.hits[to as usize] = self.hits[from as usize];
         self.small.relocate(from, to);
         self.main.relocate(from, to);

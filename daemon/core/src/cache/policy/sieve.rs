@@ -1,9 +1,10 @@
-//! SIEVE (Zhang, Yang, Yue, Vigfusson and Rashmi, "SIEVE is simpler than LRU: an efficient turn-key eviction algorithm for
-//! web caches", NSDI 2024): one queue in the order of admission, a bit per resident that a hit sets, and a hand that moves
-//! from the oldest to the newest, clears bits, and takes the first resident without one. No parameters.
+//! SIEVE (Zhang, Yang, Yue, Vigfusson and Rashmi, "SIEVE is simpler than LRU: an efficient turn-key eviction
+//! algorithm for web caches", NSDI 2024): one queue in the order of admission, a bit per resident that a hit sets,
+//! and a hand that moves from the oldest to the newest, clears bits, and takes the first resident without one. No
+//! parameters.
 
 use super::list::SlotList;
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 
 /// SIEVE replacement.
 #[derive(Debug, Default)]
@@ -50,7 +51,7 @@ impl Policy for SievePolicy {
         self.queue.remove(slot);
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, (from, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         if self.hand == Some(from) {
             self.hand = Some(to);
         }

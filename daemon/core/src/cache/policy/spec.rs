@@ -1,9 +1,9 @@
-//! Which policies there are, by value: what a configuration or a replay chooses from. It owns their names and how each is
-//! made.
+//! Which policies there are, by value: what a configuration or a replay chooses from. It owns how each
+//! is made.
 
 use super::{
-    EpochPolicy, LfuPolicy, LruPolicy, Policy, S3FifoPolicy, ScorePolicy, ScoreSettings, SievePolicy, StaticPolicy,
-    TinyLfuPolicy, Trigger,
+    EpochPolicy, LfuPolicy, LruPolicy, Policy, PolicyName, S3FifoPolicy, ScorePolicy, ScoreSettings, SievePolicy,
+    StaticPolicy, TinyLfuPolicy, Trigger,
 };
 
 /// Which policy, with its settings.
@@ -36,17 +36,23 @@ impl PolicySpec {
     /// The name in configuration and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// Which of the policies this is.
+    #[must_use]
+    pub fn kind(&self) -> PolicyName {
         match self {
-            PolicySpec::None => "none",
-            PolicySpec::Static => "static",
-            PolicySpec::Score(ScoreSettings { trigger: Trigger::Period(_), .. }) => "periodic",
-            PolicySpec::Score(ScoreSettings { trigger: Trigger::Window(_), .. }) => "rudder",
-            PolicySpec::Lru => "lru",
-            PolicySpec::Lfu => "lfu",
-            PolicySpec::TinyLfu => "tinylfu",
-            PolicySpec::S3Fifo => "s3fifo",
-            PolicySpec::Sieve => "sieve",
-            PolicySpec::Epoch { .. } => "epoch",
+            PolicySpec::None => PolicyName::None,
+            PolicySpec::Static => PolicyName::Static,
+            PolicySpec::Score(ScoreSettings { trigger: Trigger::Period(_), .. }) => PolicyName::Periodic,
+            PolicySpec::Score(ScoreSettings { trigger: Trigger::Window(_), .. }) => PolicyName::Rudder,
+            PolicySpec::Lru => PolicyName::Lru,
+            PolicySpec::Lfu => PolicyName::Lfu,
+            PolicySpec::TinyLfu => PolicyName::TinyLfu,
+            PolicySpec::S3Fifo => PolicyName::S3Fifo,
+            PolicySpec::Sieve => PolicyName::Sieve,
+            PolicySpec::Epoch { .. } => PolicyName::Epoch,
         }
     }
 

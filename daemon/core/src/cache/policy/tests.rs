@@ -1,8 +1,10 @@
-//! Each policy against a model that is as simple as its paper's text, on random minibatches; what holds of all of them; and
-//! the paper's own policy step by step.
+//! Each policy against a model that is as simple as its paper's text, on random minibatches; what holds of all of
+//! them; and the paper's own policy step by step.
 
 use super::*;
 use crate::cache::{CacheSpec, Fill, TableCache};
+use crate::lookahead::TrainerId;
+use crate::progress::{Board, Progress};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet, VecDeque};
 
@@ -288,4 +290,116 @@ fn epoch_begins_with_what_it_is_told() {
     cache.tick(Clock { epoch: 0, progress: 0.1 });
     serve(&cache, &[1, 2]);
     assert_eq!(residents(&cache), [1, 2], "one access each, but many edges");
+}
+
+#[test]
+fn a_planned_swap_follows_a_resident_that_moves() {
+    let settings = ScoreSettings { trigger: Trigger::Window(1), alpha: 0.5 };
+    let cache = cache(PolicySpec::Score(settings), 4);
+    cache.settle(&[], &[0, 1, 2, 3], |_| Some(&[]), None);
+    for _ in 0..2 {
+        cache.settle(&[0, 1, 2], &[], |_| None, None);
+    }
+    assert_eq!(cache.settle(&[0, 1, 2], &[9], |_| None, None), [9], "9 shall come for 3");
+    assert_eq!(cache.discard(&[0]), 1);
+    assert_eq!(cache.resize(3).moved_rows, 1, "3 moves to the slot of 0");
+    assert_eq!(cache.fill(&[9], |_| Some(&[]), Fill::Policy), 1);
+    assert!(cache.contains(9) && !cache.contains(3));
+}
+
+/// Hit rates of twelve epochs in which each id is asked for as often as in the epoch before, in per cent. `tick`
+/// tells the cache of minibatch `at` of `of` in an epoch.
+fn rates_of_regular_epochs(shift_at: usize, mut tick: impl FnMut(&TableCache, u32, usize, usize)) -> Vec<f64> {
+    let (universe, capacity, batch) = (6_000u32, 900usize, 150usize);
+    let policy = PolicySpec::Epoch { sample: 16 };
+    let cache = TableCache::new(CacheSpec {
+        table_rows: u64::from(universe),
+        row_bytes: 0,
+        capacity_rows: capacity,
+        ceiling_rows: capacity,
+        policy,
+        seed: 1,
+    })
+    .unwrap();
+    let mut random = fastrand::Rng::with_seed(11);
+    let accesses = |id: u32| [6, 3, 3, 1, 1, 1, 1, 0, 0, 0][id as usize % 10];
+    let mut ids: Vec<u32> = (0..universe).flat_map(|id| std::iter::repeat_n(id, accesses(id))).collect();
+    let mut rates = Vec::new();
+    for epoch in 0..12u32 {
+        if epoch as usize == shift_at {
+            ids.iter_mut().for_each(|id| *id = universe - 1 - *id);
+        }
+        random.shuffle(&mut ids);
+        let (mut hits, mut all) = (0, 0);
+        let batches = ids.chunks(batch).len();
+        for (at, ids) in ids.chunks(batch).enumerate() {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids.dedup();
+            tick(&cache, epoch, at, batches);
+            let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+            hits += hit.len();
+            all += ids.len();
+            cache.settle(&hit, &missed, |_| Some(&[]), None);
+        }
+        rates.push(100.0 * hits as f64 / all as f64);
+    }
+    rates
+}
+
+fn share(at: usize, of: usize) -> f32 {
+    at as f32 / of as f32
+}
+
+#[test]
+fn reports_that_overtake_each_other_cost_no_hits() {
+    let in_order = rates_of_regular_epochs(12, |cache, epoch, at, of| {
+        cache.tick(Clock { epoch, progress: share(at, of) });
+    });
+    let overtaken = rates_of_regular_epochs(12, |cache, epoch, at, of| {
+        cache.tick(Clock { epoch, progress: share(at, of) });
+        if at == 0 && epoch > 0 {
+            cache.tick(Clock { epoch: epoch - 1, progress: 0.999 });
+        }
+    });
+    assert_eq!(overtaken, in_order);
+    assert!(in_order[11] > 48.0, "{in_order:?}");
+}
+
+#[test]
+fn epochs_that_are_all_called_the_first_are_epochs() {
+    let counted = rates_of_regular_epochs(6, |cache, epoch, at, of| {
+        cache.tick(Clock { epoch, progress: share(at, of) });
+    });
+    let first = rates_of_regular_epochs(6, |cache, _, at, of| {
+        cache.tick(Clock { epoch: 0, progress: share(at, of) });
+    });
+    let mut board = Board::default();
+    let reported = rates_of_regular_epochs(6, |cache, _, at, of| {
+        let progress = Progress { epoch: 0, step: at as u32, steps_per_epoch: of as u32 };
+        cache.tick(board.report(TrainerId(1), progress));
+    });
+    assert_eq!(first, counted);
+    assert!(reported[5] > 48.0 && reported[8] > 45.0, "{reported:?}");
+}
+
+#[test]
+fn a_trainer_that_joins_or_leaves_ends_no_epoch() {
+    let counted = rates_of_regular_epochs(12, |cache, epoch, at, of| {
+        cache.tick(Clock { epoch, progress: share(at, of) });
+    });
+    let mut board = Board::default();
+    let joined = rates_of_regular_epochs(12, |cache, epoch, at, of| {
+        let progress = Progress { epoch, step: at as u32, steps_per_epoch: of as u32 };
+        cache.tick(board.report(TrainerId(1), progress));
+        // Another looks in from time to time: it begins, says so, and goes.
+        if at == of / 2 {
+            cache.tick(board.report(TrainerId(2), Progress { epoch: 0, step: 0, steps_per_epoch: of as u32 }));
+            board.remove(TrainerId(2));
+        }
+    });
+    assert!(
+        joined.iter().zip(&counted).all(|(joined, counted)| (joined - counted).abs() < 1.0),
+        "{joined:?} {counted:?}"
+    );
 }

@@ -1,23 +1,25 @@
-//! TinyLFU as the moka crate implements it (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache admission
-//! policy", ACM Transactions on Storage 13(4), 2017): a 4-bit count-min sketch with aging decides whether a newcomer beats
-//! the least recently used resident. moka holds ids only, each of weight one; the rows stay in the slab.
+//! TinyLFU as the moka crate implements it (Einziger, Friedman and Manes, "TinyLFU: a highly efficient cache
+//! admission policy", ACM Transactions on Storage 13(4), 2017): a 4-bit count-min sketch with aging decides whether a
+//! newcomer beats the least recently used resident. moka holds ids only, each of weight one; the rows stay in the
+//! slab.
 //!
-//! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the residents
-//! over, and the sketch begins anew.
+//! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the
+//! residents over, and the sketch starts empty.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Move, Policy};
 use hashbrown::HashMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Accesses after which moka is made to work through its logs: far below their length, beyond which it would drop some.
 const ACCESSES_PER_SETTLING: u32 = 32;
 
-/// A hash that is the same in every process, so that a replay decides as the last one did (the finaliser of Steele, Lea and
-/// Flood's SplitMix64).
+/// A hash that is the same in every process, so that a replay decides as the last one did (the finaliser of Steele,
+/// Lea and Flood's SplitMix64).
 #[derive(Debug, Default, Clone, Copy)]
 struct FixedHasher(u64);
 
@@ -69,7 +71,7 @@ impl TinyLfuPolicy {
     fn offer(&mut self, id: u32) -> Vec<u32> {
         self.ids.insert(id, ());
         self.ids.run_pending_tasks();
-        std::mem::take(&mut *self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.thrown_out.lock())
     }
 }
 
@@ -81,7 +83,7 @@ fn build(capacity: usize) -> (Ids, Log) {
         .max_capacity(capacity as u64)
         .eviction_policy(EvictionPolicy::tiny_lfu())
         .eviction_listener(move |id: Arc<u32>, (), _cause| {
-            log.lock().unwrap_or_else(PoisonError::into_inner).push(*id);
+            log.lock().push(*id);
         })
         .build_with_hasher(BuildHasherDefault::default());
     (ids, thrown_out)
@@ -121,7 +123,7 @@ impl Policy for TinyLfuPolicy {
             self.ids.insert(id, ());
         }
         self.ids.run_pending_tasks();
-        self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.thrown_out.lock().clear();
     }
 
     fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
@@ -134,11 +136,11 @@ impl Policy for TinyLfuPolicy {
         if self.ids.contains_key(&id) {
             self.ids.invalidate(&id);
             self.ids.run_pending_tasks();
-            self.thrown_out.lock().unwrap_or_else(PoisonError::into_inner).clear();
+            self.thrown_out.lock().clear();
         }
     }
 
-    fn moved(&mut self, _ledger: &mut Ledger<'_>, id: u32, (_, to): (u32, u32)) {
+    fn moved(&mut self, _ledger: &mut Ledger<'_>, id: u32, Move { to, .. }: Move) {
         self.slots.insert(id, to);
     }
 }

@@ -5,10 +5,11 @@ use crate::serve::error::RequestError;
 use crate::serve::session::calls::{IdsCall, Local, Peer, RowsCall, Session};
 use crate::serve::session::checks::unknown_arena;
 use crate::serve::session::receive::{Receiver, SAME_VERSION};
-use crate::serve::trainers::{Position, TrainerKey};
+use crate::serve::trainers::TrainerKey;
 use rudder_client::TableInfo;
 use rudder_client::wire::frame::Frame;
 use rudder_client::wire::{Call, PROTOCOL_VERSION, Reply, Request, codec};
+use rudder_core::progress::Progress;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
@@ -92,7 +93,7 @@ impl Session {
                 ));
             }
             Request::Progress { epoch, step, steps_per_epoch } => {
-                self.local.engine.trainers.report(self.trainer()?, Position { epoch, step, steps_per_epoch });
+                self.local.engine.trainers.report(self.trainer()?, Progress { epoch, step, steps_per_epoch });
                 Reply::Done
             }
             Request::Announce { table, step, count, ids } => {
