@@ -30,7 +30,7 @@ pub use metrics::collectors;
 pub use own::owned::{Owned, OwnedError};
 pub use own::source::ShardSource;
 pub use server::LocalServer;
-pub use session::calls::StatusText;
+pub use session::checks::StatusText;
 pub use status::{
     EngineStatus, FetchedRows, LookaheadStatus, MemoryStatus, NetworkRows, TableStatus, VersionsStatus, engine_status,
 };

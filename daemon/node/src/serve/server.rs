@@ -4,7 +4,7 @@
 use crate::config::LocalConfig;
 use crate::serve::engine::Engine;
 use crate::serve::error::{RequestError, ServeError};
-use crate::serve::session::calls::{Local, Peer, StatusText};
+use crate::serve::session::checks::{Local, Peer, StatusText};
 use crate::serve::session::connection;
 use crate::serve::session::replies::Replies;
 use crate::serve::session::socket::{self, Socket};

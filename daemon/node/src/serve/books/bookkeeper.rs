@@ -186,7 +186,7 @@ impl Bookkeeper {
     /// Asks for what the next batches lack, as the budget allows.
     fn prefetch(&mut self) {
         let TableState { cache, flights, .. } = &self.base.tables[self.table];
-        for prefetch in self.announcements.plan(cache, |ids| flights.absent(ids)) {
+        for prefetch in self.announcements.plan(cache, |ids| flights.absent(&ids)) {
             let rows = self.base.with_owners(self.table, &prefetch.ids);
             let claim = request_rows(&self.base, self.table, &rows, Reason::Lookahead.into());
             self.announcements.stage(prefetch.batch, claim);

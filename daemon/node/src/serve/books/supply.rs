@@ -19,7 +19,7 @@ pub(crate) async fn bring_in(
     reason: Reason,
     fill: Fill,
 ) -> usize {
-    let rows = base.with_owners(table, &base.tables[table].flights.absent(wanted));
+    let rows = base.with_owners(table, &base.tables[table].flights.absent(&wanted));
     let claim = request_rows(base, table, &rows, reason.into());
     wait_for(&claim, reason).await;
     let ids = rows.iter().map(|&(id, _)| id).collect();

@@ -1,102 +1,20 @@
-//! The calls of a connection that take a while. It owns the connection's arenas and its places for requests in flight: each
-//! call holds one until all that follows from it is done. It must never make a call wait for the bookkeeping of another.
+//! The calls of a connection that take a while. It owns their places among the requests in flight: each call holds one until
+//! all that follows from it is done. It must never make a call wait for the bookkeeping of another.
 
-use crate::config::LocalConfig;
-use crate::serve::engine::Engine;
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::Job;
 use crate::serve::own::out::Out;
+use crate::serve::session::checks::{IdsCall, Local, RowsCall, Session};
 use crate::serve::session::replies::Replies;
-use crate::serve::trainers::Membership;
-use hashbrown::HashMap;
-use prometheus::IntGauge;
 use rudder_agent::tools::{ToolCall, Warm};
-use rudder_client::DType;
-use rudder_client::arena::Mapping;
-use rudder_client::wire::{Place, Reply};
-use rudder_core::lookahead::TrainerId;
-use std::collections::VecDeque;
+use rudder_client::wire::Reply;
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use tokio::net::UnixStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-
-/// Answers what `GET /v1/status` says, as JSON.
-pub type StatusText = Arc<dyn Fn() -> String + Send + Sync>;
-
-/// What every connection shares.
-pub(crate) struct Local {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) config: LocalConfig,
-    pub(crate) status: StatusText,
-    pub(crate) stop: CancellationToken,
-    /// Calls under way.
-    pub(crate) calls: TaskTracker,
-    pub(crate) connections: IntGauge,
-}
-
-/// The other side of a connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Peer {
-    /// Number of the connection.
-    pub(crate) connection: u64,
-    /// Its user, by the kernel's word.
-    pub(crate) uid: u32,
-}
-
-/// A connection being served.
-pub(crate) struct Session {
-    pub(crate) local: Arc<Local>,
-    pub(crate) peer: Peer,
-    pub(crate) replies: Arc<Replies>,
-    pub(crate) arenas: HashMap<u32, Arc<Mapping>>,
-    pub(crate) fds: VecDeque<OwnedFd>,
-    pub(crate) name: Option<String>,
-    /// Empty before Hello.
-    pub(crate) member: Option<Arc<Membership>>,
-    inflight: Arc<Semaphore>,
-}
-
-/// What a fetch asks for, or an update brings, as it came.
-pub(crate) struct RowsCall {
-    pub(crate) table: u16,
-    pub(crate) dtype: DType,
-    pub(crate) width: u32,
-    pub(crate) count: u64,
-    pub(crate) ids: Place,
-    pub(crate) rows: Place,
-}
-
-/// Ids that a call is about, as they came.
-pub(crate) struct IdsCall {
-    pub(crate) table: u16,
-    pub(crate) count: u64,
-    pub(crate) ids: Place,
-}
+use tokio::sync::OwnedSemaphorePermit;
 
 impl Session {
-    pub(crate) fn new(local: &Arc<Local>, peer: Peer, stream: &Arc<UnixStream>) -> Self {
-        let replies = Arc::new(Replies::new(Arc::clone(stream), local.config.write_timeout_ms));
-        let inflight = Arc::new(Semaphore::new(local.config.inflight_max));
-        let (arenas, fds) = (HashMap::new(), VecDeque::new());
-        Self { local: Arc::clone(local), peer, replies, arenas, fds, name: None, member: None, inflight }
-    }
-
-    /// The trainer to which this connection belongs.
-    fn member(&self) -> Result<&Arc<Membership>, RequestError> {
-        self.member.as_ref().ok_or(RequestError::Internal("a connection without Hello is served"))
-    }
-
-    /// Its number.
-    pub(crate) fn trainer(&self) -> Result<TrainerId, RequestError> {
-        Ok(self.member()?.id())
-    }
-
     /// A place among the requests in flight.
     async fn place(&self) -> Result<OwnedSemaphorePermit, RequestError> {
         if self.local.engine.is_draining() {

@@ -1,19 +1,102 @@
-//! What a client asks, held against the tables and the limits of this daemon. It must never believe a length, an offset or a
-//! descriptor before it was checked.
+//! The session of a client, and what it may ask: held against the tables and the limits of this daemon. It owns the
+//! connection's arenas. It must never believe a length, an offset or a descriptor before it was checked.
 
+use crate::config::LocalConfig;
+use crate::serve::engine::Engine;
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::Job;
 use crate::serve::fetch::timeline::Timeline;
 use crate::serve::own::out::Out;
-use crate::serve::session::calls::{RowsCall, Session};
+use crate::serve::session::replies::Replies;
+use crate::serve::trainers::Membership;
 use crate::serve::versions::update::{NewRows, RowsIn};
+use hashbrown::HashMap;
 use parking_lot::Mutex;
+use prometheus::IntGauge;
+use rudder_client::DType;
 use rudder_client::arena::Mapping;
 use rudder_client::wire::{ARENA_ALIGN_BYTES, Place, Reply};
+use rudder_core::lookahead::TrainerId;
 use rudder_dataset::Table;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Answers what `GET /v1/status` says, as JSON.
+pub type StatusText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What every connection shares.
+pub(crate) struct Local {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) config: LocalConfig,
+    pub(crate) status: StatusText,
+    pub(crate) stop: CancellationToken,
+    /// Calls under way.
+    pub(crate) calls: TaskTracker,
+    pub(crate) connections: IntGauge,
+}
+
+/// The other side of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    /// Number of the connection.
+    pub(crate) connection: u64,
+    /// Its user, by the kernel's word.
+    pub(crate) uid: u32,
+}
+
+/// A connection being served.
+pub(crate) struct Session {
+    pub(crate) local: Arc<Local>,
+    pub(crate) peer: Peer,
+    pub(crate) replies: Arc<Replies>,
+    pub(crate) arenas: HashMap<u32, Arc<Mapping>>,
+    pub(crate) fds: VecDeque<OwnedFd>,
+    pub(crate) name: Option<String>,
+    /// Empty before Hello.
+    pub(crate) member: Option<Arc<Membership>>,
+    pub(crate) inflight: Arc<Semaphore>,
+}
+
+/// What a fetch asks for, or an update brings, as it came.
+pub(crate) struct RowsCall {
+    pub(crate) table: u16,
+    pub(crate) dtype: DType,
+    pub(crate) width: u32,
+    pub(crate) count: u64,
+    pub(crate) ids: Place,
+    pub(crate) rows: Place,
+}
+
+/// Ids that a call is about, as they came.
+pub(crate) struct IdsCall {
+    pub(crate) table: u16,
+    pub(crate) count: u64,
+    pub(crate) ids: Place,
+}
 
 impl Session {
+    pub(crate) fn new(local: &Arc<Local>, peer: Peer, stream: &Arc<UnixStream>) -> Self {
+        let replies = Arc::new(Replies::new(Arc::clone(stream), local.config.write_timeout_ms));
+        let inflight = Arc::new(Semaphore::new(local.config.inflight_max));
+        let (arenas, fds) = (HashMap::new(), VecDeque::new());
+        Self { local: Arc::clone(local), peer, replies, arenas, fds, name: None, member: None, inflight }
+    }
+
+    /// The trainer to which this connection belongs.
+    pub(crate) fn member(&self) -> Result<&Arc<Membership>, RequestError> {
+        self.member.as_ref().ok_or(RequestError::Internal("a connection without Hello is served"))
+    }
+
+    /// Its number.
+    pub(crate) fn trainer(&self) -> Result<TrainerId, RequestError> {
+        Ok(self.member()?.id())
+    }
+
     pub(crate) fn add_arena(&mut self, arena: u32, bytes: u64) -> Result<Reply, RequestError> {
         let fd = self.fds.pop_front().ok_or_else(|| {
             RequestError::Protocol("an arena was announced without a descriptor beside it".to_owned())

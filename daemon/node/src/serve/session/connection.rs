@@ -2,8 +2,7 @@
 //! connection ends in good order. It must never wait for the work of a call.
 
 use crate::serve::error::RequestError;
-use crate::serve::session::calls::{IdsCall, Local, Peer, RowsCall, Session};
-use crate::serve::session::checks::unknown_arena;
+use crate::serve::session::checks::{IdsCall, Local, Peer, RowsCall, Session, unknown_arena};
 use crate::serve::session::receive::{Receiver, SAME_VERSION};
 use crate::serve::trainers::TrainerKey;
 use rudder_client::TableInfo;

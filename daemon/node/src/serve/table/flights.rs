@@ -11,6 +11,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
+/// Rows looked up in one go where a fetch need not wait for all of them.
+const PIECE_ROWS: usize = 1024;
+
 /// Why a flight did not bring its rows.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum FlightError {
@@ -307,10 +310,14 @@ impl Flights {
     }
 
     /// Those of `ids` that are not on their way, nor here and waiting for their use.
-    pub(crate) fn absent(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        let known = self.known.lock();
-        ids.retain(|id| known.seats.get(id).is_none_or(|(flight, _)| flight.has_failed()));
-        ids
+    pub(crate) fn absent(&self, ids: &[u32]) -> Vec<u32> {
+        let mut absent = Vec::with_capacity(ids.len());
+        for piece in ids.chunks(PIECE_ROWS) {
+            let known = self.known.lock();
+            let is_absent = |id: &u32| known.seats.get(id).is_none_or(|(flight, _)| flight.has_failed());
+            absent.extend(piece.iter().copied().filter(is_absent));
+        }
+        absent
     }
 }
 
@@ -380,17 +387,19 @@ impl Drop for Claim {
         if self.own.is_empty() {
             return;
         }
-        let mut known = self.of.known.lock();
         for &at in &self.own {
             let flight = &self.flights[at];
-            for id in &flight.ids {
-                // Rows of a failed or outdated flight may have been asked for again by another.
-                if known.seats.get(id).is_some_and(|(holder, _)| Arc::ptr_eq(holder, flight)) {
-                    known.seats.remove(id);
+            // First: others that joined may still offer its rows, and those without a seat must be marked all the same.
+            self.of.known.lock().watch(flight);
+            for piece in flight.ids.chunks(PIECE_ROWS) {
+                let mut known = self.of.known.lock();
+                for id in piece {
+                    // Rows of a failed or outdated flight may have been asked for again by another.
+                    if known.seats.get(id).is_some_and(|(holder, _)| Arc::ptr_eq(holder, flight)) {
+                        known.seats.remove(id);
+                    }
                 }
             }
-            // Others that joined may still offer its rows.
-            known.watch(flight);
         }
     }
 }
@@ -417,7 +426,7 @@ mod tests {
         assert!(Arc::ptr_eq(&second.flights[second.seats[0].flight as usize], &first.flights[0]));
         assert_eq!(second.seats[0].row, 1);
         drop(first);
-        assert_eq!(flights.absent(vec![3, 4]), [3]);
+        assert_eq!(flights.absent(&![3, 4]), [3]);
     }
 
     #[test]
@@ -435,7 +444,7 @@ mod tests {
         assert!(is_outdated(&joined, 1) && is_outdated(&again, 1) && !is_outdated(&again, 0));
         flights.outdate(|id| id == 150);
         assert!(is_outdated(&again, 0));
-        assert_eq!(flights.absent(vec![150, 2]), [150, 2]);
+        assert_eq!(flights.absent(&![150, 2]), [150, 2]);
     }
 
     #[test]
@@ -460,9 +469,9 @@ mod tests {
         let second = flights.claim([(2, 7)]);
         assert_eq!(asked(&second), [[2]]);
         drop(first);
-        assert_eq!(flights.absent(vec![1, 2]), [1]);
+        assert_eq!(flights.absent(&![1, 2]), [1]);
         drop(second);
-        assert_eq!(flights.absent(vec![2]), [2]);
+        assert_eq!(flights.absent(&![2]), [2]);
     }
 
     /// Whoever asks a peer may panic, or be gone with its runtime: those who wait for the rows must hear of it.
