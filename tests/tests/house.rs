@@ -40,12 +40,12 @@ const STOREYED: &str = "daemon/node/src/serve/";
 
 /// The files of `serve`, lowest storey first. Each may import files of lower storeys only, by their whole path. What a folder's
 /// `mod.rs` holds stands for the folder; a file that is not named here has no place yet.
-const STOREYS: [&[&str]; 13] = [
+const STOREYS: [&[&str]; 14] = [
     &[
         "own/out",
         "own/owned",
         "table/reason",
-        "table/flights",
+        "table/flight",
         "table/gauges",
         "table/recorder",
         "table/freshness",
@@ -53,9 +53,18 @@ const STOREYS: [&[&str]; 13] = [
         "versions/restarts",
         "metrics/blocks",
     ],
-    &["error", "own/blocks", "table/held", "table/stats", "fetch/gather", "books/desk", "books/announcements"],
-    &["own/source", "table", "session/receive", "session/replies", "session/socket"],
-    &["own", "base", "trainers", "fetch/job"],
+    &["error", "own/blocks", "table/flights", "table/stats", "fetch/gather"],
+    &[
+        "own/source",
+        "table/held",
+        "books/desk",
+        "books/announcements",
+        "session/receive",
+        "session/replies",
+        "session/socket",
+    ],
+    &["own", "table", "trainers", "fetch/job"],
+    &["base"],
     &["requests", "versions/changes", "tools/memory", "fetch/timing", "versions/update"],
     &["books/supply", "versions/refresh", "survey"],
     &["books/bookkeeper", "fetch/fetcher", "tools/steward", "versions"],

@@ -1,6 +1,6 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
-use crate::serve::table::flights::FlightError;
+use crate::serve::table::flight::FlightError;
 use rudder_agent::tools::ToolError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use rudder_core::lookahead::AnnounceError;

@@ -2,7 +2,8 @@
 //! It must never decide which rows are wanted, nor put them into a cache.
 
 use crate::serve::base::Base;
-use crate::serve::table::flights::{Claim, Landing};
+use crate::serve::table::flight::Landing;
+use crate::serve::table::flights::Claim;
 use crate::serve::table::reason::Reason;
 use rudder_peers::{Class, RequestId};
 use std::sync::Arc;

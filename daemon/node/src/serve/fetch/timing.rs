@@ -3,7 +3,8 @@
 
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::{Answered, Job};
-use crate::serve::table::flights::{Claim, Took};
+use crate::serve::table::flight::Took;
+use crate::serve::table::flights::Claim;
 use parking_lot::Mutex;
 use prometheus::{Histogram, HistogramOpts};
 use rudder_telemetry::spans::{FETCH, Kind, Span, Tracer};

@@ -2,7 +2,8 @@
 //! cache. It owns the order in which marks are set and rows are listed and overwritten, on which it depends that no old row
 //! stays behind. It knows neither peers nor stamps.
 
-use crate::serve::table::flights::{Flight, Flights};
+use crate::serve::table::flight::Flight;
+use crate::serve::table::flights::Flights;
 use rudder_core::cache::TableCache;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ impl Held<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::table::flights::{Claim, Landing};
+    use crate::serve::table::flight::Landing;
+    use crate::serve::table::flights::Claim;
     use rudder_core::cache::{CacheSpec, PolicySpec};
     use rudder_peers::RowBatch;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
