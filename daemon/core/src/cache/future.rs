@@ -300,7 +300,7 @@ impl Future {
             let step = *entry.key();
             let slots = entry.get_mut();
             while let Some(&slot) = slots.last() {
-                if self.next_use(slot) == Some(step) {
+                if self.next_use.get(slot as usize) == Some(&Some(step)) {
                     return Some((slot, step));
                 }
                 slots.pop();

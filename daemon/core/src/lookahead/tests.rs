@@ -202,7 +202,7 @@ fn a_trainer_that_pauses_holds_nothing_against_the_others() {
 #[test]
 fn a_loader_iterated_again_is_staged_to_depth_only() {
     let cache = cache();
-    let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
+    let mut ahead = Lookahead::new(Settings { budget: 16.0, rows_max: 1 << 20, ..SETTINGS });
     for epoch in 0..2u64 {
         let mut staged = HashSet::new();
         for served in 0..60u64 {
