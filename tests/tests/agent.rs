@@ -317,3 +317,13 @@ fn a_classifier_file_is_read_by_check_and_before_anything_serves() {
         assert!(!socket.exists() && !said.contains("serving"), "{said}");
     }
 }
+
+#[test]
+fn a_trainer_reads_the_same_status_as_an_operator() {
+    let cluster = cluster("rules", |_| ());
+    let told: Value = serde_json::from_str(&cluster.client(0).unwrap().status().unwrap()).unwrap();
+    let status = cluster.nodes[0].as_ref().unwrap().status();
+    assert_eq!(told["agent"]["controller"], "rules", "{told}");
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((keys(&told), &told["agent"]), (keys(&status), &status["agent"]));
+}

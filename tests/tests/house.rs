@@ -45,8 +45,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 /// The folder of the crate whose modules [`LAYERS`] orders.
 const LAYERED: &str = "daemon/node/src/";
 
-/// Sources in which no two modules of one folder import each other. `daemon/node/src/serve` is not covered yet: its
-/// parts and `engine.rs` import each other.
+/// Sources in which no two modules of one folder import each other. For `daemon/node/src/serve`, [`STOREYS`] says more.
 const WITHOUT_CIRCLES: [&str; 7] = [
     "daemon/agent/src/",
     "daemon/demo/src/",
@@ -55,6 +54,48 @@ const WITHOUT_CIRCLES: [&str; 7] = [
     "daemon/node/src/lifecycle/",
     "daemon/node/src/node/",
     "daemon/stage/src/",
+];
+
+/// The folder whose files [`STOREYS`] orders.
+const STOREYED: &str = "daemon/node/src/serve/";
+
+/// The files of `serve`, lowest storey first. Each may import files of lower storeys only, by their whole path. What a folder's
+/// `mod.rs` holds stands for the folder; a file that is not named here has no place yet.
+const STOREYS: [&[&str]; 14] = [
+    &[
+        "settings",
+        "own/out",
+        "own/owned",
+        "table/reason",
+        "table/flight",
+        "table/gauges",
+        "table/recorder",
+        "table/freshness",
+        "fetch/timeline",
+        "versions/restarts",
+        "metrics/blocks",
+    ],
+    &["error", "own/blocks", "table/flights", "table/stats", "fetch/gather"],
+    &[
+        "own/source",
+        "table/held",
+        "books/desk",
+        "books/announcements",
+        "session/receive",
+        "session/replies",
+        "session/socket",
+    ],
+    &["own", "table", "trainers", "fetch/job"],
+    &["base"],
+    &["requests", "versions/changes", "tools/memory", "fetch/timing", "versions/update"],
+    &["books/supply", "versions/refresh", "survey"],
+    &["books/bookkeeper", "fetch/fetcher", "tools/steward", "versions"],
+    &["books", "fetch", "tools"],
+    &["engine"],
+    &["status", "metrics/engine", "session/checks"],
+    &["metrics/versions", "session/calls"],
+    &["metrics", "session/connection", "session"],
+    &["server"],
 ];
 
 /// Crates that never print: who calls them shows what they answer.
@@ -184,6 +225,47 @@ fn dependencies_point_one_way() {
             .find(|layer| named.iter().any(|name| name == layer))
             .map(|layer| format!("names crate::{layer}, which `{module}` must not know"))
     });
+}
+
+#[test]
+fn serve_stands_in_storeys() {
+    none_is_wrong(|name, text| {
+        let file = name.strip_prefix(STOREYED)?.strip_suffix(".rs")?;
+        let file = file.strip_suffix("/mod").unwrap_or(file);
+        (file != "mod").then(|| climbs(file, without_tests(name, text)))?
+    });
+}
+
+/// What is wrong with the imports of a file of `serve`, if anything is.
+fn climbs(file: &str, code: &str) -> Option<String> {
+    let storey_of = |file: &str| STOREYS.iter().position(|storey| storey.contains(&file));
+    let Some(own) = storey_of(file) else { return Some("stands in no storey: put it into STOREYS".to_owned()) };
+    let lines: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = lines.join("\n");
+    if code.contains("super::") || code.contains("crate::serve::{") {
+        return Some("imports by `super::` or a group: write `use crate::serve::…` for each file".to_owned());
+    }
+    let path =
+        |text: &str| text.chars().take_while(|&c| c.is_alphanumeric() || c == '_' || c == ':').collect::<String>();
+    code.split("crate::serve::").skip(1).find_map(|after| {
+        let words = path(after).replace("::", "/");
+        let mut target = words.trim_end_matches('/');
+        while storey_of(target).is_none() {
+            target = target.rsplit_once('/')?.0;
+        }
+        let climbs = target != file && storey_of(target)? >= own;
+        climbs.then(|| format!("imports crate::serve::{}, which is not below it", target.replace('/', "::")))
+    })
+}
+
+#[test]
+fn an_import_of_a_higher_storey_is_seen() {
+    assert_eq!(climbs("books/desk", "use crate::serve::table::flights::{Claim, Landing};"), None);
+    let wrong = climbs("table/flights", "// crate::serve::engine\nuse crate::serve::engine::Engine;");
+    assert_eq!(wrong.as_deref(), Some("imports crate::serve::engine, which is not below it"));
+    assert!(climbs("books/desk", "use crate::serve::books::announcements::X;").is_some(), "of the same storey");
+    assert!(climbs("books/desk", "use super::engine::Engine;").is_some());
+    assert!(climbs("nowhere", "").is_some_and(|wrong| wrong.contains("STOREYS")));
 }
 
 /// The code of a file without its tests.

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
-use rudder_client::{Horizon, Loader};
-use rudder_tests::{Cluster, assert_rows};
+use rudder_client::{Client, ConnectOptions, Horizon, Loader};
+use rudder_tests::{Cluster, assert_rows, wait_until};
 use serde_json::Value;
+use std::time::Duration;
 
 fn status(client: &rudder_client::Client) -> Value {
     serde_json::from_str(&client.status().unwrap()).unwrap()
@@ -78,4 +79,116 @@ fn an_announcement_of_a_wrong_id_is_refused() {
     client.announce("feat", &(50..90).collect::<Vec<u64>>(), 0).unwrap();
     let error = client.announce("feat", &[99], 1).unwrap_err().to_string();
     assert!(error.contains("lookahead.rows_max"), "{error}");
+}
+
+const REMOTE: std::ops::Range<u64> = 1000..2000;
+
+fn lookahead(client: &Client) -> Value {
+    status(client)["tables"][0]["lookahead"].clone()
+}
+
+/// Whether nothing announced waits and nothing is held for it, soon.
+fn is_forgotten(client: &Client) -> bool {
+    wait_until(Duration::from_secs(10), || {
+        let now = lookahead(client);
+        now["waiting_rows"] == 0 && now["staged_batches"] == 0
+    })
+}
+
+/// What a fetch of all remote rows finds outside the cache although nobody has asked for it.
+fn left_behind(cluster: &Cluster) -> u64 {
+    let ids: Vec<u64> = REMOTE.collect();
+    let rows = cluster.client(0).unwrap().fetch("feat", &ids).unwrap();
+    assert_rows(&rows, &ids);
+    rows.sources().staged
+}
+
+/// A loader that is broken off and made again announces from the start; what was staged for the batches of before must go.
+#[test]
+fn what_was_staged_for_batches_that_never_came_is_let_go() {
+    let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();
+    let (watcher, doomed) = (cluster.client(0).unwrap(), cluster.client(0).unwrap());
+    let batch =
+        |round: u64, step: u64| -> Vec<u64> { (0..20).map(|i| REMOTE.start + (round * 10 + step) * 20 + i).collect() };
+    for round in 0..5 {
+        (0..10).for_each(|step| _ = doomed.announce("feat", &batch(round, step), step).unwrap());
+        (0..3).for_each(|step| assert_rows(&doomed.fetch("feat", &batch(round, step)).unwrap(), &batch(round, step)));
+        let staged = wait_until(Duration::from_secs(10), || lookahead(&watcher)["staged_batches"] != 0);
+        assert!(staged, "nothing is staged: {}", lookahead(&watcher));
+    }
+    drop(doomed);
+    assert!(is_forgotten(&watcher), "{}", lookahead(&watcher));
+    assert_eq!(left_behind(&cluster), 0);
+}
+
+/// Trainers as fast as the daemon: a batch may be used while its rows are being asked for.
+#[test]
+fn nothing_stays_staged_when_batches_are_used_as_soon_as_they_are_announced() {
+    let cluster = Cluster::start(2, 2000, |config| {
+        config.lookahead.depth = 1;
+        config.lookahead.budget = 4.0;
+    })
+    .unwrap();
+    let watcher = cluster.client(0).unwrap();
+    std::thread::scope(|scope| {
+        for trainer in 0..6u64 {
+            let client = cluster.client(0).unwrap();
+            let batch = move |step: u64| -> Vec<u64> {
+                (0..30).map(|i| REMOTE.start + (trainer * 331 + step * 37 + i * 7) % 1000).collect()
+            };
+            scope.spawn(move || {
+                client.announce("feat", &batch(0), 0).unwrap();
+                for step in 0..700 {
+                    client.announce("feat", &batch(step + 1), step + 1).unwrap();
+                    assert_rows(&client.fetch("feat", &batch(step)).unwrap(), &batch(step));
+                }
+            });
+        }
+    });
+    assert!(is_forgotten(&watcher), "{}", lookahead(&watcher));
+    let now = lookahead(&watcher);
+    assert!(now["used_batches"].as_u64().unwrap() > 4000, "{now}");
+    assert_eq!(left_behind(&cluster), 0);
+}
+
+fn of_trainer(cluster: &Cluster, number: u128) -> Client {
+    Client::connect(ConnectOptions { trainer: Some(number), ..ConnectOptions::at(cluster.socket(0)) }).unwrap()
+}
+
+/// One process of a trainer announces, another fetches and reports: what was told is the trainer's.
+#[test]
+fn announcements_and_progress_live_while_any_connection_of_their_trainer_does() {
+    let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();
+    let watcher = cluster.client(0).unwrap();
+    let (announcer, fetcher, other) = (of_trainer(&cluster, 7), of_trainer(&cluster, 7), of_trainer(&cluster, 8));
+    let batch = |step: u64| -> Vec<u64> { (0..50).map(|i| REMOTE.start + step * 50 + i).collect() };
+    (0..4).for_each(|step| _ = announcer.announce("feat", &batch(step), step).unwrap());
+    announcer.progress(0, 1, 10).unwrap();
+    let brought = || status(&watcher)["tables"][0]["network"]["lookahead_rows"].as_u64() >= Some(100);
+    assert!(wait_until(Duration::from_secs(10), brought), "{}", status(&watcher));
+    // Another trainer's fetch is not the announced one.
+    assert_rows(&other.fetch("feat", &batch(3)).unwrap(), &batch(3));
+    drop(announcer);
+    assert!(fetcher.fetch("feat", &batch(0)).unwrap().sources().staged > 0);
+    assert!(
+        wait_until(Duration::from_secs(10), || lookahead(&watcher)["used_batches"] == 1),
+        "{}",
+        lookahead(&watcher)
+    );
+    assert_eq!(lookahead(&watcher)["waiting_rows"], 150, "{}", lookahead(&watcher));
+    assert_eq!(status(&watcher)["trainers_reporting"], 1);
+    drop(fetcher);
+    assert!(is_forgotten(&watcher), "{}", lookahead(&watcher));
+    assert_eq!(lookahead(&watcher)["expired_batches"], 3);
+    assert_eq!(status(&watcher)["trainers_reporting"], 0);
+}
+
+#[test]
+fn announcements_of_a_trainer_that_pauses_expire_by_themselves() {
+    let cluster = Cluster::start(2, 2000, |config| config.lookahead.expire_ms = 200).unwrap();
+    let (watcher, pausing) = (cluster.client(0).unwrap(), cluster.client(0).unwrap());
+    pausing.announce("feat", &[1001, 1002], 0).unwrap();
+    assert_eq!(lookahead(&watcher)["waiting_rows"], 2);
+    assert!(is_forgotten(&watcher), "{}", lookahead(&watcher));
+    assert_eq!(lookahead(&watcher)["expired_batches"], 1);
 }

@@ -87,3 +87,31 @@ fn a_tool_call_waits_once_however_many_tables_it_is_about() {
     assert_eq!(answer["tables"].as_array().unwrap().len(), 2, "{answer}");
     assert!(took >= WAIT && took < 2 * WAIT, "{took:?}");
 }
+
+/// Calls that wait for a silent peer use up the deadline of a drain; what ends after them must not have one of its own.
+#[test]
+fn a_drain_ends_at_its_deadline_whatever_is_under_way() {
+    let mut cluster = Cluster::prepare(2, 2_000, |config| {
+        patient(config);
+        config.local.inflight_max = 1;
+    })
+    .unwrap();
+    cluster.start_node(0).unwrap();
+    let silent = Rudderd::start(&mut cluster, 1).unwrap();
+    let client = cluster.client(0).unwrap();
+    assert_rows(&client.fetch("feat", &[1_500]).unwrap(), &[1_500]);
+    silent.stop().unwrap();
+    let node = cluster.nodes[0].take().unwrap();
+    std::thread::scope(|scope| {
+        // The second waits on its connection for the place of the first.
+        for id in [1_600, 1_700] {
+            let client = &client;
+            scope.spawn(move || assert!(client.fetch("feat", &[id]).is_err()));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let begin = Instant::now();
+        node.shutdown(Duration::from_secs(2));
+        assert!(begin.elapsed() < Duration::from_millis(3_000), "the drain took {:?}", begin.elapsed());
+        drop(node);
+    });
+}

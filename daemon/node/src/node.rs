@@ -10,8 +10,9 @@ use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::{
     Engine, EngineError, EngineParts, LocalServer, Owned, OwnedError, ServeError, ShardSource, StatusText,
+    engine_status,
 };
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use prometheus::core::Collector;
 use pulse::Pulse;
 use rudder_agent::classifier::ClassifierError;
@@ -46,7 +47,7 @@ pub struct Node {
     local: LocalServer,
     collectors: Collectors,
     /// Stopped first: it calls tools.
-    agent: Mutex<Option<Steering>>,
+    agent: SharedAgent,
     serving: AtomicBool,
     started: Instant,
     tracer: Option<Arc<Tracer>>,
@@ -55,6 +56,9 @@ pub struct Node {
     /// Taken down last; `Option` so that `drop` can do it without waiting.
     runtimes: [Option<Runtime>; 2],
 }
+
+/// The agent, once it runs; whoever asks for the status of the node sees it, too.
+type SharedAgent = Arc<Mutex<Option<Steering>>>;
 
 /// Handles made once, given out at each call.
 type Collectors = Box<dyn Fn() -> Vec<Box<dyn Collector>> + Send + Sync>;
@@ -147,7 +151,8 @@ impl Node {
         set_priors(&config.cache, &dataset, &engine)?;
         let staleness_max = Some(config.cache.staleness_max_ms).filter(|&bound| bound > 0).map(Duration::from_millis);
         engine.keep_fresh(staleness_max);
-        let status = status_text(&config, &dataset, &engine, &peers, started);
+        let agent = SharedAgent::default();
+        let status = status_text(&config, &dataset, &engine, &peers, &agent, started);
         let local = {
             let _inside = serving.enter();
             LocalServer::start(Arc::clone(&engine), config.local.clone(), status)?
@@ -160,8 +165,8 @@ impl Node {
             "serving"
         );
         let collectors = collectors(&engine, &peers)?;
-        let agent = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
-        let agent = Mutex::new(agent);
+        let steering = steering::start_agent(&config, &dataset, &engine, network.handle(), collectors())?;
+        *agent.lock() = steering;
         let pulses = [Pulse::of(serving.handle()), Pulse::of(network.handle())];
         let runtimes = [Some(serving), Some(network)];
         let serving = AtomicBool::new(true);
@@ -184,15 +189,11 @@ impl Node {
 
 impl Daemon for Node {
     fn status(&self) -> Value {
-        let mut status = status(&self.config, &self.dataset, &self.engine, &self.peers, self.started);
-        if let (Value::Object(fields), Some(agent)) = (&mut status, &*self.agent()) {
-            fields.insert("agent".to_owned(), agent.status());
-        }
-        status
+        status(&self.config, &self.dataset, &self.engine, &self.peers, &self.agent, self.started)
     }
 
     fn decisions(&self, limit: usize) -> Vec<Decision> {
-        self.agent().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
+        self.agent.lock().as_ref().map(|steering| steering.agent.decisions(limit)).unwrap_or_default()
     }
 
     fn ready(&self) -> bool {
@@ -220,7 +221,7 @@ impl Daemon for Node {
     fn collectors(&self) -> Vec<Box<dyn Collector>> {
         let mut all = (self.collectors)();
         all.extend(self.local.collectors());
-        all.extend(self.agent().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
+        all.extend(self.agent.lock().as_ref().map(|steering| steering.agent.collectors()).unwrap_or_default());
         all
     }
 
@@ -231,7 +232,7 @@ impl Daemon for Node {
     fn shutdown(&self, deadline: Duration) {
         self.serving.store(false, Ordering::Release);
         // Taken out first: who asks for the status does not wait for it. It ends while the sessions do.
-        let mut agent = self.agent().take();
+        let mut agent = self.agent.lock().take();
         if let Some(steering) = &mut agent {
             steering.agent.end();
         }
@@ -249,19 +250,13 @@ impl Daemon for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let agent = self.agent().take();
+        let agent = self.agent.lock().take();
         drop(agent);
         for runtime in &mut self.runtimes {
             if let Some(runtime) = runtime.take() {
                 runtime.shutdown_background();
             }
         }
-    }
-}
-
-impl Node {
-    fn agent(&self) -> MutexGuard<'_, Option<Steering>> {
-        self.agent.lock()
     }
 }
 
@@ -358,10 +353,10 @@ fn set_priors(config: &CacheConfig, dataset: &Dataset, engine: &Engine) -> Resul
 
 fn collectors(engine: &Arc<Engine>, peers: &Arc<Peers>) -> Result<Collectors, StartError> {
     // Made once here so that a defect shows at the start; each later call makes handles over the same counters.
-    engine.collectors().map_err(EngineError::from)?;
+    crate::serve::collectors(engine).map_err(EngineError::from)?;
     let (engine, peers) = (Arc::clone(engine), Arc::clone(peers));
     Ok(Box::new(move || {
-        let mut all = engine.collectors().unwrap_or_default();
+        let mut all = crate::serve::collectors(&engine).unwrap_or_default();
         all.extend(peers.collectors());
         all
     }))
@@ -372,14 +367,32 @@ fn status_text(
     dataset: &Arc<Dataset>,
     engine: &Arc<Engine>,
     peers: &Arc<Peers>,
+    agent: &SharedAgent,
     started: Instant,
 ) -> StatusText {
     let (config, dataset, engine, peers) = (config.clone(), Arc::clone(dataset), Arc::clone(engine), Arc::clone(peers));
-    Arc::new(move || status(&config, &dataset, &engine, &peers, started).to_string())
+    let agent = Arc::clone(agent);
+    Arc::new(move || status(&config, &dataset, &engine, &peers, &agent, started).to_string())
 }
 
-fn status(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
-    let serving = engine.status();
+/// What the node says of itself, whoever asks and however.
+fn status(
+    config: &Config,
+    dataset: &Dataset,
+    engine: &Engine,
+    peers: &Peers,
+    agent: &SharedAgent,
+    started: Instant,
+) -> Value {
+    let mut status = status_without_agent(config, dataset, engine, peers, started);
+    if let (Value::Object(fields), Some(agent)) = (&mut status, &*agent.lock()) {
+        fields.insert("agent".to_owned(), agent.status());
+    }
+    status
+}
+
+fn status_without_agent(config: &Config, dataset: &Dataset, engine: &Engine, peers: &Peers, started: Instant) -> Value {
+    let serving = engine_status(engine);
     let blocks = dataset.blocks().map(|cache| cache.status());
     let sum = |field: fn(&crate::serve::TableStatus) -> u64| serving.tables.iter().map(field).sum::<u64>();
     json!({

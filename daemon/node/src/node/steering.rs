@@ -123,7 +123,7 @@ fn hands(
             let mut cluster_now = None;
             if look == Look::Closely {
                 let (engine, network) = &looking;
-                network.block_on(engine.gain_insight());
+                network.block_on(engine.survey());
                 cluster_now = cluster.as_mut().and_then(ClusterView::look);
             }
             let sights = sights(&registry.gather(), started.elapsed().as_secs_f64(), &ceilings).into_iter();

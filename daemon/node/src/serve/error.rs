@@ -1,5 +1,6 @@
 //! What a request of a trainer can fail with, and the words and the code that the trainer gets.
 
+use crate::serve::table::flight::FlightError;
 use rudder_agent::tools::ToolError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use rudder_core::lookahead::AnnounceError;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 /// Why a request was refused or failed.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum RequestError {
+pub(crate) enum RequestError {
     #[error(
         "this daemon speaks version {ours} of the local protocol, the client version {theirs}: install the same version on both sides"
     )]
@@ -44,7 +45,7 @@ pub(super) enum RequestError {
     #[error("announcement refused: {0} (lookahead.rows_max)")]
     Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {}", error_chain(cause))]
-    Peer { table: String, rows: usize, cause: Arc<PeerError> },
+    Peer { table: String, rows: usize, cause: FlightError },
     #[error("{rows} rows of table `{table}` could not be read from this node's shard: {cause}")]
     Shard { table: String, rows: usize, cause: Arc<ReadError> },
     #[error("{rows} rows of an update of table `{table}` were not applied, {applied} were: {fault}")]
@@ -59,7 +60,7 @@ pub(super) enum RequestError {
 
 /// Why rows of an update were not applied.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum UpdateFault {
+pub(crate) enum UpdateFault {
     /// By this node.
     #[error("this node: {0}")]
     Own(SourceError),
@@ -90,12 +91,12 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 
 impl RequestError {
     /// Id `id`, at position `at` of what was asked, is none of `table`.
-    pub(super) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
+    pub(crate) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
         Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
     }
 
     /// The code for programs.
-    pub(super) fn code(&self) -> ErrorCode {
+    pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Version { .. } => ErrorCode::Version,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
@@ -106,7 +107,8 @@ impl RequestError {
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
-            Self::Peer { cause, .. } => peer_code(cause),
+            Self::Peer { cause: FlightError::Peer(cause), .. } => peer_code(cause),
+            Self::Peer { cause: FlightError::Ended { .. }, .. } => ErrorCode::Internal,
             Self::Update { fault, .. } => fault.code(),
             Self::Tool(ToolError::UnknownTable { .. }) => ErrorCode::UnknownTable,
             Self::Tool(ToolError::Busy { .. }) => ErrorCode::Limit,

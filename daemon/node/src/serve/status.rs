@@ -1,7 +1,10 @@
 //! What the fetch path says of itself on `/v1/status` and to clients. Field names are an interface: see
 //! `docs/operations.md`.
 
-use super::engine::{Engine, Reason};
+use crate::serve::books::announcements::LookaheadState;
+use crate::serve::engine::Engine;
+use crate::serve::table::reason::Reason;
+use crate::serve::table::stats::TableStats;
 use rudder_dataset::{BlockShard, BlockShardStatus};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -101,6 +104,8 @@ pub struct LookaheadStatus {
     pub over_budget_rows: u64,
     /// Announced rows that wait now.
     pub waiting_rows: usize,
+    /// Announced batches that rows are held for now, outside the cache.
+    pub staged_batches: usize,
     /// Batches that trainers are asked to announce ahead now.
     pub horizon: u32,
 }
@@ -122,7 +127,7 @@ pub struct VersionsStatus {
     pub updated_rows: u64,
     /// Their bytes.
     pub updated_bytes: u64,
-    /// Time since the rows held of the owner longest not asked were known to be what it has; absent while nothing is held.
+    /// Age of the least recently validated rows; absent while nothing is held.
     pub revalidation_age_seconds: Option<f64>,
     /// Cached rows that their owner had changed.
     pub stale_rows: u64,
@@ -160,94 +165,104 @@ pub struct EngineStatus {
     pub scores: &'static str,
 }
 
-impl Engine {
-    /// A snapshot of the counters.
-    #[must_use]
-    pub fn status(&self) -> EngineStatus {
-        let trainers_reporting = self.trainers_reporting();
-        EngineStatus {
-            tables: (0..self.tables.len()).map(|at| self.table_status(at)).collect(),
-            stall_seconds: self.stalled().as_secs_f64(),
-            memory: MemoryStatus {
-                limit_bytes: self.pressure.limit_bytes.load(Ordering::Relaxed),
-                used_bytes: self.pressure.used_bytes.load(Ordering::Relaxed),
-                pressure_shrinks: self.pressure.shrinks.load(Ordering::Relaxed),
-            },
-            trainers_reporting,
-            scores: if trainers_reporting > 0 { "progress" } else { "frequency" },
-        }
+/// A snapshot of the counters of an engine.
+#[must_use]
+pub fn engine_status(engine: &Engine) -> EngineStatus {
+    let (trainers_reporting, reading) = (engine.trainers.progress().trainers, engine.memory.reading());
+    EngineStatus {
+        tables: (0..engine.base.tables.len()).map(|at| table_status(engine, at)).collect(),
+        stall_seconds: engine.fetcher.stalled().as_secs_f64(),
+        memory: MemoryStatus {
+            limit_bytes: reading.limit_bytes,
+            used_bytes: reading.used_bytes,
+            pressure_shrinks: engine.memory.shrinks(),
+        },
+        trainers_reporting,
+        scores: if trainers_reporting > 0 { "progress" } else { "frequency" },
     }
+}
 
-    fn table_status(&self, at: usize) -> TableStatus {
-        let (table, state) = (&self.dataset.tables()[at], &self.tables[at]);
-        let (stats, cache) = (&state.stats, &state.cache);
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let crossed = |reason| read(stats.crossed(reason));
-        let ahead = state.ahead.status(cache.capacity_rows());
-        TableStatus {
-            name: table.name.clone(),
-            dtype: table.dtype.name(),
-            width: table.width,
-            rows: table.rows,
-            local_rows: table.shard.rows(),
-            policy: cache.spec().policy.name(),
-            capacity_rows: cache.capacity_rows(),
-            ceiling_rows: self.ceiling(at).0,
-            cached_rows: cache.used_rows(),
-            cache_bytes: cache.row_bytes_held(),
-            bookkeeping_bytes: cache.bookkeeping_bytes(),
-            hit_ratio: stats.hit_ratio(self.started),
-            fetched: FetchedRows {
-                local: read(&stats.local_rows),
-                cache: read(&stats.cache_rows),
-                staged: read(&stats.staged_rows),
-                peer: read(&stats.peer_rows),
-            },
-            network: NetworkRows {
-                demand_rows: crossed(Reason::Demand),
-                prefetch_rows: crossed(Reason::Policy),
-                lookahead_rows: crossed(Reason::Lookahead),
-                refresh_rows: crossed(Reason::Refresh),
-                tool_rows: crossed(Reason::Tool),
-                warm_rows: crossed(Reason::Warm),
-                bytes: Reason::ALL.into_iter().map(crossed).sum::<u64>() * table.row_bytes as u64,
-            },
-            lookahead: LookaheadStatus {
-                announced_batches: ahead.counts.announced,
-                used_batches: ahead.counts.used,
-                expired_batches: ahead.counts.expired,
-                over_budget_rows: ahead.counts.over_budget_rows,
-                waiting_rows: ahead.waiting_rows,
-                horizon: ahead.horizon,
-            },
-            versions: self.versions_status(at),
-            evicted_rows: read(&cache.stats().evicted_rows),
-            shrunk_rows: read(&cache.stats().shrunk_rows),
-            refused_rows: read(&cache.stats().refused_rows),
-            shifts: read(&cache.stats().shifts),
-            failed_fetches: read(&stats.failed_fetches),
-            blocks: table.shard.blocks().map(BlockShard::status),
-        }
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn table_status(engine: &Engine, at: usize) -> TableStatus {
+    let (table, state) = (engine.base.table(at), &engine.base.tables[at]);
+    let (stats, cache) = (&state.stats, &state.cache);
+    TableStatus {
+        name: table.name.clone(),
+        dtype: table.dtype.name(),
+        width: table.width,
+        rows: table.rows,
+        local_rows: table.shard.rows(),
+        policy: cache.spec().policy.name(),
+        capacity_rows: cache.capacity_rows(),
+        ceiling_rows: engine.memory.ceiling(at).0,
+        cached_rows: cache.used_rows(),
+        cache_bytes: cache.row_bytes_held(),
+        bookkeeping_bytes: cache.bookkeeping_bytes(),
+        hit_ratio: stats.hit_ratio(engine.base.started),
+        fetched: FetchedRows {
+            local: read(&stats.local_rows),
+            cache: read(&stats.cache_rows),
+            staged: read(&stats.staged_rows),
+            peer: read(&stats.peer_rows),
+        },
+        network: network_rows(stats, table.row_bytes),
+        lookahead: lookahead_status(engine, at),
+        versions: versions_status(engine, at),
+        evicted_rows: read(&cache.stats().evicted_rows),
+        shrunk_rows: read(&cache.stats().shrunk_rows),
+        refused_rows: read(&cache.stats().refused_rows),
+        shifts: read(&cache.stats().shifts),
+        failed_fetches: read(&stats.failed_fetches),
+        blocks: table.shard.blocks().map(BlockShard::status),
     }
+}
 
-    pub(super) fn versions_status(&self, at: usize) -> VersionsStatus {
-        self.meet_all(at);
-        let (versions, applied) = (&self.tables[at].versions, self.owned.table(at).counts());
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let counts = &versions.counts;
-        VersionsStatus {
-            updates: read(&counts.updates),
-            update_rows: read(&counts.update_rows),
-            failed_updates: read(&counts.failed_updates),
-            applied_updates: applied.updates,
-            applied_rows: applied.rows,
-            updated_rows: applied.held_rows,
-            updated_bytes: applied.held_bytes,
-            revalidation_age_seconds: versions.age(Instant::now()).map(|age| age.as_secs_f64()),
-            stale_rows: read(&counts.stale_rows),
-            repulled_rows: read(&counts.repulled_rows),
-            expired_rows: read(&counts.expired_rows),
-            failed_refreshes: read(&counts.failed_refreshes),
-        }
+fn network_rows(stats: &TableStats, row_bytes: usize) -> NetworkRows {
+    let crossed = |reason| read(stats.crossed(reason));
+    NetworkRows {
+        demand_rows: crossed(Reason::Demand),
+        prefetch_rows: crossed(Reason::Policy),
+        lookahead_rows: crossed(Reason::Lookahead),
+        refresh_rows: crossed(Reason::Refresh),
+        tool_rows: crossed(Reason::Tool),
+        warm_rows: crossed(Reason::Warm),
+        bytes: Reason::ALL.into_iter().map(crossed).sum::<u64>() * row_bytes as u64,
+    }
+}
+
+fn lookahead_status(engine: &Engine, at: usize) -> LookaheadStatus {
+    let LookaheadState { counts, waiting_rows, horizon, staged_batches } = engine.books.lookahead(at);
+    LookaheadStatus {
+        announced_batches: counts.announced,
+        used_batches: counts.used,
+        expired_batches: counts.expired,
+        over_budget_rows: counts.over_budget_rows,
+        waiting_rows,
+        staged_batches,
+        horizon,
+    }
+}
+
+/// Updates of a table and how new its rows are.
+pub(crate) fn versions_status(engine: &Engine, at: usize) -> VersionsStatus {
+    engine.base.note_first_connections(at);
+    let (versions, applied) = (&engine.base.tables[at].versions, engine.base.owned.table(at).counts());
+    let counts = &versions.counts;
+    VersionsStatus {
+        updates: read(&counts.updates),
+        update_rows: read(&counts.update_rows),
+        failed_updates: read(&counts.failed_updates),
+        applied_updates: applied.updates,
+        applied_rows: applied.rows,
+        updated_rows: applied.held_rows,
+        updated_bytes: applied.held_bytes,
+        revalidation_age_seconds: versions.age(Instant::now()).map(|age| age.as_secs_f64()),
+        stale_rows: read(&counts.stale_rows),
+        repulled_rows: read(&counts.repulled_rows),
+        expired_rows: read(&counts.expired_rows),
+        failed_refreshes: read(&counts.failed_refreshes),
     }
 }

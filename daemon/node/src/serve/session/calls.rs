@@ -1,41 +1,89 @@
-//! The calls of a trainer that change what is held: updates, rows to be brought in, tools. Each runs beside what comes next
-//! on the connection, in a place among its requests in flight.
+//! The calls of a connection that take a while. It owns their places among the requests in flight: each call holds one until
+//! all that follows from it is done. It must never make a call wait for the bookkeeping of another.
 
-use super::Session;
 use crate::serve::error::RequestError;
-use crate::serve::update::{NewRows, RowsIn};
+use crate::serve::fetch::job::Job;
+use crate::serve::own::out::Out;
+use crate::serve::session::checks::{IdsCall, Local, Session};
+use crate::serve::session::replies::Replies;
 use rudder_agent::tools::{ToolCall, Warm};
-use rudder_client::wire::{Place, Reply, RowsCall};
+use rudder_client::wire::{Reply, RowsCall};
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::OwnedSemaphorePermit;
 
 impl Session {
+    /// A place among the requests in flight.
+    async fn place(&self) -> Result<OwnedSemaphorePermit, RequestError> {
+        if self.local.engine.is_draining() {
+            return Err(RequestError::Draining);
+        }
+        let permit = Arc::clone(&self.inflight).acquire_owned().await;
+        permit.map_err(|_| RequestError::Internal("the limit on requests in flight is gone"))
+    }
+
+    /// Serves a fetch: at once if all rows are here, else beside what comes next on the connection.
+    pub(crate) async fn fetch(&self, id: u64, call: &RowsCall, payload: &[u8]) -> Result<(), RequestError> {
+        if self.local.engine.is_draining() {
+            return Err(RequestError::Draining);
+        }
+        let job = Arc::new(self.check_fetch(id, call, payload)?);
+        let place = self.place().await?;
+        // One poll here spares fetches that need no peer a trip through the scheduler.
+        self.begin(answer_fetch(Arc::clone(&self.local), Arc::clone(&self.replies), job, place)).await;
+        Ok(())
+    }
+
+    /// Takes an announcement; beside what comes next on the connection, but in the order of the connection's announcements.
+    pub(crate) async fn announce(
+        &self,
+        id: u64,
+        call: &IdsCall,
+        step: Option<u64>,
+        payload: &[u8],
+    ) -> Result<(), RequestError> {
+        let (table, count) = (usize::from(self.table(call.table)?.id), self.count(call.count)?);
+        let ids = self.read_ids(call.ids, count, payload)?;
+        let (place, member) = (self.place().await?, Arc::clone(self.member()?));
+        let (engine, replies) = (Arc::clone(&self.local.engine), Arc::clone(&self.replies));
+        let work = async move { Ok(Reply::Announced { horizon: engine.announce(&member, table, step, &ids).await? }) };
+        // The first poll gives it its place in the queue.
+        self.begin(answer(replies, id, work, place)).await;
+        Ok(())
+    }
+
+    /// Begins a call, and leaves it to itself if it has to wait.
+    async fn begin(&self, call: impl Future<Output = ()> + Send + 'static) {
+        let mut call: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(self.local.calls.track_future(call));
+        let ended = std::future::poll_fn(|context| Poll::Ready(call.as_mut().poll(context).is_ready())).await;
+        if !ended {
+            tokio::spawn(call);
+        }
+    }
+
     /// Writes rows through to their owners.
-    pub(super) async fn update(&self, id: u64, call: &RowsCall, payload: Vec<u8>) -> Result<(), RequestError> {
+    pub(crate) async fn update(&self, id: u64, call: &RowsCall, payload: Vec<u8>) -> Result<(), RequestError> {
         let new = self.check_update(call, payload)?;
-        let engine = Arc::clone(&self.shared.engine);
+        let engine = Arc::clone(&self.local.engine);
         self.beside(id, async move { Ok(Reply::Updated { rows: engine.update(new).await? }) }).await
     }
 
     /// Brings rows into the cache.
-    pub(super) async fn warm(
-        &self,
-        id: u64,
-        (table, count, ids): (u16, u64, Place),
-        payload: &[u8],
-    ) -> Result<(), RequestError> {
-        let (table, count) = (self.table(table)?.name.clone(), self.count(count)?);
-        let ids = self.read_ids(ids, count, payload)?;
+    pub(crate) async fn warm(&self, id: u64, call: &IdsCall, payload: &[u8]) -> Result<(), RequestError> {
+        let (table, count) = (self.table(call.table)?.name.clone(), self.count(call.count)?);
+        let ids = self.read_ids(call.ids, count, payload)?;
         self.call_tool(id, ToolCall::Warm(Warm { table, ids })).await
     }
 
     /// Calls a tool.
-    pub(super) async fn tool(&self, id: u64, call: &str) -> Result<(), RequestError> {
+    pub(crate) async fn tool(&self, id: u64, call: &str) -> Result<(), RequestError> {
         self.call_tool(id, ToolCall::parse(call)?).await
     }
 
     async fn call_tool(&self, id: u64, call: ToolCall) -> Result<(), RequestError> {
-        let engine = Arc::clone(&self.shared.engine);
+        let engine = Arc::clone(&self.local.engine);
         let work = async move {
             let answer = engine.tool(call).await?;
             let json = serde_json::to_string(&answer);
@@ -50,46 +98,48 @@ impl Session {
         id: u64,
         work: impl Future<Output = Result<Reply, RequestError>> + Send + 'static,
     ) -> Result<(), RequestError> {
-        if self.shared.engine.is_draining() {
-            return Err(RequestError::Draining);
-        }
-        let permit = Arc::clone(&self.inflight).acquire_owned().await;
-        let permit = permit.map_err(|_| RequestError::Internal("the limit on requests in flight is gone"))?;
-        let replies = Arc::clone(&self.replies);
-        tokio::spawn(self.shared.fetches.track_future(async move {
-            match work.await {
-                Ok(reply) => replies.send(id, reply, &[]).await,
-                Err(error) => {
-                    tracing::debug!(%error, "call failed");
-                    replies.refuse(id, &error, false).await;
-                }
-            }
-            drop(permit);
-        }));
+        let (place, replies) = (self.place().await?, Arc::clone(&self.replies));
+        tokio::spawn(self.local.calls.track_future(answer(replies, id, work, place)));
         Ok(())
     }
+}
 
-    /// Holds an update against the table and the limits, and finds its rows.
-    fn check_update(&self, call: &RowsCall, payload: Vec<u8>) -> Result<NewRows, RequestError> {
-        let table = self.table_of_shape(call)?;
-        let count = self.count(call.count)?;
-        let (id_bytes, bytes) = (count * size_of::<u64>(), count.checked_mul(table.row_bytes));
-        let bytes = bytes.ok_or_else(|| RequestError::Place(format!("{count} rows of {} bytes", table.row_bytes)))?;
-        let inline_ids = if call.ids == Place::Inline { id_bytes } else { 0 };
-        let inline_rows = if call.rows == Place::Inline { bytes } else { 0 };
-        if payload.len() != inline_ids + inline_rows {
-            let (came, due) = (payload.len(), inline_ids + inline_rows);
-            return Err(RequestError::Senseless(format!(
-                "an update of {count} rows came with {came} bytes behind it, {due} were due"
-            )));
+/// Answers call `id` with what comes of `work`.
+async fn answer(
+    replies: Arc<Replies>,
+    id: u64,
+    work: impl Future<Output = Result<Reply, RequestError>> + Send + 'static,
+    place: OwnedSemaphorePermit,
+) {
+    match work.await {
+        Ok(reply) => replies.send(id, reply, &[]).await,
+        Err(error) => {
+            tracing::debug!(%error, "call failed");
+            replies.refuse(id, &error, false).await;
         }
-        let ids = self.read_ids(call.ids, count, &payload[..inline_ids])?;
-        let rows = match call.rows {
-            Place::Inline => RowsIn::Inline(payload, inline_ids),
-            Place::Arena { arena, offset } => {
-                RowsIn::Arena(Arc::clone(self.arena(arena, offset, bytes, "rows")?), offset as usize)
-            }
-        };
-        Ok(NewRows { table: usize::from(table.id), ids, rows })
     }
+    drop(place);
+}
+
+/// Fetches and answers. What is owed to the cache is handed on after that; the place is kept until it was taken.
+async fn answer_fetch(local: Arc<Local>, replies: Arc<Replies>, job: Arc<Job>, place: OwnedSemaphorePermit) {
+    let id = job.request;
+    match local.engine.fetch(&job).await {
+        Ok(answered) => {
+            let reply = Reply::Rows(answered.sources);
+            match &job.out {
+                Out::Arena(..) => replies.send(id, reply, &[]).await,
+                Out::Inline(buffer) => {
+                    let payload = std::mem::take(&mut *buffer.lock());
+                    replies.send(id, reply, &payload).await;
+                }
+            }
+            local.engine.account(job.table, answered).await;
+        }
+        Err(error) => {
+            tracing::debug!(request = %format_args!("{id:016x}"), %error, "fetch failed");
+            replies.refuse(id, &error, false).await;
+        }
+    }
+    drop(place);
 }

@@ -1,0 +1,118 @@
+//! What trainers have announced for one table, and what was brought in for it. It owns both together: rows are staged for
+//! batches that wait or are being fetched, and for no others. Which rows, when and how many is decided by
+//! [`rudder_core::lookahead`]. It belongs to one bookkeeper, and must never ask peers itself.
+
+use crate::serve::table::flights::Claim;
+use hashbrown::HashMap;
+use rudder_core::cache::{BatchKey, TableCache};
+use rudder_core::lookahead::{
+    AnnounceError, Announced, Announcement, Consumed, Counts, Dropped, Lookahead, Prefetch, Settings, TrainerId,
+};
+
+/// What lookahead did, for status and metrics.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LookaheadState {
+    pub(crate) counts: Counts,
+    pub(crate) waiting_rows: usize,
+    pub(crate) horizon: u32,
+    /// Batches that rows are staged for.
+    pub(crate) staged_batches: usize,
+}
+
+/// Announced batches, and the rows staged for them.
+#[derive(Debug)]
+pub(crate) struct Announcements {
+    lookahead: Lookahead,
+    staged: HashMap<BatchKey, Vec<Claim>>,
+    /// Batches whose fetch has arrived and was not accounted for, by its ticket.
+    fetching: HashMap<u64, BatchKey>,
+}
+
+impl Announcements {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self { lookahead: Lookahead::new(settings), staged: HashMap::new(), fetching: HashMap::new() }
+    }
+
+    /// Takes an announcement. Answers how many batches the trainer should announce ahead.
+    pub(crate) fn announce(
+        &mut self,
+        cache: &TableCache,
+        trainer: TrainerId,
+        announcement: Announcement,
+        now_ms: u64,
+    ) -> Result<u32, AnnounceError> {
+        let Announced { dropped, horizon } = self.lookahead.announce(cache, trainer, announcement, now_ms);
+        self.unstage_all(dropped);
+        horizon
+    }
+
+    /// A fetch has arrived, which may be of an announced batch.
+    pub(crate) fn arrive(&mut self, cache: &TableCache, ticket: u64, trainer: TrainerId, print: u64, now_ms: u64) {
+        let Consumed { used, dropped } = self.lookahead.consume(cache, trainer, print, now_ms);
+        self.unstage_all(dropped);
+        if let Some(batch) = used {
+            self.fetching.insert(ticket, batch);
+        }
+    }
+
+    /// The announced batch that a fetch was, if it was announced: it is being accounted for.
+    pub(crate) fn take(&mut self, ticket: u64) -> Option<BatchKey> {
+        self.fetching.remove(&ticket)
+    }
+
+    /// A fetch failed: if its batch was announced, it will not come true.
+    pub(crate) fn abandon(&mut self, cache: &TableCache, ticket: u64) {
+        if let Some(batch) = self.fetching.remove(&ticket) {
+            cache.give_up(batch);
+            self.unstage(batch);
+        }
+    }
+
+    /// A trainer is gone, and with it what it announced.
+    pub(crate) fn leave(&mut self, cache: &TableCache, trainer: TrainerId) {
+        let dropped = self.lookahead.leave(cache, trainer);
+        self.unstage_all(dropped);
+    }
+
+    /// Drops announcements that are too old.
+    pub(crate) fn expire(&mut self, cache: &TableCache, now_ms: u64) {
+        let dropped = self.lookahead.expire(cache, now_ms);
+        self.unstage_all(dropped);
+    }
+
+    /// Rows to ask for now; `lacking` leaves those ids that are not on their way.
+    pub(crate) fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u32>) -> Vec<u32>) -> Vec<Prefetch> {
+        self.lookahead.plan(cache, lacking)
+    }
+
+    /// Keeps rows for a batch until it was used; lets go of them at once if it does not wait.
+    pub(crate) fn stage(&mut self, batch: BatchKey, claim: Claim) {
+        if self.lookahead.waits(batch) {
+            self.staged.entry(batch).or_default().push(claim);
+        }
+    }
+
+    /// Lets go of what was staged for a batch: it was used, or never will be.
+    pub(crate) fn unstage(&mut self, batch: BatchKey) {
+        self.staged.remove(&batch);
+    }
+
+    fn unstage_all(&mut self, dropped: Dropped) {
+        dropped.into_iter().for_each(|batch| self.unstage(batch));
+    }
+
+    /// Whether a trainer has announcements that wait.
+    pub(crate) fn expects(&self, trainer: TrainerId) -> bool {
+        self.lookahead.expects(trainer)
+    }
+
+    /// How things stand, for a cache of `capacity` rows.
+    pub(crate) fn state(&self, capacity: usize) -> LookaheadState {
+        LookaheadState {
+            counts: self.lookahead.counts(),
+            waiting_rows: self.lookahead.waiting_rows(),
+            horizon: self.lookahead.horizon(capacity),
+            staged_batches: self.staged.len(),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The queue in front of a table's bookkeeper. It owns the order of the entries and their limit. The fetch path takes its
+//! lock for the time of one push; who must wait for a place in it ([`PLACES`]) has answered its trainer before.
+
+use crate::serve::table::flights::Claim;
+use hashbrown::HashSet;
+use parking_lot::{Condvar, Mutex};
+use rudder_core::cache::{Clock, Fill};
+use rudder_core::lookahead::{AnnounceError, Announcement, TrainerId};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Entries with rows or ids that may wait per table: answered fetches, rows to be offered, announcements. Few, because each
+/// keeps the rows of a minibatch in memory.
+pub(crate) const PLACES: usize = 16;
+
+/// Fetches of announced batches per table that may be under way or wait to be accounted for. One more counts as not
+/// announced.
+const TICKETS_MAX: usize = 16_384;
+
+/// After its last entry a bookkeeper sleeps so long before it asks to be woken: waking a thread for each small fetch costs
+/// the trainer more than the bookkeeping itself.
+const LINGER: Duration = Duration::from_micros(500);
+
+/// A fetch that was answered, and what is still owed to the cache.
+#[derive(Debug)]
+pub(crate) struct Account {
+    /// Ids found in the cache, duplicates included.
+    pub(crate) hits: Vec<u32>,
+    /// Remote ids that were not, each once, in the order of their first appearance; the claimed ids of `claim`.
+    pub(crate) missed: Vec<u32>,
+    /// The rows of the missed ids.
+    pub(crate) claim: Claim,
+    /// Present if the trainer may have announced the batch.
+    pub(crate) ticket: Option<Ticket>,
+    /// Rows that the trainer had to wait for.
+    pub(crate) waited_rows: u64,
+}
+
+/// Rows in hand that no trainer waits for.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    /// The claimed ids of `claim`.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) claim: Claim,
+    pub(crate) fill: Fill,
+    /// Gets the number of rows that took a slot.
+    pub(crate) filled: oneshot::Sender<usize>,
+}
+
+/// A batch that a trainer will fetch.
+#[derive(Debug)]
+pub(crate) struct Intent {
+    pub(crate) trainer: TrainerId,
+    pub(crate) announcement: Announcement,
+    /// Gets the number of batches that the trainer should announce ahead.
+    pub(crate) horizon: oneshot::Sender<Result<u32, AnnounceError>>,
+}
+
+/// Work for a bookkeeper.
+#[derive(Debug)]
+pub(crate) enum Entry {
+    Account(Account),
+    Offer(Offer),
+    Announce(Intent),
+    /// Where the training is.
+    Tick(Clock),
+    /// A trainer is gone.
+    Leave(TrainerId),
+    /// A fetch of a trainer that has announced batches has arrived.
+    Arrive {
+        ticket: u64,
+        trainer: TrainerId,
+        fingerprint: u64,
+    },
+    /// Such a fetch ended without being accounted for.
+    Abandon {
+        ticket: u64,
+    },
+}
+
+impl Entry {
+    /// Whether somebody waits for what follows from it.
+    fn is_urgent(&self) -> bool {
+        match self {
+            Entry::Account(account) => account.ticket.is_some() || !account.missed.is_empty(),
+            Entry::Offer(_) | Entry::Announce(_) => true,
+            Entry::Tick(_) | Entry::Leave(_) | Entry::Arrive { .. } | Entry::Abandon { .. } => false,
+        }
+    }
+}
+
+/// The place of an entry in the queue; free again once it is dropped.
+type PlaceInQueue = Option<OwnedSemaphorePermit>;
+
+/// What a bookkeeper has to do next.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// Work off this entry. The place ends when it is dropped, after the work.
+    Entry(Entry, PlaceInQueue),
+    /// The time has come that it wanted to be woken at.
+    TimeIsUp,
+    /// Nothing more will come.
+    Closed,
+}
+
+/// The queue of one table.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    places: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<(Entry, PlaceInQueue)>,
+    /// Trainers that have announced anything since they came.
+    announcers: HashSet<TrainerId>,
+    /// Of them, those with announcements that wait, in the queue or with the bookkeeper.
+    expecting: HashSet<TrainerId>,
+    tickets: usize,
+    next_ticket: u64,
+    /// Whether the bookkeeper sleeps for [`LINGER`] and looks again by itself.
+    lingers: bool,
+    closed: bool,
+}
+
+/// A fetch that may be of an announced batch. If it is dropped before it was redeemed, the fetch has failed.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    number: u64,
+    /// Empty once redeemed.
+    desk: Option<Arc<Desk>>,
+}
+
+impl Ticket {
+    /// Its number, for the bookkeeper that has accounted for the fetch.
+    pub(crate) fn redeem(mut self) -> u64 {
+        if let Some(desk) = self.desk.take() {
+            desk.queue.lock().tickets -= 1;
+        }
+        self.number
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(desk) = self.desk.take() {
+            desk.push(Entry::Abandon { ticket: self.number }, None);
+        }
+    }
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { queue: Mutex::default(), wake: Condvar::new(), places: Arc::new(Semaphore::new(PLACES)) }
+    }
+}
+
+impl Desk {
+    /// Puts an entry into the queue once there is a place; into nowhere if the bookkeeper has ended.
+    pub(crate) async fn put(&self, entry: Entry) {
+        // The semaphore is fair: entries keep the order in which they were first polled.
+        if let Ok(place) = Arc::clone(&self.places).acquire_owned().await {
+            self.push(entry, Some(place));
+        }
+    }
+
+    /// Where the training is now. At most one such entry stands between two others.
+    pub(crate) fn tick(&self, clock: Clock) {
+        let mut queue = self.queue.lock();
+        if let Some((Entry::Tick(last), _)) = queue.entries.back_mut() {
+            *last = clock;
+            return;
+        }
+        drop(queue);
+        self.push(Entry::Tick(clock), None);
+    }
+
+    /// A trainer is gone. Costs an entry only if it has announced anything, so that such entries cannot outgrow announcements.
+    pub(crate) fn leave(&self, trainer: TrainerId) {
+        let has_announced = self.queue.lock().announcers.remove(&trainer);
+        if has_announced {
+            self.push(Entry::Leave(trainer), None);
+        }
+    }
+
+    /// A trainer fetches `ids`. Answers a ticket if it has announced batches, of which this may be one.
+    pub(crate) fn arrive(self: &Arc<Self>, trainer: TrainerId, ids: &[u64]) -> Option<Ticket> {
+        if !self.queue.lock().expecting.contains(&trainer) {
+            return None;
+        }
+        let fingerprint = fingerprint_of(ids);
+        let mut queue = self.queue.lock();
+        if queue.closed || queue.tickets >= TICKETS_MAX {
+            return None;
+        }
+        queue.tickets += 1;
+        queue.next_ticket += 1;
+        let number = queue.next_ticket;
+        queue.entries.push_back((Entry::Arrive { ticket: number, trainer, fingerprint }, None));
+        Some(Ticket { number, desk: Some(Arc::clone(self)) })
+    }
+
+    fn push(&self, entry: Entry, place: PlaceInQueue) {
+        let urgent = entry.is_urgent();
+        let mut queue = self.queue.lock();
+        if queue.closed {
+            // What an entry holds may need the lock when it is dropped.
+            drop(queue);
+            drop(entry);
+            return;
+        }
+        if let Entry::Announce(intent) = &entry {
+            queue.announcers.insert(intent.trainer);
+            queue.expecting.insert(intent.trainer);
+        }
+        queue.entries.push_back((entry, place));
+        let sleeps = !queue.lingers;
+        drop(queue);
+        if urgent || sleeps {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Waits for the next entry, until `until` at most. For the bookkeeper alone.
+    pub(crate) fn next(&self, until: Instant) -> Next {
+        let mut queue = self.queue.lock();
+        let mut has_lingered = false;
+        loop {
+            if queue.closed {
+                return Next::Closed;
+            }
+            if let Some((entry, place)) = queue.entries.pop_front() {
+                if matches!(entry, Entry::Abandon { .. }) {
+                    queue.tickets -= 1;
+                }
+                return Next::Entry(entry, place);
+            }
+            if Instant::now() >= until {
+                return Next::TimeIsUp;
+            }
+            if has_lingered {
+                self.wake.wait_until(&mut queue, until);
+            } else {
+                has_lingered = true;
+                queue.lingers = true;
+                self.wake.wait_for(&mut queue, LINGER);
+                queue.lingers = false;
+            }
+        }
+    }
+
+    /// Whether `trainer` has announcements that wait, by what the bookkeeper knows once its queue holds none of them.
+    pub(crate) fn note_expecting(&self, waits: impl Fn(TrainerId) -> bool) {
+        let mut queue = self.queue.lock();
+        if queue.expecting.is_empty() {
+            return;
+        }
+        let Queue { entries, expecting, .. } = &mut *queue;
+        expecting.retain(|&trainer| {
+            let is_queued =
+                |(entry, _): &(Entry, PlaceInQueue)| matches!(entry, Entry::Announce(intent) if intent.trainer == trainer);
+            waits(trainer) || entries.iter().any(is_queued)
+        });
+    }
+
+    /// Ends the queue: what waits in it is dropped, and so is what would come.
+    pub(crate) fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        let left = std::mem::take(&mut queue.entries);
+        drop(queue);
+        drop(left);
+        self.places.close();
+        self.wake.notify_all();
+    }
+}
+
+/// The fingerprint by which a fetch is known as an announced batch.
+pub(crate) fn fingerprint_of(ids: &[u64]) -> u64 {
+    xxh3_64(bytemuck::cast_slice(ids))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn entry(desk: &Desk) -> Option<Entry> {
+        match desk.next(Instant::now() + SOON) {
+            Next::Entry(entry, _) => Some(entry),
+            Next::TimeIsUp | Next::Closed => None,
+        }
+    }
+
+    fn intent(trainer: u64) -> Entry {
+        let announcement = Announcement { step: None, fingerprint: fingerprint_of(&[1, 2]), ids: vec![2] };
+        Entry::Announce(Intent { trainer: TrainerId(trainer), announcement, horizon: oneshot::channel().0 })
+    }
+
+    #[test]
+    fn ticks_keep_their_order_and_the_newest_of_a_run_stands() {
+        let desk = Desk::default();
+        let clock = |progress| Clock { epoch: 0, progress };
+        desk.tick(clock(0.1));
+        desk.tick(clock(0.2));
+        desk.push(Entry::Leave(TrainerId(1)), None);
+        desk.tick(clock(0.3));
+        assert!(matches!(entry(&desk), Some(Entry::Tick(Clock { progress: 0.2, .. }))));
+        assert!(matches!(entry(&desk), Some(Entry::Leave(_))));
+        assert!(matches!(entry(&desk), Some(Entry::Tick(Clock { progress: 0.3, .. }))));
+        assert!(entry(&desk).is_none());
+    }
+
+    #[test]
+    fn a_fetch_has_a_ticket_while_its_trainer_has_announcements() {
+        let desk = Arc::new(Desk::default());
+        assert!(desk.arrive(TrainerId(1), &[1, 2]).is_none());
+        desk.push(intent(1), None);
+        let ticket = desk.arrive(TrainerId(1), &[1, 2]).unwrap();
+        assert!(desk.arrive(TrainerId(2), &[1, 2]).is_none());
+        desk.note_expecting(|_| false);
+        assert!(matches!(entry(&desk), Some(Entry::Announce(_))));
+        assert!(
+            matches!(entry(&desk), Some(Entry::Arrive { fingerprint, .. }) if fingerprint == fingerprint_of(&[1, 2]))
+        );
+        drop(ticket);
+        assert!(matches!(entry(&desk), Some(Entry::Abandon { ticket: 1 })));
+        assert_eq!(desk.queue.lock().tickets, 0);
+        desk.note_expecting(|_| false);
+        assert!(desk.arrive(TrainerId(1), &[1, 2]).is_none());
+    }
+
+    #[tokio::test]
+    async fn what_needs_a_place_waits_for_it_and_an_ended_desk_takes_nothing() {
+        let desk = Arc::new(Desk::default());
+        for trainer in 0..PLACES as u64 {
+            desk.put(intent(trainer)).await;
+        }
+        assert!(tokio::time::timeout(SOON, desk.put(intent(99))).await.is_err(), "the limit does not hold");
+        let Next::Entry(first, place) = desk.next(Instant::now() + SOON) else { panic!("nothing there") };
+        assert!(tokio::time::timeout(SOON, desk.put(intent(99))).await.is_err(), "work in progress has a place, too");
+        drop((first, place));
+        tokio::time::timeout(Duration::from_secs(10), desk.put(intent(99))).await.unwrap();
+        let ticket = desk.arrive(TrainerId(99), &[1]).unwrap();
+        desk.close();
+        drop(ticket);
+        desk.put(intent(1)).await;
+        assert!(matches!(desk.next(Instant::now() + SOON), Next::Closed));
+        assert!(desk.queue.lock().entries.is_empty());
+    }
+}

@@ -1,0 +1,60 @@
+//! Asks the peers for rows that are not here. It owns the tasks that do so: each lands its flight, or the flight has failed.
+//! It must never decide which rows are wanted, nor put them into a cache.
+
+use crate::serve::base::Base;
+use crate::serve::table::flight::Landing;
+use crate::serve::table::flights::Claim;
+use crate::serve::table::reason::Reason;
+use rudder_peers::{Class, RequestId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What a request to peers is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Purpose {
+    pub(crate) reason: Reason,
+    /// The trainer's request, where one waits.
+    pub(crate) request: RequestId,
+}
+
+impl From<Reason> for Purpose {
+    fn from(reason: Reason) -> Self {
+        Self { reason, request: RequestId::NONE }
+    }
+}
+
+/// Claims `rows` (id and owner, each id once) and asks the peers for those that nobody has asked for.
+pub(crate) fn request_rows(base: &Arc<Base>, table: usize, rows: &[(u32, u16)], purpose: Purpose) -> Claim {
+    let claim = base.tables[table].flights.claim(rows.iter().copied());
+    for flight in claim.to_ask() {
+        // A task of its own: if the trainer that asked is killed, others may still wait for these rows.
+        base.network.spawn(ask_peer(Arc::clone(base), table, Landing::of(flight), purpose));
+    }
+    claim
+}
+
+async fn ask_peer(base: Arc<Base>, table: usize, landing: Landing, purpose: Purpose) {
+    let Purpose { reason, request } = purpose;
+    let class = if reason == Reason::Demand { Class::Demand } else { Class::Bulk };
+    let (flight, row_bytes) = (landing.flight(), base.table(table).row_bytes);
+    let ids: Vec<u64> = flight.ids().iter().map(|&id| u64::from(id)).collect();
+    let answer = base.peers.fetch(flight.peer(), table as u16, row_bytes, &ids, (class, request)).await;
+    if answer.is_ok() {
+        base.tables[table].stats.crossed(reason).fetch_add(ids.len() as u64, Ordering::Relaxed);
+    }
+    landing.land(answer);
+}
+
+/// Waits until all flights of `claim` have ended. Failures are logged; the claim then has no such rows.
+pub(crate) async fn wait_for(claim: &Claim, reason: Reason) {
+    for flight in claim.flights() {
+        if let Err(error) = flight.ended().await {
+            tracing::warn!(
+                error = rudder_telemetry::error_chain(error),
+                rows = flight.ids().len(),
+                reason = reason.name(),
+                "rows could not be brought in"
+            );
+        }
+    }
+}

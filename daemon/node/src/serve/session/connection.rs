@@ -1,0 +1,138 @@
+//! One connection of a trainer: reads its calls and hands them on. It owns the order in which they are begun, and that a
+//! connection ends in good order. It must never wait for the work of a call.
+
+use crate::serve::error::RequestError;
+use crate::serve::session::checks::{IdsCall, Local, Peer, Session, unknown_arena};
+use crate::serve::session::receive::{Receiver, SAME_VERSION};
+use crate::serve::trainers::TrainerKey;
+use rudder_client::TableInfo;
+use rudder_client::wire::frame::Frame;
+use rudder_client::wire::{Call, PROTOCOL_VERSION, Reply, Request, codec};
+use rudder_core::progress::Progress;
+use std::sync::Arc;
+use tokio::net::UnixStream;
+
+/// Serves `stream` until the client leaves, breaks the protocol, or the daemon stops.
+pub(crate) async fn serve(local: Arc<Local>, peer: Peer, stream: UnixStream) {
+    let stream = Arc::new(stream);
+    let mut session = Session::new(&local, peer, &stream);
+    let (stop, gone) = (local.stop.clone(), session.replies.closed());
+    let mut receiver = Receiver::new(stream, &local.config);
+    let reason = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break "the daemon stops".to_owned(),
+            () = gone.cancelled() => break "the client does not read its replies".to_owned(),
+            received = receiver.receive(&mut session.fds) => match received {
+                Ok(true) => {}
+                Ok(false) => break "the client left".to_owned(),
+                Err(error) => {
+                    session.replies.refuse(0, &error, true).await;
+                    break error.to_string();
+                }
+            },
+        }
+        if let Err(error) = session.handle_frames(&mut receiver).await {
+            break error.to_string();
+        }
+    };
+    tracing::debug!(connection = peer.connection, name = session.name, reason, "local connection closed");
+}
+
+impl Session {
+    /// Serves every whole frame; an error ends the connection, and was told to the client.
+    async fn handle_frames(&mut self, receiver: &mut Receiver) -> Result<(), RequestError> {
+        loop {
+            let call = match receiver.next_frame() {
+                Ok(Some(frame)) => Self::decode(frame),
+                Ok(None) => return Ok(()),
+                Err(error) => Err(error),
+            };
+            let (call, payload) = match call {
+                Ok(call) => call,
+                Err(error) => {
+                    self.replies.refuse(0, &error, true).await;
+                    return Err(error);
+                }
+            };
+            let id = call.id;
+            match self.handle(call, payload).await {
+                Ok(()) => {}
+                Err(error) => {
+                    let closing = matches!(error, RequestError::Version { .. } | RequestError::Protocol(_));
+                    self.replies.refuse(id, &error, closing).await;
+                    if closing {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn decode(frame: Frame) -> Result<(Call, Vec<u8>), RequestError> {
+        let call = codec::decode(&frame.message)
+            .map_err(|error| RequestError::Protocol(format!("{error}; {SAME_VERSION}")))?;
+        Ok((call, frame.payload))
+    }
+
+    async fn handle(&mut self, Call { id, request }: Call, payload: Vec<u8>) -> Result<(), RequestError> {
+        if self.name.is_none() && !matches!(request, Request::Hello { .. }) {
+            return Err(RequestError::Protocol("the first message of a connection must be Hello".to_owned()));
+        }
+        let reply = match request {
+            Request::Hello { version, name, trainer } => self.welcome(version, &name, trainer)?,
+            Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
+            Request::DropArena { arena } => {
+                self.arenas.remove(&arena).ok_or_else(|| unknown_arena(arena))?;
+                Reply::Done
+            }
+            Request::Progress { steps_per_epoch: 0, .. } => {
+                return Err(RequestError::Senseless(
+                    "progress with 0 steps per epoch; an epoch has 1 or more".to_owned(),
+                ));
+            }
+            Request::Progress { epoch, step, steps_per_epoch } => {
+                self.local.engine.trainers.report(self.trainer()?, Progress { epoch, step, steps_per_epoch });
+                Reply::Done
+            }
+            Request::Announce { table, step, count, ids } => {
+                return self.announce(id, &IdsCall { table, count, ids }, step, &payload).await;
+            }
+            Request::Status => Reply::Status((self.local.status)()),
+            Request::Fetch(call) => return self.fetch(id, &call, &payload).await,
+            Request::Update(call) => return self.update(id, &call, payload).await,
+            Request::Warm { table, count, ids } => {
+                return self.warm(id, &IdsCall { table, count, ids }, &payload).await;
+            }
+            Request::Tool { call } => return self.tool(id, &call).await,
+        };
+        self.replies.send(id, reply, &[]).await;
+        Ok(())
+    }
+
+    fn welcome(&mut self, version: u16, name: &str, number: u128) -> Result<Reply, RequestError> {
+        if version != PROTOCOL_VERSION {
+            return Err(RequestError::Version { ours: PROTOCOL_VERSION, theirs: version });
+        }
+        tracing::debug!(connection = self.peer.connection, name, "local connection opened");
+        let key = TrainerKey { uid: self.peer.uid, number };
+        self.member = Some(Arc::new(self.local.engine.trainers.join(key)));
+        self.name = Some(name.chars().take(128).collect());
+        let dataset = &self.local.engine.base.dataset;
+        let tables = dataset.tables().iter().map(|table| TableInfo {
+            id: table.id,
+            name: table.name.clone(),
+            vertex_type: table.vertex_type.clone(),
+            dtype: table.dtype,
+            width: table.width,
+            rows: table.rows,
+            local_rows: table.shard.rows(),
+        });
+        Ok(Reply::Welcome {
+            version: PROTOCOL_VERSION,
+            node: dataset.node(),
+            tables: tables.collect(),
+            arena_bytes_max: self.local.config.arena_bytes_max,
+        })
+    }
+}
