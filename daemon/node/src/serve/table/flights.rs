@@ -62,7 +62,7 @@ impl Known {
             if except.is_some_and(|except| Arc::ptr_eq(except, &flight)) {
                 continue;
             }
-            (0..).zip(&flight.ids).filter(|&(_, &id)| changed(id)).for_each(|(row, _)| flight.mark_outdated(row));
+            (0..).zip(flight.ids()).filter(|&(_, &id)| changed(id)).for_each(|(row, _)| flight.mark_outdated(row));
         }
     }
 }
@@ -165,7 +165,7 @@ impl Claim {
 
     fn open(&mut self, known: &mut Known, Opening { peer, ids, places }: Opening) {
         let (flight, at) = (Flight::asked(peer, ids.into()), self.flights.len());
-        for ((row, &id), place) in (0..).zip(&flight.ids).zip(places) {
+        for ((row, &id), place) in (0..).zip(flight.ids()).zip(places) {
             known.seats.insert(id, (Arc::clone(&flight), row));
             self.seats[place] = Seat { flight: at as u32, row };
         }
@@ -223,7 +223,7 @@ impl Drop for Claim {
             let flight = &self.flights[at];
             // First: others that joined may still offer its rows, and those without a seat must be marked all the same.
             self.of.known.lock().watch(flight);
-            for piece in flight.ids.chunks(PIECE_ROWS) {
+            for piece in flight.ids().chunks(PIECE_ROWS) {
                 let mut known = self.of.known.lock();
                 for id in piece {
                     // Rows of a failed or outdated flight may have been asked for again by another.
@@ -261,7 +261,7 @@ mod tests {
         assert!(Arc::ptr_eq(&second.flights[second.seats[0].flight as usize], &first.flights[0]));
         assert_eq!(second.seats[0].row, 1);
         drop(first);
-        assert_eq!(flights.absent(&![3, 4]), [3]);
+        assert_eq!(flights.absent(&[3, 4]), [3]);
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
         assert!(is_outdated(&joined, 1) && is_outdated(&again, 1) && !is_outdated(&again, 0));
         flights.outdate(|id| id == 150);
         assert!(is_outdated(&again, 0));
-        assert_eq!(flights.absent(&![150, 2]), [150, 2]);
+        assert_eq!(flights.absent(&[150, 2]), [150, 2]);
     }
 
     #[test]
@@ -304,9 +304,9 @@ mod tests {
         let second = flights.claim([(2, 7)]);
         assert_eq!(asked(&second), [[2]]);
         drop(first);
-        assert_eq!(flights.absent(&![1, 2]), [1]);
+        assert_eq!(flights.absent(&[1, 2]), [1]);
         drop(second);
-        assert_eq!(flights.absent(&![2]), [2]);
+        assert_eq!(flights.absent(&[2]), [2]);
     }
 
     /// Whoever asks a peer may panic, or be gone with its runtime: those who wait for the rows must hear of it.

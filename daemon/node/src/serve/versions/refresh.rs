@@ -22,15 +22,15 @@ const RETRY_DIVISOR: u32 = 20;
 
 /// What a refresh did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RefreshAnswer {
+pub(crate) struct RefreshAnswer {
     /// Cached rows whose owners were asked.
-    pub checked_rows: u64,
+    pub(crate) checked_rows: u64,
     /// Of them, rows that had changed.
-    pub changed_rows: u64,
+    pub(crate) changed_rows: u64,
     /// Of those, rows fetched again; the others are no longer cached.
-    pub repulled_rows: u64,
+    pub(crate) repulled_rows: u64,
     /// Owners that could not be asked; their rows may be old.
-    pub unreachable: Vec<u16>,
+    pub(crate) unreachable: Vec<u16>,
 }
 
 /// What was found and done for one owner.
