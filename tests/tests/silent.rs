@@ -7,7 +7,7 @@ use rudder_daemon::config::{Config, ControllerSpec};
 use rudder_daemon::daemon::Daemon;
 use rudder_settings::Capacity;
 use rudder_tests::process::Rudderd;
-use rudder_tests::{Cluster, answer_of, assert_rows, row_of, wait_until};
+use rudder_tests::{Cluster, answer_of, assert_rows, get, row_of, wait_until};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 

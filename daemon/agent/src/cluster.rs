@@ -2,8 +2,8 @@
 //! time. It owns the query, its time limit and the reading of the answer. Without a server, or when it does not answer, there is
 //! no such view and nothing else changes.
 
-use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
 use rudder_http::{HttpError, Limits, ask, with_query};
+use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write as _;

@@ -5,8 +5,8 @@
 use super::controller::{Effect, Impact};
 use super::snapshot::Snapshot;
 use crate::tools::{ToolAnswer, ToolCall};
-use rudder_settings::{Verdict, byte_size, within};
 use parking_lot::Mutex;
+use rudder_settings::{Verdict, byte_size, within};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};

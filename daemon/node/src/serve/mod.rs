@@ -32,7 +32,7 @@ pub use own::owned::{Owned, OwnedError};
 pub use own::source::ShardSource;
 pub use server::LocalServer;
 pub use session::checks::StatusText;
+pub use settings::{AllowedBy, LocalConfig, SteerSettings};
 pub use status::{
     EngineStatus, FetchedRows, LookaheadStatus, MemoryStatus, NetworkRows, TableStatus, VersionsStatus, engine_status,
 };
-pub use settings::{AllowedBy, LocalConfig, SteerSettings};

@@ -1,13 +1,13 @@
 //! Serves the local socket: accepts connections, refuses those that may not be, and takes all of them down again. It owns
 //! the limit on connections and the deadline of the drain.
 
-use crate::serve::settings::LocalConfig;
 use crate::serve::engine::Engine;
 use crate::serve::error::{RequestError, ServeError};
 use crate::serve::session::checks::{Local, Peer, StatusText};
 use crate::serve::session::connection;
 use crate::serve::session::replies::Replies;
 use crate::serve::session::socket::{self, Socket};
+use crate::serve::settings::LocalConfig;
 use prometheus::IntGauge;
 use prometheus::core::Collector;
 use std::sync::Arc;

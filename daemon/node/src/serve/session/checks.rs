@@ -1,13 +1,13 @@
 //! The session of a client, and what it may ask: held against the tables and the limits of this daemon. It owns the
 //! connection's arenas. It must never believe a length, an offset or a descriptor before it was checked.
 
-use crate::serve::settings::LocalConfig;
 use crate::serve::engine::Engine;
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::Job;
 use crate::serve::fetch::timeline::Timeline;
 use crate::serve::own::out::Out;
 use crate::serve::session::replies::Replies;
+use crate::serve::settings::LocalConfig;
 use crate::serve::trainers::Membership;
 use crate::serve::versions::update::{NewRows, RowsIn};
 use hashbrown::HashMap;

@@ -1,8 +1,8 @@
 //! Reading from a trainer's socket: bytes and the descriptors that come with them. It owns the frame buffer, and must
 //! never keep more descriptors than a client may still need.
 
-use crate::serve::settings::LocalConfig;
 use crate::serve::error::RequestError;
+use crate::serve::settings::LocalConfig;
 use rudder_client::wire::frame::{Frame, FrameBuffer, FrameError, FrameLimits};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags};
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! The local socket: made, guarded and accepted from. It owns the path and its permissions. It must never take the place
 //! of a daemon that is alive, nor let in a user who is not allowed.
 
-use crate::serve::settings::{AllowedBy, LocalConfig};
 use crate::serve::error::ServeError;
+use crate::serve::settings::{AllowedBy, LocalConfig};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};

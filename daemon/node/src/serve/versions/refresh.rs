@@ -150,7 +150,12 @@ impl Refresher {
             let outcome = this.refresh_part(table, part, begin).await;
             if let Err(error) = &outcome {
                 this.base.tables[table].versions.counts.failed_refreshes.fetch_add(1, Ordering::Relaxed);
-                tracing::debug!(part, table, error = rudder_telemetry::error_chain(error), "an owner cannot be asked for its changes");
+                tracing::debug!(
+                    part,
+                    table,
+                    error = rudder_telemetry::error_chain(error),
+                    "an owner cannot be asked for its changes"
+                );
             }
             outcome.map_err(Arc::new)
         })
