@@ -313,7 +313,7 @@ impl Peers {
         let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class, request };
         let rows_max = shared.config.request_rows_max;
         let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
-        let requests = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out));
+        let requests: Vec<_> = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out)).collect();
         let all = all(requests, shared.config.requests_in_flight);
         self.within(link, (table, rows), all).await.map(|()| RowBatch::new(buffer, row_bytes, rows))
     }
