@@ -100,7 +100,7 @@ async fn receive(
 }
 
 /// Runs all of `futures`, at most `at_once` at a time, until the first error.
-pub(crate) async fn all<F, E>(futures: impl Iterator<Item = F>, at_once: usize) -> Result<(), E>
+pub(crate) async fn all<F, E>(futures: Vec<F>, at_once: usize) -> Result<(), E>
 where
     F: Future<Output = Result<(), E>>,
 {

@@ -315,7 +315,7 @@ impl Peers {
         let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
         // Collected: inside a stream, the compiler does not see that the closure's futures may go to other threads.
         let requests: Vec<_> = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out)).collect();
-        let all = all(requests.into_iter(), shared.config.requests_in_flight);
+        let all = all(requests, shared.config.requests_in_flight);
         self.within(link, (table, rows), all).await.map(|()| RowBatch::new(buffer, row_bytes, rows))
     }
 
