@@ -136,7 +136,7 @@ fn bad_manifests_are_named() {
         (|m| m["tables"][1]["name"] = json!("feat"), &["`feat` is empty or there twice"]),
         (|m| m["tables"][0]["vertex_type"] = json!("c"), &["vertex type `c`"]),
         (|m| m["tables"][0]["width"] = json!(0), &["rows of 0 bytes"]),
-        (|m| m["tables"][0]["shards"][0]["file"]["xxh3"] = json!("+000000000000001"), &["no checksum"]),
+        (|m| m["tables"][0]["shards"][0]["file"]["xxh3"] = json!("+000000000000001"), &["not a checksum"]),
     ];
     for (edit, expected) in cases {
         let (_folder, dir) = sample();
