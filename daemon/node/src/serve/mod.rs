@@ -1,5 +1,5 @@
 //! What a node does for its trainers: the local socket, the connections on it, and the fetch path behind them. It owns
-//! the limits on what a client may ask for ([`session`]), the gather, and the bookkeeping with the cache
+//! the limits on what a client may ask for (`session`), the gather, and the bookkeeping with the cache
 //! ([`Engine`]). It stands on `dataset`, `cache` and `peers`.
 //!
 //! **It must never** wait without a limit, do bookkeeping while a trainer waits, or answer a fetch of which one row is
