@@ -1,5 +1,5 @@
 //! `manifest.json`: the one file that says what a dataset is. Owns its fields, reading it, and every check that needs
-//! the manifest alone. It must never open the files it names (that is [`super::open`]'s), so a manifest can be looked
+//! the manifest alone. It must never open the files it names (that is `open`'s), so a manifest can be looked
 //! at on a machine that holds no shard.
 
 use std::collections::BTreeSet;

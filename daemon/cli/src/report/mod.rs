@@ -1,6 +1,6 @@
 //! `rudder report`: a run as one HTML page with plots: what came out, how it went, what the agents decided and what
-//! that did. Owns the arguments and the order of things; numbers come from [`journals`] and [`prometheus`], the looks
-//! from [`page`].
+//! that did. Owns the arguments and the order of things; numbers come from `journals` and `prometheus`, the looks
+//! from `page`.
 
 mod chart;
 mod journals;

@@ -131,7 +131,7 @@ fn by_time(name: &str, samples: &[Sample], share: f64) -> Split {
 }
 
 /// The samples of one task, balanced: the larger class (acted or held) is subsampled to the size of the smaller. The
-/// label means what it says only where both are as likely (see [`super::samples`]).
+/// label means what it says only where both are as likely (see [`rudder_agent::classifier::samples`]).
 #[must_use]
 pub fn of_task(samples: &[Sample], task: Task, seed: u64) -> Vec<Sample> {
     let mut random = fastrand::Rng::with_seed(seed);
