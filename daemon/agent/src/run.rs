@@ -1,6 +1,6 @@
 //! The agent in a running daemon: a thread that looks at the metrics once per window, asks the controller on a thread
 //! of its own, waits for it no longer than it may, and has the decision carried out. It owns the windows, and which
-//! tables are looked at; the controller's thread is [`super::asking`]'s.
+//! tables are looked at; the controller's thread is `asking`'s.
 
 use super::asking::{Asking, LOOK};
 use super::controller::Controller;

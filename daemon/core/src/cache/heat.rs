@@ -106,7 +106,7 @@ impl Heat {
         unused * left / (1.0 - q * phase.span).max(1e-3)
     }
 
-    /// Whether the id is hardly asked for any more before the running epoch ends: at less than [`SPENT_RATE`] per
+    /// Whether the id is hardly asked for any more before the running epoch ends: at less than `SPENT_RATE` per
     /// epoch.
     #[inline]
     #[must_use]
