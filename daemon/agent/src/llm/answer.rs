@@ -155,7 +155,7 @@ mod tests {
             (with("grow", r#"{"factor": -2}"#), "`factor` is -2"),
             (with("grow", r#"{"factor": 1e300}"#), "at most 1000000"),
             (with("grow", r#"{"factor": 1e999}"#), "no decision"),
-            (with("grow", r#"{"rows": 99999999999999999999}"#), "no tool call"),
+            (with("grow", r#"{"rows": 99999999999999999999}"#), "not a tool call"),
             (with("grow", "{}"), "either `rows` or `factor`"),
             (with("evict", r#"{"fraction": -0.1}"#), "`fraction` is -0.1"),
             (with("grow", r#"{"factor": 2, "table": "feat"}"#), "names a table"),
