@@ -160,7 +160,7 @@ mod tests {
             (with("evict", r#"{"fraction": -0.1}"#), "`fraction` is -0.1"),
             (with("grow", r#"{"factor": 2, "table": "feat"}"#), "names a table"),
             (with("format_disk", "{}"), "unknown variant `format_disk`"),
-            (with("hold", "[]"), "no JSON object"),
+            (with("hold", "[]"), "not a JSON object"),
         ] {
             let error = read(&response, Mode::Schema).unwrap_err();
             assert!(error.contains(why), "{response}: {error}");
