@@ -464,7 +464,7 @@ impl Engine {
         for flight in &claim.flights {
             if let Err(error) = flight.landing().await {
                 tracing::warn!(
-                    error = rudder_telemetry::error_chain(&*error),
+                    error = rudder_telemetry::error_chain(error),
                     rows = rows.len(),
                     reason = reason.name(),
                     "rows could not be brought in"

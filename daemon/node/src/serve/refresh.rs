@@ -237,7 +237,7 @@ impl Engine {
                 tracing::debug!(
                     part,
                     table,
-                    error = rudder_telemetry::error_chain(&*error),
+                    error = rudder_telemetry::error_chain(error),
                     "changed rows could not be fetched anew"
                 );
             }
