@@ -130,7 +130,7 @@ impl Link {
     }
 
     /// Changes the number of open connections and shows whether there is one.
-    pub(crate) fn count(&self, stats: &PeerStats, change: impl FnOnce(usize) -> usize) {
+    fn count(&self, stats: &PeerStats, change: impl FnOnce(usize) -> usize) {
         let mut open = self.open.lock();
         *open = change(*open);
         stats.set_up(self.peer, *open > 0);

@@ -131,11 +131,6 @@ impl PeerStats {
         self.up.with_label_values(&[&*peer.to_string()]).set(i64::from(open));
     }
 
-    #[cfg(test)]
-    pub(crate) fn is_up(&self, peer: u16) -> bool {
-        self.up.with_label_values(&[&*peer.to_string()]).get() == 1
-    }
-
     /// A fetch from `peer` ended in an error.
     pub(crate) fn fetch_failed(&self, peer: u16) {
         self.totals.fetches_failed.fetch_add(1, Relaxed);

@@ -155,12 +155,12 @@ mod tests {
             (with("grow", r#"{"factor": -2}"#), "`factor` is -2"),
             (with("grow", r#"{"factor": 1e300}"#), "at most 1000000"),
             (with("grow", r#"{"factor": 1e999}"#), "no decision"),
-            (with("grow", r#"{"rows": 99999999999999999999}"#), "no tool call"),
+            (with("grow", r#"{"rows": 99999999999999999999}"#), "not a tool call"),
             (with("grow", "{}"), "either `rows` or `factor`"),
             (with("evict", r#"{"fraction": -0.1}"#), "`fraction` is -0.1"),
             (with("grow", r#"{"factor": 2, "table": "feat"}"#), "names a table"),
             (with("format_disk", "{}"), "unknown variant `format_disk`"),
-            (with("hold", "[]"), "no JSON object"),
+            (with("hold", "[]"), "not a JSON object"),
         ] {
             let error = read(&response, Mode::Schema).unwrap_err();
             assert!(error.contains(why), "{response}: {error}");

@@ -181,9 +181,11 @@ fn the_watchdog_is_told_while_tool_calls_hang() {
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut watched = Command::new(std::env::current_exe().unwrap());
+    let mut watched = Command::new("sh");
+    // As systemd does: the process learns that it is the one who is watched.
+    watched.args(["-c", r#"WATCHDOG_PID=$$ exec "$@""#, "sh"]).arg(std::env::current_exe().unwrap());
     watched.args(["--exact", "lifecycle::tests::watched_with_hung_tool_calls", "--ignored"]);
-    watched.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000").env_remove("WATCHDOG_PID");
+    watched.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "600000");
     let _watched = Killed(watched.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     let listen = |said: &str| {
         let (mut heard, begun) = ([0; 512], Instant::now());

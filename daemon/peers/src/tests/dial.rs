@@ -1,13 +1,7 @@
-//! A peer whose name has several addresses, and connections that come and go.
+//! A peer whose name has several addresses.
 
 use super::super::dial::dial_each;
-use super::super::link::Link;
 use super::*;
-use std::sync::Barrier;
-use std::sync::atomic::AtomicUsize;
-
-/// Rounds of the race.
-const ROUNDS: usize = 50_000;
 
 /// An address that is bound, so that nobody else answers there, and never read.
 fn silent() -> (std::net::UdpSocket, SocketAddr) {
@@ -56,28 +50,4 @@ async fn an_error_names_each_address_that_was_tried() {
         assert!(text.contains(&part), "{text}");
     }
     assert!(error.is_transient(), "the silent one may come up");
-}
-
-/// Two connections that open and close at the same time: what `rudder_peer_up` shows last is how it is.
-#[tokio::test]
-async fn up_shows_the_latest_of_two_changes() {
-    let dir = authority();
-    let peers = client(dir.path(), "127.0.0.1:1", |_| {});
-    let stats = peers.stats();
-    let link = Link::new(1, "127.0.0.1:1".to_owned(), 2);
-    let (meeting, wrong) = (Barrier::new(2), AtomicUsize::new(0));
-    let flap = || {
-        for _ in 0..ROUNDS {
-            meeting.wait();
-            link.count(stats, |open| open + 1);
-            link.count(stats, |open| open - 1);
-            meeting.wait();
-            wrong.fetch_add(usize::from(stats.is_up(1)), Ordering::Relaxed);
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(flap);
-        scope.spawn(flap);
-    });
-    assert_eq!((link.open(), wrong.into_inner()), (0, 0), "up while no connection was open, of {ROUNDS} rounds");
 }
