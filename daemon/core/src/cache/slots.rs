@@ -111,7 +111,7 @@ impl Slots {
     }
 
     /// Takes the resident of the highest slot to the lowest free one, if that is lower; answers (id, from, to).
-    pub fn settle_down(&mut self) -> Option<(u32, u32, u32)> {
+    pub fn compact(&mut self) -> Option<(u32, u32, u32)> {
         while self.ids.last() == Some(&FREE) {
             self.ids.pop();
         }
@@ -138,9 +138,9 @@ mod tests {
     use std::collections::HashMap;
 
     proptest! {
-        /// Whatever is occupied, released and settled, a model of a map agrees, and settling leaves no hole.
+        /// Whatever is occupied, released and compacted, a model of a map agrees, and compacting leaves no hole.
         #[test]
-        fn slots_are_a_map_without_holes_once_settled(steps in prop::collection::vec((0u8..3, 0u32..20), 0..100), capacity in 1usize..12) {
+        fn slots_are_a_map_without_holes_once_compacted(steps in prop::collection::vec((0u8..3, 0u32..20), 0..100), capacity in 1usize..12) {
             let (mut slots, mut model) = (Slots::new(capacity, capacity), HashMap::new());
             for (id, (what, slot)) in (0u32..).zip(steps) {
                 match what {
@@ -152,7 +152,7 @@ mod tests {
                         }
                     }
                     1 => prop_assert_eq!(slots.release(slot), model.remove(&slot)),
-                    _ => while let Some((id, from, to)) = slots.settle_down() {
+                    _ => while let Some((id, from, to)) = slots.compact() {
                         prop_assert!(to < from);
                         prop_assert_eq!(model.remove(&from), Some(id));
                         prop_assert!(model.insert(to, id).is_none());
@@ -161,7 +161,7 @@ mod tests {
                 prop_assert_eq!(slots.used(), model.len());
                 prop_assert_eq!(slots.residents().collect::<HashMap<_, _>>(), model.clone());
             }
-            while let Some((id, from, to)) = slots.settle_down() {
+            while let Some((id, from, to)) = slots.compact() {
                 model.remove(&from);
                 model.insert(to, id);
             }

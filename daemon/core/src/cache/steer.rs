@@ -3,7 +3,7 @@
 //! writer lock longer than a piece of work takes: trainers do not wait for it, but what they are owed does.
 
 use super::heat::Heat;
-use super::policy::{Decision, Move, Scorer};
+use super::policy::{Move, Replacement, Scorer};
 use super::slab;
 use super::table_cache::{TableCache, Writer};
 use std::sync::atomic::Ordering;
@@ -113,7 +113,7 @@ impl TableCache {
             (before, writer.slots.span())
         };
         let dropped_rows = self.drop_coldest(rows);
-        let moved_rows = self.settle_down();
+        let moved_rows = self.compact();
         if (span as usize) > rows {
             self.give_back(rows as u32, span);
         }
@@ -175,7 +175,7 @@ impl TableCache {
     }
 
     /// Moves residents into lower free slots until no free slot lies below them.
-    fn settle_down(&self) -> usize {
+    fn compact(&self) -> usize {
         let mut moved = 0;
         loop {
             let mut guard = self.lock();
@@ -183,7 +183,7 @@ impl TableCache {
             let mut moves = Vec::new();
             // Only a cache over its capacity needs its high slots emptied; holes below it are filled by newcomers.
             while moves.len() < PIECE_SLOTS && writer.slots.span() as usize > writer.slots.capacity() {
-                let Some(step) = writer.slots.settle_down() else { break };
+                let Some(step) = writer.slots.compact() else { break };
                 moves.push(step);
             }
             if moves.is_empty() {
@@ -281,13 +281,13 @@ impl TableCache {
     pub fn replace_now(&self) -> Vec<u32> {
         let mut writer = self.lock();
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
-        policy.decide(Decision::Replace);
+        policy.decide(Replacement::Replace);
         policy.replace_now(&mut ledger)
     }
 
     /// Lets the policy keep its residents until the next decision, if it is one that acts on decisions.
     pub fn hold(&self) {
-        self.decide(Decision::Hold);
+        self.decide(Replacement::Hold);
     }
 
     /// Drops what the policy has learned, because accesses have changed.

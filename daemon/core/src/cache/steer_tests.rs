@@ -47,7 +47,7 @@ fn serve(cache: &TableCache, ids: &[u32], versions: &HashMap<u32, u32>) -> usize
     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
     let row = |id: u32| row_of(id, versions.get(&id).copied().unwrap_or(0));
     let rows: Vec<_> = missed.iter().map(|&id| row(id)).collect();
-    let wanted = cache.settle(&hit, &missed, |i| Some(&rows[i]), None);
+    let wanted = cache.record(&hit, &missed, |i| Some(&rows[i]), None);
     let rows: Vec<_> = wanted.iter().map(|&id| row(id)).collect();
     cache.fill(&wanted, |i| Some(&rows[i]), Fill::Policy);
     hit.len()

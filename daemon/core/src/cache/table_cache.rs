@@ -6,7 +6,7 @@
 
 use super::future::{BatchKey, Future, Step};
 use super::index::{Index, Touched};
-use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
+use super::policy::{Clock, Ledger, Policy, PolicySpec, Replacement};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slots;
@@ -305,7 +305,7 @@ impl TableCache {
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
-    pub fn settle<'r>(
+    pub fn record<'r>(
         &self,
         hit: &[u32],
         missed: &[u32],
@@ -348,7 +348,7 @@ impl TableCache {
     }
 
     /// An announced batch will not be used.
-    pub fn give_up(&self, key: BatchKey) {
+    pub fn drop_announced(&self, key: BatchKey) {
         self.consume(&mut self.lock(), key, &[]);
     }
 
@@ -394,8 +394,8 @@ impl TableCache {
     }
 
     /// Hands the decision of a controller to the policy. Answers whether the policy acts on decisions.
-    pub fn decide(&self, decision: Decision) -> bool {
-        self.lock().policy.as_mut().is_some_and(|policy| policy.decide(decision))
+    pub fn decide(&self, replacement: Replacement) -> bool {
+        self.lock().policy.as_mut().is_some_and(|policy| policy.decide(replacement))
     }
 
     /// Whether `id` is cached now.

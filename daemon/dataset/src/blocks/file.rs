@@ -31,7 +31,7 @@ pub(super) struct Span {
 
 /// What happened to a shard's blocks since the start.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ReadCounts {
     /// Rows whose block was in memory.
     pub(super) resident_rows: AtomicU64,
     /// Rows whose block had to be waited for.
@@ -56,7 +56,7 @@ pub(super) struct ShardFile {
     pub(super) rows: u64,
     pub(super) row_bytes: usize,
     pub(super) rows_per_block: u64,
-    pub(super) counts: Counts,
+    pub(super) counts: ReadCounts,
     /// Whether the last read failed: the log tells of changes only.
     is_failing: AtomicBool,
 }
@@ -88,7 +88,7 @@ impl ShardFile {
             rows,
             row_bytes,
             rows_per_block: (block_bytes / row_bytes.max(1)).max(1) as u64,
-            counts: Counts::default(),
+            counts: ReadCounts::default(),
             is_failing: AtomicBool::new(false),
         }
     }

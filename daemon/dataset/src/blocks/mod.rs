@@ -26,7 +26,7 @@ use super::error::DatasetError;
 use super::settings::BlockSettings;
 pub use error::{BlockCacheError, ReadError};
 use file::{Layout, ReadAt, ShardFile};
-use readers::{Ask, Readers};
+use readers::{Ask, ReadThreads};
 use store::{Block, Store};
 
 /// Blocks looked up ahead of the one that rows are copied from.
@@ -39,7 +39,7 @@ const ROWS_AHEAD: usize = 4;
 pub struct BlockCache {
     settings: BlockSettings,
     store: Arc<Store>,
-    readers: Readers,
+    readers: ReadThreads,
 }
 
 impl fmt::Debug for BlockCache {
@@ -91,7 +91,7 @@ impl BlockCache {
         let store = Arc::new(Store::new(settings.cache_bytes)?);
         let reads_max = settings.reads_max;
         let readers =
-            Readers::start(reads_max, &store).map_err(|cause| BlockCacheError::Threads { reads_max, cause })?;
+            ReadThreads::start(reads_max, &store).map_err(|cause| BlockCacheError::Threads { reads_max, cause })?;
         Ok(Arc::new(Self { settings, store, readers }))
     }
 

@@ -22,7 +22,7 @@ pub use fixed::StaticPolicy;
 pub use lfu::LfuPolicy;
 pub use lru::LruPolicy;
 pub use name::{PolicyName, PolicySettings};
-pub use rudder::{Decision, ScorePolicy, ScoreSettings, Trigger};
+pub use rudder::{Replacement, ScorePolicy, ScoreSettings, Trigger};
 pub use s3fifo::S3FifoPolicy;
 pub use sieve::SievePolicy;
 pub use spec::PolicySpec;
@@ -176,7 +176,7 @@ pub trait Policy: Send + Debug {
     fn prior(&mut self, _ledger: &mut Ledger<'_>, _weights: &[(u32, f32)]) {}
 
     /// A controller decided. Answers whether this policy acts on decisions.
-    fn decide(&mut self, _decision: Decision) -> bool {
+    fn decide(&mut self, _replacement: Replacement) -> bool {
         false
     }
 

@@ -17,14 +17,14 @@ use hashbrown::HashMap;
 pub enum Trigger {
     /// Each time this many minibatches have ended. A resident is stale when its score has decayed by one minibatch.
     Period(u32),
-    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when
+    /// Each time this many minibatches have ended, if the last [`Replacement`] was to replace. A resident is stale when
     /// its score has decayed by the minibatches of a window.
     Window(u32),
 }
 
 /// What a controller says about the windows to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum Replacement {
     /// Replace what is stale at the end of each window.
     Replace,
     /// Keep the residents.
@@ -47,7 +47,7 @@ const GIVE_UP_SAMPLE: usize = 16;
 #[derive(Debug)]
 pub struct ScorePolicy {
     settings: ScoreSettings,
-    decision: Decision,
+    replacement: Replacement,
     /// Score below which a resident is stale.
     stale_below: f32,
     /// Per slot: its score, and the minibatch that hit it last.
@@ -82,7 +82,7 @@ impl ScorePolicy {
         let stale_below = (((1.0 - settings.alpha).powi(delta) * 1000.0).round() / 1000.0) as f32;
         Self {
             settings,
-            decision: Decision::Replace,
+            replacement: Replacement::Replace,
             stale_below,
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
@@ -145,15 +145,15 @@ impl Policy for ScorePolicy {
     fn end_minibatch(&mut self, ledger: &mut Ledger<'_>) {
         self.minibatch += 1;
         let (Trigger::Period(span) | Trigger::Window(span)) = self.settings.trigger;
-        if self.minibatch.is_multiple_of(u64::from(span.max(1))) && self.decision == Decision::Replace {
+        if self.minibatch.is_multiple_of(u64::from(span.max(1))) && self.replacement == Replacement::Replace {
             self.plan(ledger);
         }
     }
 
-    fn decide(&mut self, decision: Decision) -> bool {
+    fn decide(&mut self, replacement: Replacement) -> bool {
         let listens = matches!(self.settings.trigger, Trigger::Window(_));
         if listens {
-            self.decision = decision;
+            self.replacement = replacement;
         }
         listens
     }

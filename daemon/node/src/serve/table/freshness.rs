@@ -85,7 +85,7 @@ pub(crate) struct Versions {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Number of the next request that carries an update.
     next_write: AtomicU64,
-    pub(crate) counts: Counts,
+    pub(crate) counts: VersionCounts,
 }
 
 /// The versions of one owner's rows.
@@ -98,7 +98,7 @@ pub(crate) struct PartVersions {
 
 /// What became of versions since the start.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct VersionCounts {
     /// Rows held that their owner had changed.
     pub(crate) stale_rows: AtomicU64,
     /// Of them, rows fetched anew.
@@ -115,7 +115,7 @@ pub(crate) struct Counts {
     pub(crate) failed_updates: AtomicU64,
 }
 
-impl Counts {
+impl VersionCounts {
     pub(crate) fn add(counter: &AtomicU64, rows: usize) {
         counter.fetch_add(rows as u64, Ordering::Relaxed);
     }
@@ -127,7 +127,7 @@ impl Versions {
             parts: (0..parts).map(|_| PartVersions::default()).collect(),
             writing: tokio::sync::Mutex::new(()),
             next_write: AtomicU64::new(1),
-            counts: Counts::default(),
+            counts: VersionCounts::default(),
         }
     }
 

@@ -104,7 +104,7 @@ mod tests {
         while claim.flights().iter().any(|flight| !flight.has_ended()) {
             std::thread::yield_now();
         }
-        held.cache.settle(&[], &missed, |i| claim.fresh_row(i), None);
+        held.cache.record(&[], &missed, |i| claim.fresh_row(i), None);
     }
 
     /// What `refresh.rs` does, the owner being asked at once.

@@ -5,7 +5,7 @@
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::requests::{request_rows, wait_for};
-use crate::serve::table::freshness::{Counts, Upkeep};
+use crate::serve::table::freshness::{Upkeep, VersionCounts};
 use crate::serve::table::reason::Reason;
 use crate::serve::versions::restarts;
 use rudder_peers::{Changes, PeerError};
@@ -182,8 +182,8 @@ impl Refresher {
                 done.repulled += self.repull(table, part, ids).await;
             }
             done.changed = stale.len();
-            Counts::add(&state.versions.counts.stale_rows, done.changed);
-            Counts::add(&state.versions.counts.repulled_rows, done.repulled);
+            VersionCounts::add(&state.versions.counts.stale_rows, done.changed);
+            VersionCounts::add(&state.versions.counts.repulled_rows, done.repulled);
             tracing::debug!(part, table, done.changed, done.repulled, "refreshed what an owner had changed");
         }
         versions.freshness().note_synced(asked, now);
@@ -218,7 +218,7 @@ impl Refresher {
         let rows = blocking(move || base.tables[table].cache.discard(&outdated)).await;
         let versions = &self.base.tables[table].versions;
         versions.part(part).freshness().note_emptied(at);
-        Counts::add(&versions.counts.expired_rows, rows);
+        VersionCounts::add(&versions.counts.expired_rows, rows);
         if rows > 0 {
             let table = self.base.name(table);
             tracing::warn!(part, table, rows, "rows thrown out: their owner cannot be asked (cache.staleness_max_ms)");

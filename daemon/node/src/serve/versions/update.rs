@@ -4,7 +4,7 @@
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::error::{RequestError, UpdateFault};
-use crate::serve::table::freshness::Counts;
+use crate::serve::table::freshness::VersionCounts;
 use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
 use rudder_peers::{Rewrite, Stamp, UpdateFailed};
@@ -78,7 +78,7 @@ impl Updater {
                 counts.updates.fetch_add(1, Ordering::Relaxed);
                 counts.update_rows.fetch_add(*rows, Ordering::Relaxed);
             }
-            Err(_) => Counts::add(&counts.failed_updates, 1),
+            Err(_) => VersionCounts::add(&counts.failed_updates, 1),
         }
         outcome
     }
