@@ -61,7 +61,7 @@ impl HitTotals {
     /// Share of the requests that were hits; 0 where there were no requests.
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
-        share((self.hits, self.requests))
+        share(self.hits, self.requests)
     }
 
     /// The hit rate within each span of `minibatches` minibatches; the last one may be shorter.
@@ -70,7 +70,7 @@ impl HitTotals {
         let mut before = (0, 0);
         let ends = self.over_time.chunks(minibatches.max(1)).filter_map(<[_]>::last);
         ends.map(|&(hits, requests)| {
-            let rate = share((hits - before.0, requests - before.1));
+            let rate = share(hits - before.0, requests - before.1);
             before = (hits, requests);
             rate
         })
@@ -78,7 +78,7 @@ impl HitTotals {
     }
 }
 
-fn share((hits, requests): (u64, u64)) -> f64 {
+fn share(hits: u64, requests: u64) -> f64 {
     if requests == 0 { 0.0 } else { hits as f64 / requests as f64 }
 }
 

@@ -56,7 +56,7 @@ pub struct Dataset {
 
 impl Dataset {
     /// Opens the dataset in the folder `dir` as the node that owns part `node`. Only the manifest, the partition books
-    /// and that part's shards need be on this machine. `progress` is told (bytes checked, bytes to check).
+    /// and that part's shards need be on this machine. `progress` gets (bytes checked, bytes to check).
     ///
     /// # Errors
     /// [`DatasetError`] naming the file at fault.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use rudder_client::DType;
 
-use super::blocks::{BlockCache, BlockShard};
+use super::blocks::{BlockCache, BlockShard, Layout};
 use super::error::DatasetError;
 use super::manifest::{ShardManifest, TableManifest, resolve};
 use super::map::{ReadOrder, map};
@@ -116,7 +116,8 @@ impl Shard {
                 Way::Mapped { map, data_offset: data_offset as usize }
             }
             Some((cache, table)) => {
-                Way::Blocks(BlockShard::open(cache, table, (&path, file), data_offset, (rows, row_bytes))?)
+                let layout = Layout { table, path: &path, data_offset, rows, row_bytes };
+                Way::Blocks(BlockShard::open(cache, &layout, file)?)
             }
         };
         Ok(Self { way, rows, row_bytes, path })

@@ -68,16 +68,19 @@ impl fmt::Debug for ShardFile {
 }
 
 /// What is to be known of a shard to read it by blocks.
-pub(super) struct Layout<'a> {
-    pub(super) table: u16,
-    pub(super) path: &'a Path,
-    pub(super) data_offset: u64,
-    pub(super) rows: u64,
-    pub(super) row_bytes: usize,
+pub(crate) struct Layout<'a> {
+    /// Number of the table.
+    pub(crate) table: u16,
+    /// The shard's file.
+    pub(crate) path: &'a Path,
+    /// Where in the file the first row begins, in bytes.
+    pub(crate) data_offset: u64,
+    pub(crate) rows: u64,
+    pub(crate) row_bytes: usize,
 }
 
 impl ShardFile {
-    /// A shard in blocks of as many whole rows as fit into `block_bytes`, at least one.
+    /// A shard in blocks. A block holds the whole rows that fit into `block_bytes`, at least one.
     pub(super) fn new(layout: &Layout<'_>, source: Box<dyn ReadAt>, block_bytes: usize) -> Self {
         let Layout { table, path, data_offset, rows, row_bytes } = *layout;
         Self {

@@ -13,7 +13,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +24,8 @@ use serde::Serialize;
 use super::error::DatasetError;
 use super::settings::BlockSettings;
 pub use error::{BlockCacheError, ReadError};
-use file::{Layout, ReadAt, ShardFile};
+pub(super) use file::Layout;
+use file::{ReadAt, ShardFile};
 use readers::{Ask, ReadThreads};
 use store::{Block, Store};
 
@@ -133,20 +133,13 @@ pub struct BlockShard {
 }
 
 impl BlockShard {
-    /// The shard of table `table` in `file`, whose first of `rows` rows begins at `data_offset`; an error when a block
-    /// of it is larger than the cache.
-    pub(super) fn open(
-        cache: &Arc<BlockCache>,
-        table: u16,
-        (path, file): (&Path, File),
-        data_offset: u64,
-        (rows, row_bytes): (u64, usize),
-    ) -> Result<Self, DatasetError> {
+    /// The shard in `file`, which is laid out as `layout` says; an error when a block of it is larger than the cache.
+    pub(super) fn open(cache: &Arc<BlockCache>, layout: &Layout<'_>, file: File) -> Result<Self, DatasetError> {
         // A hint: rows are asked for here and there, so that reading ahead would be in vain.
         if let Err(error) = rustix::fs::fadvise(&file, 0, None, Advice::Random) {
-            tracing::debug!(%error, path = %path.display(), "the kernel did not take the advice for a shard");
+            tracing::debug!(%error, path = %layout.path.display(), "the kernel did not take the advice for a shard");
         }
-        Self::over(cache, &Layout { table, path, data_offset, rows, row_bytes }, Box::new(file))
+        Self::over(cache, layout, Box::new(file))
     }
 
     fn over(cache: &Arc<BlockCache>, layout: &Layout<'_>, source: Box<dyn ReadAt>) -> Result<Self, DatasetError> {
@@ -181,7 +174,7 @@ impl BlockShard {
     }
 
     /// Hands to `put` the rows of `wanted` whose blocks are in memory, by their takers' numbers, and adds the others to
-    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` is told of rows a
+    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` sees the rows a
     /// while before they are handed over, to have them brought near the core.
     pub fn take_resident(
         &self,

@@ -1,6 +1,6 @@
 //! The threads that read blocks, and the desk at which blocks are asked for. It owns the order of reads: one read per
-//! block however many ask for it, at most `reads_max` at a time, and at most twice as many blocks in memory beside
-//! those that are kept. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
+//! block however many ask for it, at most `reads_max` reads at a time, and beside the kept blocks at most twice
+//! `reads_max` blocks in memory. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -188,7 +188,7 @@ fn read_block(key: Key, file: &ShardFile, store: &Store) -> Result<Arc<Block>, R
     file.read(key.1, block.bytes_mut())?;
     store.read_seconds.observe(begin.elapsed().as_secs_f64());
     let block = Arc::new(block);
-    // Offered before anybody is told: who asks after this finds it, and no second read begins.
+    // Offered before those who wait get it: who asks after this finds it, and no second read begins.
     store.offer(key, &block);
     Ok(block)
 }

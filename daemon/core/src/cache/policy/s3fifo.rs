@@ -28,10 +28,17 @@ pub struct S3FifoPolicy {
     ghosts: Ghosts,
 }
 
+/// An id that left the small queue, and which departure it was.
+#[derive(Debug, Clone, Copy)]
+struct Ghost {
+    id: u32,
+    number: u64,
+}
+
 /// Ids that left the small queue, oldest first; an entry whose number is not that of the map was taken out.
 #[derive(Debug, Default)]
 struct Ghosts {
-    queue: VecDeque<(u32, u64)>,
+    queue: VecDeque<Ghost>,
     numbers: HashMap<u32, u64>,
     next: u64,
 }
@@ -40,11 +47,11 @@ impl Ghosts {
     fn add(&mut self, id: u32, length_max: usize) {
         self.next += 1;
         self.numbers.insert(id, self.next);
-        self.queue.push_back((id, self.next));
+        self.queue.push_back(Ghost { id, number: self.next });
         while self.numbers.len() > length_max {
             let Some(oldest) = self.queue.pop_front() else { break };
             if self.is_current(oldest) {
-                self.numbers.remove(&oldest.0);
+                self.numbers.remove(&oldest.id);
             }
         }
         if self.queue.len() > 2 * length_max + 16 {
@@ -54,8 +61,8 @@ impl Ghosts {
         }
     }
 
-    fn is_current(&self, (id, number): (u32, u64)) -> bool {
-        self.numbers.get(&id) == Some(&number)
+    fn is_current(&self, ghost: Ghost) -> bool {
+        self.numbers.get(&ghost.id) == Some(&ghost.number)
     }
 
     fn take(&mut self, id: u32) -> bool {

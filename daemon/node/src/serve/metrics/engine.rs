@@ -145,7 +145,8 @@ impl Handles {
     }
 
     fn take(&self, at: usize, engine: &Engine) {
-        let (name, table): (&str, &TableState) = (engine.base.name(at), &engine.base.tables[at]);
+        let name = engine.base.name(at);
+        let table: &TableState = &engine.base.tables[at];
         let set = |counters: &IntCounterVec, labels: &[&str], value: &AtomicU64| {
             let counter = counters.with_label_values(labels);
             counter.reset();

@@ -125,7 +125,7 @@ impl Owned {
 
     /// Which rows of a table were updated after `since`.
     pub(crate) fn changes(&self, table: usize, since: Stamp) -> Changes {
-        // Before the versions are looked at: an update that comes meanwhile is told now or the next time.
+        // Before the versions are looked at: an update that comes meanwhile is in this answer or in the next.
         let now = self.stamp();
         let OwnedTable { versions, row_versions, changed, .. } = &self.tables[table];
         if since.incarnation != now.incarnation || since.clock > now.clock {

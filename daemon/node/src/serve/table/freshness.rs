@@ -101,7 +101,7 @@ pub(crate) struct PartVersions {
 pub(crate) struct VersionCounts {
     /// Rows held that their owner had changed.
     pub(crate) stale_rows: AtomicU64,
-    /// Of them, rows fetched anew.
+    /// Of them, rows fetched again.
     pub(crate) repulled_rows: AtomicU64,
     /// Rows thrown out because their owner could not be asked in time.
     pub(crate) expired_rows: AtomicU64,
