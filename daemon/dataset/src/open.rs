@@ -14,6 +14,7 @@ use super::graph::CsrGraph;
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
 use super::map::{ReadOrder, map};
 use super::npy::NpyType;
+use super::part::Part;
 use super::settings::{BlockSettings, Verify};
 use super::shard::{Shard, open_listed_npy};
 use super::verify::verify_files;
@@ -48,7 +49,7 @@ pub struct Table {
 pub struct Dataset {
     dir: PathBuf,
     manifest: Manifest,
-    node: u16,
+    node: Part,
     fingerprint: u64,
     tables: Vec<Table>,
     blocks: Option<Arc<BlockCache>>,
@@ -60,7 +61,7 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DatasetError`] naming the file at fault.
-    pub fn open(dir: &Path, node: u16, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+    pub fn open(dir: &Path, node: Part, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
         Self::open_with(dir, node, verify, None, progress)
     }
 
@@ -70,13 +71,13 @@ impl Dataset {
     /// As [`Dataset::open`]; also when a row is larger than the cache.
     pub fn open_with(
         dir: &Path,
-        node: u16,
+        node: Part,
         verify: Verify,
         blocks: Option<BlockSettings>,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Self, DatasetError> {
         let manifest = Manifest::load(dir)?;
-        if node >= manifest.parts {
+        if node.0 >= manifest.parts {
             return Err(DatasetError::NodeOutOfRange { path: dir.join(MANIFEST_FILE), node, parts: manifest.parts });
         }
         if verify == Verify::Full {
@@ -120,7 +121,7 @@ impl Dataset {
         }
         let dataset = Self::open(dir, 0, Verify::Shape, &|_, _| ())?;
         for table in &dataset.tables {
-            for part in 0..dataset.parts() {
+            for part in Part::all(dataset.parts()) {
                 dataset.open_shard(table, part)?;
             }
         }
@@ -146,7 +147,7 @@ impl Dataset {
 
     /// The part that this node owns.
     #[must_use]
-    pub fn node(&self) -> u16 {
+    pub fn node(&self) -> Part {
         self.node
     }
 
@@ -184,9 +185,9 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DatasetError`] naming the shard's file.
-    pub fn open_shard(&self, table: &Table, part: u16) -> Result<Shard, DatasetError> {
+    pub fn open_shard(&self, table: &Table, part: Part) -> Result<Shard, DatasetError> {
         let manifest = &self.manifest.tables[usize::from(table.id)];
-        let shard = manifest.shards.get(usize::from(part)).ok_or_else(|| DatasetError::NodeOutOfRange {
+        let shard = manifest.shards.get(part.index()).ok_or_else(|| DatasetError::NodeOutOfRange {
             path: self.dir.join(MANIFEST_FILE),
             node: part,
             parts: self.parts(),
@@ -226,7 +227,7 @@ impl Dataset {
 }
 
 /// The files that node `node` serves from.
-fn served_files(manifest: &Manifest, node: u16) -> Vec<&FileManifest> {
+fn served_files(manifest: &Manifest, node: Part) -> Vec<&FileManifest> {
     let mut files = Vec::new();
     for vertex_type in &manifest.vertex_types {
         if let BookManifest::Map { owner, row } = &vertex_type.book {
@@ -239,7 +240,7 @@ fn served_files(manifest: &Manifest, node: u16) -> Vec<&FileManifest> {
 }
 
 fn check_shard_rows(dir: &Path, table: &TableManifest, book: &PartitionBook) -> Result<(), DatasetError> {
-    for (part, shard) in (0u16..).zip(&table.shards) {
+    for (part, shard) in (0..).map(Part).zip(&table.shards) {
         let expected = book.owned(part);
         if shard.rows != expected {
             return Err(DatasetError::ShardRows {

@@ -22,6 +22,7 @@ use rustix::fs::Advice;
 use serde::Serialize;
 
 use super::error::DatasetError;
+use super::part::LocalRow;
 use super::settings::BlockSettings;
 pub use error::{BlockCacheError, ReadError};
 pub(super) use file::Layout;
@@ -120,7 +121,7 @@ impl BlockCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedRow {
     /// The row of the shard.
-    pub row: u64,
+    pub row: LocalRow,
     /// The taker's number.
     pub at: u32,
 }
@@ -248,8 +249,8 @@ impl BlockShard {
         let rows_per_block = self.file.rows_per_block;
         let mut rest = wanted;
         std::iter::from_fn(move || {
-            let first = rest.first()?.row;
-            let end = (first / rows_per_block + 1) * rows_per_block;
+            let first = rest.first()?.row.0;
+            let end = LocalRow((first / rows_per_block + 1) * rows_per_block);
             let run = rest.iter().take_while(|wanted| wanted.row < end).count();
             let (run, others) = rest.split_at(run);
             rest = others;
@@ -257,8 +258,8 @@ impl BlockShard {
         })
     }
 
-    fn block_of(&self, row: u64) -> u64 {
-        row / self.file.rows_per_block
+    fn block_of(&self, row: LocalRow) -> u64 {
+        row.0 / self.file.rows_per_block
     }
 
     fn hand_over(&self, run: &[WantedRow], block: &[u8], touch: &impl Fn(&[u8]), put: &mut impl FnMut(u32, &[u8])) {
@@ -270,8 +271,8 @@ impl BlockShard {
         }
     }
 
-    fn row_in<'a>(&self, block: &'a [u8], row: u64) -> &'a [u8] {
-        let start = (row % self.file.rows_per_block) as usize * self.file.row_bytes;
+    fn row_in<'a>(&self, block: &'a [u8], row: LocalRow) -> &'a [u8] {
+        let start = (row.0 % self.file.rows_per_block) as usize * self.file.row_bytes;
         &block[start..start + self.file.row_bytes]
     }
 

@@ -90,7 +90,8 @@ fn over(
 /// Fetches rows as the daemon does, and checks each; how many were resident.
 fn fetch(shard: &BlockShard, rows: &[u64]) -> Result<usize, Arc<ReadError>> {
     let row_bytes = shard.file.row_bytes;
-    let mut wanted: Vec<WantedRow> = (0u32..).zip(rows).map(|(at, &row)| WantedRow { row, at }).collect();
+    let mut wanted: Vec<WantedRow> =
+        (0u32..).zip(rows).map(|(at, &row)| WantedRow { row: LocalRow(row), at }).collect();
     wanted.sort_unstable();
     let mut got = vec![Vec::new(); rows.len()];
     let mut absent = Vec::new();
@@ -151,7 +152,7 @@ fn a_block_that_many_ask_for_is_read_once() {
         tape.stick(false);
     });
     // One that had looked in vain before the read ended, and asks after it.
-    shard.read(&[WantedRow { row: 9, at: 0 }], |_, row| assert_eq!(row[3], byte(9, 3))).unwrap();
+    shard.read(&[WantedRow { row: LocalRow(9), at: 0 }], |_, row| assert_eq!(row[3], byte(9, 3))).unwrap();
     assert_eq!((tape.reads().div_ceil(2), shard.status().reads), (1, 1), "{:?}", tape.reads);
 }
 

@@ -3,6 +3,7 @@
 //! and never asks: time and stamps come in as arguments.
 
 use parking_lot::{Mutex, MutexGuard};
+use rudder_dataset::Part;
 use rudder_peers::Stamp;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -131,8 +132,8 @@ impl Versions {
         }
     }
 
-    pub(crate) fn part(&self, part: u16) -> &PartVersions {
-        &self.parts[usize::from(part)]
+    pub(crate) fn part(&self, part: Part) -> &PartVersions {
+        &self.parts[part.index()]
     }
 
     /// The first of `count` unused numbers of requests that carry an update.
