@@ -119,7 +119,7 @@ impl Dataset {
         if verify == Verify::Full {
             verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
         }
-        let dataset = Self::open(dir, 0, Verify::Shape, &|_, _| ())?;
+        let dataset = Self::open(dir, Part(0), Verify::Shape, &|_, _| ())?;
         for table in &dataset.tables {
             for part in Part::all(dataset.parts()) {
                 dataset.open_shard(table, part)?;
