@@ -5,6 +5,7 @@
 use super::heat::Heat;
 use super::policy::{Move, Replacement, Scorer};
 use super::slab;
+use super::slots::Slot;
 use super::table_cache::{TableCache, Writer};
 use std::sync::atomic::Ordering;
 
@@ -189,7 +190,7 @@ impl TableCache {
             if moves.is_empty() {
                 return moved;
             }
-            let places: Vec<(u32, u32)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
+            let places: Vec<(Slot, Slot)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
             slab::relocate(&self.slab, &self.readers, &places);
             for (id, from, to) in moves {
                 self.index.set_slot(id, to, &mut writer.touched);
@@ -211,7 +212,7 @@ impl TableCache {
         let piece = (GIVE_BACK_BYTES / self.slot_bytes().max(1)).max(1) as u32;
         for first in (from..end).step_by(piece as usize) {
             // The kernel refuses nothing here but what it cannot do; rows are gone either way.
-            let _ = slab::give_back(&self.slab, &self.readers, first, end.min(first.saturating_add(piece)));
+            let _ = slab::give_back(&self.slab, &self.readers, Slot(first), Slot(end.min(first.saturating_add(piece))));
         }
     }
 
@@ -304,7 +305,7 @@ impl TableCache {
     pub fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
         let mut writer = self.lock();
         let found = |(at, &id): (usize, &u32)| Some((id, self.index.slot(id)?, row(at)?));
-        let rows: Vec<(u32, u32, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
+        let rows: Vec<(u32, Slot, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
         if rows.is_empty() {
             return 0;
         }
@@ -343,7 +344,7 @@ impl TableCache {
                 return picked;
             }
             let end = span.min(first.saturating_add(WALK_SLOTS));
-            picked.extend((first..end).filter_map(|slot| writer.slots.id(slot)).filter(|&id| pick(id)));
+            picked.extend((first..end).filter_map(|slot| writer.slots.id(Slot(slot))).filter(|&id| pick(id)));
             first = end;
         }
     }

@@ -9,7 +9,7 @@ use super::index::{Index, Touched};
 use super::policy::{Clock, Ledger, Policy, PolicySpec, Replacement};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -158,7 +158,7 @@ struct Offer<'a> {
 /// A row that won a slot.
 #[derive(Debug, Clone, Copy)]
 struct Placement<'r> {
-    slot: u32,
+    slot: Slot,
     id: u32,
     row: &'r [u8],
 }
@@ -171,21 +171,21 @@ impl Writer {
 }
 
 impl Writer {
-    fn note_next_use(&mut self, slot: u32, step: Option<Step>) {
+    fn note_next_use(&mut self, slot: Slot, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
         }
     }
 
     /// `slot`, which was free, has a resident that is used next at `step`.
-    pub(super) fn note_occupied(&mut self, slot: u32, step: Option<Step>) {
+    pub(super) fn note_occupied(&mut self, slot: Slot, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.occupied(slot, step);
         }
     }
 
     /// Takes the resident of `slot` out of the cache. The slot may be written again once readers were waited out.
-    pub(super) fn release(&mut self, index: &Index, slot: u32) -> Option<u32> {
+    pub(super) fn release(&mut self, index: &Index, slot: Slot) -> Option<u32> {
         let id = self.slots.id(slot)?;
         index.clear_slot(id);
         if let Some((policy, mut ledger)) = self.parts(index) {
@@ -444,7 +444,7 @@ impl TableCache {
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(Slot, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;

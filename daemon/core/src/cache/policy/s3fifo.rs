@@ -5,7 +5,7 @@
 //! long as the main one.
 
 use super::list::SlotList;
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -72,12 +72,12 @@ impl Ghosts {
 
 impl S3FifoPolicy {
     /// The oldest of the small queue that no hits carry into the main one.
-    fn leaver_of_small(&mut self) -> Option<u32> {
+    fn leaver_of_small(&mut self) -> Option<Slot> {
         while let Some(oldest) = self.small.oldest() {
-            if self.hits[oldest as usize] < PROMOTE_HITS {
+            if self.hits[oldest.index()] < PROMOTE_HITS {
                 return Some(oldest);
             }
-            self.hits[oldest as usize] = 0;
+            self.hits[oldest.index()] = 0;
             self.small.remove(oldest);
             self.main.push(oldest);
         }
@@ -85,11 +85,11 @@ impl S3FifoPolicy {
     }
 
     /// The oldest of the main queue that has no hits; those before it go round once more for one hit each.
-    fn leaver_of_main(&mut self) -> Option<u32> {
+    fn leaver_of_main(&mut self) -> Option<Slot> {
         loop {
             let oldest = self.main.oldest()?;
-            let Some(fewer) = self.hits[oldest as usize].checked_sub(1) else { return Some(oldest) };
-            self.hits[oldest as usize] = fewer;
+            let Some(fewer) = self.hits[oldest.index()].checked_sub(1) else { return Some(oldest) };
+            self.hits[oldest.index()] = fewer;
             self.main.push(oldest);
         }
     }
@@ -100,32 +100,32 @@ fn main_rows(capacity: usize) -> usize {
 }
 
 impl Policy for S3FifoPolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<u32>) {
-        if let Some(hits) = slot.and_then(|slot| self.hits.get_mut(slot as usize)) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<Slot>) {
+        if let Some(hits) = slot.and_then(|slot| self.hits.get_mut(slot.index())) {
             *hits = (*hits + 1).min(HITS_MAX);
         }
     }
 
-    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<Slot> {
         self.give_up(ledger)
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
         if self.main.len() > main_rows(ledger.slots.capacity()) {
             return self.leaver_of_main();
         }
         self.leaver_of_small().or_else(|| self.leaver_of_main())
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
-        if self.hits.len() <= slot as usize {
-            self.hits.resize(slot as usize + 1, 0);
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
+        if self.hits.len() <= slot.index() {
+            self.hits.resize(slot.index() + 1, 0);
         }
-        self.hits[slot as usize] = 0;
+        self.hits[slot.index()] = 0;
         if self.ghosts.take(id) { self.main.push(slot) } else { self.small.push(slot) }
     }
 
-    fn removed(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+    fn removed(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
         if self.small.holds(slot) {
             self.ghosts.add(id, main_rows(ledger.slots.capacity()));
         }
@@ -134,7 +134,7 @@ impl Policy for S3FifoPolicy {
     }
 
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
-        self.hits[to as usize] = self.hits[from as usize];
+        self.hits[to.index()] = self.hits[from.index()];
         self.small.relocate(from, to);
         self.main.relocate(from, to);
     }
