@@ -102,7 +102,7 @@ impl Dataset {
                 rows: table.rows,
                 row_bytes: table.width as usize * table.dtype.size(),
                 book: Arc::clone(book),
-                shard: Shard::open(dir, table, &table.shards[usize::from(node)], blocks.as_ref().map(|it| (it, id)))?,
+                shard: Shard::open(dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),
             });
         }
@@ -235,7 +235,7 @@ fn served_files(manifest: &Manifest, node: Part) -> Vec<&FileManifest> {
             files.extend(row);
         }
     }
-    files.extend(manifest.tables.iter().map(|table| &table.shards[usize::from(node)].file));
+    files.extend(manifest.tables.iter().map(|table| &table.shards[node.index()].file));
     files
 }
 

@@ -328,7 +328,7 @@ mod tests {
         let (_dir, owned) = owned(1 << 20);
         let write = |writer: (u64, u64), value: u8| {
             let writer = Stamp { incarnation: writer.0, clock: writer.1 };
-            owned.update_of_peer(0, writer, 0, &[300], &[value; WIDTH]).map(|now| now.clock)
+            owned.update_of_peer(Part(0), writer, 0, &[300], &[value; WIDTH]).map(|now| now.clock)
         };
         assert_eq!(write((9, 5), 1), Ok(1));
         assert_eq!(write((9, 6), 2), Ok(2));
@@ -338,8 +338,8 @@ mod tests {
         // The writer was restarted; another peer and another table have numbers of their own.
         assert_eq!(write((8, 1), 5), Ok(3));
         let writer = Stamp { incarnation: 9, clock: 1 };
-        assert_eq!(owned.update_of_peer(2, writer, 0, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(4));
-        assert_eq!(owned.update_of_peer(0, writer, 1, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(5));
+        assert_eq!(owned.update_of_peer(Part(2), writer, 0, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(4));
+        assert_eq!(owned.update_of_peer(Part(0), writer, 1, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(5));
     }
 
     /// Update number `clock` writes the row of block `clock % 5`, and nothing else: the low byte is the clock.

@@ -203,8 +203,8 @@ mod tests {
         let begin = Instant::now();
         let versions = Versions::new(3);
         assert_eq!(versions.age(begin), None);
-        versions.part(1).freshness().note_first_connection(stamp(1), begin);
-        versions.part(2).freshness().note_first_connection(stamp(1), begin + Duration::from_secs(5));
+        versions.part(Part(1)).freshness().note_first_connection(stamp(1), begin);
+        versions.part(Part(2)).freshness().note_first_connection(stamp(1), begin + Duration::from_secs(5));
         assert_eq!(versions.age(begin + Duration::from_secs(6)), Some(Duration::from_secs(6)));
         assert_eq!((versions.take_numbers(3), versions.take_numbers(1)), (1, 4));
     }
