@@ -8,7 +8,7 @@ use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Config, ControllerSpec, Policy};
 use rudder_daemon::daemon::Daemon;
 use rudder_daemon::node::Node;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_peers::{authority, install_tls_provider};
 use rudder_settings::Capacity;
 use std::error::Error;
@@ -61,7 +61,7 @@ pub fn write_dataset(dir: &Path, rows: u64, parts: u16) -> Result<(), Fault> {
     writer.add_book("_N", BookSpec::Ranges(&starts))?;
     let mut feat = writer.add_table("feat", "_N", DType::F32, WIDTH)?;
     let mut label = writer.add_table("label", "_N", DType::I64, 1)?;
-    for (part, span) in (0u16..).zip(starts.windows(2)) {
+    for (part, span) in (0..).map(Part).zip(starts.windows(2)) {
         for id in span[0]..span[1] {
             feat.write_rows(part, &row_of(id))?;
             label.write_rows(part, &label_of(id).to_le_bytes())?;

@@ -12,7 +12,7 @@ use rudder_agent::tools::ToolCall;
 use rudder_client::DType;
 use rudder_daemon::config::{Config, ControllerSpec};
 use rudder_daemon::daemon::Daemon;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_lab::classifier::fit::fit;
 use rudder_settings::Capacity;
 use rudder_tests::process::{Rudderd, run_to_end, write_config};
@@ -117,7 +117,7 @@ fn rename_all(cluster: &Cluster) {
     for name in EVIL_TABLES {
         let mut table = writer.add_table(name, EVIL_TYPE, DType::F32, WIDTH).unwrap();
         for id in 0..ROWS {
-            table.write_rows(u16::from(id >= ROWS / 2), &row_of(id)).unwrap();
+            table.write_rows(Part(u16::from(id >= ROWS / 2)), &row_of(id)).unwrap();
         }
         writer.close_table(table).unwrap();
     }

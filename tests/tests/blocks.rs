@@ -5,7 +5,7 @@
 use rudder_client::{Client, ClientError, DType, ErrorCode, Rows};
 use rudder_daemon::config::{Access, Config, Verify};
 use rudder_daemon::daemon::Daemon;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_tests::{Cluster, WIDTH, assert_rows, label_of, row_of};
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -208,7 +208,7 @@ fn write_measured(dir: &Path) {
     writer.add_book("_N", BookSpec::Ranges(&[0, MEASURED_ROWS])).unwrap();
     let mut feat = writer.add_table("feat", "_N", DType::F32, 128).unwrap();
     for id in 0..MEASURED_ROWS {
-        feat.write_rows(0, &[id as f32; 128].map(f32::to_le_bytes).concat()).unwrap();
+        feat.write_rows(Part(0), &[id as f32; 128].map(f32::to_le_bytes).concat()).unwrap();
     }
     writer.close_table(feat).unwrap();
     writer.finish().unwrap();

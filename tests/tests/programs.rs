@@ -4,7 +4,7 @@
 
 use rudder_client::DType;
 use rudder_daemon::config::Layers;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_lab::replay::Trace;
 use rudder_peers::authority;
 use rudder_tests::get;
@@ -36,7 +36,7 @@ impl Site {
         let mut writer = DatasetWriter::create(&data, "test", 1, Existing::Refuse).unwrap();
         writer.add_book("_N", BookSpec::Ranges(&[0, 10])).unwrap();
         let mut feat = writer.add_table("feat", "_N", DType::F32, 1).unwrap();
-        feat.write_rows(0, &[0; 40]).unwrap();
+        feat.write_rows(Part(0), &[0; 40]).unwrap();
         writer.close_table(feat).unwrap();
         writer.finish().unwrap();
         authority::init(folder.path(), "test", 1, false).unwrap();

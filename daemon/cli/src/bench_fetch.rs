@@ -9,7 +9,7 @@ use memmap2::{Advice, MmapMut};
 use rudder_client::{Client, ConnectOptions, DType};
 use rudder_daemon::config::{AgentConfig, ControllerSpec, Policy};
 use rudder_daemon::serve::gather_in_process;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_peers::install_tls_provider;
 use rudder_settings::Capacity;
 use rudder_stage::{Cluster, Site, Stage, certify, find_daemon};
@@ -142,7 +142,7 @@ fn write_dataset(args: &BenchFetchArgs, dir: &Path) -> Result<(), CliError> {
     let mut row = vec![0; args.row_bytes()];
     for id in 0..args.table_rows() {
         write_row(id, &mut row);
-        table.write_rows(u16::from(id >= LOCAL_ROWS), &row)?;
+        table.write_rows(Part(u16::from(id >= LOCAL_ROWS)), &row)?;
     }
     writer.close_table(table)?;
     writer.finish()?;

@@ -4,7 +4,7 @@
 use super::{CliError, http, style};
 use indicatif::{ProgressBar, ProgressStyle};
 use rudder_daemon::recording::{Recorded, TraceAnswer, TraceCall};
-use rudder_dataset::{Dataset, Verify};
+use rudder_dataset::{Dataset, Part, Verify};
 use rudder_lab::replay::Trace;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
@@ -175,7 +175,7 @@ fn trace_of(args: &RecordArgs, table: &str, taken: &Taken) -> Result<Trace, CliE
     let degree = match &args.dataset {
         None => Vec::new(),
         Some(dir) => {
-            let dataset = Dataset::open(dir, taken.last.node, Verify::Shape, &|_, _| ())?;
+            let dataset = Dataset::open(dir, Part(taken.last.node), Verify::Shape, &|_, _| ())?;
             let found = dataset.table(table).map(|table| dataset.remote_degrees(table)).transpose()?.flatten();
             found.ok_or_else(|| CliError::message(format!("{} holds no graph for table `{table}`", dir.display())))?
         }

@@ -4,7 +4,7 @@
 //! `cargo run --release -p rudder-core --example policy_along_a_trace`
 
 use rudder_core::cache::{CacheError, CacheSpec, Clock, Fill, PolicyName, PolicySettings, PolicySpec, TableCache};
-use rudder_core::optimum::{Accesses, Totals, optimum};
+use rudder_core::optimum::{Accesses, HitTotals, optimum};
 use std::io::Write;
 
 const EPOCHS: u32 = 5;
@@ -25,7 +25,7 @@ fn trace() -> Vec<Vec<u32>> {
         .collect()
 }
 
-fn drive(trace: &[Vec<u32>], policy: PolicySpec) -> Result<Totals, CacheError> {
+fn drive(trace: &[Vec<u32>], policy: PolicySpec) -> Result<HitTotals, CacheError> {
     let cache = TableCache::new(CacheSpec {
         table_rows: u64::from(TABLE_ROWS),
         row_bytes: 0,
@@ -34,14 +34,14 @@ fn drive(trace: &[Vec<u32>], policy: PolicySpec) -> Result<Totals, CacheError> {
         policy,
         seed: 1,
     })?;
-    let mut totals = Totals::default();
+    let mut totals = HitTotals::default();
     for (at, ids) in trace.iter().enumerate() {
         let (epoch, step) = (at / MINIBATCHES_PER_EPOCH, at % MINIBATCHES_PER_EPOCH);
         cache.tick(Clock { epoch: epoch as u32, progress: step as f32 / MINIBATCHES_PER_EPOCH as f32 });
         let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
         totals.add(hit.len() as u64, missed.len() as u64);
         totals.end_minibatch();
-        let wanted = cache.settle(&hit, &missed, |_| Some(&[]), None);
+        let wanted = cache.record(&hit, &missed, |_| Some(&[]), None);
         cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     }
     Ok(totals)

@@ -25,7 +25,7 @@
 //!     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
 //!     hits += hit.len();
 //!     requests += ids.len();
-//!     cache.settle(&hit, &missed, |_| Some(&[]), None);
+//!     cache.record(&hit, &missed, |_| Some(&[]), None);
 //! }
 //! assert_eq!(cache.used_rows(), 2);
 //! println!("{hits} of {requests} requests were hits");

@@ -37,7 +37,7 @@ impl<'a> Accesses<'a> {
 
 /// Hits and requests, in all and minibatch by minibatch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct HitTotals {
     /// Requests that the cache held.
     pub hits: u64,
     /// All requests.
@@ -46,7 +46,7 @@ pub struct Totals {
     over_time: Vec<(u64, u64)>,
 }
 
-impl Totals {
+impl HitTotals {
     /// Counts requests of the running minibatch.
     pub fn add(&mut self, hits: u64, misses: u64) {
         self.hits += hits;
@@ -61,7 +61,7 @@ impl Totals {
     /// Share of the requests that were hits; 0 where there were no requests.
     #[must_use]
     pub fn hit_rate(&self) -> f64 {
-        share((self.hits, self.requests))
+        share(self.hits, self.requests)
     }
 
     /// The hit rate within each span of `minibatches` minibatches; the last one may be shorter.
@@ -70,7 +70,7 @@ impl Totals {
         let mut before = (0, 0);
         let ends = self.over_time.chunks(minibatches.max(1)).filter_map(<[_]>::last);
         ends.map(|&(hits, requests)| {
-            let rate = share((hits - before.0, requests - before.1));
+            let rate = share(hits - before.0, requests - before.1);
             before = (hits, requests);
             rate
         })
@@ -78,7 +78,7 @@ impl Totals {
     }
 }
 
-fn share((hits, requests): (u64, u64)) -> f64 {
+fn share(hits: u64, requests: u64) -> f64 {
     if requests == 0 { 0.0 } else { hits as f64 / requests as f64 }
 }
 
@@ -88,14 +88,14 @@ const NEVER: u32 = u32::MAX;
 /// The hits of the best possible choice of residents: after each minibatch, of the cached and the just fetched rows
 /// those with the nearest next use are kept. The cache starts empty. `progress` gets the number of minibatches done.
 #[must_use]
-pub fn optimum(trace: Accesses<'_>, capacity_rows: usize, progress: &mut dyn FnMut(usize)) -> Totals {
+pub fn optimum(trace: Accesses<'_>, capacity_rows: usize, progress: &mut dyn FnMut(usize)) -> HitTotals {
     let next_uses = next_uses(trace);
     // Next use by id of what is kept; NEVER for what is not.
     let mut kept = vec![NEVER; trace.universe as usize];
     let mut kept_rows = 0usize;
     // Next use and id, the furthest on top; an entry that is not `kept`'s any more is passed over.
     let mut furthest: BinaryHeap<(u32, u32)> = BinaryHeap::new();
-    let mut totals = Totals::default();
+    let mut totals = HitTotals::default();
     let mut next_uses = next_uses.into_iter();
     for m in 0..trace.minibatches() {
         for &id in trace.minibatch(m) {

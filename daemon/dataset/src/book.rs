@@ -1,13 +1,22 @@
 //! The partition book of a vertex type: which part owns an id, and in which row of its shard. Asked for every id of
 //! every fetch, so it is plain memory without locks. It must never touch a file or a shard.
 
+use super::part::{LocalRow, Part};
+
 /// Where a row lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Location {
     /// The part, and so the node, that owns the row.
-    pub part: u16,
+    pub part: Part,
     /// Row inside the owner's shard of any table of the vertex type.
-    pub row: u64,
+    pub row: LocalRow,
+}
+
+impl Location {
+    #[inline]
+    fn new(part: u16, row: u64) -> Self {
+        Self { part: Part(part), row: LocalRow(row) }
+    }
 }
 
 /// Maps ids, 0 to `rows() - 1`, one to one to (part, row).
@@ -57,7 +66,7 @@ pub enum BookError {
         /// Its claimed row.
         row: u64,
         /// Its owner.
-        part: u16,
+        part: Part,
         /// Rows that the owner has.
         owned: u64,
         /// What is wrong with the row.
@@ -86,7 +95,7 @@ impl PartitionBook {
         Self { starts, index: Index::Ranges }
     }
 
-    /// Id `i` is owned by `owners[i]`; rows of a shard are in the order of ids unless `rows` says the row of each id.
+    /// Id `i` is owned by part `owners[i]`, a number that is not checked yet; rows of a shard are in the order of ids unless `rows` says the row of each id.
     ///
     /// # Errors
     /// [`BookError`] when an owner is no part, or `rows` is not one to one.
@@ -126,11 +135,11 @@ impl PartitionBook {
             Index::Ranges => self.locate_in_ranges(id),
             Index::Map32 { cells, row_bits } => {
                 let cell = *cells.get(usize::try_from(id).ok()?)?;
-                Some(Location { part: (cell >> row_bits) as u16, row: u64::from(cell & ((1 << row_bits) - 1)) })
+                Some(Location::new((cell >> row_bits) as u16, u64::from(cell & ((1 << row_bits) - 1))))
             }
             Index::Map64 { cells, row_bits } => {
                 let cell = *cells.get(usize::try_from(id).ok()?)?;
-                Some(Location { part: (cell >> row_bits) as u16, row: cell & ((1 << row_bits) - 1) })
+                Some(Location::new((cell >> row_bits) as u16, cell & ((1 << row_bits) - 1)))
             }
         }
     }
@@ -144,7 +153,7 @@ impl PartitionBook {
         // library's search has no branch that could be mispredicted and was measured to beat counting from 2 to 16
         // parts.
         let part = self.starts[1..].partition_point(|&end| end <= id);
-        Some(Location { part: part as u16, row: id - self.starts[part] })
+        Some(Location::new(part as u16, id - self.starts[part]))
     }
 
     /// Ids of the vertex type.
@@ -162,8 +171,8 @@ impl PartitionBook {
 
     /// Ids that `part` owns; 0 when there is no such part.
     #[must_use]
-    pub fn owned(&self, part: u16) -> u64 {
-        match (self.starts.get(usize::from(part)), self.starts.get(usize::from(part) + 1)) {
+    pub fn owned(&self, part: Part) -> u64 {
+        match (self.starts.get(part.index()), self.starts.get(part.index() + 1)) {
             (Some(start), Some(end)) => end - start,
             _ => 0,
         }
@@ -215,7 +224,7 @@ impl Cells<'_> {
             .zip(owners.zip(rows))
             .map(|(id, (part, row))| {
                 let owned = self.counts[usize::from(part)];
-                let refuse = |why| BookError::RowsNotBijective { id, row, part, owned, why };
+                let refuse = |why| BookError::RowsNotBijective { id, row, part: Part(part), owned, why };
                 if row >= owned {
                     return Err(refuse("is outside the shard"));
                 }
@@ -241,13 +250,13 @@ mod tests {
         let mut seen = HashSet::new();
         for id in 0..book.rows() {
             let at = book.locate(id).unwrap();
-            assert!(at.part < book.parts() && at.row < book.owned(at.part), "{id} -> {at:?}");
+            assert!(at.part < Part(book.parts()) && at.row < LocalRow(book.owned(at.part)), "{id} -> {at:?}");
             assert!(seen.insert(at), "{at:?} twice");
         }
         assert_eq!(book.locate(book.rows()), None);
         assert_eq!(book.locate(u64::MAX), None);
-        assert_eq!((0..book.parts()).map(|part| book.owned(part)).sum::<u64>(), book.rows());
-        assert_eq!(book.owned(book.parts()), 0);
+        assert_eq!(Part::all(book.parts()).map(|part| book.owned(part)).sum::<u64>(), book.rows());
+        assert_eq!(book.owned(Part(book.parts())), 0);
     }
 
     proptest! {
@@ -259,7 +268,7 @@ mod tests {
             assert_bijection(&book);
             for id in 0..book.rows() {
                 let at = book.locate(id).unwrap();
-                prop_assert_eq!(starts[usize::from(at.part)] + at.row, id);
+                prop_assert_eq!(starts[at.part.index()] + at.row.0, id);
             }
         }
 
@@ -271,7 +280,7 @@ mod tests {
             assert_bijection(&book);
             let mut next = vec![0; usize::from(parts)];
             for (id, &owner) in owners.iter().enumerate() {
-                prop_assert_eq!(book.locate(id as u64), Some(Location { part: owner, row: next[usize::from(owner)] }));
+                prop_assert_eq!(book.locate(id as u64), Some(Location::new(owner, next[usize::from(owner)])));
                 next[usize::from(owner)] += 1;
             }
         }
@@ -280,7 +289,7 @@ mod tests {
         fn wide_cells_answer_as_narrow_ones(parts in 1u16..9, seeds in proptest::collection::vec(any::<u16>(), 1..200)) {
             let owners: Vec<u16> = seeds.iter().map(|seed| seed % parts).collect();
             let narrow = PartitionBook::map(parts, owners.iter().copied(), None).unwrap();
-            let cells = owners.iter().enumerate().map(|(id, &part)| u64::from(part) << 40 | narrow.locate(id as u64).unwrap().row);
+            let cells = owners.iter().enumerate().map(|(id, &part)| u64::from(part) << 40 | narrow.locate(id as u64).unwrap().row.0);
             let wide = PartitionBook { starts: narrow.starts.clone(), index: Index::Map64 { cells: cells.collect(), row_bits: 40 } };
             for id in 0..=owners.len() as u64 { prop_assert_eq!(wide.locate(id), narrow.locate(id)); }
         }
@@ -289,7 +298,7 @@ mod tests {
         fn even_ranges_differ_by_one(rows in 0u64..1000, parts in 1u16..40) {
             let book = PartitionBook::even_ranges(rows, parts);
             assert_bijection(&book);
-            let owned: Vec<u64> = (0..parts).map(|part| book.owned(part)).collect();
+            let owned: Vec<u64> = Part::all(parts).map(|part| book.owned(part)).collect();
             prop_assert!(owned.iter().max().unwrap() - owned.iter().min().unwrap() <= 1);
             prop_assert_eq!(book.rows(), rows);
         }
@@ -300,7 +309,7 @@ mod tests {
         let owners = [1u16, 0, 1, 1];
         let build = |rows: [u64; 4]| PartitionBook::map(2, owners.iter().copied(), Some(&mut rows.into_iter()));
         let book = build([2, 0, 0, 1]).unwrap();
-        assert_eq!(book.locate(0), Some(Location { part: 1, row: 2 }));
+        assert_eq!(book.locate(0), Some(Location::new(1, 2)));
         assert_bijection(&book);
         assert!(matches!(build([2, 0, 0, 2]), Err(BookError::RowsNotBijective { id: 3, row: 2, .. })));
         assert!(matches!(build([3, 0, 0, 1]), Err(BookError::RowsNotBijective { id: 0, owned: 3, .. })));

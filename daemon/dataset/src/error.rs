@@ -9,6 +9,7 @@ use rudder_client::DType;
 use super::blocks::BlockCacheError;
 use super::manifest::FORMAT_VERSION;
 use super::npy::{NpyError, NpyType, Shape};
+use super::part::Part;
 
 /// Why a dataset cannot be opened, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -37,10 +38,10 @@ pub enum DatasetError {
     OwnerOutOfRange { path: PathBuf, id: u64, owner: u64, parts: u16 },
     /// Two ids share a row of a shard, or a row lies outside it.
     #[error("{}: id {id} claims row {row} of part {part}, which {why}: rows must be a one-to-one map to 0..{owned}", .path.display())]
-    RowsNotBijective { path: PathBuf, id: u64, row: u64, part: u16, owned: u64, why: &'static str },
+    RowsNotBijective { path: PathBuf, id: u64, row: u64, part: Part, owned: u64, why: &'static str },
     /// The asked node is not one of the parts.
     #[error("{}: node {node} owns no part: the dataset has {parts} parts (node index 0 to {})", .path.display(), .parts - 1)]
-    NodeOutOfRange { path: PathBuf, node: u16, parts: u16 },
+    NodeOutOfRange { path: PathBuf, node: Part, parts: u16 },
     /// A file that the manifest names is absent.
     #[error("{}: named in the manifest but missing: copy it to this machine or import the dataset again", .path.display())]
     FileMissing { path: PathBuf },
@@ -64,7 +65,7 @@ pub enum DatasetError {
     ChecksumMismatch { path: PathBuf, found: u64, expected: u64 },
     /// The manifest's shard is not what the partition book says.
     #[error("{}: table `{table}`: its shard of part {part} has {found} rows, but the partition book of `{vertex_type}` gives that part {expected}", .path.display())]
-    ShardRows { path: PathBuf, table: String, vertex_type: String, part: u16, found: u64, expected: u64 },
+    ShardRows { path: PathBuf, table: String, vertex_type: String, part: Part, found: u64, expected: u64 },
     /// A block of the shard has no place in the block cache.
     #[error("{}: dataset.block_cache_bytes = {cache_bytes} does not hold one of its blocks of {block_bytes} bytes: raise it, or lower dataset.block_bytes ({row_bytes} bytes of a row are the least)", .path.display())]
     BlockTooLarge { path: PathBuf, cache_bytes: u64, block_bytes: u64, row_bytes: usize },

@@ -11,6 +11,7 @@ pub mod manifest;
 pub mod map;
 pub mod npy;
 mod open;
+mod part;
 mod settings;
 pub mod shard;
 mod verify;
@@ -24,5 +25,6 @@ pub use manifest::{
     ShardManifest, TableManifest, VertexType,
 };
 pub use open::{Dataset, Table};
+pub use part::{LocalRow, Part};
 pub use settings::{Access, BlockSettings, Verify};
 pub use shard::Shard;

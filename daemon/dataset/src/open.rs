@@ -14,6 +14,7 @@ use super::graph::CsrGraph;
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
 use super::map::{ReadOrder, map};
 use super::npy::NpyType;
+use super::part::Part;
 use super::settings::{BlockSettings, Verify};
 use super::shard::{Shard, open_listed_npy};
 use super::verify::verify_files;
@@ -48,7 +49,7 @@ pub struct Table {
 pub struct Dataset {
     dir: PathBuf,
     manifest: Manifest,
-    node: u16,
+    node: Part,
     fingerprint: u64,
     tables: Vec<Table>,
     blocks: Option<Arc<BlockCache>>,
@@ -56,11 +57,11 @@ pub struct Dataset {
 
 impl Dataset {
     /// Opens the dataset in the folder `dir` as the node that owns part `node`. Only the manifest, the partition books
-    /// and that part's shards need be on this machine. `progress` is told (bytes checked, bytes to check).
+    /// and that part's shards need be on this machine. `progress` gets (bytes checked, bytes to check).
     ///
     /// # Errors
     /// [`DatasetError`] naming the file at fault.
-    pub fn open(dir: &Path, node: u16, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+    pub fn open(dir: &Path, node: Part, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
         Self::open_with(dir, node, verify, None, progress)
     }
 
@@ -70,13 +71,13 @@ impl Dataset {
     /// As [`Dataset::open`]; also when a row is larger than the cache.
     pub fn open_with(
         dir: &Path,
-        node: u16,
+        node: Part,
         verify: Verify,
         blocks: Option<BlockSettings>,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Self, DatasetError> {
         let manifest = Manifest::load(dir)?;
-        if node >= manifest.parts {
+        if node.0 >= manifest.parts {
             return Err(DatasetError::NodeOutOfRange { path: dir.join(MANIFEST_FILE), node, parts: manifest.parts });
         }
         if verify == Verify::Full {
@@ -101,7 +102,7 @@ impl Dataset {
                 rows: table.rows,
                 row_bytes: table.width as usize * table.dtype.size(),
                 book: Arc::clone(book),
-                shard: Shard::open(dir, table, &table.shards[usize::from(node)], blocks.as_ref().map(|it| (it, id)))?,
+                shard: Shard::open(dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),
             });
         }
@@ -118,9 +119,9 @@ impl Dataset {
         if verify == Verify::Full {
             verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
         }
-        let dataset = Self::open(dir, 0, Verify::Shape, &|_, _| ())?;
+        let dataset = Self::open(dir, Part(0), Verify::Shape, &|_, _| ())?;
         for table in &dataset.tables {
-            for part in 0..dataset.parts() {
+            for part in Part::all(dataset.parts()) {
                 dataset.open_shard(table, part)?;
             }
         }
@@ -146,7 +147,7 @@ impl Dataset {
 
     /// The part that this node owns.
     #[must_use]
-    pub fn node(&self) -> u16 {
+    pub fn node(&self) -> Part {
         self.node
     }
 
@@ -184,9 +185,9 @@ impl Dataset {
     ///
     /// # Errors
     /// [`DatasetError`] naming the shard's file.
-    pub fn open_shard(&self, table: &Table, part: u16) -> Result<Shard, DatasetError> {
+    pub fn open_shard(&self, table: &Table, part: Part) -> Result<Shard, DatasetError> {
         let manifest = &self.manifest.tables[usize::from(table.id)];
-        let shard = manifest.shards.get(usize::from(part)).ok_or_else(|| DatasetError::NodeOutOfRange {
+        let shard = manifest.shards.get(part.index()).ok_or_else(|| DatasetError::NodeOutOfRange {
             path: self.dir.join(MANIFEST_FILE),
             node: part,
             parts: self.parts(),
@@ -226,7 +227,7 @@ impl Dataset {
 }
 
 /// The files that node `node` serves from.
-fn served_files(manifest: &Manifest, node: u16) -> Vec<&FileManifest> {
+fn served_files(manifest: &Manifest, node: Part) -> Vec<&FileManifest> {
     let mut files = Vec::new();
     for vertex_type in &manifest.vertex_types {
         if let BookManifest::Map { owner, row } = &vertex_type.book {
@@ -234,12 +235,12 @@ fn served_files(manifest: &Manifest, node: u16) -> Vec<&FileManifest> {
             files.extend(row);
         }
     }
-    files.extend(manifest.tables.iter().map(|table| &table.shards[usize::from(node)].file));
+    files.extend(manifest.tables.iter().map(|table| &table.shards[node.index()].file));
     files
 }
 
 fn check_shard_rows(dir: &Path, table: &TableManifest, book: &PartitionBook) -> Result<(), DatasetError> {
-    for (part, shard) in (0u16..).zip(&table.shards) {
+    for (part, shard) in (0..).map(Part).zip(&table.shards) {
         let expected = book.owned(part);
         if shard.rows != expected {
             return Err(DatasetError::ShardRows {

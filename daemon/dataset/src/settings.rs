@@ -30,7 +30,7 @@ pub enum Access {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BlockSettings {
-    /// Bytes read at once: whole rows, as many as fit, but at least one.
+    /// Bytes read at once. A block holds the whole rows that fit, but at least one.
     #[serde(with = "byte_size")]
     pub block_bytes: usize,
     /// Bytes of blocks kept, all tables together.

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use rudder_client::DType;
 
-use super::blocks::{BlockCache, BlockShard};
+use super::blocks::{BlockCache, BlockShard, Layout};
 use super::error::DatasetError;
 use super::manifest::{ShardManifest, TableManifest, resolve};
 use super::map::{ReadOrder, map};
 use super::npy::NpyHeader;
+use super::part::LocalRow;
 
 /// Rows of a shard, row-major, little endian, without padding.
 #[derive(Debug)]
@@ -36,11 +37,11 @@ impl Shard {
     /// The bytes of a row; `None` when the shard has no such row, or is read by [`Shard::blocks`]. Not aligned.
     #[inline]
     #[must_use]
-    pub fn row(&self, row: u64) -> Option<&[u8]> {
-        if row >= self.rows {
+    pub fn row(&self, row: LocalRow) -> Option<&[u8]> {
+        if row.0 >= self.rows {
             return None;
         }
-        let start = row as usize * self.row_bytes;
+        let start = row.0 as usize * self.row_bytes;
         self.bytes()?.get(start..start + self.row_bytes)
     }
 
@@ -116,7 +117,8 @@ impl Shard {
                 Way::Mapped { map, data_offset: data_offset as usize }
             }
             Some((cache, table)) => {
-                Way::Blocks(BlockShard::open(cache, table, (&path, file), data_offset, (rows, row_bytes))?)
+                let layout = Layout { table, path: &path, data_offset, rows, row_bytes };
+                Way::Blocks(BlockShard::open(cache, &layout, file)?)
             }
         };
         Ok(Self { way, rows, row_bytes, path })

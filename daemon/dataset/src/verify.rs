@@ -16,7 +16,7 @@ use super::manifest::{FileManifest, resolve};
 /// Bytes read at once: large enough for disks, small enough for the cache next to the core.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Checks the checksum of every file of the dataset in `dir`, on up to as many threads as there are cores. `progress`
+/// Checks the checksum of every file of the dataset in `dir`, on at most one thread per core. `progress`
 /// is called on the calling thread with (bytes done, bytes in all).
 ///
 /// # Errors

@@ -242,12 +242,17 @@ mod tests {
         let mut row = [0.0; 5];
         for part in 0..3_u16 {
             let verify = rudder_dataset::Verify::Full;
-            let dataset = rudder_dataset::Dataset::open(&prepared.dataset, part, verify, &|_, _| {}).unwrap();
+            let dataset =
+                rudder_dataset::Dataset::open(&prepared.dataset, rudder_dataset::Part(part), verify, &|_, _| {})
+                    .unwrap();
             let shard = &dataset.table(TABLE).unwrap().shard;
             for (local, id) in (prepared.starts[part as usize]..prepared.starts[part as usize + 1]).enumerate() {
                 let old = original[id as usize] as u32;
                 features.fill(old, &mut row);
-                assert_eq!(shard.row(local as u64), Some(bytemuck::cast_slice::<f32, u8>(&row)));
+                assert_eq!(
+                    shard.row(rudder_dataset::LocalRow(local as u64)),
+                    Some(bytemuck::cast_slice::<f32, u8>(&row))
+                );
                 assert_eq!(truth[id as usize], row_hash(bytemuck::cast_slice(&row)));
                 assert_eq!(labels[id as usize], graph.labels[old as usize]);
             }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::error::DemoError;
 use crate::prepare::TABLE;
 use rudder_daemon::recording::{TraceAnswer, TraceCall};
-use rudder_dataset::{Dataset, Verify};
+use rudder_dataset::{Dataset, Part, Verify};
 use rudder_lab::replay::Trace;
 use rudder_stage::Door;
 
@@ -129,7 +129,7 @@ pub(crate) fn write(
 ) -> Result<(), DemoError> {
     for (node, accesses) in (0_u16..).zip(accesses) {
         let unread = || DemoError::prepare("read the dataset back");
-        let own = Dataset::open(dataset, node, Verify::Shape, &|_, _| ()).map_err(unread())?;
+        let own = Dataset::open(dataset, Part(node), Verify::Shape, &|_, _| ()).map_err(unread())?;
         let degrees = own.table(TABLE).map(|table| own.remote_degrees(table)).transpose().map_err(unread())?.flatten();
         let per_epoch = (accesses.minibatches.len() as u64 / u64::from(epochs.max(1))).max(1);
         let mut extra = about.clone();

@@ -6,7 +6,7 @@
 //! Without a folder it writes to a temporary one, which is removed at the end.
 
 use rudder_client::DType;
-use rudder_import::{BookSpec, DatasetWriter, Existing};
+use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use std::error::Error;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,7 +26,7 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     writer.add_book("_N", BookSpec::Ranges(&starts))?;
     let mut features = writer.add_table("feat", "_N", DType::F32, WIDTH)?;
     let mut labels = writer.add_table("label", "_N", DType::I64, 1)?;
-    for (part, owned) in (0u16..).zip(starts.windows(2)) {
+    for (part, owned) in (0..).map(Part).zip(starts.windows(2)) {
         for id in owned[0]..owned[1] {
             // Rows are bytes in the order of the ids of a part, any number at once.
             let row: Vec<u8> = (0..WIDTH).flat_map(|at| (id as f32 + at as f32 / 100.0).to_le_bytes()).collect();

@@ -70,7 +70,7 @@ impl Converter {
         self.from.is_same_bytes(self.to)
     }
 
-    /// Converts all elements of `from` into `to`, which has room for as many.
+    /// Converts all elements of `from` into `to`, which has room for the same number of elements.
     pub(super) fn convert(&self, from: &[u8], to: &mut [u8]) {
         (self.convert)(from, to);
     }

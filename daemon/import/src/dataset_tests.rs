@@ -52,13 +52,13 @@ fn edit_manifest(dir: &Path, edit: impl FnOnce(&mut Value)) {
 }
 
 fn open_error(dir: &Path) -> String {
-    Dataset::open(dir, 0, Verify::Full, quiet()).unwrap_err().to_string()
+    Dataset::open(dir, Part(0), Verify::Full, quiet()).unwrap_err().to_string()
 }
 
 #[test]
 fn what_is_written_is_read() {
     let (_folder, dir) = sample();
-    for node in 0..2 {
+    for node in Part::all(2) {
         let dataset = Dataset::open(&dir, node, Verify::Full, quiet()).unwrap();
         assert_eq!((dataset.name(), dataset.parts(), dataset.node()), ("sample", 2, node));
         let feat = dataset.table("feat").unwrap();
@@ -72,8 +72,8 @@ fn what_is_written_is_read() {
                 assert_eq!(feat.shard.row(at.row), shard.row(at.row));
             }
         }
-        assert_eq!(feat.shard.row(feat.shard.rows()), None);
-        assert_eq!(feat.shard.row(u64::MAX), None);
+        assert_eq!(feat.shard.row(LocalRow(feat.shard.rows())), None);
+        assert_eq!(feat.shard.row(LocalRow(u64::MAX)), None);
         assert_eq!(feat.shard.bytes().unwrap().len() as u64, feat.shard.rows() * 12);
         let bytes = dataset.table("bytes").unwrap();
         for id in 0..5 {
@@ -90,17 +90,17 @@ fn what_is_written_is_read() {
 #[test]
 fn a_node_needs_its_own_shards_only_and_nodes_agree_on_the_fingerprint() {
     let (_folder, dir) = sample();
-    let first = Dataset::open(&dir, 0, Verify::Full, quiet()).unwrap();
+    let first = Dataset::open(&dir, Part(0), Verify::Full, quiet()).unwrap();
     for table in ["feat", "label", "bytes"] {
         fs::remove_file(dir.join(format!("tables/{table}/part0.npy"))).unwrap();
     }
-    let second = Dataset::open(&dir, 1, Verify::Full, quiet()).unwrap();
+    let second = Dataset::open(&dir, Part(1), Verify::Full, quiet()).unwrap();
     assert_eq!(first.fingerprint(), second.fingerprint());
     let message = open_error(&dir);
     assert!(message.contains("part0.npy") && message.contains("missing"), "{message}");
     assert!(Dataset::open_for_tools(&dir, Verify::Shape, quiet()).is_err());
     edit_manifest(&dir, |manifest| manifest["name"] = json!("other"));
-    let third = Dataset::open(&dir, 1, Verify::Full, quiet()).unwrap();
+    let third = Dataset::open(&dir, Part(1), Verify::Full, quiet()).unwrap();
     assert_ne!(first.fingerprint(), third.fingerprint());
 }
 
@@ -158,7 +158,7 @@ fn a_missing_manifest_says_how_to_make_one() {
     fs::write(dir.join(MANIFEST_FILE), b"{ not json").unwrap();
     assert!(open_error(&dir).contains("manifest.json: key must be a string"), "{}", open_error(&dir));
     let (_folder, dir) = sample();
-    let message = Dataset::open(&dir, 2, Verify::Full, quiet()).unwrap_err().to_string();
+    let message = Dataset::open(&dir, Part(2), Verify::Full, quiet()).unwrap_err().to_string();
     assert!(message.contains("node 2") && message.contains("2 parts"), "{message}");
 }
 
@@ -170,7 +170,7 @@ fn damaged_shards_are_named() {
     let good = fs::read(&shard).unwrap();
     let check = |bytes: &[u8], verify, expected: &str| {
         fs::write(&shard, bytes).unwrap();
-        let message = Dataset::open(&dir, 0, verify, quiet()).unwrap_err().to_string();
+        let message = Dataset::open(&dir, Part(0), verify, quiet()).unwrap_err().to_string();
         assert!(message.contains("part0.npy") && message.contains(expected), "{message}\nshould say: {expected}");
     };
     let mut flipped = good.clone();
@@ -186,7 +186,7 @@ fn damaged_shards_are_named() {
     check(&replaced("<f8", &[4, 3], 96), Verify::Shape, "elements are F64, but the manifest says f32");
     check(&replaced("<f4", &[3, 4], 48), Verify::Shape, "shape is (3, 4), but the manifest says 4 rows of 3");
     fs::write(&shard, &flipped).unwrap();
-    Dataset::open(&dir, 0, Verify::Shape, quiet()).unwrap();
+    Dataset::open(&dir, Part(0), Verify::Shape, quiet()).unwrap();
 }
 
 #[test]
@@ -194,11 +194,11 @@ fn damaged_books_are_named() {
     let (_folder, dir) = sample();
     let owner = dir.join("book/b.owner.npy");
     fs::write(&owner, [rudder_dataset::npy::encode_header("|u1", &[5]), vec![1, 0, 9, 1, 0]].concat()).unwrap();
-    let message = Dataset::open(&dir, 0, Verify::Shape, quiet()).unwrap_err().to_string();
+    let message = Dataset::open(&dir, Part(0), Verify::Shape, quiet()).unwrap_err().to_string();
     assert!(message.contains("b.owner.npy: id 2 is owned by part 9"), "{message}");
     assert!(open_error(&dir).contains("checksum mismatch"));
     fs::write(&owner, [rudder_dataset::npy::encode_header("|u1", &[4]), vec![1, 0, 1, 1]].concat()).unwrap();
-    let message = Dataset::open(&dir, 0, Verify::Shape, quiet()).unwrap_err().to_string();
+    let message = Dataset::open(&dir, Part(0), Verify::Shape, quiet()).unwrap_err().to_string();
     assert!(message.contains("shape is (4,)"), "{message}");
 }
 
@@ -219,10 +219,10 @@ fn stored_rows_of_a_map_are_used() {
     edit_manifest(&dir, |manifest| {
         manifest["vertex_types"][1]["book"]["row"] = serde_json::to_value(&file).unwrap();
     });
-    let dataset = Dataset::open(&dir, 0, Verify::Full, quiet()).unwrap();
+    let dataset = Dataset::open(&dir, Part(0), Verify::Full, quiet()).unwrap();
     let book = &dataset.table("bytes").unwrap().book;
-    assert_eq!(book.locate(2), Some(Location { part: 1, row: 2 }));
-    assert_eq!(book.locate(4), Some(Location { part: 0, row: 0 }));
+    assert_eq!(book.locate(2), Some(Location { part: Part(1), row: LocalRow(2) }));
+    assert_eq!(book.locate(4), Some(Location { part: Part(0), row: LocalRow(0) }));
 }
 
 #[test]
@@ -231,11 +231,11 @@ fn the_writer_replaces_only_datasets_and_cleans_up() {
     let create = |existing| DatasetWriter::create(&dir, "sample", 2, existing);
     assert!(create(Existing::Refuse).unwrap_err().to_string().contains("--force"));
     drop(create(Existing::Replace).unwrap());
-    assert!(Dataset::open(&dir, 0, Verify::Full, quiet()).is_ok(), "an abandoned writer leaves the old dataset");
+    assert!(Dataset::open(&dir, Part(0), Verify::Full, quiet()).is_ok(), "an abandoned writer leaves the old dataset");
     let mut writer = create(Existing::Replace).unwrap();
     writer.add_book("n", BookSpec::Ranges(&[0, 1, 1])).unwrap();
     writer.finish().unwrap();
-    assert!(Dataset::open(&dir, 1, Verify::Full, quiet()).unwrap().tables().is_empty());
+    assert!(Dataset::open(&dir, Part(1), Verify::Full, quiet()).unwrap().tables().is_empty());
     fs::remove_file(dir.join(MANIFEST_FILE)).unwrap();
     fs::write(dir.join("thesis.tex"), b"years of work").unwrap();
     assert!(create(Existing::Replace).unwrap_err().to_string().contains("not a dataset"));
@@ -250,8 +250,8 @@ fn the_writer_refuses_rows_that_do_not_fit() {
     writer.add_book("n", BookSpec::Ranges(&[0, 2, 2])).unwrap();
     let mut table = writer.add_table("t", "n", DType::F32, 2).unwrap();
     assert!(table.append(&[0; 7]).unwrap_err().to_string().contains("`t`: 7 bytes are not whole rows of 8"));
-    assert!(table.write_rows(1, &[0; 8]).unwrap_err().to_string().contains("part 1, which owns 0"));
-    assert!(table.write_rows(2, &[0; 8]).unwrap_err().to_string().contains("no part 2"));
+    assert!(table.write_rows(Part(1), &[0; 8]).unwrap_err().to_string().contains("part 1, which owns 0"));
+    assert!(table.write_rows(Part(2), &[0; 8]).unwrap_err().to_string().contains("no part 2"));
     table.append(&[0; 8]).unwrap();
     assert!(writer.close_table(table).unwrap_err().to_string().contains("part 0 has 1 of its 2 rows"));
     assert!(writer.add_table("t", "n", DType::F32, 2).unwrap_err().to_string().contains("added before"));
@@ -304,8 +304,8 @@ fn a_graph_dataset_keeps_every_edge_and_row() {
     assert_eq!(crossing.count() as u64, summary.edge_cut);
     let part_of = |vertex: u32| feat.book.locate(u64::from(vertex)).unwrap().part;
     let degrees = dataset.remote_degrees(feat).unwrap().unwrap();
-    let expected = (0..100).filter(|&vertex| part_of(vertex) != 0).filter_map(|vertex| {
-        let edges = renamed.neighbours(vertex).iter().filter(|&&other| part_of(other) == 0).count();
+    let expected = (0..100).filter(|&vertex| part_of(vertex) != Part(0)).filter_map(|vertex| {
+        let edges = renamed.neighbours(vertex).iter().filter(|&&other| part_of(other) == Part(0)).count();
         (edges > 0).then_some((vertex, edges as f32))
     });
     assert_eq!(degrees, expected.collect::<Vec<_>>(), "edges from part 0, by the remote end");

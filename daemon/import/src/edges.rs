@@ -109,7 +109,7 @@ fn vertex_names(labels: &Labels, force_names: bool) -> Option<&[String]> {
     (force_names || keys.iter().any(|key| key.parse::<u64>().is_err())).then_some(keys)
 }
 
-/// How many vertices there are: as many as the arrays and labels have rows, else as the edges know.
+/// The number of vertices: the rows of the arrays and labels, or, without them, what the edges name.
 fn count_vertices(
     import: &EdgesImport,
     edges: &EdgeList,

@@ -35,6 +35,7 @@ pub use labels::{Labels, read_labels};
 pub use npy::{BookChoice, NpyImport, import_npy};
 pub use partition::{PartitionError, balance, edge_cut, partition};
 pub use relabel::Relabelling;
+pub use rudder_dataset::Part;
 pub use table_writer::TableWriter;
 pub use writer::{BookSpec, DatasetWriter, Existing};
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use rudder_client::DType;
 
 use crate::sink::Sink;
-use rudder_dataset::DatasetError;
-use rudder_dataset::PartitionBook;
 use rudder_dataset::manifest::{FileManifest, ShardManifest};
 use rudder_dataset::npy::encode_header;
+use rudder_dataset::{DatasetError, Part, PartitionBook};
 
 /// Writer of one table, from [`super::DatasetWriter::add_table`].
 pub struct TableWriter {
@@ -22,13 +21,13 @@ pub struct TableWriter {
     width: u32,
     row_bytes: usize,
     book: Arc<PartitionBook>,
-    parts: Vec<Part>,
+    shards: Vec<OpenShard>,
     /// The id of the next row given to [`TableWriter::append`].
     next_id: u64,
 }
 
 /// One shard: how many rows it has so far, and its file.
-struct Part {
+struct OpenShard {
     rows: u64,
     state: State,
 }
@@ -54,9 +53,9 @@ impl TableWriter {
         width: u32,
         book: Arc<PartitionBook>,
     ) -> Self {
-        let parts = (0..book.parts()).map(|_| Part { rows: 0, state: State::Waiting }).collect();
+        let shards = (0..book.parts()).map(|_| OpenShard { rows: 0, state: State::Waiting }).collect();
         let row_bytes = width as usize * dtype.size();
-        Self { dir, name: name.to_owned(), index, dtype, width, row_bytes, book, parts, next_id: 0 }
+        Self { dir, name: name.to_owned(), index, dtype, width, row_bytes, book, shards, next_id: 0 }
     }
 
     /// Bytes of a row.
@@ -70,11 +69,11 @@ impl TableWriter {
     /// # Errors
     /// [`DatasetError::Rows`] when there is no such part, the bytes are no whole rows, or the part has all its rows;
     /// I/O errors.
-    pub fn write_rows(&mut self, part: u16, rows: &[u8]) -> Result<(), DatasetError> {
+    pub fn write_rows(&mut self, part: Part, rows: &[u8]) -> Result<(), DatasetError> {
         let count = self.count_rows(rows)?;
         let owned = self.book.owned(part);
         let wrong = |what| DatasetError::Rows { table: self.name.clone(), what };
-        let Some(shard) = self.parts.get_mut(usize::from(part)) else {
+        let Some(shard) = self.shards.get_mut(part.index()) else {
             return Err(wrong(format!("there is no part {part}")));
         };
         if shard.rows + count > owned {
@@ -114,7 +113,7 @@ impl TableWriter {
             // Rows of one owner in a row go out in one piece: whole ranges, or runs of a map.
             let given = (rest.len() / self.row_bytes) as u64;
             let run = match self.book.as_ranges() {
-                Some(_) => given.min(self.book.owned(first.part) - first.row),
+                Some(_) => given.min(self.book.owned(first.part) - first.row.0),
                 None => (1..given)
                     .find(|&ahead| self.book.locate(self.next_id + ahead).is_none_or(|at| at.part != first.part))
                     .unwrap_or(given),
@@ -132,12 +131,12 @@ impl TableWriter {
     }
 
     pub(crate) fn finish(mut self) -> Result<Vec<ShardManifest>, DatasetError> {
-        for part in 0..self.book.parts() {
+        for part in Part::all(self.book.parts()) {
             // A part that owns nothing still has its file.
             self.write_rows(part, &[])?;
         }
-        let mut shards = Vec::with_capacity(self.parts.len());
-        for (part, shard) in (0u16..).zip(self.parts) {
+        let mut shards = Vec::with_capacity(self.shards.len());
+        for (part, shard) in (0..).map(Part).zip(self.shards) {
             match shard.state {
                 State::Done(file) => shards.push(ShardManifest { rows: shard.rows, file }),
                 _ => {

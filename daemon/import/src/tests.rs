@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use rudder_dataset::npy::encode_header;
-use rudder_dataset::{Dataset, Verify};
+use rudder_dataset::{Dataset, Part, Verify};
 
 fn quiet() -> &'static Progress<'static> {
     &|_, _, _| ()
@@ -69,11 +69,11 @@ fn table(name: &str, path: &Path, dtype: Option<DType>) -> ArrayTable {
 /// All rows of a table in the order of ids, through book and shards.
 fn rows_in_order(dataset: &Dataset, name: &str) -> Vec<u8> {
     let table = dataset.table(name).unwrap();
-    let shards: Vec<_> = (0..dataset.parts()).map(|part| dataset.open_shard(table, part).unwrap()).collect();
+    let shards: Vec<_> = Part::all(dataset.parts()).map(|part| dataset.open_shard(table, part).unwrap()).collect();
     let ids = 0..table.rows;
     ids.flat_map(|id| {
         let at = table.book.locate(id).unwrap();
-        shards[usize::from(at.part)].row(at.row).unwrap().to_vec()
+        shards[at.part.index()].row(at.row).unwrap().to_vec()
     })
     .collect()
 }
@@ -111,7 +111,7 @@ proptest! {
         prop_assert_eq!(rows_in_order(&dataset, "mask"), mask);
         if let Some(owners) = &owners {
             let book = &dataset.table("feat").unwrap().book;
-            for id in 0..rows { prop_assert_eq!(book.locate(id).unwrap().part, owners[id as usize] % parts); }
+            for id in 0..rows { prop_assert_eq!(book.locate(id).unwrap().part, Part(owners[id as usize] % parts)); }
         }
     }
 

@@ -128,7 +128,7 @@ impl DatasetWriter {
     /// Keeps the id that each id of `vertex_type` had before relabelling.
     ///
     /// # Errors
-    /// [`DatasetError::Input`] when the type is unknown or there are not as many ids as it has rows; I/O errors.
+    /// [`DatasetError::Input`] when the type is unknown, or `original` has not one id per row of it; I/O errors.
     pub fn set_original_ids(&mut self, vertex_type: &str, original: &[u64]) -> Result<(), DatasetError> {
         let at = self.index_of(vertex_type)?;
         let rows = self.books[at].rows();

@@ -19,7 +19,7 @@ use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::CacheSpec;
-use rudder_dataset::{Dataset, DatasetError, Table};
+use rudder_dataset::{Dataset, DatasetError, Part, Table};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
@@ -125,14 +125,14 @@ impl Node {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let network = runtime("rudder-net", cores)?;
         let serving = runtime("rudder-serve", or_else(config.local.threads, cores))?;
-        let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+        let identity = Identity { node: dataset.node().0, parts: dataset.parts(), fingerprint: dataset.fingerprint() };
         let owned = Owned::new(Arc::clone(&dataset), config.dataset.updates_bytes_max)?;
         let peers = {
             let _inside = network.enter();
             let source = Arc::new(ShardSource::new(Arc::clone(&owned)));
             Peers::start(&config.peers, identity, source)?
         };
-        let tracer = Tracer::start(&config.log, dataset.node());
+        let tracer = Tracer::start(&config.log, dataset.node().0);
         if let Some(tracer) = &tracer {
             peers.trace_with(Arc::clone(tracer));
         }
@@ -158,7 +158,7 @@ impl Node {
             LocalServer::start(Arc::clone(&engine), config.local.clone(), status)?
         };
         tracing::info!(
-            node = dataset.node(),
+            node = dataset.node().0,
             parts = dataset.parts(),
             dataset = dataset.name(),
             socket = %config.local.socket.display(),
@@ -264,7 +264,7 @@ fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
     let DatasetConfig { path, verify, access, blocks, .. } = &config.dataset;
     let blocks = (*access == Access::Blocks).then_some(*blocks);
     let begin = Instant::now();
-    let dataset = Dataset::open_with(path, config.node.index, *verify, blocks, &|done, total| {
+    let dataset = Dataset::open_with(path, Part(config.node.index), *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");

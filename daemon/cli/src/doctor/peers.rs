@@ -15,7 +15,7 @@ const GROWTH: Duration = Duration::from_secs(3);
 
 /// Meets all peers at once.
 pub(super) fn meet(config: &Config, dataset: &Dataset) -> Vec<Finding> {
-    let identity = Identity { node: dataset.node(), parts: dataset.parts(), fingerprint: dataset.fingerprint() };
+    let identity = Identity { node: dataset.node().0, parts: dataset.parts(), fingerprint: dataset.fingerprint() };
     let others: Vec<(u16, String)> = config
         .peers
         .addresses

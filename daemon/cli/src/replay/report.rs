@@ -1,7 +1,7 @@
 //! What a replay found, as JSON and as a table. Field names are an interface: `docs/replay.md`.
 
 use super::{Done, Job};
-use rudder_core::optimum::Totals;
+use rudder_core::optimum::HitTotals;
 use rudder_lab::replay::{Replayed, Trace};
 use serde::Serialize;
 use std::time::Duration;
@@ -77,7 +77,7 @@ impl Outcome {
 }
 
 impl Optimum {
-    pub(super) fn new(totals: &Totals, span: usize, elapsed: Duration) -> Self {
+    pub(super) fn new(totals: &HitTotals, span: usize, elapsed: Duration) -> Self {
         Self {
             hit_rate: totals.hit_rate(),
             hits: totals.hits,

@@ -6,7 +6,7 @@
 //! Several trainers announce and fetch in no certain order: for each id all uses that wait are kept, by step, so that
 //! the first of those left is the next, whichever was consumed.
 
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use hashbrown::HashMap;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -151,9 +151,9 @@ pub struct Future {
     /// Per slot, the step of its resident's next announced use.
     next_use: Vec<Option<Step>>,
     /// Slots by next use; an entry counts only while `next_use` agrees. Holds only steps at which a batch waits.
-    due: BTreeMap<Step, Vec<u32>>,
+    due: BTreeMap<Step, Vec<Slot>>,
     /// Slots without an announced use; an entry counts only while `next_use` agrees and the slot is held.
-    idle: Vec<u32>,
+    idle: Vec<Slot>,
     entries: usize,
     covering: bool,
 }
@@ -184,7 +184,7 @@ impl Future {
     }
 
     /// Takes an announcement: `ids`, each once, will be used at `step`. `slot` tells where an id is cached.
-    pub fn announce(&mut self, step: Step, ids: Vec<u32>, slot: impl Fn(u32) -> Option<u32>) -> BatchKey {
+    pub fn announce(&mut self, step: Step, ids: Vec<u32>, slot: impl Fn(u32) -> Option<Slot>) -> BatchKey {
         self.keys += 1;
         let key = BatchKey(self.keys);
         *self.steps.entry(step).or_default() += 1;
@@ -226,8 +226,8 @@ impl Future {
     /// The step of the next announced use of the resident of `slot`, if any.
     #[inline]
     #[must_use]
-    pub fn next_use(&self, slot: u32) -> Option<Step> {
-        self.next_use.get(slot as usize).copied().flatten()
+    pub fn next_use(&self, slot: Slot) -> Option<Step> {
+        self.next_use.get(slot.index()).copied().flatten()
     }
 
     /// Keeps next uses from now on, of `slots` slots so far.
@@ -236,13 +236,13 @@ impl Future {
         let covered = self.next_use.len();
         if slots > covered {
             self.next_use.resize(slots, None);
-            self.idle.extend(covered as u32..slots as u32);
+            self.idle.extend((covered as u32..slots as u32).map(Slot));
         }
     }
 
     /// Sets the next announced use of the resident of `slot`.
-    pub fn set_next_use(&mut self, slot: u32, step: Option<Step>) {
-        let at = slot as usize;
+    pub fn set_next_use(&mut self, slot: Slot, step: Option<Step>) {
+        let at = slot.index();
         self.cover(at + 1);
         if self.next_use[at] == step {
             return;
@@ -257,7 +257,7 @@ impl Future {
     }
 
     /// A row comes to `slot`, which was free, with `step` as its next announced use.
-    pub fn occupied(&mut self, slot: u32, step: Option<Step>) {
+    pub fn occupied(&mut self, slot: Slot, step: Option<Step>) {
         self.set_next_use(slot, step);
         // A free slot is dropped from the idle ones when it is drawn: it joins them again here.
         if step.is_none() {
@@ -265,7 +265,7 @@ impl Future {
         }
     }
 
-    fn push_idle(&mut self, slot: u32) {
+    fn push_idle(&mut self, slot: Slot) {
         self.idle.push(slot);
         if self.idle.len() > 2 * self.next_use.len() + 64 {
             self.tidy_idle();
@@ -274,13 +274,13 @@ impl Future {
 
     fn tidy_idle(&mut self) {
         let next_use = &self.next_use;
-        self.idle.retain(|&slot| next_use[slot as usize].is_none());
+        self.idle.retain(|&slot| next_use[slot.index()].is_none());
         self.idle.sort_unstable();
         self.idle.dedup();
     }
 
     /// Up to `sample` slots whose residents have no announced use, drawn at random.
-    pub fn draw_idle(&mut self, sample: usize, slots: &Slots, random: &mut fastrand::Rng, mut take: impl FnMut(u32)) {
+    pub fn draw_idle(&mut self, sample: usize, slots: &Slots, random: &mut fastrand::Rng, mut take: impl FnMut(Slot)) {
         let mut drawn = 0;
         while drawn < sample && !self.idle.is_empty() {
             let at = random.usize(0..self.idle.len());
@@ -295,12 +295,12 @@ impl Future {
     }
 
     /// The slot whose resident is used last of all that have an announced use, and when.
-    pub fn last_due(&mut self) -> Option<(u32, Step)> {
+    pub fn last_due(&mut self) -> Option<(Slot, Step)> {
         while let Some(mut entry) = self.due.last_entry() {
             let step = *entry.key();
             let slots = entry.get_mut();
             while let Some(&slot) = slots.last() {
-                if self.next_use.get(slot as usize) == Some(&Some(step)) {
+                if self.next_use.get(slot.index()) == Some(&Some(step)) {
                     return Some((slot, step));
                 }
                 slots.pop();
@@ -331,11 +331,11 @@ mod tests {
     #[test]
     fn each_use_knows_the_next() {
         let mut future = Future::default();
-        let cached = |id: u32| (id == 7).then_some(0);
+        let cached = |id: u32| (id == 7).then_some(Slot(0));
         let first = future.announce(at(10), vec![7, 8], cached);
         let second = future.announce(at(11), vec![8, 9], cached);
         future.announce(at(13), vec![7], cached);
-        assert_eq!(future.next_use(0), Some(at(10)));
+        assert_eq!(future.next_use(Slot(0)), Some(at(10)));
         assert_eq!(future.consume(first), (vec![7, 8], vec![Some(at(13)), Some(at(11))]));
         assert_eq!(future.consume(second), (vec![8, 9], vec![None, None]));
         assert_eq!(future.entries(), 1);
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn what_is_due_ends_with_its_step() {
         let mut future = Future::default();
-        let cached = |id: u32| Some(id);
+        let cached = |id: u32| Some(Slot(id));
         let mut waiting = std::collections::VecDeque::new();
         for step in 0..5_000u32 {
             let ids: Vec<u32> = (0..20).map(|at| (step * 7 + at * 13) % 100).collect();
@@ -375,7 +375,7 @@ mod tests {
                 && let Some(first) = waiting.pop_front()
             {
                 let (ids, next) = future.consume(first);
-                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(id, next));
+                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(Slot(id), next));
             }
             assert!(future.due.len() <= 16, "{} steps are due, 16 batches wait", future.due.len());
         }
@@ -392,16 +392,16 @@ mod tests {
         for step in [4, 5, 9] {
             future.announce(at(step), Vec::new(), |_| None);
         }
-        future.set_next_use(0, Some(at(5)));
-        future.set_next_use(1, Some(at(9)));
+        future.set_next_use(Slot(0), Some(at(5)));
+        future.set_next_use(Slot(1), Some(at(9)));
         future.cover(3);
-        assert_eq!(future.last_due(), Some((1, at(9))));
-        future.set_next_use(1, Some(at(4)));
-        assert_eq!(future.last_due(), Some((0, at(5))));
+        assert_eq!(future.last_due(), Some((Slot(1), at(9))));
+        future.set_next_use(Slot(1), Some(at(4)));
+        assert_eq!(future.last_due(), Some((Slot(0), at(5))));
         let mut idle = Vec::new();
         future.draw_idle(1, &slots, &mut fastrand::Rng::with_seed(1), |slot| idle.push(slot));
-        assert_eq!(idle, [2]);
-        future.set_next_use(0, None);
-        assert_eq!(future.last_due(), Some((1, at(4))));
+        assert_eq!(idle, [Slot(2)]);
+        future.set_next_use(Slot(0), None);
+        assert_eq!(future.last_due(), Some((Slot(1), at(4))));
     }
 }

@@ -4,6 +4,7 @@
 //! The words are zeroed lazily by the kernel: ids that were never touched cost address space, not memory.
 
 use super::heat::Heat;
+use super::slots::Slot;
 use bytemuck::allocation::zeroed_slice_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,6 +23,12 @@ pub struct Touched {
     blocks: Vec<bool>,
 }
 
+/// The slot in a word, if any.
+#[inline]
+fn slot_in(word: u64) -> Option<Slot> {
+    ((word >> 32) as u32).checked_sub(1).map(Slot)
+}
+
 impl Index {
     /// An index over ids `0..ids`, all absent and cold.
     #[must_use]
@@ -38,9 +45,9 @@ impl Index {
     /// The slot of `id`, if its row is cached. Ids out of range are absent.
     #[inline]
     #[must_use]
-    pub fn slot(&self, id: u32) -> Option<u32> {
+    pub fn slot(&self, id: u32) -> Option<Slot> {
         let word = self.words.get(id as usize)?.load(Ordering::Acquire);
-        ((word >> 32) as u32).checked_sub(1)
+        slot_in(word)
     }
 
     /// Asks the processor to load the word of `id` soon.
@@ -59,10 +66,10 @@ impl Index {
     }
 
     /// Publishes that `id` lies in `slot`. Writer only.
-    pub fn set_slot(&self, id: u32, slot: u32, touched: &mut Touched) {
+    pub fn set_slot(&self, id: u32, slot: Slot, touched: &mut Touched) {
         if let Some(word) = self.words.get(id as usize) {
             let heat = word.load(Ordering::Relaxed) & 0xffff_ffff;
-            word.store((u64::from(slot) + 1) << 32 | heat, Ordering::Release);
+            word.store((u64::from(slot.0) + 1) << 32 | heat, Ordering::Release);
             touched.blocks[id as usize / BLOCK_IDS] = true;
         }
     }
@@ -104,14 +111,14 @@ impl Index {
     }
 
     /// Tells id, heat and slot of every id in `blocks` that is hot or cached. Needs no lock: words change meanwhile.
-    pub fn each(&self, blocks: &[u32], mut see: impl FnMut(u32, Heat, Option<u32>)) {
+    pub fn each(&self, blocks: &[u32], mut see: impl FnMut(u32, Heat, Option<Slot>)) {
         for &block in blocks {
             let first = block as usize * BLOCK_IDS;
             let words = &self.words[first.min(self.words.len())..(first + BLOCK_IDS).min(self.words.len())];
             for (id, word) in (first as u32..).zip(words) {
                 let word = word.load(Ordering::Relaxed);
                 if word != 0 {
-                    see(id, Heat::unpack(word as u32), ((word >> 32) as u32).checked_sub(1));
+                    see(id, Heat::unpack(word as u32), slot_in(word));
                 }
             }
         }
@@ -150,9 +157,9 @@ mod tests {
         let index = Index::new(10_000);
         let mut touched = Touched::new(10_000);
         index.update_heat(9_999, &mut touched, Heat::touched);
-        index.set_slot(9_999, 0, &mut touched);
+        index.set_slot(9_999, Slot(0), &mut touched);
         index.update_heat(9_999, &mut touched, Heat::touched);
-        assert_eq!((index.slot(9_999), index.heat(9_999).cur), (Some(0), 2));
+        assert_eq!((index.slot(9_999), index.heat(9_999).cur), (Some(Slot(0)), 2));
         index.clear_slot(9_999);
         assert_eq!((index.slot(9_999), index.heat(9_999).cur), (None, 2));
         assert_eq!(index.slot(10_000), None);

@@ -24,6 +24,7 @@ mod tests;
 
 pub use future::{BatchKey, Step};
 pub use overlay::{Overlay, OverlayFull, OverlayReader};
-pub use policy::{Clock, Decision, PolicyName, PolicySettings, PolicySpec, ScoreSettings, Trigger};
+pub use policy::{Clock, PolicyName, PolicySettings, PolicySpec, Replacement, ScoreSettings, Trigger};
+pub use slots::Slot;
 pub use steer::{Resized, Survey, Weighed};
 pub use table_cache::{CacheError, CacheSpec, CacheStats, Fill, Reader, TABLE_ROWS_MAX, TableCache};

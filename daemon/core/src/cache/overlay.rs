@@ -8,6 +8,7 @@
 use super::prefetch;
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
+use super::slots::Slot;
 use bytemuck::allocation::zeroed_slice_box;
 use parking_lot::Mutex;
 use std::io;
@@ -34,9 +35,9 @@ pub struct Overlay {
 struct Writer {
     /// Slots from here on were never used.
     fresh: u32,
-    free: Vec<u32>,
+    free: Vec<Slot>,
     /// Replaced by the last step: readers may still hold them.
-    left: Vec<u32>,
+    left: Vec<Slot>,
 }
 
 /// A reader's visit. Rows found are valid until it is dropped; hold it for one chunk of a gather.
@@ -119,15 +120,15 @@ impl Overlay {
         // Free from here on, because `overwrite` waits out the readers before it writes.
         let left = std::mem::take(&mut writer.left);
         writer.free.extend(left);
-        let slots: Vec<u32> = rows.iter().map(|_| writer.take()).collect();
+        let slots: Vec<Slot> = rows.iter().map(|_| writer.take()).collect();
         slab::overwrite(&self.slab, &self.readers, slots.iter().enumerate().map(|(i, &slot)| (slot, row(i))));
         for (&row, &slot) in rows.iter().zip(&slots) {
             let Some(word) = self.slots.get(row as usize) else {
                 writer.left.push(slot);
                 continue;
             };
-            match word.swap(slot + 1, Ordering::AcqRel).checked_sub(1) {
-                Some(replaced) => writer.left.push(replaced),
+            match word.swap(slot.0 + 1, Ordering::AcqRel).checked_sub(1) {
+                Some(replaced) => writer.left.push(Slot(replaced)),
                 None => {
                     self.held.fetch_add(1, Ordering::Release);
                 }
@@ -136,16 +137,16 @@ impl Overlay {
     }
 
     #[inline]
-    fn slot(&self, row: u64) -> Option<u32> {
-        self.slots.get(row as usize)?.load(Ordering::Acquire).checked_sub(1)
+    fn slot(&self, row: u64) -> Option<Slot> {
+        self.slots.get(row as usize)?.load(Ordering::Acquire).checked_sub(1).map(Slot)
     }
 }
 
 impl Writer {
-    fn take(&mut self) -> u32 {
+    fn take(&mut self) -> Slot {
         self.free.pop().unwrap_or_else(|| {
             self.fresh += 1;
-            self.fresh - 1
+            Slot(self.fresh - 1)
         })
     }
 }

@@ -7,34 +7,34 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 
-/// Readers that may be inside at once; one more waits for a place.
-const PLACES: usize = 128;
+/// Readers that may be inside at once; one more waits for a cell.
+const CELLS: usize = 128;
 
 /// Spins before a wait yields its core.
 const SPINS_MAX: u32 = 64;
 
 #[repr(align(128))]
 #[derive(Debug, Default)]
-struct Place(AtomicU64);
+struct ReaderCell(AtomicU64);
 
 /// Who reads a table's rows.
 #[derive(Debug)]
 pub struct Readers {
     era: AtomicU64,
-    places: Box<[Place]>,
+    cells: Box<[ReaderCell]>,
     hint: AtomicUsize,
 }
 
 /// The right to hold rows; leaving is dropping it. Hold it for one chunk of a gather, never across an await.
 #[derive(Debug)]
 pub struct Inside<'a> {
-    place: &'a Place,
+    cell: &'a ReaderCell,
 }
 
 impl Default for Readers {
     fn default() -> Self {
-        let places = (0..PLACES).map(|_| Place::default()).collect();
-        Self { era: AtomicU64::new(1), places, hint: AtomicUsize::new(0) }
+        let cells = (0..CELLS).map(|_| ReaderCell::default()).collect();
+        Self { era: AtomicU64::new(1), cells, hint: AtomicUsize::new(0) }
     }
 }
 
@@ -49,13 +49,13 @@ impl Readers {
         let first = self.hint.fetch_add(1, Ordering::Relaxed);
         let mut spins = 0;
         loop {
-            for offset in 0..PLACES {
-                let place = &self.places[(first + offset) % PLACES];
+            for offset in 0..CELLS {
+                let cell = &self.cells[(first + offset) % CELLS];
                 let era = self.era.load(Ordering::SeqCst);
-                if place.0.compare_exchange(0, era, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-                    // Look-ups must not be done before the place is taken: pairs with the fence in `wait_out`.
+                if cell.0.compare_exchange(0, era, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                    // Look-ups must not be done before the cell is taken: pairs with the fence in `wait_out`.
                     fence(Ordering::SeqCst);
-                    return Inside { place };
+                    return Inside { cell };
                 }
             }
             pause(&mut spins);
@@ -67,10 +67,10 @@ impl Readers {
         // What the writer took out of the index must be gone for all who enter after this fence.
         fence(Ordering::SeqCst);
         let era = self.era.fetch_add(1, Ordering::SeqCst) + 1;
-        for place in &self.places {
+        for cell in &self.cells {
             let mut spins = 0;
             loop {
-                let entered = place.0.load(Ordering::SeqCst);
+                let entered = cell.0.load(Ordering::SeqCst);
                 if entered == 0 || entered >= era {
                     break;
                 }
@@ -83,7 +83,7 @@ impl Readers {
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.place.0.store(0, Ordering::Release);
+        self.cell.0.store(0, Ordering::Release);
     }
 }
 

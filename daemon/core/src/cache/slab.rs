@@ -3,6 +3,7 @@
 //! [`super::readers`]. With [`super::prefetch`] it is the only place in the cache that holds `unsafe` code.
 #![allow(unsafe_code)]
 
+use super::slots::Slot;
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use std::io;
 
@@ -47,11 +48,11 @@ impl Slab {
         self.stride_bytes
     }
 
-    fn at(&self, slot: u32) -> Option<*mut u8> {
-        assert!((slot as usize) < self.slots, "slot {slot} of {}", self.slots);
+    fn at(&self, slot: Slot) -> Option<*mut u8> {
+        assert!(slot.index() < self.slots, "slot {slot} of {}", self.slots);
         let memory = self.memory.as_ref()?;
         // SAFETY: the slot is inside the mapping, as just checked.
-        Some(unsafe { memory.as_mut_ptr().add(slot as usize * self.stride_bytes) })
+        Some(unsafe { memory.as_mut_ptr().add(slot.index() * self.stride_bytes) })
     }
 
     /// The row in `slot`.
@@ -59,7 +60,7 @@ impl Slab {
     /// # Safety
     /// The slot was found in the index by a reader that has entered and not left while the slice lives.
     #[inline]
-    pub(super) unsafe fn row(&self, slot: u32) -> &[u8] {
+    pub(super) unsafe fn row(&self, slot: Slot) -> &[u8] {
         self.at(slot).map_or(&[], |start| {
             // SAFETY: in bounds and initialised (anonymous memory is zero); the writer overwrites a slot only after it
             // was taken out of the index and all readers that entered before have left.
@@ -75,7 +76,7 @@ impl Slab {
     ///
     /// # Panics
     /// If `row` has not the size of a row.
-    pub(super) unsafe fn write(&self, slot: u32, row: &[u8]) {
+    pub(super) unsafe fn write(&self, slot: Slot, row: &[u8]) {
         assert_eq!(row.len(), self.row_bytes, "size of a row");
         if let Some(start) = self.at(slot) {
             // SAFETY: in bounds; nobody else reads or writes the slot, as the caller promises.
@@ -89,11 +90,11 @@ impl Slab {
     ///
     /// # Safety
     /// As for [`Slab::write`], for each of those slots.
-    unsafe fn give_back(&self, slot: u32, end: u32) -> io::Result<()> {
+    unsafe fn give_back(&self, slot: Slot, end: Slot) -> io::Result<()> {
         let Some(memory) = &self.memory else { return Ok(()) };
         let page = rustix::param::page_size();
-        let first = (slot as usize * self.stride_bytes).next_multiple_of(page);
-        let last = (end as usize * self.stride_bytes).min(memory.len());
+        let first = (slot.index() * self.stride_bytes).next_multiple_of(page);
+        let last = (end.index() * self.stride_bytes).min(memory.len());
         if first >= last {
             return Ok(());
         }
@@ -119,7 +120,7 @@ pub(super) fn read<'a>(
 #[inline]
 pub(super) fn read_found<'a>(
     slab: &'a Slab,
-    found: Option<u32>,
+    found: Option<Slot>,
     _inside: &'a super::readers::Inside<'_>,
 ) -> Option<&'a [u8]> {
     // SAFETY: found among published slots by a reader that stays inside for as long as the slice lives.
@@ -130,7 +131,7 @@ pub(super) fn read_found<'a>(
 pub(super) fn overwrite<'a>(
     slab: &Slab,
     readers: &super::readers::Readers,
-    rows: impl Iterator<Item = (u32, &'a [u8])>,
+    rows: impl Iterator<Item = (Slot, &'a [u8])>,
 ) {
     readers.wait_out();
     for (slot, row) in rows {
@@ -141,7 +142,7 @@ pub(super) fn overwrite<'a>(
 }
 
 /// Copies rows to slots that are in no index entry; waits out their readers first. Rows stay readable where they were.
-pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[(u32, u32)]) {
+pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[(Slot, Slot)]) {
     readers.wait_out();
     for &(from, to) in moves {
         // SAFETY: called by `TableCache` under its writer lock: `from` is not written meanwhile, `to` is in no index
@@ -154,7 +155,7 @@ pub(super) fn relocate(slab: &Slab, readers: &super::readers::Readers, moves: &[
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn give_back(slab: &Slab, readers: &super::readers::Readers, slot: u32, end: u32) -> io::Result<()> {
+pub(super) fn give_back(slab: &Slab, readers: &super::readers::Readers, slot: Slot, end: Slot) -> io::Result<()> {
     readers.wait_out();
     // SAFETY: called by `TableCache` with slots that are in no index entry and that nobody occupies meanwhile; every
     // reader that could have found them has left.

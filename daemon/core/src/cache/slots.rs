@@ -3,9 +3,29 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 
 /// In `Slots::ids`: nobody lies here. [`super::TABLE_ROWS_MAX`] keeps this value free.
 const FREE: u32 = u32::MAX;
+
+/// Number of a slot, from 0: where a row lies in the slab. Not an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    /// The number as a position in what is kept per slot.
+    #[inline]
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// The residents of a cache.
 #[derive(Debug)]
@@ -13,7 +33,7 @@ pub struct Slots {
     /// By slot, up to the highest that was used.
     ids: Vec<u32>,
     /// Free slots below the highest used one, the lowest first. An entry counts only while its slot is free.
-    vacant: BinaryHeap<Reverse<u32>>,
+    vacant: BinaryHeap<Reverse<Slot>>,
     capacity: usize,
     used: usize,
 }
@@ -60,8 +80,8 @@ impl Slots {
     /// The id in `slot`.
     #[inline]
     #[must_use]
-    pub fn id(&self, slot: u32) -> Option<u32> {
-        self.ids.get(slot as usize).copied().filter(|&id| id != FREE)
+    pub fn id(&self, slot: Slot) -> Option<u32> {
+        self.ids.get(slot.index()).copied().filter(|&id| id != FREE)
     }
 
     /// Whether a slot is free.
@@ -71,23 +91,23 @@ impl Slots {
     }
 
     /// Gives a free slot to `id`, the lowest there is.
-    pub fn occupy_free(&mut self, id: u32) -> Option<u32> {
+    pub fn occupy_free(&mut self, id: u32) -> Option<Slot> {
         if !self.any_free() {
             return None;
         }
         let slot = self.lowest_vacant().unwrap_or_else(|| {
             self.ids.push(FREE);
-            self.span() - 1
+            Slot(self.span() - 1)
         });
-        self.ids[slot as usize] = id;
+        self.ids[slot.index()] = id;
         self.used += 1;
         debug_assert!(self.used <= self.capacity, "{} rows are held, {} may be", self.used, self.capacity);
         Some(slot)
     }
 
-    fn lowest_vacant(&mut self) -> Option<u32> {
+    fn lowest_vacant(&mut self) -> Option<Slot> {
         while let Some(Reverse(slot)) = self.vacant.pop() {
-            if self.ids.get(slot as usize) == Some(&FREE) {
+            if self.ids.get(slot.index()) == Some(&FREE) {
                 return Some(slot);
             }
         }
@@ -95,30 +115,30 @@ impl Slots {
     }
 
     /// Frees `slot`; answers who had it.
-    pub fn release(&mut self, slot: u32) -> Option<u32> {
+    pub fn release(&mut self, slot: Slot) -> Option<u32> {
         let id = self.id(slot)?;
-        self.ids[slot as usize] = FREE;
+        self.ids[slot.index()] = FREE;
         self.used -= 1;
         self.vacant.push(Reverse(slot));
         Some(id)
     }
 
     /// Gives `slot` to `id`; answers who had it.
-    pub fn replace(&mut self, slot: u32, id: u32) -> Option<u32> {
+    pub fn replace(&mut self, slot: Slot, id: u32) -> Option<u32> {
         let old = self.id(slot)?;
-        self.ids[slot as usize] = id;
+        self.ids[slot.index()] = id;
         Some(old)
     }
 
     /// Takes the resident of the highest slot to the lowest free one, if that is lower; answers (id, from, to).
-    pub fn settle_down(&mut self) -> Option<(u32, u32, u32)> {
+    pub fn compact(&mut self) -> Option<(u32, Slot, Slot)> {
         while self.ids.last() == Some(&FREE) {
             self.ids.pop();
         }
         let to = self.lowest_vacant()?;
-        let from = self.span() - 1;
+        let from = Slot(self.span() - 1);
         let id = self.ids.pop()?;
-        self.ids[to as usize] = id;
+        self.ids[to.index()] = id;
         while self.ids.last() == Some(&FREE) {
             self.ids.pop();
         }
@@ -126,8 +146,8 @@ impl Slots {
     }
 
     /// Every slot with its id.
-    pub fn residents(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        (0u32..).zip(&self.ids).filter(|&(_, &id)| id != FREE).map(|(slot, &id)| (slot, id))
+    pub fn residents(&self) -> impl Iterator<Item = (Slot, u32)> + '_ {
+        (0..).map(Slot).zip(&self.ids).filter(|&(_, &id)| id != FREE).map(|(slot, &id)| (slot, id))
     }
 }
 
@@ -138,11 +158,12 @@ mod tests {
     use std::collections::HashMap;
 
     proptest! {
-        /// Whatever is occupied, released and settled, a model of a map agrees, and settling leaves no hole.
+        /// Whatever is occupied, released and compacted, a model of a map agrees, and compacting leaves no hole.
         #[test]
-        fn slots_are_a_map_without_holes_once_settled(steps in prop::collection::vec((0u8..3, 0u32..20), 0..100), capacity in 1usize..12) {
+        fn slots_are_a_map_without_holes_once_compacted(steps in prop::collection::vec((0u8..3, 0u32..20), 0..100), capacity in 1usize..12) {
             let (mut slots, mut model) = (Slots::new(capacity, capacity), HashMap::new());
             for (id, (what, slot)) in (0u32..).zip(steps) {
+                let slot = Slot(slot);
                 match what {
                     0 => {
                         let got = slots.occupy_free(id);
@@ -152,7 +173,7 @@ mod tests {
                         }
                     }
                     1 => prop_assert_eq!(slots.release(slot), model.remove(&slot)),
-                    _ => while let Some((id, from, to)) = slots.settle_down() {
+                    _ => while let Some((id, from, to)) = slots.compact() {
                         prop_assert!(to < from);
                         prop_assert_eq!(model.remove(&from), Some(id));
                         prop_assert!(model.insert(to, id).is_none());
@@ -161,7 +182,7 @@ mod tests {
                 prop_assert_eq!(slots.used(), model.len());
                 prop_assert_eq!(slots.residents().collect::<HashMap<_, _>>(), model.clone());
             }
-            while let Some((id, from, to)) = slots.settle_down() {
+            while let Some((id, from, to)) = slots.compact() {
                 model.remove(&from);
                 model.insert(to, id);
             }

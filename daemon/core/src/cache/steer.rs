@@ -3,8 +3,9 @@
 //! writer lock longer than a piece of work takes: trainers do not wait for it, but what they are owed does.
 
 use super::heat::Heat;
-use super::policy::{Decision, Move, Scorer};
+use super::policy::{Move, Replacement, Scorer};
 use super::slab;
+use super::slots::Slot;
 use super::table_cache::{TableCache, Writer};
 use std::sync::atomic::Ordering;
 
@@ -113,7 +114,7 @@ impl TableCache {
             (before, writer.slots.span())
         };
         let dropped_rows = self.drop_coldest(rows);
-        let moved_rows = self.settle_down();
+        let moved_rows = self.compact();
         if (span as usize) > rows {
             self.give_back(rows as u32, span);
         }
@@ -175,7 +176,7 @@ impl TableCache {
     }
 
     /// Moves residents into lower free slots until no free slot lies below them.
-    fn settle_down(&self) -> usize {
+    fn compact(&self) -> usize {
         let mut moved = 0;
         loop {
             let mut guard = self.lock();
@@ -183,13 +184,13 @@ impl TableCache {
             let mut moves = Vec::new();
             // Only a cache over its capacity needs its high slots emptied; holes below it are filled by newcomers.
             while moves.len() < PIECE_SLOTS && writer.slots.span() as usize > writer.slots.capacity() {
-                let Some(step) = writer.slots.settle_down() else { break };
+                let Some(step) = writer.slots.compact() else { break };
                 moves.push(step);
             }
             if moves.is_empty() {
                 return moved;
             }
-            let places: Vec<(u32, u32)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
+            let places: Vec<(Slot, Slot)> = moves.iter().map(|&(_, from, to)| (from, to)).collect();
             slab::relocate(&self.slab, &self.readers, &places);
             for (id, from, to) in moves {
                 self.index.set_slot(id, to, &mut writer.touched);
@@ -211,7 +212,7 @@ impl TableCache {
         let piece = (GIVE_BACK_BYTES / self.slot_bytes().max(1)).max(1) as u32;
         for first in (from..end).step_by(piece as usize) {
             // The kernel refuses nothing here but what it cannot do; rows are gone either way.
-            let _ = slab::give_back(&self.slab, &self.readers, first, end.min(first.saturating_add(piece)));
+            let _ = slab::give_back(&self.slab, &self.readers, Slot(first), Slot(end.min(first.saturating_add(piece))));
         }
     }
 
@@ -281,13 +282,13 @@ impl TableCache {
     pub fn replace_now(&self) -> Vec<u32> {
         let mut writer = self.lock();
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
-        policy.decide(Decision::Replace);
+        policy.decide(Replacement::Replace);
         policy.replace_now(&mut ledger)
     }
 
     /// Lets the policy keep its residents until the next decision, if it is one that acts on decisions.
     pub fn hold(&self) {
-        self.decide(Decision::Hold);
+        self.decide(Replacement::Hold);
     }
 
     /// Drops what the policy has learned, because accesses have changed.
@@ -304,7 +305,7 @@ impl TableCache {
     pub fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
         let mut writer = self.lock();
         let found = |(at, &id): (usize, &u32)| Some((id, self.index.slot(id)?, row(at)?));
-        let rows: Vec<(u32, u32, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
+        let rows: Vec<(u32, Slot, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
         if rows.is_empty() {
             return 0;
         }
@@ -343,7 +344,7 @@ impl TableCache {
                 return picked;
             }
             let end = span.min(first.saturating_add(WALK_SLOTS));
-            picked.extend((first..end).filter_map(|slot| writer.slots.id(slot)).filter(|&id| pick(id)));
+            picked.extend((first..end).filter_map(|slot| writer.slots.id(Slot(slot))).filter(|&id| pick(id)));
             first = end;
         }
     }

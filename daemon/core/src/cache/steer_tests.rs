@@ -30,7 +30,7 @@ fn row_of(id: u32, version: u32) -> [u8; ROW_BYTES] {
     row
 }
 
-fn cache(rows: u32, (capacity_rows, ceiling_rows): (usize, usize), policy: PolicySpec) -> TableCache {
+fn cache(rows: u32, capacity_rows: usize, ceiling_rows: usize, policy: PolicySpec) -> TableCache {
     let spec =
         CacheSpec { table_rows: u64::from(rows), row_bytes: ROW_BYTES, capacity_rows, ceiling_rows, policy, seed: 1 };
     TableCache::new(spec).unwrap()
@@ -47,7 +47,7 @@ fn serve(cache: &TableCache, ids: &[u32], versions: &HashMap<u32, u32>) -> usize
     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
     let row = |id: u32| row_of(id, versions.get(&id).copied().unwrap_or(0));
     let rows: Vec<_> = missed.iter().map(|&id| row(id)).collect();
-    let wanted = cache.settle(&hit, &missed, |i| Some(&rows[i]), None);
+    let wanted = cache.record(&hit, &missed, |i| Some(&rows[i]), None);
     let rows: Vec<_> = wanted.iter().map(|&id| row(id)).collect();
     cache.fill(&wanted, |i| Some(&rows[i]), Fill::Policy);
     hit.len()
@@ -130,7 +130,7 @@ proptest! {
     #[test]
     fn whatever_is_done_residents_are_reachable_and_right(steps in steps(), capacity in 0usize..32) {
         for policy in ALL {
-            let twins = [cache(IDS, (capacity, 32), policy), cache(IDS, (capacity, 32), policy)];
+            let twins = [cache(IDS, capacity, 32, policy), cache(IDS, capacity, 32, policy)];
             for twin in &twins {
                 twin.set_prior(&[(3, 5.0), (4, 4.0), (60, 1.0)]);
             }
@@ -158,7 +158,7 @@ proptest! {
 /// Found by the test above.
 #[test]
 fn a_chosen_row_that_came_by_itself_is_not_asked_for_again() {
-    let cache = cache(IDS, (11, 32), PolicySpec::Static);
+    let cache = cache(IDS, 11, 32, PolicySpec::Static);
     cache.set_prior(&[(3, 5.0), (4, 4.0), (60, 1.0)]);
     let rows: Vec<_> = (0..7).map(|at| row_of(at + 4, 0)).collect();
     cache.fill(&[4, 5, 6, 7, 8, 9, 10], |i| Some(&rows[i]), Fill::Warm);
@@ -172,7 +172,7 @@ const EPOCH: PolicySpec = PolicySpec::Epoch { sample: 16 };
 
 #[test]
 fn a_cache_that_shrinks_keeps_its_hottest_rows() {
-    let cache = cache(1000, (200, 200), EPOCH);
+    let cache = cache(1000, 200, 200, EPOCH);
     let none = HashMap::new();
     let ids: Vec<u32> = (0..200).collect();
     serve(&cache, &ids, &none);
@@ -189,7 +189,7 @@ fn a_cache_that_shrinks_keeps_its_hottest_rows() {
 
 #[test]
 fn a_cache_that_grows_is_told_its_hottest_absent_rows() {
-    let cache = cache(1000, (10, 100), EPOCH);
+    let cache = cache(1000, 10, 100, EPOCH);
     let none = HashMap::new();
     for round in 0..4 {
         serve(&cache, &(0..10).collect::<Vec<_>>(), &none);
@@ -205,7 +205,7 @@ fn a_cache_that_grows_is_told_its_hottest_absent_rows() {
 
 #[test]
 fn a_turn_over_brings_only_what_beats_a_resident() {
-    let cache = cache(1000, (10, 10), PolicySpec::Epoch { sample: 64 });
+    let cache = cache(1000, 10, 10, PolicySpec::Epoch { sample: 64 });
     let none = HashMap::new();
     serve(&cache, &(0..10).collect::<Vec<_>>(), &none);
     for _ in 0..2 {
@@ -225,7 +225,7 @@ fn a_turn_over_brings_only_what_beats_a_resident() {
 #[test]
 fn readers_never_see_a_mixture_while_the_cache_is_steered() {
     const ROWS: u32 = 4096;
-    let cache = cache(ROWS, (256, 512), EPOCH);
+    let cache = cache(ROWS, 256, 512, EPOCH);
     let versions: Vec<AtomicU32> = (0..ROWS).map(|_| AtomicU32::new(0)).collect();
     let (done, checked) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -243,7 +243,7 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
                         assert_eq!(first, row, "row of {id} changed while a reader was inside (seed {seed})");
                         let newest = versions[id as usize].load(Ordering::SeqCst) + 1;
                         let fits = (oldest..=newest).any(|version| row == row_of(id, version));
-                        assert!(fits, "row of {id} is none of versions {oldest} to {newest} (seed {seed})");
+                        assert!(fits, "row of {id} is not of versions {oldest} to {newest} (seed {seed})");
                         checked.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -278,7 +278,7 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
 
 #[test]
 fn warmed_rows_that_nobody_asked_for_yet_are_surveyed() {
-    let cache = cache(10_000, (8, 8), EPOCH);
+    let cache = cache(10_000, 8, 8, EPOCH);
     let ids = [1, 9_000];
     let rows = ids.map(|id| row_of(id, 0));
     assert_eq!(cache.fill(&ids, |i| Some(&rows[i]), Fill::Warm), 2);

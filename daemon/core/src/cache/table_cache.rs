@@ -6,10 +6,10 @@
 
 use super::future::{BatchKey, Future, Step};
 use super::index::{Index, Touched};
-use super::policy::{Clock, Decision, Ledger, Policy, PolicySpec};
+use super::policy::{Clock, Ledger, Policy, PolicySpec, Replacement};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -158,7 +158,7 @@ struct Offer<'a> {
 /// A row that won a slot.
 #[derive(Debug, Clone, Copy)]
 struct Placement<'r> {
-    slot: u32,
+    slot: Slot,
     id: u32,
     row: &'r [u8],
 }
@@ -171,21 +171,21 @@ impl Writer {
 }
 
 impl Writer {
-    fn note_next_use(&mut self, slot: u32, step: Option<Step>) {
+    fn note_next_use(&mut self, slot: Slot, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
         }
     }
 
     /// `slot`, which was free, has a resident that is used next at `step`.
-    pub(super) fn note_occupied(&mut self, slot: u32, step: Option<Step>) {
+    pub(super) fn note_occupied(&mut self, slot: Slot, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.occupied(slot, step);
         }
     }
 
     /// Takes the resident of `slot` out of the cache. The slot may be written again once readers were waited out.
-    pub(super) fn release(&mut self, index: &Index, slot: u32) -> Option<u32> {
+    pub(super) fn release(&mut self, index: &Index, slot: Slot) -> Option<u32> {
         let id = self.slots.id(slot)?;
         index.clear_slot(id);
         if let Some((policy, mut ledger)) = self.parts(index) {
@@ -305,7 +305,7 @@ impl TableCache {
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
-    pub fn settle<'r>(
+    pub fn record<'r>(
         &self,
         hit: &[u32],
         missed: &[u32],
@@ -348,7 +348,7 @@ impl TableCache {
     }
 
     /// An announced batch will not be used.
-    pub fn give_up(&self, key: BatchKey) {
+    pub fn drop_announced(&self, key: BatchKey) {
         self.consume(&mut self.lock(), key, &[]);
     }
 
@@ -394,8 +394,8 @@ impl TableCache {
     }
 
     /// Hands the decision of a controller to the policy. Answers whether the policy acts on decisions.
-    pub fn decide(&self, decision: Decision) -> bool {
-        self.lock().policy.as_mut().is_some_and(|policy| policy.decide(decision))
+    pub fn decide(&self, replacement: Replacement) -> bool {
+        self.lock().policy.as_mut().is_some_and(|policy| policy.decide(replacement))
     }
 
     /// Whether `id` is cached now.
@@ -444,7 +444,7 @@ impl TableCache {
     }
 
     /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
-    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(u32, bool)> {
+    fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(Slot, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
         ledger.next_use = next_use;

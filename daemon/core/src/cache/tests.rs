@@ -42,7 +42,7 @@ fn serve(cache: &TableCache, ids: &[u32]) -> usize {
         }
     }
     let rows: Vec<_> = missed.iter().map(|&id| row_of(id)).collect();
-    let wanted = cache.settle(&hit, &missed, |i| Some(&rows[i]), None);
+    let wanted = cache.record(&hit, &missed, |i| Some(&rows[i]), None);
     let rows: Vec<_> = wanted.iter().map(|&id| row_of(id)).collect();
     cache.fill(&wanted, |i| Some(&rows[i]), Fill::Policy);
     hit.len()
@@ -76,20 +76,20 @@ fn a_newcomer_must_beat_its_victim() {
     assert_eq!(cache.used_rows(), 4);
 }
 
-/// Two fetches may miss the same rows before the first of them is settled.
+/// Two fetches may miss the same rows before the first of them is recorded.
 #[test]
 fn only_rows_that_won_no_slot_are_refused() {
     let cache = cache(1000, 2, EPOCH);
     let rows: Vec<_> = (0..3).map(row_of).collect();
     for _ in 0..2 {
-        cache.settle(&[], &[0, 1, 2], |i| (i != 2).then_some(&rows[i][..]), None);
+        cache.record(&[], &[0, 1, 2], |i| (i != 2).then_some(&rows[i][..]), None);
     }
     assert_eq!(
         (cache.used_rows(), cache.stats().refused_rows.load(Ordering::Relaxed)),
         (2, 0),
         "no row was turned away"
     );
-    cache.settle(&[], &[0, 1, 2], |i| Some(&rows[i][..]), None);
+    cache.record(&[], &[0, 1, 2], |i| Some(&rows[i][..]), None);
     assert_eq!(cache.stats().refused_rows.load(Ordering::Relaxed), 1);
 }
 

@@ -83,7 +83,7 @@ pub struct Prefetch {
 
 /// What became of announcements, since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct AnnouncementCounts {
     /// Batches announced.
     pub announced: u64,
     /// Of them, batches that were fetched.
@@ -108,7 +108,7 @@ pub struct Lookahead {
     waiting_rows: usize,
     /// No announcement that waits was made before.
     oldest_ms: u64,
-    counts: Counts,
+    counts: AnnouncementCounts,
 }
 
 impl Lookahead {
@@ -123,13 +123,13 @@ impl Lookahead {
             tokens: 0.0,
             waiting_rows: 0,
             oldest_ms: u64::MAX,
-            counts: Counts::default(),
+            counts: AnnouncementCounts::default(),
         }
     }
 
     /// What became of announcements.
     #[must_use]
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> AnnouncementCounts {
         self.counts
     }
 
@@ -270,7 +270,7 @@ impl Lookahead {
     fn drop_all(&mut self, cache: &TableCache, stale: impl IntoIterator<Item = Waiting>) -> Dropped {
         let mut dropped = Dropped::default();
         for waiting in stale {
-            cache.give_up(waiting.batch);
+            cache.drop_announced(waiting.batch);
             self.waiting.remove(&waiting.batch);
             self.waiting_rows -= waiting.rows;
             self.counts.expired += 1;

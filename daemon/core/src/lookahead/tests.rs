@@ -54,7 +54,7 @@ fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
     assert!(unannounced.used.is_none() && unannounced.dropped.is_empty(), "an unannounced fetch harms nothing");
     let Consumed { used, dropped } = ahead.consume(&cache, ONE, 103, 0);
     assert!(used.is_some() && dropped.is_empty(), "two others may still be fetched");
-    assert_eq!(ahead.counts(), Counts { announced: 4, used: 2, expired: 0, over_budget_rows: 0 });
+    assert_eq!(ahead.counts(), AnnouncementCounts { announced: 4, used: 2, expired: 0, over_budget_rows: 0 });
     assert_eq!(ahead.waiting_rows(), 4);
 }
 
@@ -121,7 +121,7 @@ fn a_known_future_gives_the_optimum() {
         let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, step, 0);
         let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
-        cache.settle(&hit, &missed, |_| Some(&[]), batch);
+        cache.record(&hit, &missed, |_| Some(&[]), batch);
     }
     assert_eq!(hits, optimum(&batches, 10));
 }

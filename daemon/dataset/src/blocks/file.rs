@@ -31,7 +31,7 @@ pub(super) struct Span {
 
 /// What happened to a shard's blocks since the start.
 #[derive(Debug, Default)]
-pub(super) struct Counts {
+pub(super) struct ReadCounts {
     /// Rows whose block was in memory.
     pub(super) resident_rows: AtomicU64,
     /// Rows whose block had to be waited for.
@@ -56,7 +56,7 @@ pub(super) struct ShardFile {
     pub(super) rows: u64,
     pub(super) row_bytes: usize,
     pub(super) rows_per_block: u64,
-    pub(super) counts: Counts,
+    pub(super) counts: ReadCounts,
     /// Whether the last read failed: the log tells of changes only.
     is_failing: AtomicBool,
 }
@@ -68,16 +68,19 @@ impl fmt::Debug for ShardFile {
 }
 
 /// What is to be known of a shard to read it by blocks.
-pub(super) struct Layout<'a> {
-    pub(super) table: u16,
-    pub(super) path: &'a Path,
-    pub(super) data_offset: u64,
-    pub(super) rows: u64,
-    pub(super) row_bytes: usize,
+pub(crate) struct Layout<'a> {
+    /// Number of the table.
+    pub(crate) table: u16,
+    /// The shard's file.
+    pub(crate) path: &'a Path,
+    /// Where in the file the first row begins, in bytes.
+    pub(crate) data_offset: u64,
+    pub(crate) rows: u64,
+    pub(crate) row_bytes: usize,
 }
 
 impl ShardFile {
-    /// A shard in blocks of as many whole rows as fit into `block_bytes`, at least one.
+    /// A shard in blocks. A block holds the whole rows that fit into `block_bytes`, at least one.
     pub(super) fn new(layout: &Layout<'_>, source: Box<dyn ReadAt>, block_bytes: usize) -> Self {
         let Layout { table, path, data_offset, rows, row_bytes } = *layout;
         Self {
@@ -88,7 +91,7 @@ impl ShardFile {
             rows,
             row_bytes,
             rows_per_block: (block_bytes / row_bytes.max(1)).max(1) as u64,
-            counts: Counts::default(),
+            counts: ReadCounts::default(),
             is_failing: AtomicBool::new(false),
         }
     }

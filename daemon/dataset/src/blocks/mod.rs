@@ -13,7 +13,6 @@ mod tests;
 use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,10 +22,12 @@ use rustix::fs::Advice;
 use serde::Serialize;
 
 use super::error::DatasetError;
+use super::part::LocalRow;
 use super::settings::BlockSettings;
 pub use error::{BlockCacheError, ReadError};
-use file::{Layout, ReadAt, ShardFile};
-use readers::{Ask, Readers};
+pub(super) use file::Layout;
+use file::{ReadAt, ShardFile};
+use readers::{Ask, ReadThreads};
 use store::{Block, Store};
 
 /// Blocks looked up ahead of the one that rows are copied from.
@@ -39,7 +40,7 @@ const ROWS_AHEAD: usize = 4;
 pub struct BlockCache {
     settings: BlockSettings,
     store: Arc<Store>,
-    readers: Readers,
+    readers: ReadThreads,
 }
 
 impl fmt::Debug for BlockCache {
@@ -91,7 +92,7 @@ impl BlockCache {
         let store = Arc::new(Store::new(settings.cache_bytes)?);
         let reads_max = settings.reads_max;
         let readers =
-            Readers::start(reads_max, &store).map_err(|cause| BlockCacheError::Threads { reads_max, cause })?;
+            ReadThreads::start(reads_max, &store).map_err(|cause| BlockCacheError::Threads { reads_max, cause })?;
         Ok(Arc::new(Self { settings, store, readers }))
     }
 
@@ -120,7 +121,7 @@ impl BlockCache {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WantedRow {
     /// The row of the shard.
-    pub row: u64,
+    pub row: LocalRow,
     /// The taker's number.
     pub at: u32,
 }
@@ -133,20 +134,13 @@ pub struct BlockShard {
 }
 
 impl BlockShard {
-    /// The shard of table `table` in `file`, whose first of `rows` rows begins at `data_offset`; an error when a block
-    /// of it is larger than the cache.
-    pub(super) fn open(
-        cache: &Arc<BlockCache>,
-        table: u16,
-        (path, file): (&Path, File),
-        data_offset: u64,
-        (rows, row_bytes): (u64, usize),
-    ) -> Result<Self, DatasetError> {
+    /// The shard in `file`, which is laid out as `layout` says; an error when a block of it is larger than the cache.
+    pub(super) fn open(cache: &Arc<BlockCache>, layout: &Layout<'_>, file: File) -> Result<Self, DatasetError> {
         // A hint: rows are asked for here and there, so that reading ahead would be in vain.
         if let Err(error) = rustix::fs::fadvise(&file, 0, None, Advice::Random) {
-            tracing::debug!(%error, path = %path.display(), "the kernel did not take the advice for a shard");
+            tracing::debug!(%error, path = %layout.path.display(), "the kernel did not take the advice for a shard");
         }
-        Self::over(cache, &Layout { table, path, data_offset, rows, row_bytes }, Box::new(file))
+        Self::over(cache, layout, Box::new(file))
     }
 
     fn over(cache: &Arc<BlockCache>, layout: &Layout<'_>, source: Box<dyn ReadAt>) -> Result<Self, DatasetError> {
@@ -181,7 +175,7 @@ impl BlockShard {
     }
 
     /// Hands to `put` the rows of `wanted` whose blocks are in memory, by their takers' numbers, and adds the others to
-    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` is told of rows a
+    /// `absent`. `wanted` is in order, and all its rows are below the shard's. Never waits. `touch` sees the rows a
     /// while before they are handed over, to have them brought near the core.
     pub fn take_resident(
         &self,
@@ -255,8 +249,8 @@ impl BlockShard {
         let rows_per_block = self.file.rows_per_block;
         let mut rest = wanted;
         std::iter::from_fn(move || {
-            let first = rest.first()?.row;
-            let end = (first / rows_per_block + 1) * rows_per_block;
+            let first = rest.first()?.row.0;
+            let end = LocalRow((first / rows_per_block + 1) * rows_per_block);
             let run = rest.iter().take_while(|wanted| wanted.row < end).count();
             let (run, others) = rest.split_at(run);
             rest = others;
@@ -264,8 +258,8 @@ impl BlockShard {
         })
     }
 
-    fn block_of(&self, row: u64) -> u64 {
-        row / self.file.rows_per_block
+    fn block_of(&self, row: LocalRow) -> u64 {
+        row.0 / self.file.rows_per_block
     }
 
     fn hand_over(&self, run: &[WantedRow], block: &[u8], touch: &impl Fn(&[u8]), put: &mut impl FnMut(u32, &[u8])) {
@@ -277,8 +271,8 @@ impl BlockShard {
         }
     }
 
-    fn row_in<'a>(&self, block: &'a [u8], row: u64) -> &'a [u8] {
-        let start = (row % self.file.rows_per_block) as usize * self.file.row_bytes;
+    fn row_in<'a>(&self, block: &'a [u8], row: LocalRow) -> &'a [u8] {
+        let start = (row.0 % self.file.rows_per_block) as usize * self.file.row_bytes;
         &block[start..start + self.file.row_bytes]
     }
 

@@ -1,6 +1,6 @@
 //! The threads that read blocks, and the desk at which blocks are asked for. It owns the order of reads: one read per
-//! block however many ask for it, at most `reads_max` at a time, and at most twice as many blocks in memory beside
-//! those that are kept. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
+//! block however many ask for it, at most `reads_max` reads at a time, and beside the kept blocks at most twice
+//! `reads_max` blocks in memory. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -45,10 +45,10 @@ impl Ask {
     }
 }
 
-/// A block on its way to those who asked for it; takes up a place until all of them have let it go.
+/// A block on its way to those who asked for it; holds a permit until all of them have let it go.
 pub(super) struct Loan {
     block: Arc<Block>,
-    _place: Place,
+    _permit: LoanPermit,
 }
 
 impl Loan {
@@ -57,11 +57,11 @@ impl Loan {
     }
 }
 
-struct Place(Arc<Desk>);
+struct LoanPermit(Arc<Desk>);
 
-impl Drop for Place {
+impl Drop for LoanPermit {
     fn drop(&mut self) {
-        relock(&self.0.state).places_taken -= 1;
+        relock(&self.0.state).permits_taken -= 1;
         self.0.wake.notify_one();
     }
 }
@@ -76,7 +76,7 @@ struct Wait {
 struct State {
     queue: VecDeque<Key>,
     waits: HashMap<Key, Wait>,
-    places_taken: usize,
+    permits_taken: usize,
     is_closed: bool,
 }
 
@@ -84,19 +84,19 @@ struct State {
 struct Desk {
     state: Mutex<State>,
     wake: Condvar,
-    places: usize,
+    permits: usize,
 }
 
 impl Desk {
-    /// The next block to read, with a place for it; `None` when the desk is closed. Blocks nobody waits for any more
+    /// The next block to read, with a permit for it; `None` when the desk is closed. Blocks nobody waits for any more
     /// are passed over.
-    fn next(self: &Arc<Self>) -> Option<(Key, Arc<ShardFile>, Place)> {
+    fn next(self: &Arc<Self>) -> Option<(Key, Arc<ShardFile>, LoanPermit)> {
         let mut state = relock(&self.state);
         loop {
             if state.is_closed {
                 return None;
             }
-            let key = if state.places_taken < self.places { state.queue.pop_front() } else { None };
+            let key = if state.permits_taken < self.permits { state.queue.pop_front() } else { None };
             let Some(key) = key else {
                 state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -105,8 +105,8 @@ impl Desk {
             match state.waits.get(&key) {
                 Some(wait) if is_wanted(wait) => {
                     let file = Arc::clone(&wait.file);
-                    state.places_taken += 1;
-                    return Some((key, file, Place(Arc::clone(self))));
+                    state.permits_taken += 1;
+                    return Some((key, file, LoanPermit(Arc::clone(self))));
                 }
                 _ => state.waits.remove(&key),
             };
@@ -123,15 +123,15 @@ impl Desk {
 }
 
 /// The threads; they end when this is dropped, each after the read it is at.
-pub(super) struct Readers {
+pub(super) struct ReadThreads {
     desk: Arc<Desk>,
 }
 
-impl Readers {
+impl ReadThreads {
     /// Starts `reads_max` threads that read into `store`.
     pub(super) fn start(reads_max: usize, store: &Arc<Store>) -> io::Result<Self> {
-        let places = reads_max.saturating_mul(LOANS_PER_READER);
-        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), places });
+        let permits = reads_max.saturating_mul(LOANS_PER_READER);
+        let desk = Arc::new(Desk { state: Mutex::default(), wake: Condvar::new(), permits });
         let readers = Self { desk: Arc::clone(&desk) };
         for _ in 0..reads_max {
             let (desk, store) = (Arc::clone(&desk), Arc::clone(store));
@@ -156,14 +156,14 @@ impl Readers {
 }
 
 #[cfg(test)]
-impl Readers {
+impl ReadThreads {
     /// How many wait for a block.
     pub(super) fn waiting(&self, key: Key) -> usize {
         relock(&self.desk.state).waits.get(&key).map_or(0, |wait| wait.asks.len())
     }
 }
 
-impl Drop for Readers {
+impl Drop for ReadThreads {
     fn drop(&mut self) {
         relock(&self.desk.state).is_closed = true;
         self.desk.wake.notify_all();
@@ -171,13 +171,13 @@ impl Drop for Readers {
 }
 
 fn read_blocks(desk: &Arc<Desk>, store: &Store) {
-    while let Some((key, file, place)) = desk.next() {
+    while let Some((key, file, permit)) = desk.next() {
         // It may have been read between the look for it and the asking.
         let block = match store.get_again(key) {
             Some(block) => Ok(block),
             None => read_block(key, &file, store),
         };
-        let outcome = block.map(|block| Arc::new(Loan { block, _place: place })).map_err(Arc::new);
+        let outcome = block.map(|block| Arc::new(Loan { block, _permit: permit })).map_err(Arc::new);
         desk.deliver(key, &outcome);
     }
 }
@@ -188,7 +188,7 @@ fn read_block(key: Key, file: &ShardFile, store: &Store) -> Result<Arc<Block>, R
     file.read(key.1, block.bytes_mut())?;
     store.read_seconds.observe(begin.elapsed().as_secs_f64());
     let block = Arc::new(block);
-    // Offered before anybody is told: who asks after this finds it, and no second read begins.
+    // Offered before those who wait get it: who asks after this finds it, and no second read begins.
     store.offer(key, &block);
     Ok(block)
 }

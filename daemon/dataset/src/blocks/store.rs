@@ -19,12 +19,12 @@ pub(super) type Key = (u16, u64);
 
 /// Bytes of all blocks that exist, kept or not.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(super) struct BlockLedger {
     held: AtomicU64,
     held_max: AtomicU64,
 }
 
-impl Ledger {
+impl BlockLedger {
     pub(super) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -37,12 +37,12 @@ impl Ledger {
 /// The bytes of some rows of a shard, one after the other.
 pub(super) struct Block {
     bytes: Box<[u8]>,
-    ledger: Arc<Ledger>,
+    ledger: Arc<BlockLedger>,
 }
 
 impl Block {
     /// Room for `bytes` bytes, entered in the ledger for as long as it lives.
-    pub(super) fn new(bytes: usize, ledger: &Arc<Ledger>) -> Self {
+    pub(super) fn new(bytes: usize, ledger: &Arc<BlockLedger>) -> Self {
         let held = ledger.held.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
         ledger.held_max.fetch_max(held, Ordering::Relaxed);
         Self { bytes: vec![0; bytes].into_boxed_slice(), ledger: Arc::clone(ledger) }
@@ -69,7 +69,7 @@ const READ_SECONDS: [f64; 12] = [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5
 /// Pieces of the index, each under a lock of its own.
 const PIECES: usize = 64;
 
-/// One look in this many is told to moka. Taken evenly from hits and misses, they tell it as much: on Zipf-like
+/// Of this number of looks, one is reported to moka. Taken evenly from hits and misses, they tell it as much: on Zipf-like
 /// accesses with exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to those with
 /// every look told, or up to 0.8 points higher (moka's counters end at 15). Of hits alone, the rates fell by up to 5
 /// points.
@@ -91,7 +91,7 @@ pub(super) struct Store {
     index: Arc<Index>,
     /// Sizes by key.
     choice: Cache<Key, u32, DefaultHashBuilder>,
-    pub(super) ledger: Arc<Ledger>,
+    pub(super) ledger: Arc<BlockLedger>,
     pub(super) evicted: Arc<AtomicU64>,
     pub(super) read_seconds: Histogram,
     capacity_bytes: u64,

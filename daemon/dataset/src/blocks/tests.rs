@@ -70,17 +70,18 @@ fn settings() -> BlockSettings {
     BlockSettings { block_bytes: 4096, cache_bytes: 2 << 20, reads_max: 4, read_timeout_ms: 20_000 }
 }
 
-fn shard(settings: BlockSettings, tape: Tape, (rows, row_bytes): (u64, usize)) -> (BlockShard, Arc<Tape>) {
+fn shard(settings: BlockSettings, tape: Tape, rows: u64, row_bytes: usize) -> (BlockShard, Arc<Tape>) {
     let cache = BlockCache::new(settings).unwrap();
     let tape = Arc::new(tape);
-    (over(&cache, 0, &tape, (rows, row_bytes)).unwrap(), tape)
+    (over(&cache, 0, &tape, rows, row_bytes).unwrap(), tape)
 }
 
 fn over(
     cache: &Arc<BlockCache>,
     table: u16,
     tape: &Arc<Tape>,
-    (rows, row_bytes): (u64, usize),
+    rows: u64,
+    row_bytes: usize,
 ) -> Result<BlockShard, DatasetError> {
     let layout = Layout { table, path: Path::new("part0.npy"), data_offset: HEADER as u64, rows, row_bytes };
     BlockShard::over(cache, &layout, Box::new(Arc::clone(tape)))
@@ -89,7 +90,8 @@ fn over(
 /// Fetches rows as the daemon does, and checks each; how many were resident.
 fn fetch(shard: &BlockShard, rows: &[u64]) -> Result<usize, Arc<ReadError>> {
     let row_bytes = shard.file.row_bytes;
-    let mut wanted: Vec<WantedRow> = (0u32..).zip(rows).map(|(at, &row)| WantedRow { row, at }).collect();
+    let mut wanted: Vec<WantedRow> =
+        (0u32..).zip(rows).map(|(at, &row)| WantedRow { row: LocalRow(row), at }).collect();
     wanted.sort_unstable();
     let mut got = vec![Vec::new(); rows.len()];
     let mut absent = Vec::new();
@@ -118,7 +120,7 @@ fn numbers(seed: u64) -> impl FnMut(u64) -> u64 {
 fn every_row_of_every_shape_is_right() {
     for row_bytes in [1, 12, 1000, 4096, 4097, 20_000] {
         for rows in [0, 1, 3, 4, 5, 64] {
-            let (shard, tape) = shard(settings(), Tape::of(rows, row_bytes), (rows, row_bytes));
+            let (shard, tape) = shard(settings(), Tape::of(rows, row_bytes), rows, row_bytes);
             let all: Vec<u64> = (0..rows).rev().chain(0..rows.min(2)).collect();
             assert_eq!(fetch(&shard, &all).unwrap(), 0);
             let reads = tape.reads();
@@ -137,7 +139,7 @@ fn every_row_of_every_shape_is_right() {
 #[test]
 fn a_block_that_many_ask_for_is_read_once() {
     const CALLERS: usize = 32;
-    let (shard, tape) = shard(settings(), Tape::of(100, 40), (100, 40));
+    let (shard, tape) = shard(settings(), Tape::of(100, 40), 100, 40);
     tape.stick(true);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(|| fetch(&shard, &[7, 8]).unwrap())).collect();
@@ -150,7 +152,7 @@ fn a_block_that_many_ask_for_is_read_once() {
         tape.stick(false);
     });
     // One that had looked in vain before the read ended, and asks after it.
-    shard.read(&[WantedRow { row: 9, at: 0 }], |_, row| assert_eq!(row[3], byte(9, 3))).unwrap();
+    shard.read(&[WantedRow { row: LocalRow(9), at: 0 }], |_, row| assert_eq!(row[3], byte(9, 3))).unwrap();
     assert_eq!((tape.reads().div_ceil(2), shard.status().reads), (1, 1), "{:?}", tape.reads);
 }
 
@@ -160,7 +162,7 @@ fn no_more_than_the_bound_is_in_memory() {
     let (rows, threads) = (4000, 8);
     let cache = BlockCache::new(settings).unwrap();
     let tapes = [Arc::new(Tape::of(rows, 100)), Arc::new(Tape::of(rows, 36))];
-    let shards = [over(&cache, 0, &tapes[0], (rows, 100)).unwrap(), over(&cache, 1, &tapes[1], (rows, 36)).unwrap()];
+    let shards = [over(&cache, 0, &tapes[0], rows, 100).unwrap(), over(&cache, 1, &tapes[1], rows, 36).unwrap()];
     thread::scope(|scope| {
         for thread in 0..threads {
             let shards = &shards;
@@ -192,7 +194,7 @@ fn no_more_than_the_bound_is_in_memory() {
 #[test]
 fn reads_at_a_time_are_bounded() {
     let tape = Tape { pause: Duration::from_millis(2), ..Tape::of(1000, 2000) };
-    let (shard, tape) = shard(settings(), tape, (1000, 2000));
+    let (shard, tape) = shard(settings(), tape, 1000, 2000);
     thread::scope(|scope| {
         for thread in 0..8 {
             let shard = &shard;
@@ -205,7 +207,7 @@ fn reads_at_a_time_are_bounded() {
 
 #[test]
 fn a_file_that_shrank_or_fails_is_an_error_that_names_the_place() {
-    let (shard, tape) = shard(settings(), Tape::of(200, 100), (200, 100));
+    let (shard, tape) = shard(settings(), Tape::of(200, 100), 200, 100);
     fetch(&shard, &[0]).unwrap();
     let whole = tape.bytes.lock().unwrap().clone();
     tape.bytes.lock().unwrap().truncate(HEADER + 100 * 100);
@@ -227,7 +229,7 @@ fn a_file_that_shrank_or_fails_is_an_error_that_names_the_place() {
 #[test]
 fn a_disk_that_hangs_costs_the_time_out_and_no_read_is_made_for_nobody() {
     let settings = BlockSettings { reads_max: 1, read_timeout_ms: 60, ..settings() };
-    let (shard, tape) = shard(settings, Tape::of(1000, 100), (1000, 100));
+    let (shard, tape) = shard(settings, Tape::of(1000, 100), 1000, 100);
     tape.stick(true);
     for _ in 0..3 {
         let error = fetch(&shard, &[0, 500, 999]).unwrap_err();
@@ -243,7 +245,7 @@ fn a_disk_that_hangs_costs_the_time_out_and_no_read_is_made_for_nobody() {
 
 #[test]
 fn threads_end_with_their_cache() {
-    let (shard, _tape) = shard(settings(), Tape::of(100, 100), (100, 100));
+    let (shard, _tape) = shard(settings(), Tape::of(100, 100), 100, 100);
     fetch(&shard, &[1]).unwrap();
     let store = Arc::downgrade(&shard.cache.store);
     drop(shard);
@@ -258,7 +260,7 @@ fn threads_end_with_their_cache() {
 fn a_block_that_does_not_fit_is_refused() {
     let settings = BlockSettings { cache_bytes: 8192, ..settings() };
     let cache = BlockCache::new(settings).unwrap();
-    let error = over(&cache, 0, &Arc::new(Tape::of(2, 9000)), (2, 9000)).unwrap_err().to_string();
+    let error = over(&cache, 0, &Arc::new(Tape::of(2, 9000)), 2, 9000).unwrap_err().to_string();
     assert!(error.contains("dataset.block_cache_bytes = 8192") && error.contains("9000 bytes"), "{error}");
-    assert!(over(&cache, 0, &Arc::new(Tape::of(2, 8192)), (2, 8192)).is_ok());
+    assert!(over(&cache, 0, &Arc::new(Tape::of(2, 8192)), 2, 8192).is_ok());
 }

@@ -7,7 +7,7 @@ use super::control::{ControlSpec, Controlled, Steering};
 use hashbrown::{HashMap, HashSet};
 use rudder_core::cache::{BatchKey, CacheError, CacheSpec, Clock, Fill, PolicySpec, TableCache};
 use rudder_core::lookahead::{AnnounceError, Announcement, Lookahead, Settings, TrainerId};
-use rudder_core::optimum::Totals;
+use rudder_core::optimum::HitTotals;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The one trainer that announces.
@@ -33,7 +33,7 @@ pub struct ReplaySpec {
 pub struct Replayed {
     /// Rows found in the cache and rows asked for, in all and over time. Staged rows are no hits: they crossed the
     /// network.
-    pub totals: Totals,
+    pub totals: HitTotals,
     /// Rows that a trainer would have waited for.
     pub stall_rows: u64,
     /// Rows that would have crossed the network: those waited for, those staged and those the policy wanted besides.
@@ -107,7 +107,7 @@ pub fn replay_under(
         run.announce_up_to(trace, m + spec.lookahead)?;
         look_up(&cache, trace.minibatch(m), &mut hit, &mut missed);
         let before = (run.stall_rows, run.ahead_rows);
-        run.settle(m, &hit, &missed);
+        run.record(m, &hit, &missed);
         if let Some(steering) = &mut steering {
             let moved = (run.stall_rows - before.0, run.ahead_rows - before.1);
             steering.after_minibatch(m, (&hit, &missed), moved, (m + 1) as f64 / per_epoch as f64);
@@ -149,7 +149,7 @@ struct Run<'a> {
     /// Rows staged for each batch, and all of them.
     staged: HashMap<BatchKey, Vec<u32>>,
     here: HashSet<u32>,
-    totals: Totals,
+    totals: HitTotals,
     stall_rows: u64,
     /// Rows brought in before or without being asked for.
     ahead_rows: u64,
@@ -163,7 +163,7 @@ impl<'a> Run<'a> {
             announced: 0,
             staged: HashMap::new(),
             here: HashSet::new(),
-            totals: Totals::default(),
+            totals: HitTotals::default(),
             stall_rows: 0,
             ahead_rows: 0,
         }
@@ -198,13 +198,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Counts minibatch `m` and settles it with the cache.
-    fn settle(&mut self, m: usize, hit: &[u32], missed: &[u32]) {
+    /// Counts minibatch `m` and records it in the cache.
+    fn record(&mut self, m: usize, hit: &[u32], missed: &[u32]) {
         self.totals.add(hit.len() as u64, missed.len() as u64);
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
         let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).used);
-        let mut wanted = self.cache.settle(hit, missed, |_| Some(&[]), consumed);
+        let mut wanted = self.cache.record(hit, missed, |_| Some(&[]), consumed);
         if let Some(batch) = consumed {
             for id in self.staged.remove(&batch).unwrap_or_default() {
                 self.here.remove(&id);

@@ -52,11 +52,11 @@ impl Admin {
         }
         let request_timeout = Duration::from_millis(config.request_timeout_ms);
         let calls = Calls::new(Arc::clone(&life), config.tool_calls_max);
-        let guard = match token {
-            Some(token) => routes::Guard::Token(token),
-            None => routes::Guard::Local(Arc::new(Local::new(local_addr.ip()))),
+        let access = match token {
+            Some(token) => routes::Access::Token(token),
+            None => routes::Access::Local(Arc::new(Local::new(local_addr.ip()))),
         };
-        let router = routes::router(routes::Shared { life, calls, logging, metrics, guard, request_timeout });
+        let router = routes::router(routes::AdminContext { life, calls, logging, metrics, access, request_timeout });
         let stop = CancellationToken::new();
         let limits = Limits {
             header_timeout: Duration::from_millis(config.header_timeout_ms),

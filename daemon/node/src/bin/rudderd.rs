@@ -5,7 +5,7 @@ use rudder_agent::{classifier::steer::ClassifierController, spec::ControllerSpec
 use rudder_daemon::{
     arguments::Arguments,
     config::{AgentConfig, Config, ConfigError, Layers},
-    lifecycle::{self, Controls, Order},
+    lifecycle::{self, Controls, Signal},
     node::{Node, StartError},
 };
 use rudder_telemetry::{error_chain, logging::Logging};
@@ -96,24 +96,24 @@ fn print(config: &Config) -> ExitCode {
     }
 }
 
-/// Turns SIGTERM and SIGINT into orders to stop, SIGHUP into one to reload.
-fn signals() -> io::Result<mpsc::Receiver<Order>> {
+/// Turns SIGTERM and SIGINT into signals to stop, SIGHUP into one to reload.
+fn signals() -> io::Result<mpsc::Receiver<Signal>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut hangup = signal(SignalKind::hangup())?;
     let (requests, receiver) = mpsc::channel(4);
     tokio::spawn(async move {
         loop {
-            let (signal, order) = tokio::select! {
-                Some(()) = terminate.recv() => ("SIGTERM", Order::Stop),
-                Some(()) = interrupt.recv() => ("SIGINT", Order::Stop),
-                Some(()) = hangup.recv() => ("SIGHUP", Order::Reload),
+            let (name, signal) = tokio::select! {
+                Some(()) = terminate.recv() => ("SIGTERM", Signal::Stop),
+                Some(()) = interrupt.recv() => ("SIGINT", Signal::Stop),
+                Some(()) = hangup.recv() => ("SIGHUP", Signal::Reload),
                 else => return,
             };
-            tracing::info!(signal, ?order, "signalled");
-            // A full channel holds orders enough: those to stop are kept by waiting, one more to reload is not needed.
-            match order {
-                Order::Stop => _ = requests.send(order).await,
-                Order::Reload => _ = requests.try_send(order),
+            tracing::info!(signal = name, instruction = ?signal, "signalled");
+            // A full channel holds enough: signals to stop are kept by waiting, one more to reload is not needed.
+            match signal {
+                Signal::Stop => _ = requests.send(signal).await,
+                Signal::Reload => _ = requests.try_send(signal),
             }
         }
     });

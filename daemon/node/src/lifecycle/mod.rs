@@ -1,6 +1,6 @@
 //! The life of a daemon, from the first answer of its HTTP interface to the end of its drain: starting, serving,
 //! draining, gone. It owns the order and the deadlines; it must never know what the service does, which comes in as
-//! [`Daemon`], nor read signals or files by itself: orders come in through a channel, the configuration by
+//! [`Daemon`], nor read signals or files by itself: signals come in through a channel, the configuration by
 //! [`Controls`].
 
 mod systemd;
@@ -29,9 +29,9 @@ const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// How much longer than its deadline a drain may take before it counts as stuck.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
-/// An order to a running daemon from outside.
+/// An instruction to a running daemon from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
+pub enum Signal {
     /// Drain; a second one stops at once.
     Stop,
     /// Read the configuration again.
@@ -70,7 +70,7 @@ pub enum LifecycleError {
 }
 
 /// Runs a daemon until it is told to stop: answers HTTP first, then starts the service by `start` on a thread of its
-/// own, then serves until `orders` yields a stop, then drains. A stop during the start ends it at once, since nothing
+/// own, then serves until `signals` yields a stop, then drains. A stop during the start ends it at once, since nothing
 /// is served yet.
 ///
 /// # Errors
@@ -79,11 +79,11 @@ pub enum LifecycleError {
 pub fn run<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>(
     config: Config,
     controls: Controls,
-    orders: impl FnOnce() -> io::Result<mpsc::Receiver<Order>>,
+    signals: impl FnOnce() -> io::Result<mpsc::Receiver<Signal>>,
     start: impl FnOnce(Config) -> Result<D, E> + Send + 'static,
 ) -> Result<(), LifecycleError> {
     let runtime = runtime().map_err(LifecycleError::Threads)?;
-    let ended = runtime.block_on(live(config, controls, orders, start));
+    let ended = runtime.block_on(live(config, controls, signals, start));
     // A question that hangs must not keep the process.
     runtime.shutdown_background();
     ended
@@ -101,10 +101,10 @@ fn runtime() -> io::Result<Runtime> {
 async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>(
     config: Config,
     controls: Controls,
-    orders: impl FnOnce() -> io::Result<mpsc::Receiver<Order>>,
+    signals: impl FnOnce() -> io::Result<mpsc::Receiver<Signal>>,
     start: impl FnOnce(Config) -> Result<D, E> + Send + 'static,
 ) -> Result<(), LifecycleError> {
-    let mut orders = orders().map_err(LifecycleError::Threads)?;
+    let mut signals = signals().map_err(LifecycleError::Threads)?;
     let deadline = Duration::from_millis(config.node.drain_ms);
     let metrics = Metrics::new()?;
     let gauge = |name: &str, help: &str| IntGauge::new(name, help).map_err(AdminError::from);
@@ -121,7 +121,7 @@ async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>
     let started = on_thread("rudder-start", move || start(config))?;
     let node = tokio::select! {
         started = started => started.map_err(|_| LifecycleError::StartPanicked)?,
-        () = told_to_stop(&mut orders, &controls, &in_effect, false) => {
+        () = until_stopped(&mut signals, &controls, &in_effect, false) => {
             tracing::info!("stopped while starting");
             return Ok(());
         }
@@ -133,14 +133,14 @@ async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>
     let beat = Beat::start(node.clone()).map_err(LifecycleError::Threads)?;
     tracing::info!("ready");
 
-    told_to_stop(&mut orders, &controls, &in_effect, true).await;
+    until_stopped(&mut signals, &controls, &in_effect, true).await;
     tracing::info!(deadline_ms = deadline.as_millis(), "draining; a second signal stops at once");
     life.enter(Phase::Draining(node.clone()));
     systemd::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     let drained = on_thread("rudder-drain", move || node.shutdown(deadline))?;
     tokio::select! {
         _ = drained => {}
-        () = told_to_stop(&mut orders, &controls, &in_effect, false) => return Err(LifecycleError::Forced),
+        () = until_stopped(&mut signals, &controls, &in_effect, false) => return Err(LifecycleError::Forced),
         () = tokio::time::sleep(deadline + DRAIN_GRACE) => return Err(LifecycleError::Stuck),
     }
     drop(beat);
@@ -149,9 +149,9 @@ async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>
     Ok(())
 }
 
-/// Carries orders out until one is to stop; while fetches are served, the service manager follows.
-async fn told_to_stop(orders: &mut mpsc::Receiver<Order>, controls: &Controls, in_effect: &Config, serving: bool) {
-    while let Some(Order::Reload) = orders.recv().await {
+/// Obeys signals until one says stop; while fetches are served, the service manager follows.
+async fn until_stopped(signals: &mut mpsc::Receiver<Signal>, controls: &Controls, in_effect: &Config, serving: bool) {
+    while let Some(Signal::Reload) = signals.recv().await {
         if serving {
             systemd::tell_reloading();
         }

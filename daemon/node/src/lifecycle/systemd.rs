@@ -1,4 +1,4 @@
-//! What a service manager is told: ready, reloading, stopping, alive. It owns the protocol of sd_notify(3) and the
+//! What the daemon tells a service manager: ready, reloading, stopping, alive. It owns the protocol of sd_notify(3) and the
 //! rhythm of the watchdog, which has a thread of its own so that no request can delay it. It must never tell more than
 //! the daemon's own answer. Where nobody watches, nothing is sent.
 

@@ -52,7 +52,7 @@ impl Daemon for Pretend {
 /// A daemon on a thread, with the sender that stops it.
 struct Running {
     address: SocketAddr,
-    stop: mpsc::Sender<Order>,
+    stop: mpsc::Sender<Signal>,
     drained: Arc<AtomicBool>,
     thread: thread::JoinHandle<Result<(), LifecycleError>>,
 }
@@ -101,7 +101,7 @@ fn a_life_is_starting_serving_draining_gone() {
     wait_for(running.address, "/readyz", 200, "ready");
     wait_for(running.address, "/v1/status", 200, "\"node\":3");
     wait_for(running.address, "/metrics", 200, "rudder_pretend");
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     wait_for(running.address, "/readyz", 503, "draining");
     running.thread.join().unwrap().unwrap();
     assert!(running.drained.load(Ordering::SeqCst));
@@ -112,9 +112,9 @@ fn a_life_is_starting_serving_draining_gone() {
 fn a_second_stop_ends_the_drain_at_once() {
     let running = spawn(Duration::ZERO, Duration::from_secs(60), 60_000);
     wait_for(running.address, "/readyz", 200, "ready");
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     wait_for(running.address, "/readyz", 503, "draining");
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     assert!(matches!(running.thread.join().unwrap(), Err(LifecycleError::Forced)));
     assert!(!running.drained.load(Ordering::SeqCst));
 }
@@ -124,7 +124,7 @@ fn the_drain_has_a_deadline() {
     let running = spawn(Duration::ZERO, Duration::from_secs(60), 100);
     wait_for(running.address, "/readyz", 200, "ready");
     let begun = Instant::now();
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(30));
 }
@@ -133,7 +133,7 @@ fn the_drain_has_a_deadline() {
 fn a_stop_while_starting_ends_without_a_drain() {
     let running = spawn(Duration::from_secs(60), Duration::ZERO, 10_000);
     wait_for(running.address, "/readyz", 503, "starting");
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
     assert!(!running.drained.load(Ordering::SeqCst));
 }
@@ -149,13 +149,13 @@ fn a_failed_start_keeps_its_cause() {
 }
 
 #[test]
-fn an_order_to_reload_is_no_stop() {
+fn a_signal_to_reload_is_no_stop() {
     let running = spawn(Duration::ZERO, Duration::ZERO, 10_000);
     wait_for(running.address, "/readyz", 200, "ready");
-    running.stop.blocking_send(Order::Reload).unwrap();
+    running.stop.blocking_send(Signal::Reload).unwrap();
     thread::sleep(Duration::from_millis(50));
     wait_for(running.address, "/readyz", 200, "ready");
-    running.stop.blocking_send(Order::Stop).unwrap();
+    running.stop.blocking_send(Signal::Stop).unwrap();
     running.thread.join().unwrap().unwrap();
 }
 

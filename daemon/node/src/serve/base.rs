@@ -4,7 +4,7 @@
 use crate::serve::error::RequestError;
 use crate::serve::own::owned::Owned;
 use crate::serve::table::TableState;
-use rudder_dataset::{Dataset, Table};
+use rudder_dataset::{Dataset, Location, Part, Table};
 use rudder_peers::Peers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -35,20 +35,19 @@ impl Base {
     }
 
     /// The parts that other nodes own.
-    pub(crate) fn others(&self) -> impl Iterator<Item = u16> + use<> {
+    pub(crate) fn others(&self) -> impl Iterator<Item = Part> + use<> {
         let node = self.dataset.node();
-        (0..self.dataset.parts()).filter(move |&part| part != node)
+        Part::all(self.dataset.parts()).filter(move |&part| part != node)
     }
 
-    /// Owner of `id`, and the row of its shard.
-    pub(crate) fn owner(&self, table: usize, id: u32) -> Option<(u16, u64)> {
-        let location = self.table(table).book.locate(u64::from(id))?;
-        Some((location.part, location.row))
+    /// Owner of a cached `id`, and the row of its shard.
+    pub(crate) fn locate(&self, table: usize, id: u32) -> Option<Location> {
+        self.table(table).book.locate(u64::from(id))
     }
 
     /// Each id with its owner.
-    pub(crate) fn with_owners(&self, table: usize, ids: &[u32]) -> Vec<(u32, u16)> {
-        ids.iter().filter_map(|&id| self.owner(table, id).map(|(part, _)| (id, part))).collect()
+    pub(crate) fn with_owners(&self, table: usize, ids: &[u32]) -> Vec<(u32, Part)> {
+        ids.iter().filter_map(|&id| self.locate(table, id).map(|location| (id, location.part))).collect()
     }
 
     /// The remote ids among `ids`, each once, in the order of their first appearance.
@@ -71,8 +70,8 @@ impl Base {
     }
 
     /// Takes over what the connections to the owner of `part` know of its versions.
-    pub(crate) fn note_first_connection(&self, table: usize, part: u16) {
-        if let Some(met) = self.peers.met(part) {
+    pub(crate) fn note_first_connection(&self, table: usize, part: Part) {
+        if let Some(met) = self.peers.met(part.0) {
             self.tables[table].versions.part(part).freshness().note_first_connection(met.first, met.since);
         }
     }

@@ -238,7 +238,7 @@ impl Engine {
         let progress = self.trainers.progress();
         Ok(TraceAnswer {
             universe: tables[at].rows,
-            node: self.base.dataset.node(),
+            node: self.base.dataset.node().0,
             trainers: progress.trainers,
             steps_per_epoch: progress.steps_per_epoch,
             minibatches,

@@ -24,7 +24,7 @@ pub(crate) enum RequestError {
     #[error("{0}")]
     Protocol(String),
     #[error(
-        "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect anew to see them"
+        "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect again to see them"
     )]
     UnknownTable { number: u16, tables: usize },
     #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
@@ -90,7 +90,7 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 }
 
 impl RequestError {
-    /// Id `id`, at position `at` of what was asked, is none of `table`.
+    /// Id `id`, at position `at` of the request, is not an id of `table`.
     pub(crate) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
         Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
     }

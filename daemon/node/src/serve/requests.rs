@@ -5,6 +5,7 @@ use crate::serve::base::Base;
 use crate::serve::table::flight::Landing;
 use crate::serve::table::flights::Claim;
 use crate::serve::table::reason::Reason;
+use rudder_dataset::Part;
 use rudder_peers::{Class, RequestId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ impl From<Reason> for Purpose {
 }
 
 /// Claims `rows` (id and owner, each id once) and asks the peers for those that nobody has asked for.
-pub(crate) fn request_rows(base: &Arc<Base>, table: usize, rows: &[(u32, u16)], purpose: Purpose) -> Claim {
+pub(crate) fn request_rows(base: &Arc<Base>, table: usize, rows: &[(u32, Part)], purpose: Purpose) -> Claim {
     let claim = base.tables[table].flights.claim(rows.iter().copied());
     for flight in claim.to_ask() {
         // A task of its own: if the trainer that asked is killed, others may still wait for these rows.
@@ -38,7 +39,7 @@ async fn ask_peer(base: Arc<Base>, table: usize, landing: Landing, purpose: Purp
     let class = if reason == Reason::Demand { Class::Demand } else { Class::Bulk };
     let (flight, row_bytes) = (landing.flight(), base.table(table).row_bytes);
     let ids: Vec<u64> = flight.ids().iter().map(|&id| u64::from(id)).collect();
-    let answer = base.peers.fetch(flight.peer(), table as u16, row_bytes, &ids, (class, request)).await;
+    let answer = base.peers.fetch(flight.peer().0, table as u16, row_bytes, &ids, (class, request)).await;
     if answer.is_ok() {
         base.tables[table].stats.crossed(reason).fetch_add(ids.len() as u64, Ordering::Relaxed);
     }

@@ -131,7 +131,7 @@ pub struct VersionsStatus {
     pub revalidation_age_seconds: Option<f64>,
     /// Cached rows that their owner had changed.
     pub stale_rows: u64,
-    /// Of them, rows fetched anew.
+    /// Of them, rows fetched again.
     pub repulled_rows: u64,
     /// Cached rows thrown out because their owner could not be asked in time.
     pub expired_rows: u64,

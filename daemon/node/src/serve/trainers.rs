@@ -1,6 +1,6 @@
 //! The trainers of this node: which connections belong together, and where each trainer is in its training. It owns the
 //! numbers by which the rest of the engine knows them. What a trainer has told lives while any of its connections does
-//! ([`Membership`]) and is forgotten with the last. It must never hold a lock while a cache is told of anything.
+//! ([`Membership`]) and is forgotten with the last. It must never hold a lock while it calls a cache.
 
 use crate::serve::books::desk::Desk;
 use hashbrown::HashMap;
@@ -27,7 +27,7 @@ pub(crate) struct Standing {
     pub(crate) steps_per_epoch: u32,
 }
 
-/// The trainers with open connections; there are at most as many as connections.
+/// The trainers with open connections; never more than there are connections.
 #[derive(Debug, Default)]
 pub(crate) struct Trainers {
     known: Mutex<Known>,
@@ -77,7 +77,7 @@ impl Drop for Membership {
 }
 
 impl Trainers {
-    /// Nobody yet; `desks` are told of ticks, and of trainers that leave.
+    /// Nobody yet; `desks` hear of ticks, and of trainers that leave.
     pub(crate) fn new(desks: &[Arc<Desk>]) -> Self {
         Self { known: Mutex::default(), desks: desks.to_vec() }
     }

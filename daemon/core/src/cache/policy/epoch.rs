@@ -1,7 +1,7 @@
 //! The EPOCH policy: residents and newcomers are held against each other by the score of [`crate::cache::heat`]. It
 //! owns the phase of the training and the shift detector; heat itself lies in the index.
 
-use super::{Clock, Ledger, Policy, Scorer};
+use super::{Clock, Ledger, Policy, Scorer, Slot};
 use crate::cache::heat::{Heat, PRIOR_EPOCHS, Phase};
 
 /// Parts of an epoch over which the shift detector compares hit rates.
@@ -183,16 +183,16 @@ impl EpochPolicy {
     }
 
     /// The coldest of a sample of slots, if it is colder than `id`.
-    fn victim_by_score(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+    fn victim_by_score(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<Slot> {
         self.colder_than(self.score(ledger.index.heat(id)), ledger)
     }
 
     /// The coldest of a sample of slots, if it is colder than `score`.
-    fn colder_than(&self, score: f32, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn colder_than(&self, score: f32, ledger: &mut Ledger<'_>) -> Option<Slot> {
         let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
         let mut coldest = (score, None);
         for _ in 0..self.sample {
-            let slot = ledger.random.u32(0..span);
+            let slot = Slot(ledger.random.u32(0..span));
             let Some(resident) = ledger.slots.id(slot) else { continue };
             let score = self.score(ledger.index.heat(resident));
             if score < coldest.0 {
@@ -203,8 +203,8 @@ impl EpochPolicy {
     }
 
     /// With a known future: the coldest resident that nobody has announced, else the one that is used last.
-    fn victim_by_future(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
-        let mut coldest: Option<(f32, u32)> = None;
+    fn victim_by_future(&self, ledger: &mut Ledger<'_>, id: u32) -> Option<Slot> {
+        let mut coldest: Option<(f32, Slot)> = None;
         let Ledger { index, slots, future, next_use, random, .. } = ledger;
         future.draw_idle(self.sample, slots, random, |slot| {
             if let Some(resident) = slots.id(slot) {
@@ -274,7 +274,7 @@ impl EpochPolicy {
 }
 
 impl Policy for EpochPolicy {
-    fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
+    fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<Slot>) {
         ledger.index.update_heat(id, ledger.touched, Heat::touched);
         if self.epoch.is_some() {
             self.shift.count(slot.is_some());
@@ -299,11 +299,11 @@ impl Policy for EpochPolicy {
         }
     }
 
-    fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+    fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<Slot> {
         if ledger.future.is_known() { self.victim_by_future(ledger, id) } else { self.victim_by_score(ledger, id) }
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
         self.colder_than(f32::INFINITY, ledger)
     }
 

@@ -7,7 +7,7 @@
 //! Slots that no id of the prior claims go to whoever comes first. Nothing is ever replaced. When the cache grows,
 //! the next in the order of weights are chosen; when it shrinks, the rows that came last go.
 
-use super::{Ledger, Policy};
+use super::{Ledger, Policy, Slot};
 use hashbrown::HashSet;
 
 /// Most rows asked for at the end of one minibatch.
@@ -38,7 +38,7 @@ impl StaticPolicy {
 }
 
 impl Policy for StaticPolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: Option<u32>) {}
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: Option<Slot>) {}
 
     fn prior(&mut self, ledger: &mut Ledger<'_>, weights: &[(u32, f32)]) {
         let mut hottest = weights.to_vec();
@@ -51,11 +51,11 @@ impl Policy for StaticPolicy {
         self.awaited.contains(&id) || ledger.slots.free() > self.awaited.len()
     }
 
-    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<Slot> {
         None
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: u32) {
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: Slot) {
         self.awaited.remove(&id);
     }
 

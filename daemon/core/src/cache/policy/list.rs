@@ -1,12 +1,15 @@
 //! Doubly linked lists of slots, for policies that keep residents in an order. It owns the links and nothing else; the
 //! memory of a list grows with the highest slot it ever held.
 
-const NONE: u32 = u32::MAX;
+use crate::cache::slots::Slot;
+
+/// No slot: [`crate::cache::TABLE_ROWS_MAX`] keeps this number free.
+const NONE: Slot = Slot(u32::MAX);
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
-    newer: u32,
-    older: u32,
+    newer: Slot,
+    older: Slot,
     held: bool,
 }
 
@@ -14,8 +17,8 @@ struct Link {
 #[derive(Debug)]
 pub(super) struct SlotList {
     links: Vec<Link>,
-    newest: u32,
-    oldest: u32,
+    newest: Slot,
+    oldest: Slot,
     len: usize,
 }
 
@@ -25,7 +28,7 @@ impl Default for SlotList {
     }
 }
 
-fn known(slot: u32) -> Option<u32> {
+fn known(slot: Slot) -> Option<Slot> {
     (slot != NONE).then_some(slot)
 }
 
@@ -36,29 +39,29 @@ impl SlotList {
     }
 
     /// Whether `slot` is in the list.
-    pub(super) fn holds(&self, slot: u32) -> bool {
-        self.links.get(slot as usize).is_some_and(|link| link.held)
+    pub(super) fn holds(&self, slot: Slot) -> bool {
+        self.links.get(slot.index()).is_some_and(|link| link.held)
     }
 
     /// The slot that has been in the list longest.
-    pub(super) fn oldest(&self) -> Option<u32> {
+    pub(super) fn oldest(&self) -> Option<Slot> {
         known(self.oldest)
     }
 
     /// The slot that came next after `slot`.
-    pub(super) fn newer(&self, slot: u32) -> Option<u32> {
-        self.links.get(slot as usize).filter(|link| link.held).and_then(|link| known(link.newer))
+    pub(super) fn newer(&self, slot: Slot) -> Option<Slot> {
+        self.links.get(slot.index()).filter(|link| link.held).and_then(|link| known(link.newer))
     }
 
     /// Puts `slot` in as the newest; moves it if it was in the list.
-    pub(super) fn push(&mut self, slot: u32) {
+    pub(super) fn push(&mut self, slot: Slot) {
         self.remove(slot);
-        if self.links.len() <= slot as usize {
-            self.links.resize(slot as usize + 1, Link { newer: NONE, older: NONE, held: false });
+        if self.links.len() <= slot.index() {
+            self.links.resize(slot.index() + 1, Link { newer: NONE, older: NONE, held: false });
         }
-        self.links[slot as usize] = Link { newer: NONE, older: self.newest, held: true };
+        self.links[slot.index()] = Link { newer: NONE, older: self.newest, held: true };
         match known(self.newest) {
-            Some(before) => self.links[before as usize].newer = slot,
+            Some(before) => self.links[before.index()].newer = slot,
             None => self.oldest = slot,
         }
         self.newest = slot;
@@ -66,41 +69,41 @@ impl SlotList {
     }
 
     /// Lets `to`, which is not in the list, stand where `from` stands.
-    pub(super) fn relocate(&mut self, from: u32, to: u32) {
+    pub(super) fn relocate(&mut self, from: Slot, to: Slot) {
         if !self.holds(from) || self.holds(to) {
             return;
         }
-        let link = self.links[from as usize];
-        self.links[from as usize].held = false;
-        if self.links.len() <= to as usize {
-            self.links.resize(to as usize + 1, Link { newer: NONE, older: NONE, held: false });
+        let link = self.links[from.index()];
+        self.links[from.index()].held = false;
+        if self.links.len() <= to.index() {
+            self.links.resize(to.index() + 1, Link { newer: NONE, older: NONE, held: false });
         }
-        self.links[to as usize] = link;
+        self.links[to.index()] = link;
         match known(link.newer) {
-            Some(newer) => self.links[newer as usize].older = to,
+            Some(newer) => self.links[newer.index()].older = to,
             None => self.newest = to,
         }
         match known(link.older) {
-            Some(older) => self.links[older as usize].newer = to,
+            Some(older) => self.links[older.index()].newer = to,
             None => self.oldest = to,
         }
     }
 
     /// Takes `slot` out, if it is in.
-    pub(super) fn remove(&mut self, slot: u32) {
+    pub(super) fn remove(&mut self, slot: Slot) {
         if !self.holds(slot) {
             return;
         }
-        let Link { newer, older, .. } = self.links[slot as usize];
+        let Link { newer, older, .. } = self.links[slot.index()];
         match known(newer) {
-            Some(newer) => self.links[newer as usize].older = older,
+            Some(newer) => self.links[newer.index()].older = older,
             None => self.newest = older,
         }
         match known(older) {
-            Some(older) => self.links[older as usize].newer = newer,
+            Some(older) => self.links[older.index()].newer = newer,
             None => self.oldest = newer,
         }
-        self.links[slot as usize].held = false;
+        self.links[slot.index()].held = false;
         self.len -= 1;
     }
 }
@@ -116,6 +119,7 @@ mod tests {
         fn a_list_is_a_queue_that_forgets_from_the_middle(steps in prop::collection::vec((0u8..3, 0u32..12, 0u32..12), 0..200)) {
             let (mut list, mut model) = (SlotList::default(), VecDeque::new());
             for (what, slot, other) in steps {
+                let (slot, other) = (Slot(slot), Slot(other));
                 if what == 2 {
                     if !model.contains(&other) {
                         model.iter_mut().filter(|held| **held == slot).for_each(|held| *held = other);
@@ -131,7 +135,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(list.len(), model.len());
-                let walk: Vec<u32> = std::iter::successors(list.oldest(), |&slot| list.newer(slot)).collect();
+                let walk: Vec<Slot> = std::iter::successors(list.oldest(), |&slot| list.newer(slot)).collect();
                 prop_assert_eq!(&walk, &model.iter().copied().collect::<Vec<_>>());
                 prop_assert_eq!(list.holds(slot), model.contains(&slot));
             }

@@ -3,7 +3,7 @@
 //! parameters.
 
 use super::list::SlotList;
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 
 /// LRU replacement.
 #[derive(Debug, Default)]
@@ -12,25 +12,25 @@ pub struct LruPolicy {
 }
 
 impl Policy for LruPolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<u32>) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<Slot>) {
         if let Some(slot) = slot {
             self.recency.push(slot);
         }
     }
 
-    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, _id: u32) -> Option<Slot> {
         self.recency.oldest()
     }
 
-    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<Slot> {
         self.recency.oldest()
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Slot) {
         self.recency.push(slot);
     }
 
-    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Slot) {
         self.recency.remove(slot);
     }
 

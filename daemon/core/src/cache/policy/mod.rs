@@ -22,7 +22,7 @@ pub use fixed::StaticPolicy;
 pub use lfu::LfuPolicy;
 pub use lru::LruPolicy;
 pub use name::{PolicyName, PolicySettings};
-pub use rudder::{Decision, ScorePolicy, ScoreSettings, Trigger};
+pub use rudder::{Replacement, ScorePolicy, ScoreSettings, Trigger};
 pub use s3fifo::S3FifoPolicy;
 pub use sieve::SievePolicy;
 pub use spec::PolicySpec;
@@ -31,7 +31,7 @@ pub use tinylfu::TinyLfuPolicy;
 use super::future::{Future, Step};
 use super::heat::{Heat, Phase};
 use super::index::{Index, Touched};
-use super::slots::Slots;
+use super::slots::{Slot, Slots};
 use std::fmt::Debug;
 
 /// Where the training is, as the trainers of this node report it.
@@ -113,15 +113,15 @@ impl Scorer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Move {
     /// The slot that it left.
-    pub from: u32,
+    pub from: Slot,
     /// The slot that holds it now.
-    pub to: u32,
+    pub to: Slot,
 }
 
 /// The interface of a replacement policy.
 pub trait Policy: Send + Debug {
     /// `id` was asked for; `slot` holds its row if it was a hit.
-    fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>);
+    fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<Slot>);
 
     /// All accesses of a minibatch have been reported.
     fn end_minibatch(&mut self, _ledger: &mut Ledger<'_>) {}
@@ -132,13 +132,13 @@ pub trait Policy: Send + Debug {
     }
 
     /// The slot that `id`, whose row is in hand, should take from its resident; `None` if it is not worth one.
-    fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<u32>;
+    fn victim(&mut self, ledger: &mut Ledger<'_>, id: u32) -> Option<Slot>;
 
     /// `id` now lies in `slot`.
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: u32) {}
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: Slot) {}
 
     /// `id` no longer lies in `slot`.
-    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: u32) {}
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, _slot: Slot) {}
 
     /// The row of `id` was moved from one slot to another.
     fn moved(&mut self, ledger: &mut Ledger<'_>, id: u32, Move { from, to }: Move) {
@@ -152,8 +152,8 @@ pub trait Policy: Send + Debug {
     }
 
     /// A slot whose resident should leave because the cache shrinks.
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
-        ledger.slots.span().checked_sub(1)
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
+        ledger.slots.span().checked_sub(1).map(Slot)
     }
 
     /// The cache may hold another number of rows from now on.
@@ -176,7 +176,7 @@ pub trait Policy: Send + Debug {
     fn prior(&mut self, _ledger: &mut Ledger<'_>, _weights: &[(u32, f32)]) {}
 
     /// A controller decided. Answers whether this policy acts on decisions.
-    fn decide(&mut self, _decision: Decision) -> bool {
+    fn decide(&mut self, _replacement: Replacement) -> bool {
         false
     }
 

@@ -9,7 +9,7 @@
 //! it keeps scores of every remote id, not of the one-hop halo only. Its weaknesses are kept, since it is here to be
 //! compared with: scores never recover on a hit, miss counts never decay, and no swap is guarded.
 
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 use hashbrown::HashMap;
 
 /// When [`ScorePolicy`] replaces.
@@ -17,14 +17,14 @@ use hashbrown::HashMap;
 pub enum Trigger {
     /// Each time this many minibatches have ended. A resident is stale when its score has decayed by one minibatch.
     Period(u32),
-    /// Each time this many minibatches have ended, if the last [`Decision`] was to replace. A resident is stale when
+    /// Each time this many minibatches have ended, if the last [`Replacement`] was to replace. A resident is stale when
     /// its score has decayed by the minibatches of a window.
     Window(u32),
 }
 
 /// What a controller says about the windows to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum Replacement {
     /// Replace what is stale at the end of each window.
     Replace,
     /// Keep the residents.
@@ -47,7 +47,7 @@ const GIVE_UP_SAMPLE: usize = 16;
 #[derive(Debug)]
 pub struct ScorePolicy {
     settings: ScoreSettings,
-    decision: Decision,
+    replacement: Replacement,
     /// Score below which a resident is stale.
     stale_below: f32,
     /// Per slot: its score, and the minibatch that hit it last.
@@ -55,9 +55,9 @@ pub struct ScorePolicy {
     /// Per absent id: its misses, or the score it left the cache with.
     candidates: HashMap<u32, f32>,
     /// Replacements decided and not yet done: id to slot (`None`: a free one).
-    planned: HashMap<u32, Option<u32>>,
+    planned: HashMap<u32, Option<Slot>>,
     /// The id that shall come to each slot in `planned`.
-    newcomers: HashMap<u32, u32>,
+    newcomers: HashMap<Slot, u32>,
     /// Whether nobody has asked for the plan yet.
     untold: bool,
     minibatch: u64,
@@ -82,7 +82,7 @@ impl ScorePolicy {
         let stale_below = (((1.0 - settings.alpha).powi(delta) * 1000.0).round() / 1000.0) as f32;
         Self {
             settings,
-            decision: Decision::Replace,
+            replacement: Replacement::Replace,
             stale_below,
             residents: vec![Resident { score: 1.0, until: 0 }; capacity],
             candidates: HashMap::new(),
@@ -94,8 +94,8 @@ impl ScorePolicy {
     }
 
     /// The score of `slot` after the minibatches that have ended.
-    fn score(&self, slot: u32) -> f32 {
-        let Resident { score, until } = self.residents[slot as usize];
+    fn score(&self, slot: Slot) -> f32 {
+        let Resident { score, until } = self.residents[slot.index()];
         let idle = self.minibatch.saturating_sub(until);
         score * ((1.0 - self.settings.alpha) as f32).powf(idle as f32)
     }
@@ -106,7 +106,7 @@ impl ScorePolicy {
         self.newcomers.clear();
         self.untold = true;
         let free = ledger.slots.free();
-        let mut stale: Vec<(f32, u32)> = ledger
+        let mut stale: Vec<(f32, Slot)> = ledger
             .slots
             .residents()
             .map(|(slot, _)| (self.score(slot), slot))
@@ -131,12 +131,12 @@ impl ScorePolicy {
 }
 
 impl Policy for ScorePolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Option<u32>) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Option<Slot>) {
         match slot {
             // A hit keeps the score: this minibatch's decay, which the end of it would bring, is taken back.
             Some(slot) => {
                 let score = self.score(slot);
-                self.residents[slot as usize] = Resident { score, until: self.minibatch + 1 };
+                self.residents[slot.index()] = Resident { score, until: self.minibatch + 1 };
             }
             None => *self.candidates.entry(id).or_insert(0.0) += 1.0,
         }
@@ -145,15 +145,15 @@ impl Policy for ScorePolicy {
     fn end_minibatch(&mut self, ledger: &mut Ledger<'_>) {
         self.minibatch += 1;
         let (Trigger::Period(span) | Trigger::Window(span)) = self.settings.trigger;
-        if self.minibatch.is_multiple_of(u64::from(span.max(1))) && self.decision == Decision::Replace {
+        if self.minibatch.is_multiple_of(u64::from(span.max(1))) && self.replacement == Replacement::Replace {
             self.plan(ledger);
         }
     }
 
-    fn decide(&mut self, decision: Decision) -> bool {
+    fn decide(&mut self, replacement: Replacement) -> bool {
         let listens = matches!(self.settings.trigger, Trigger::Window(_));
         if listens {
-            self.decision = decision;
+            self.replacement = replacement;
         }
         listens
     }
@@ -162,13 +162,13 @@ impl Policy for ScorePolicy {
         self.planned.get(&id).is_some_and(Option::is_none)
     }
 
-    fn victim(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> Option<Slot> {
         self.planned.get(&id).copied().flatten()
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
         let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
-        let drawn: Vec<u32> = (0..GIVE_UP_SAMPLE).map(|_| ledger.random.u32(0..span)).collect();
+        let drawn: Vec<Slot> = (0..GIVE_UP_SAMPLE).map(|_| Slot(ledger.random.u32(0..span))).collect();
         let held = drawn.into_iter().filter(|&slot| ledger.slots.id(slot).is_some());
         held.min_by(|&a, &b| self.score(a).total_cmp(&self.score(b)))
     }
@@ -182,15 +182,15 @@ impl Policy for ScorePolicy {
         self.wanted(ledger)
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
         if let Some(Some(planned)) = self.planned.remove(&id) {
             self.newcomers.remove(&planned);
         }
         let score = self.candidates.remove(&id).unwrap_or(1.0);
-        self.residents[slot as usize] = Resident { score, until: self.minibatch };
+        self.residents[slot.index()] = Resident { score, until: self.minibatch };
     }
 
-    fn removed(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
         self.candidates.insert(id, self.score(slot));
     }
 
@@ -204,7 +204,7 @@ impl Policy for ScorePolicy {
     }
 
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
-        self.residents[to as usize] = self.residents[from as usize];
+        self.residents[to.index()] = self.residents[from.index()];
         if let Some(newcomer) = self.newcomers.remove(&from) {
             self.planned.insert(newcomer, Some(to));
             self.newcomers.insert(to, newcomer);

@@ -5,7 +5,7 @@
 //! long as the main one.
 
 use super::list::SlotList;
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 use hashbrown::HashMap;
 use std::collections::VecDeque;
 
@@ -28,10 +28,17 @@ pub struct S3FifoPolicy {
     ghosts: Ghosts,
 }
 
+/// An id that left the small queue, and which departure it was.
+#[derive(Debug, Clone, Copy)]
+struct Ghost {
+    id: u32,
+    number: u64,
+}
+
 /// Ids that left the small queue, oldest first; an entry whose number is not that of the map was taken out.
 #[derive(Debug, Default)]
 struct Ghosts {
-    queue: VecDeque<(u32, u64)>,
+    queue: VecDeque<Ghost>,
     numbers: HashMap<u32, u64>,
     next: u64,
 }
@@ -40,11 +47,11 @@ impl Ghosts {
     fn add(&mut self, id: u32, length_max: usize) {
         self.next += 1;
         self.numbers.insert(id, self.next);
-        self.queue.push_back((id, self.next));
+        self.queue.push_back(Ghost { id, number: self.next });
         while self.numbers.len() > length_max {
             let Some(oldest) = self.queue.pop_front() else { break };
             if self.is_current(oldest) {
-                self.numbers.remove(&oldest.0);
+                self.numbers.remove(&oldest.id);
             }
         }
         if self.queue.len() > 2 * length_max + 16 {
@@ -54,8 +61,8 @@ impl Ghosts {
         }
     }
 
-    fn is_current(&self, (id, number): (u32, u64)) -> bool {
-        self.numbers.get(&id) == Some(&number)
+    fn is_current(&self, ghost: Ghost) -> bool {
+        self.numbers.get(&ghost.id) == Some(&ghost.number)
     }
 
     fn take(&mut self, id: u32) -> bool {
@@ -65,12 +72,12 @@ impl Ghosts {
 
 impl S3FifoPolicy {
     /// The oldest of the small queue that no hits carry into the main one.
-    fn leaver_of_small(&mut self) -> Option<u32> {
+    fn leaver_of_small(&mut self) -> Option<Slot> {
         while let Some(oldest) = self.small.oldest() {
-            if self.hits[oldest as usize] < PROMOTE_HITS {
+            if self.hits[oldest.index()] < PROMOTE_HITS {
                 return Some(oldest);
             }
-            self.hits[oldest as usize] = 0;
+            self.hits[oldest.index()] = 0;
             self.small.remove(oldest);
             self.main.push(oldest);
         }
@@ -78,11 +85,11 @@ impl S3FifoPolicy {
     }
 
     /// The oldest of the main queue that has no hits; those before it go round once more for one hit each.
-    fn leaver_of_main(&mut self) -> Option<u32> {
+    fn leaver_of_main(&mut self) -> Option<Slot> {
         loop {
             let oldest = self.main.oldest()?;
-            let Some(fewer) = self.hits[oldest as usize].checked_sub(1) else { return Some(oldest) };
-            self.hits[oldest as usize] = fewer;
+            let Some(fewer) = self.hits[oldest.index()].checked_sub(1) else { return Some(oldest) };
+            self.hits[oldest.index()] = fewer;
             self.main.push(oldest);
         }
     }
@@ -93,32 +100,32 @@ fn main_rows(capacity: usize) -> usize {
 }
 
 impl Policy for S3FifoPolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<u32>) {
-        if let Some(hits) = slot.and_then(|slot| self.hits.get_mut(slot as usize)) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<Slot>) {
+        if let Some(hits) = slot.and_then(|slot| self.hits.get_mut(slot.index())) {
             *hits = (*hits + 1).min(HITS_MAX);
         }
     }
 
-    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<Slot> {
         self.give_up(ledger)
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
         if self.main.len() > main_rows(ledger.slots.capacity()) {
             return self.leaver_of_main();
         }
         self.leaver_of_small().or_else(|| self.leaver_of_main())
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
-        if self.hits.len() <= slot as usize {
-            self.hits.resize(slot as usize + 1, 0);
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
+        if self.hits.len() <= slot.index() {
+            self.hits.resize(slot.index() + 1, 0);
         }
-        self.hits[slot as usize] = 0;
+        self.hits[slot.index()] = 0;
         if self.ghosts.take(id) { self.main.push(slot) } else { self.small.push(slot) }
     }
 
-    fn removed(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+    fn removed(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
         if self.small.holds(slot) {
             self.ghosts.add(id, main_rows(ledger.slots.capacity()));
         }
@@ -127,7 +134,7 @@ impl Policy for S3FifoPolicy {
     }
 
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
-        self.hits[to as usize] = self.hits[from as usize];
+        self.hits[to.index()] = self.hits[from.index()];
         self.small.relocate(from, to);
         self.main.relocate(from, to);
     }

@@ -4,7 +4,7 @@
 //! parameters.
 
 use super::list::SlotList;
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 
 /// SIEVE replacement.
 #[derive(Debug, Default)]
@@ -12,39 +12,39 @@ pub struct SievePolicy {
     queue: SlotList,
     visited: Vec<bool>,
     /// Where the hand stands; `None`: at the oldest.
-    hand: Option<u32>,
+    hand: Option<Slot>,
 }
 
 impl Policy for SievePolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<u32>) {
-        if let Some(visited) = slot.and_then(|slot| self.visited.get_mut(slot as usize)) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Option<Slot>) {
+        if let Some(visited) = slot.and_then(|slot| self.visited.get_mut(slot.index())) {
             *visited = true;
         }
     }
 
-    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<u32> {
+    fn victim(&mut self, ledger: &mut Ledger<'_>, _id: u32) -> Option<Slot> {
         self.give_up(ledger)
     }
 
-    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, _ledger: &mut Ledger<'_>) -> Option<Slot> {
         let mut at = self.hand.or(self.queue.oldest())?;
         // Each step clears a bit, so a second round at the latest finds one.
-        while std::mem::take(&mut self.visited[at as usize]) {
+        while std::mem::take(&mut self.visited[at.index()]) {
             at = self.queue.newer(at).or(self.queue.oldest())?;
         }
         self.hand = Some(at);
         Some(at)
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
-        if self.visited.len() <= slot as usize {
-            self.visited.resize(slot as usize + 1, false);
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Slot) {
+        if self.visited.len() <= slot.index() {
+            self.visited.resize(slot.index() + 1, false);
         }
-        self.visited[slot as usize] = false;
+        self.visited[slot.index()] = false;
         self.queue.push(slot);
     }
 
-    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: u32) {
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, _id: u32, slot: Slot) {
         if self.hand == Some(slot) {
             self.hand = self.queue.newer(slot);
         }
@@ -55,7 +55,7 @@ impl Policy for SievePolicy {
         if self.hand == Some(from) {
             self.hand = Some(to);
         }
-        self.visited[to as usize] = self.visited[from as usize];
+        self.visited[to.index()] = self.visited[from.index()];
         self.queue.relocate(from, to);
     }
 }

@@ -41,7 +41,7 @@ fn residents(cache: &TableCache) -> Vec<u32> {
 /// Serves a minibatch; answers what was wanted besides.
 fn serve(cache: &TableCache, ids: &[u32]) -> Vec<u32> {
     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
-    let wanted = cache.settle(&hit, &missed, |_| Some(&[]), None);
+    let wanted = cache.record(&hit, &missed, |_| Some(&[]), None);
     cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     wanted
 }
@@ -269,16 +269,16 @@ fn the_papers_policy_replaces_by_decision() {
     let cache = cache(PolicySpec::Score(settings), 1);
     assert!(serve(&cache, &[1]).is_empty());
     assert!(serve(&cache, &[1]).is_empty() && cache.contains(1), "in hand when the window ends, with two misses");
-    assert!(cache.decide(Decision::Hold));
+    assert!(cache.decide(Replacement::Hold));
     for _ in 0..8 {
         assert!(serve(&cache, &[2]).is_empty());
     }
     assert!(cache.contains(1), "held, however stale");
-    assert!(cache.decide(Decision::Replace));
+    assert!(cache.decide(Replacement::Replace));
     serve(&cache, &[3]);
     assert_eq!(serve(&cache, &[3]), [2], "eight misses against two: brought in");
     assert_eq!(residents(&cache), [2]);
-    assert!(!self::cache(PolicySpec::Lru, 1).decide(Decision::Replace), "no other policy listens");
+    assert!(!self::cache(PolicySpec::Lru, 1).decide(Replacement::Replace), "no other policy listens");
 }
 
 #[test]
@@ -296,11 +296,11 @@ fn epoch_begins_with_what_it_is_told() {
 fn a_planned_swap_follows_a_resident_that_moves() {
     let settings = ScoreSettings { trigger: Trigger::Window(1), alpha: 0.5 };
     let cache = cache(PolicySpec::Score(settings), 4);
-    cache.settle(&[], &[0, 1, 2, 3], |_| Some(&[]), None);
+    cache.record(&[], &[0, 1, 2, 3], |_| Some(&[]), None);
     for _ in 0..2 {
-        cache.settle(&[0, 1, 2], &[], |_| None, None);
+        cache.record(&[0, 1, 2], &[], |_| None, None);
     }
-    assert_eq!(cache.settle(&[0, 1, 2], &[9], |_| None, None), [9], "9 shall come for 3");
+    assert_eq!(cache.record(&[0, 1, 2], &[9], |_| None, None), [9], "9 shall come for 3");
     assert_eq!(cache.discard(&[0]), 1);
     assert_eq!(cache.resize(3).moved_rows, 1, "3 moves to the slot of 0");
     assert_eq!(cache.fill(&[9], |_| Some(&[]), Fill::Policy), 1);
@@ -340,7 +340,7 @@ fn rates_of_regular_epochs(shift_at: usize, mut tick: impl FnMut(&TableCache, u3
             let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
             hits += hit.len();
             all += ids.len();
-            cache.settle(&hit, &missed, |_| Some(&[]), None);
+            cache.record(&hit, &missed, |_| Some(&[]), None);
         }
         rates.push(100.0 * hits as f64 / all as f64);
     }

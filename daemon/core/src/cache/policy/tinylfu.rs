@@ -6,7 +6,7 @@
 //! moka has no way to change its capacity while it lives: when the cache is resized a new moka cache takes the
 //! residents over, and the sketch starts empty.
 
-use super::{Ledger, Move, Policy};
+use super::{Ledger, Move, Policy, Slot};
 use hashbrown::HashMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
@@ -49,7 +49,7 @@ pub struct TinyLfuPolicy {
     /// Ids that moka has thrown out since this was last looked at.
     thrown_out: Log,
     /// Where each resident lies; the index learns of a newcomer only once its row is written.
-    slots: HashMap<u32, u32>,
+    slots: HashMap<u32, Slot>,
     accesses: u32,
 }
 
@@ -90,7 +90,7 @@ fn build(capacity: usize) -> (Ids, Log) {
 }
 
 impl Policy for TinyLfuPolicy {
-    fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: Option<u32>) {
+    fn touch(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: Option<Slot>) {
         // Counts in the sketch whether it is there or not.
         self.ids.get(&id);
         self.accesses += 1;
@@ -103,7 +103,7 @@ impl Policy for TinyLfuPolicy {
         !self.offer(id).contains(&id)
     }
 
-    fn victim(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> Option<u32> {
+    fn victim(&mut self, _ledger: &mut Ledger<'_>, id: u32) -> Option<Slot> {
         let thrown_out = self.offer(id);
         if thrown_out.contains(&id) {
             return None;
@@ -111,10 +111,10 @@ impl Policy for TinyLfuPolicy {
         thrown_out.into_iter().find_map(|resident| self.slots.get(&resident).copied())
     }
 
-    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<u32> {
+    fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {
         // moka does not tell which of its ids it likes least.
         let span = Some(ledger.slots.span()).filter(|&span| span > 0)?;
-        Some(ledger.random.u32(0..span))
+        Some(Slot(ledger.random.u32(0..span)))
     }
 
     fn resized(&mut self, ledger: &mut Ledger<'_>) {
@@ -126,11 +126,11 @@ impl Policy for TinyLfuPolicy {
         self.thrown_out.lock().clear();
     }
 
-    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: u32) {
+    fn inserted(&mut self, _ledger: &mut Ledger<'_>, id: u32, slot: Slot) {
         self.slots.insert(id, slot);
     }
 
-    fn removed(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: u32) {
+    fn removed(&mut self, _ledger: &mut Ledger<'_>, id: u32, _slot: Slot) {
         self.slots.remove(&id);
         // Of use where something else than this policy took the row out.
         if self.ids.contains_key(&id) {

@@ -6,13 +6,14 @@ use crate::serve::table::flights::Claim;
 use hashbrown::HashMap;
 use rudder_core::cache::{BatchKey, TableCache};
 use rudder_core::lookahead::{
-    AnnounceError, Announced, Announcement, Consumed, Counts, Dropped, Lookahead, Prefetch, Settings, TrainerId,
+    AnnounceError, Announced, Announcement, AnnouncementCounts, Consumed, Dropped, Lookahead, Prefetch, Settings,
+    TrainerId,
 };
 
 /// What lookahead did, for status and metrics.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LookaheadState {
-    pub(crate) counts: Counts,
+    pub(crate) counts: AnnouncementCounts,
     pub(crate) waiting_rows: usize,
     pub(crate) horizon: u32,
     /// Batches that rows are staged for.
@@ -63,7 +64,7 @@ impl Announcements {
     /// A fetch failed: if its batch was announced, it will not come true.
     pub(crate) fn abandon(&mut self, cache: &TableCache, ticket: u64) {
         if let Some(batch) = self.fetching.remove(&ticket) {
-            cache.give_up(batch);
+            cache.drop_announced(batch);
             self.unstage(batch);
         }
     }

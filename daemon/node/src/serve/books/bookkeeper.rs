@@ -169,7 +169,7 @@ impl Bookkeeper {
         let Account { hits, missed, claim, ticket, waited_rows } = account;
         let TableState { cache, stats, .. } = &self.base.tables[self.table];
         let batch = ticket.and_then(|ticket| self.announcements.take(ticket.redeem()));
-        let wanted = cache.settle(&distinct(hits), &missed, |i| claim.fresh_row(i), batch);
+        let wanted = cache.record(&distinct(hits), &missed, |i| claim.fresh_row(i), batch);
         drop(claim);
         if let Some(batch) = batch {
             stats.late_rows.fetch_add(waited_rows, Ordering::Relaxed);

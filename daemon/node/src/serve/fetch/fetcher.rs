@@ -15,7 +15,7 @@ use crate::serve::table::flight::FlightError;
 use crate::serve::table::flights::Claim;
 use crate::serve::table::reason::Reason;
 use rudder_client::RowSources;
-use rudder_dataset::{Table, WantedRow};
+use rudder_dataset::{Part, Table, WantedRow};
 use rudder_peers::RequestId;
 use rudder_telemetry::spans::Tracer;
 use std::sync::Arc;
@@ -67,7 +67,7 @@ struct Missing {
     /// By position in the fetch.
     misses: Vec<Miss>,
     /// Each once, as id and owner.
-    rows: Vec<(u32, u16)>,
+    rows: Vec<(u32, Part)>,
     /// For each miss, its place among `rows`.
     places: Vec<u32>,
 }

@@ -6,7 +6,7 @@ use crate::serve::own::out::Out;
 use crate::serve::own::owned::OwnedTable;
 use hashbrown::HashMap;
 use rudder_core::cache::{TableCache, prefetch};
-use rudder_dataset::{Table, WantedRow};
+use rudder_dataset::{Part, Table, WantedRow};
 
 /// Ids looked up together before their rows are copied; also how long a reader stays inside the cache.
 const CHUNK_ROWS: usize = 512;
@@ -25,7 +25,7 @@ pub(crate) struct Miss {
     /// Its id.
     pub(crate) id: u32,
     /// Its owner.
-    pub(crate) part: u16,
+    pub(crate) part: Part,
 }
 
 /// What a gather found.
@@ -63,7 +63,7 @@ pub(crate) struct OutOfRange {
 pub(crate) struct Sources<'a> {
     pub(crate) table: &'a Table,
     /// This node.
-    pub(crate) node: u16,
+    pub(crate) node: Part,
     pub(crate) owned: &'a OwnedTable,
     pub(crate) cache: &'a TableCache,
 }
@@ -104,7 +104,7 @@ fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -
         if location.part == node {
             match owned.row(location.row) {
                 Some(row) => sources[i] = row,
-                None if location.row >= table.shard.rows() => return Err(refused),
+                None if location.row.0 >= table.shard.rows() => return Err(refused),
                 None => found.unmapped.push(WantedRow { row: location.row, at: (first + i) as u32 }),
             }
             found.local += 1;
@@ -134,7 +134,7 @@ fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
 
 /// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
 /// among them.
-pub(crate) fn unique(misses: &[Miss]) -> (Vec<(u32, u16)>, Vec<u32>) {
+pub(crate) fn unique(misses: &[Miss]) -> (Vec<(u32, Part)>, Vec<u32>) {
     let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
     let mut rows = Vec::with_capacity(misses.len());
     let seats = misses

@@ -124,7 +124,7 @@ pub(crate) fn trace(tracer: &Tracer, job: &Job, outcome: &Result<Answered, Reque
     let asked = total.saturating_sub(Duration::from_secs_f64(gather_ms / 1e3));
     let flights = outcome.as_ref().map_or(&[][..], |answered| answered.claim().flights());
     for Took { peer, rows, elapsed } in flights.iter().filter_map(|flight| flight.took()) {
-        let numbers = vec![("peer", u64::from(peer)), ("rows", rows as u64)];
+        let numbers = vec![("peer", u64::from(peer.0)), ("rows", rows as u64)];
         tracer.record(span("ask peer", Kind::Client, asked, elapsed, numbers));
     }
 }

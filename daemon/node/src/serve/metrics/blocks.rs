@@ -1,5 +1,5 @@
 //! The block cache as Prometheus sees it. It owns handles that it fills from the cache's counters when it is scraped; without
-//! a block cache there are none.
+//! a block cache it has no handles.
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
@@ -12,8 +12,8 @@ use std::sync::Arc;
 pub(crate) fn collectors(dataset: &Arc<Dataset>) -> prometheus::Result<Vec<Box<dyn Collector>>> {
     let Some(cache) = dataset.blocks() else { return Ok(Vec::new()) };
     let read_seconds = cache.read_seconds().clone();
-    let snapshot = Snapshot { dataset: Arc::clone(dataset), handles: Handles::new()?, scrape: Mutex::new(()) };
-    Ok(vec![Box::new(read_seconds), Box::new(snapshot)])
+    let last_scrape = LastScrape { dataset: Arc::clone(dataset), handles: Handles::new()?, scrape: Mutex::new(()) };
+    Ok(vec![Box::new(read_seconds), Box::new(last_scrape)])
 }
 
 struct Handles {
@@ -74,14 +74,14 @@ impl Handles {
     }
 }
 
-struct Snapshot {
+struct LastScrape {
     dataset: Arc<Dataset>,
     handles: Handles,
     /// Scrapes come one at a time: counters are set by reset and increment.
     scrape: Mutex<()>,
 }
 
-impl Collector for Snapshot {
+impl Collector for LastScrape {
     fn desc(&self) -> Vec<&Desc> {
         self.handles.all().into_iter().flat_map(Collector::desc).collect()
     }

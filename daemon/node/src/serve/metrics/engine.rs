@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The collectors of an engine.
 pub(crate) fn collectors(engine: &Arc<Engine>) -> prometheus::Result<Vec<Box<dyn Collector>>> {
-    let snapshot = Snapshot { engine: Arc::clone(engine), handles: Handles::new()?, scrape: Mutex::new(()) };
-    Ok(vec![Box::new(engine.fetcher.seconds().clone()), Box::new(snapshot)])
+    let last_scrape = LastScrape { engine: Arc::clone(engine), handles: Handles::new()?, scrape: Mutex::new(()) };
+    Ok(vec![Box::new(engine.fetcher.seconds().clone()), Box::new(last_scrape)])
 }
 
 struct Handles {
@@ -48,7 +48,7 @@ struct Handles {
     outdated: IntGaugeVec,
 }
 
-struct Snapshot {
+struct LastScrape {
     engine: Arc<Engine>,
     handles: Handles,
     /// Scrapes come one at a time: counters are set by reset and increment.
@@ -145,7 +145,8 @@ impl Handles {
     }
 
     fn take(&self, at: usize, engine: &Engine) {
-        let (name, table): (&str, &TableState) = (engine.base.name(at), &engine.base.tables[at]);
+        let name = engine.base.name(at);
+        let table: &TableState = &engine.base.tables[at];
         let set = |counters: &IntCounterVec, labels: &[&str], value: &AtomicU64| {
             let counter = counters.with_label_values(labels);
             counter.reset();
@@ -195,7 +196,7 @@ impl Handles {
     }
 }
 
-impl Collector for Snapshot {
+impl Collector for LastScrape {
     fn desc(&self) -> Vec<&Desc> {
         self.handles.all().into_iter().flat_map(Collector::desc).collect()
     }

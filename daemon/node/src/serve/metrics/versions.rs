@@ -41,7 +41,7 @@ impl VersionsMetrics {
             )?,
             stale: counter(
                 "rudder_stale_rows_total",
-                "Cached rows that were fetched anew or thrown out because their owner had changed them, or could not be asked.",
+                "Cached rows that were fetched again or thrown out because their owner had changed them, or could not be asked.",
                 &["table", "outcome"],
             )?,
             unasked: counter("rudder_failed_refreshes_total", "Times that an owner could not be asked.", &["table"])?,

@@ -7,7 +7,7 @@ use bytemuck::allocation::zeroed_slice_box;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rudder_core::cache::{Overlay, OverlayReader};
-use rudder_dataset::{Dataset, Shard, Table};
+use rudder_dataset::{Dataset, LocalRow, Part, Shard, Table};
 use rudder_peers::{BLOCK_ROWS, Changes, SourceError, Stamp};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,7 @@ pub(crate) struct OwnedTable {
 #[derive(Debug, Default)]
 struct Writing {
     /// The last update applied for each peer and table.
-    seen: HashMap<(u16, u16), Stamp>,
+    seen: HashMap<(Part, u16), Stamp>,
 }
 
 /// A visit to the rows of one table. Rows found are valid until it is dropped; hold it for one chunk of a gather.
@@ -125,7 +125,7 @@ impl Owned {
 
     /// Which rows of a table were updated after `since`.
     pub(crate) fn changes(&self, table: usize, since: Stamp) -> Changes {
-        // Before the versions are looked at: an update that comes meanwhile is told now or the next time.
+        // Before the versions are looked at: an update that comes meanwhile is in this answer or in the next.
         let now = self.stamp();
         let OwnedTable { versions, row_versions, changed, .. } = &self.tables[table];
         if since.incarnation != now.incarnation || since.clock > now.clock {
@@ -145,7 +145,7 @@ impl Owned {
     /// Applies an update of another node, unless it was applied already.
     pub(crate) fn update_of_peer(
         &self,
-        peer: u16,
+        peer: Part,
         writer: Stamp,
         table: usize,
         ids: &[u64],
@@ -171,13 +171,13 @@ impl Owned {
         self.apply(table, &locals, rows)
     }
 
-    /// The row of the shard of each id.
+    /// The row of the shard of each id, as the plain numbers that the overlay knows.
     fn locals(&self, table: usize, ids: &[u64]) -> Result<Vec<u64>, SourceError> {
         let (table, node) = (&self.dataset.tables()[table], self.dataset.node());
         let local = |&id: &u64| match table.book.locate(id) {
             None => Err(SourceError::OutOfRange { id, rows: table.rows }),
             Some(location) if location.part != node => Err(SourceError::NotOwned { id }),
-            Some(location) => Ok(location.row),
+            Some(location) => Ok(location.row.0),
         };
         ids.iter().map(local).collect()
     }
@@ -246,8 +246,8 @@ impl OwnedTable {
 impl OwnedRows<'_> {
     /// The row with this number in the shard, as it is now; `None` when there is no such row.
     #[inline]
-    pub(crate) fn row(&self, row: u64) -> Option<&[u8]> {
-        match self.updates.as_ref().and_then(|updates| updates.get(row)) {
+    pub(crate) fn row(&self, row: LocalRow) -> Option<&[u8]> {
+        match self.updates.as_ref().and_then(|updates| updates.get(row.0)) {
             Some(updated) => Some(updated),
             None => self.shard.row(row),
         }
@@ -261,9 +261,9 @@ impl OwnedRows<'_> {
 
     /// Asks the processor for what tells whether `row` was updated.
     #[inline]
-    pub(crate) fn prefetch(&self, row: u64) {
+    pub(crate) fn prefetch(&self, row: LocalRow) {
         if let Some(updates) = &self.updates {
-            updates.prefetch(row);
+            updates.prefetch(row.0);
         }
     }
 }
@@ -285,13 +285,13 @@ mod tests {
         writer.add_book("_N", BookSpec::Ranges(&[0, 300, 600])).unwrap();
         for name in ["a", "b"] {
             let mut table = writer.add_table(name, "_N", DType::U8, WIDTH as u32).unwrap();
-            for part in 0..2 {
-                table.write_rows(part, &[part as u8; 300 * WIDTH]).unwrap();
+            for part in Part::all(2) {
+                table.write_rows(part, &[part.0 as u8; 300 * WIDTH]).unwrap();
             }
             writer.close_table(table).unwrap();
         }
         writer.finish().unwrap();
-        let dataset = Dataset::open(&data, 1, Verify::Full, &|_, _| {}).unwrap();
+        let dataset = Dataset::open(&data, Part(1), Verify::Full, &|_, _| {}).unwrap();
         (dir, Owned::new(Arc::new(dataset), bytes_max).unwrap())
     }
 
@@ -308,11 +308,11 @@ mod tests {
         let now = owned.update(0, &[300, 599], &[7; 8]).unwrap();
         assert_eq!((now.clock, owned.stamp()), (begin.clock + 1, now));
         let rows = owned.read(0);
-        let read = |row| rows.row(row).unwrap();
+        let read = |row| rows.row(LocalRow(row)).unwrap();
         assert_eq!([read(0), read(1), read(299)], [&[7; 4], &[1; 4], &[7; 4]]);
-        assert_eq!(rows.row(300), None);
+        assert_eq!(rows.row(LocalRow(300)), None);
         drop(rows);
-        assert_eq!(owned.read(1).row(0).unwrap(), [1; 4]);
+        assert_eq!(owned.read(1).row(LocalRow(0)).unwrap(), [1; 4]);
         assert_eq!(changed(&owned, 0, begin), [0, 299]);
         assert!(owned.changes(0, now).is_empty() && owned.changes(1, begin).is_empty());
         let later = owned.update(0, &[300 + 64], &[8; 4]).unwrap();
@@ -328,18 +328,18 @@ mod tests {
         let (_dir, owned) = owned(1 << 20);
         let write = |writer: (u64, u64), value: u8| {
             let writer = Stamp { incarnation: writer.0, clock: writer.1 };
-            owned.update_of_peer(0, writer, 0, &[300], &[value; WIDTH]).map(|now| now.clock)
+            owned.update_of_peer(Part(0), writer, 0, &[300], &[value; WIDTH]).map(|now| now.clock)
         };
         assert_eq!(write((9, 5), 1), Ok(1));
         assert_eq!(write((9, 6), 2), Ok(2));
         assert_eq!(write((9, 6), 3), Ok(2));
         assert_eq!(write((9, 5), 4), Err(SourceError::Overtaken));
-        assert_eq!(owned.read(0).row(0).unwrap(), [2; WIDTH]);
+        assert_eq!(owned.read(0).row(LocalRow(0)).unwrap(), [2; WIDTH]);
         // The writer was restarted; another peer and another table have numbers of their own.
         assert_eq!(write((8, 1), 5), Ok(3));
         let writer = Stamp { incarnation: 9, clock: 1 };
-        assert_eq!(owned.update_of_peer(2, writer, 0, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(4));
-        assert_eq!(owned.update_of_peer(0, writer, 1, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(5));
+        assert_eq!(owned.update_of_peer(Part(2), writer, 0, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(4));
+        assert_eq!(owned.update_of_peer(Part(0), writer, 1, &[301], &[6; WIDTH]).map(|now| now.clock), Ok(5));
     }
 
     /// Update number `clock` writes the row of block `clock % 5`, and nothing else: the low byte is the clock.
@@ -361,7 +361,7 @@ mod tests {
                 for clock in (since.clock + 1..=changes.now.clock).rev().take(5) {
                     assert!(changes.holds(block_of(clock) * 64), "update {clock} is not told after {since:?}");
                     let rows = owned.read(0);
-                    let row = rows.row(block_of(clock) * 64).unwrap();
+                    let row = rows.row(LocalRow(block_of(clock) * 64)).unwrap();
                     let seen = u64::from(u32::from_le_bytes(row.try_into().unwrap()));
                     assert!(seen >= clock && block_of(seen) == block_of(clock), "{seen} after {clock}");
                 }
@@ -383,9 +383,9 @@ mod tests {
         owned.update(1, &[300, 301, 302, 303], &[2; 16]).unwrap();
         let full = owned.update(1, &[300, 304], &[3; 8]).unwrap_err();
         assert_eq!(full, SourceError::UpdatesFull { rows: 5, rows_max: 4 });
-        assert_eq!(owned.read(1).row(0).unwrap(), [2; 4]);
+        assert_eq!(owned.read(1).row(LocalRow(0)).unwrap(), [2; 4]);
         owned.update(1, &[300, 301, 302, 303], &[4; 16]).unwrap();
-        assert_eq!(owned.read(1).row(3).unwrap(), [4; 4]);
+        assert_eq!(owned.read(1).row(LocalRow(3)).unwrap(), [4; 4]);
         let counts = owned.table(1).counts();
         assert_eq!((counts.updates, counts.rows, counts.held_rows, counts.held_bytes), (2, 8, 4, 16));
     }

@@ -3,7 +3,7 @@
 use crate::serve::own::blocks;
 use crate::serve::own::owned::{Owned, OwnedRows};
 use rudder_core::cache::prefetch;
-use rudder_dataset::{Table, WantedRow};
+use rudder_dataset::{LocalRow, Part, Table, WantedRow};
 use rudder_peers::{Changes, RowSource, SourceError, Stamp};
 use std::sync::Arc;
 
@@ -28,9 +28,14 @@ impl ShardSource {
     }
 
     /// A row of this node: its bytes, or, when it is neither updated nor mapped, its place in the shard.
-    fn row<'a>(&self, table: &Table, rows: &'a OwnedRows<'_>, id: u64) -> Result<Result<&'a [u8], u64>, SourceError> {
+    fn row<'a>(
+        &self,
+        table: &Table,
+        rows: &'a OwnedRows<'_>,
+        id: u64,
+    ) -> Result<Result<&'a [u8], LocalRow>, SourceError> {
         let location = table.book.locate(id).ok_or(SourceError::OutOfRange { id, rows: table.rows })?;
-        if location.part != self.owned.dataset().node() || location.row >= table.shard.rows() {
+        if location.part != self.owned.dataset().node() || location.row.0 >= table.shard.rows() {
             return Err(SourceError::NotOwned { id });
         }
         Ok(rows.row(location.row).ok_or(location.row))
@@ -75,6 +80,6 @@ impl RowSource for ShardSource {
 
     fn update(&self, peer: u16, writer: Stamp, table: u16, ids: &[u64], rows: &[u8]) -> Result<Stamp, SourceError> {
         self.table(table)?;
-        self.owned.update_of_peer(peer, writer, usize::from(table), ids, rows)
+        self.owned.update_of_peer(Part(peer), writer, usize::from(table), ids, rows)
     }
 }

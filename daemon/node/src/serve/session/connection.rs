@@ -130,7 +130,7 @@ impl Session {
         });
         Ok(Reply::Welcome {
             version: PROTOCOL_VERSION,
-            node: dataset.node(),
+            node: dataset.node().0,
             tables: tables.collect(),
             arena_bytes_max: self.local.config.arena_bytes_max,
         })

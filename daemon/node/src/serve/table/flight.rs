@@ -1,6 +1,7 @@
 //! One request to one peer: under way, landed or failed. It owns the duty to end it: a flight whose [`Landing`] is dropped has
 //! failed, so that nobody waits for what nobody asks for. It does no I/O.
 
+use rudder_dataset::Part;
 use rudder_peers::{PeerError, RowBatch};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +20,7 @@ pub(crate) enum FlightError {
     )]
     Ended {
         /// The peer.
-        peer: u16,
+        peer: Part,
         /// Rows that it was to be asked for.
         rows: usize,
     },
@@ -35,7 +36,7 @@ enum Outcome {
 /// One request to one peer that is under way, has landed, or has failed.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    peer: u16,
+    peer: Part,
     /// Its rows in their order.
     ids: Box<[u32]>,
     /// Empty while the peer is asked.
@@ -49,7 +50,7 @@ pub(crate) struct Flight {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Took {
     /// The peer.
-    pub(crate) peer: u16,
+    pub(crate) peer: Part,
     /// Rows that it was asked for.
     pub(crate) rows: usize,
     /// From the request to its answer.
@@ -57,17 +58,17 @@ pub(crate) struct Took {
 }
 
 impl Flight {
-    pub(crate) fn asked(peer: u16, ids: Box<[u32]>) -> Arc<Self> {
+    pub(crate) fn asked(peer: Part, ids: Box<[u32]>) -> Arc<Self> {
         Arc::new(Self { peer, ids, outcome: OnceLock::new(), ended: Notify::new(), outdated: OnceLock::new() })
     }
 
     /// Rows in hand that belong to `peer`, of which only changes are to be learned: nobody waits for them.
-    pub(crate) fn of_rows(peer: u16, ids: &[u32]) -> Arc<Self> {
+    pub(crate) fn of_rows(peer: Part, ids: &[u32]) -> Arc<Self> {
         Self::asked(peer, Box::from(ids))
     }
 
     /// The peer that is asked.
-    pub(crate) fn peer(&self) -> u16 {
+    pub(crate) fn peer(&self) -> Part {
         self.peer
     }
 

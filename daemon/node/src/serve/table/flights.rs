@@ -6,6 +6,7 @@
 use crate::serve::table::flight::Flight;
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
+use rudder_dataset::Part;
 use std::sync::{Arc, Weak};
 
 /// Rows looked up in one go where a fetch need not wait for all of them.
@@ -69,7 +70,7 @@ impl Known {
 
 /// A flight about to be opened.
 struct Opening {
-    peer: u16,
+    peer: Part,
     ids: Vec<u32>,
     /// For each id, its place among the claimed ones.
     places: Vec<usize>,
@@ -112,7 +113,7 @@ impl Flights {
 
     /// Claims rows, given as id and owner, each id once: joins flights that are under way and opens one per owner for
     /// the rest.
-    pub(crate) fn claim(self: &Arc<Self>, rows: impl IntoIterator<Item = (u32, u16)>) -> Claim {
+    pub(crate) fn claim(self: &Arc<Self>, rows: impl IntoIterator<Item = (u32, Part)>) -> Claim {
         let (flights, seats, own, ready) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut claim = Claim { of: Arc::clone(self), flights, seats, own, ready };
         let mut rows = rows.into_iter().peekable();
@@ -254,9 +255,9 @@ mod tests {
     #[test]
     fn a_second_claim_joins_what_is_under_way() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim([(1, 7), (2, 8), (3, 7)]);
+        let first = flights.claim([(1, Part(7)), (2, Part(8)), (3, Part(7))]);
         assert_eq!(asked(&first), [&[1, 3][..], &[2]]);
-        let second = flights.claim([(3, 7), (4, 7)]);
+        let second = flights.claim([(3, Part(7)), (4, Part(7))]);
         assert_eq!(asked(&second), [[4]]);
         assert!(Arc::ptr_eq(&second.flights[second.seats[0].flight as usize], &first.flights[0]));
         assert_eq!(second.seats[0].row, 1);
@@ -267,11 +268,11 @@ mod tests {
     #[test]
     fn a_changed_row_is_marked_wherever_it_is_and_asked_for_again() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim((1..200).map(|id| (id, 7)));
-        let joined = flights.claim([(150, 7), (2, 7)]);
+        let first = flights.claim((1..200).map(|id| (id, Part(7))));
+        let joined = flights.claim([(150, Part(7)), (2, Part(7))]);
         flights.outdate_ids(&[150], None);
         assert!(is_outdated(&first, 149) && is_outdated(&joined, 0) && !is_outdated(&first, 148));
-        let again = flights.claim([(150, 7), (2, 7)]);
+        let again = flights.claim([(150, Part(7)), (2, Part(7))]);
         assert_eq!(asked(&again), [[150]]);
         // The first is gone, the second, which joined it, is not: what it offers must still be marked.
         drop(first);
@@ -285,23 +286,23 @@ mod tests {
     #[test]
     fn rows_in_hand_are_marked_but_by_who_holds_them() {
         let flights = Flights::default();
-        let written = Flight::of_rows(7, &[5, 6]);
+        let written = Flight::of_rows(Part(7), &[5, 6]);
         flights.watch(&written);
         flights.outdate_ids(&[5, 6], Some(&written));
         assert!(!written.is_outdated(0) && !written.is_outdated(1));
         flights.outdate(|id| id == 6);
         assert!(!written.is_outdated(0) && written.is_outdated(1));
         drop(written);
-        flights.watch(&Flight::of_rows(7, &[1]));
+        flights.watch(&Flight::of_rows(Part(7), &[1]));
         assert_eq!(flights.known.lock().leaving.len(), 1, "what nobody holds is forgotten");
     }
 
     #[test]
     fn a_failed_flight_is_not_joined_and_its_end_leaves_the_next_one_alone() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim([(1, 7), (2, 7)]);
+        let first = flights.claim([(1, Part(7)), (2, Part(7))]);
         Landing::of(&first.flights[0]).land(Err(PeerError::ShuttingDown { peer: 7, rows: 2 }));
-        let second = flights.claim([(2, 7)]);
+        let second = flights.claim([(2, Part(7))]);
         assert_eq!(asked(&second), [[2]]);
         drop(first);
         assert_eq!(flights.absent(&[1, 2]), [1]);
@@ -313,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn a_flight_whose_task_dies_has_failed_for_everybody() {
         let flights = Arc::new(Flights::default());
-        let (first, joined) = (flights.claim([(1, 7), (2, 7)]), flights.claim([(2, 7)]));
+        let (first, joined) = (flights.claim([(1, Part(7)), (2, Part(7))]), flights.claim([(2, Part(7))]));
         let landing = Landing::of(&first.flights[0]);
         let asking = tokio::spawn(async move {
             assert!(landing.flight().ids().is_empty(), "a panic that the test wants");
@@ -321,10 +322,10 @@ mod tests {
         let within = Duration::from_secs(10);
         for claim in [&first, &joined] {
             let ended = tokio::time::timeout(within, claim.flights[0].ended()).await.expect("the flight never ends");
-            assert!(matches!(ended, Err(FlightError::Ended { peer: 7, rows: 2 })), "{ended:?}");
+            assert!(matches!(ended, Err(FlightError::Ended { peer: Part(7), rows: 2 })), "{ended:?}");
         }
         assert!(asking.await.is_err());
-        let again = flights.claim([(2, 7)]);
+        let again = flights.claim([(2, Part(7))]);
         assert_eq!(asked(&again), [[2]], "the next fetch asks once more");
         let landing = Landing::of(&again.flights[0]);
         let aborted = tokio::spawn(async move {

@@ -3,6 +3,7 @@
 //! and never asks: time and stamps come in as arguments.
 
 use parking_lot::{Mutex, MutexGuard};
+use rudder_dataset::Part;
 use rudder_peers::Stamp;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -85,7 +86,7 @@ pub(crate) struct Versions {
     pub(crate) writing: tokio::sync::Mutex<()>,
     /// Number of the next request that carries an update.
     next_write: AtomicU64,
-    pub(crate) counts: Counts,
+    pub(crate) counts: VersionCounts,
 }
 
 /// The versions of one owner's rows.
@@ -98,10 +99,10 @@ pub(crate) struct PartVersions {
 
 /// What became of versions since the start.
 #[derive(Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct VersionCounts {
     /// Rows held that their owner had changed.
     pub(crate) stale_rows: AtomicU64,
-    /// Of them, rows fetched anew.
+    /// Of them, rows fetched again.
     pub(crate) repulled_rows: AtomicU64,
     /// Rows thrown out because their owner could not be asked in time.
     pub(crate) expired_rows: AtomicU64,
@@ -115,7 +116,7 @@ pub(crate) struct Counts {
     pub(crate) failed_updates: AtomicU64,
 }
 
-impl Counts {
+impl VersionCounts {
     pub(crate) fn add(counter: &AtomicU64, rows: usize) {
         counter.fetch_add(rows as u64, Ordering::Relaxed);
     }
@@ -127,12 +128,12 @@ impl Versions {
             parts: (0..parts).map(|_| PartVersions::default()).collect(),
             writing: tokio::sync::Mutex::new(()),
             next_write: AtomicU64::new(1),
-            counts: Counts::default(),
+            counts: VersionCounts::default(),
         }
     }
 
-    pub(crate) fn part(&self, part: u16) -> &PartVersions {
-        &self.parts[usize::from(part)]
+    pub(crate) fn part(&self, part: Part) -> &PartVersions {
+        &self.parts[part.index()]
     }
 
     /// The first of `count` unused numbers of requests that carry an update.
@@ -202,8 +203,8 @@ mod tests {
         let begin = Instant::now();
         let versions = Versions::new(3);
         assert_eq!(versions.age(begin), None);
-        versions.part(1).freshness().note_first_connection(stamp(1), begin);
-        versions.part(2).freshness().note_first_connection(stamp(1), begin + Duration::from_secs(5));
+        versions.part(Part(1)).freshness().note_first_connection(stamp(1), begin);
+        versions.part(Part(2)).freshness().note_first_connection(stamp(1), begin + Duration::from_secs(5));
         assert_eq!(versions.age(begin + Duration::from_secs(6)), Some(Duration::from_secs(6)));
         assert_eq!((versions.take_numbers(3), versions.take_numbers(1)), (1, 4));
     }

@@ -5,6 +5,7 @@
 use crate::serve::table::flight::Flight;
 use crate::serve::table::flights::Flights;
 use rudder_core::cache::TableCache;
+use rudder_dataset::Part;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ impl Held<'_> {
     }
 
     /// Rows that are about to be written at their owner. Hold what is answered until [`Held::follow`].
-    pub(crate) fn intend(&self, owner: u16, ids: &[u32]) -> Arc<Flight> {
+    pub(crate) fn intend(&self, owner: Part, ids: &[u32]) -> Arc<Flight> {
         let written = Flight::of_rows(owner, ids);
         self.flights.watch(&written);
         written
@@ -96,7 +97,7 @@ mod tests {
     fn fetch(held: Held<'_>, owner: &Owner, random: &mut fastrand::Rng) {
         let mut missed: Vec<u32> = (0..ROWS as u32).filter(|&id| random.bool() && !held.cache.contains(id)).collect();
         random.shuffle(&mut missed);
-        let claim = held.flights.claim(missed.iter().map(|&id| (id, 1)));
+        let claim = held.flights.claim(missed.iter().map(|&id| (id, Part(1))));
         owner.answer(&claim);
         if random.u8(..4) == 0 {
             std::thread::yield_now();
@@ -104,13 +105,13 @@ mod tests {
         while claim.flights().iter().any(|flight| !flight.has_ended()) {
             std::thread::yield_now();
         }
-        held.cache.settle(&[], &missed, |i| claim.fresh_row(i), None);
+        held.cache.record(&[], &missed, |i| claim.fresh_row(i), None);
     }
 
     /// What `refresh.rs` does, the owner being asked at once.
     fn refresh(held: Held<'_>, owner: &Owner) {
         let stale = held.outdate(|_| true);
-        let claim = held.flights.claim(stale.iter().map(|&id| (id, 1)));
+        let claim = held.flights.claim(stale.iter().map(|&id| (id, Part(1))));
         owner.answer(&claim);
         while claim.flights().iter().any(|flight| !flight.has_ended()) {
             std::thread::yield_now();
@@ -160,7 +161,7 @@ mod tests {
                 let mut random = fastrand::Rng::with_seed(7);
                 while !stop.load(Ordering::Relaxed) {
                     let ids: Vec<u32> = (0..ROWS as u32 / 2).map(|i| i * 2).filter(|_| random.bool()).collect();
-                    let written = held.intend(1, &ids);
+                    let written = held.intend(Part(1), &ids);
                     let version = next.fetch_add(1, Ordering::SeqCst);
                     ids.iter().for_each(|&id| owner.change(id, version));
                     if random.bool() {

@@ -225,6 +225,7 @@ impl Steward {
         let max_age = Duration::try_from_secs_f64(refresh.max_age_s.unwrap_or(0.0)).unwrap_or(Duration::MAX);
         let RefreshAnswer { checked_rows, changed_rows, repulled_rows, unreachable } =
             self.refresher.refresh(table, max_age).await;
+        let unreachable = unreachable.into_iter().map(|part| part.0).collect();
         Refreshed { table: self.name(table), checked_rows, changed_rows, repulled_rows, unreachable }
     }
 

@@ -2,6 +2,7 @@
 //! stays as it is.
 
 use crate::serve::base::{Base, blocking};
+use rudder_dataset::{Location, Part};
 use rudder_peers::Changes;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +13,14 @@ use tokio::task::JoinSet;
 /// rows.
 pub(crate) fn count_outdated_rows(base: &Arc<Base>, table: usize, most: Duration) -> impl Future<Output = u64> + use<> {
     let base = Arc::clone(base);
-    let mut asked: JoinSet<Option<(u16, Changes)>> = JoinSet::new();
+    let mut asked: JoinSet<Option<(Part, Changes)>> = JoinSet::new();
     for part in base.others() {
         base.note_first_connection(table, part);
         let Some(since) = base.tables[table].versions.part(part).freshness().synced() else { continue };
         let asking = Arc::clone(&base);
         let ask = async move {
             let rows = asking.table(table).book.owned(part);
-            let changes = asking.peers.changes(part, table as u16, rows, since);
+            let changes = asking.peers.changes(part.0, table as u16, rows, since);
             Some((part, tokio::time::timeout(most, changes).await.ok()?.ok()?))
         };
         asked.spawn_on(ask, &base.network);
@@ -34,8 +35,8 @@ pub(crate) fn count_outdated_rows(base: &Arc<Base>, table: usize, most: Duration
         }
         let count = move || {
             let is_outdated = |id| {
-                let Some((owner, row)) = base.owner(table, id) else { return false };
-                changed.iter().any(|(part, changes)| *part == owner && changes.holds(row))
+                let Some(Location { part, row }) = base.locate(table, id) else { return false };
+                changed.iter().any(|(owner, changes)| *owner == part && changes.holds(row.0))
             };
             base.tables[table].cache.residents(is_outdated).len() as u64
         };

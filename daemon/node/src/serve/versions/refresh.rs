@@ -5,9 +5,10 @@
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::requests::{request_rows, wait_for};
-use crate::serve::table::freshness::{Counts, Upkeep};
+use crate::serve::table::freshness::{Upkeep, VersionCounts};
 use crate::serve::table::reason::Reason;
 use crate::serve::versions::restarts;
+use rudder_dataset::{LocalRow, Part};
 use rudder_peers::{Changes, PeerError};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,7 +31,7 @@ pub(crate) struct RefreshAnswer {
     /// Of those, rows fetched again; the others are no longer cached.
     pub(crate) repulled_rows: u64,
     /// Owners that could not be asked; their rows may be old.
-    pub(crate) unreachable: Vec<u16>,
+    pub(crate) unreachable: Vec<Part>,
 }
 
 /// What was found and done for one owner.
@@ -55,15 +56,15 @@ impl Refresher {
     /// ago. A fetch that begins after this has returned gets rows as new as the owners had when this was called.
     pub(crate) async fn refresh(&self, table: usize, max_age: Duration) -> RefreshAnswer {
         let begin = Instant::now();
-        let is_due = |&part: &u16| {
+        let is_due = |&part: &Part| {
             self.base.note_first_connection(table, part);
             let validated = self.base.tables[table].versions.part(part).freshness().validated();
             validated.is_some_and(|validated| begin.saturating_duration_since(validated) >= max_age)
         };
-        let due: Vec<u16> = self.base.others().filter(is_due).collect();
+        let due: Vec<Part> = self.base.others().filter(is_due).collect();
         let (base, of) = (Arc::clone(&self.base), due.clone());
         let count = move || {
-            let is_due = |id| base.owner(table, id).is_some_and(|(part, _)| of.contains(&part));
+            let is_due = |id| base.locate(table, id).is_some_and(|location| of.contains(&location.part));
             base.tables[table].cache.residents(is_due).len() as u64
         };
         let mut answer = RefreshAnswer { checked_rows: blocking(count).await, ..RefreshAnswer::default() };
@@ -106,7 +107,7 @@ impl Refresher {
     async fn refresh_restarted(&self) -> usize {
         let mut begun = Vec::new();
         for part in self.base.others() {
-            let Some(met) = self.base.peers.met(part) else { continue };
+            let Some(met) = self.base.peers.met(part.0) else { continue };
             for table in 0..self.base.tables.len() {
                 self.base.note_first_connection(table, part);
                 let synced = self.base.tables[table].versions.part(part).freshness().synced();
@@ -122,7 +123,7 @@ impl Refresher {
         failed
     }
 
-    async fn keep_part_fresh(&self, table: usize, part: u16, bound: Duration) {
+    async fn keep_part_fresh(&self, table: usize, part: Part, bound: Duration) {
         let mut running: Option<JoinHandle<Result<Refreshed, Arc<PeerError>>>> = None;
         loop {
             self.base.note_first_connection(table, part);
@@ -144,14 +145,14 @@ impl Refresher {
         }
     }
 
-    fn spawn_refresh(&self, table: usize, part: u16, begin: Instant) -> JoinHandle<Result<Refreshed, Arc<PeerError>>> {
+    fn spawn_refresh(&self, table: usize, part: Part, begin: Instant) -> JoinHandle<Result<Refreshed, Arc<PeerError>>> {
         let this = self.clone();
         self.base.network.spawn(async move {
             let outcome = this.refresh_part(table, part, begin).await;
             if let Err(error) = &outcome {
                 this.base.tables[table].versions.counts.failed_refreshes.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(
-                    part,
+                    part = part.0,
                     table,
                     error = rudder_telemetry::error_chain(error),
                     "an owner cannot be asked for its changes"
@@ -162,7 +163,7 @@ impl Refresher {
     }
 
     /// Learns what `part` has changed and follows it, unless that was done since `begin`. Must not be cancelled.
-    async fn refresh_part(&self, table: usize, part: u16, begin: Instant) -> Result<Refreshed, PeerError> {
+    async fn refresh_part(&self, table: usize, part: Part, begin: Instant) -> Result<Refreshed, PeerError> {
         let (of, state) = (self.base.table(table), &self.base.tables[table]);
         let versions = state.versions.part(part);
         let _one = versions.refreshing.lock().await;
@@ -172,7 +173,7 @@ impl Refresher {
         };
         let Some(since) = known else { return Ok(Refreshed::default()) };
         let asked = Instant::now();
-        let changes = self.base.peers.changes(part, table as u16, of.book.owned(part), since).await?;
+        let changes = self.base.peers.changes(part.0, table as u16, of.book.owned(part), since).await?;
         let now = changes.now;
         let mut done = Refreshed::default();
         if !changes.is_empty() {
@@ -182,28 +183,28 @@ impl Refresher {
                 done.repulled += self.repull(table, part, ids).await;
             }
             done.changed = stale.len();
-            Counts::add(&state.versions.counts.stale_rows, done.changed);
-            Counts::add(&state.versions.counts.repulled_rows, done.repulled);
-            tracing::debug!(part, table, done.changed, done.repulled, "refreshed what an owner had changed");
+            VersionCounts::add(&state.versions.counts.stale_rows, done.changed);
+            VersionCounts::add(&state.versions.counts.repulled_rows, done.repulled);
+            tracing::debug!(part = part.0, table, done.changed, done.repulled, "refreshed what an owner had changed");
         }
         versions.freshness().note_synced(asked, now);
         Ok(done)
     }
 
     /// Marks the rows of an owner that it has changed, or all of them, wherever they are. Answers the cached ones.
-    async fn outdate(&self, table: usize, part: u16, changes: Option<Changes>) -> Vec<u32> {
+    async fn outdate(&self, table: usize, part: Part, changes: Option<Changes>) -> Vec<u32> {
         let base = Arc::clone(&self.base);
         let outdate = move || {
-            let is_changed = |row| changes.as_ref().is_none_or(|changes| changes.holds(row));
-            let changed = |id| base.owner(table, id).is_some_and(|(owner, row)| owner == part && is_changed(row));
+            let is_changed = |LocalRow(row)| changes.as_ref().is_none_or(|changes| changes.holds(row));
+            let changed = |id| base.locate(table, id).is_some_and(|at| at.part == part && is_changed(at.row));
             base.tables[table].held().outdate(changed)
         };
         blocking(outdate).await
     }
 
     /// Fetches cached rows again. Those that cannot be had are cached no longer.
-    async fn repull(&self, table: usize, part: u16, ids: &[u32]) -> usize {
-        let rows: Vec<(u32, u16)> = ids.iter().map(|&id| (id, part)).collect();
+    async fn repull(&self, table: usize, part: Part, ids: &[u32]) -> usize {
+        let rows: Vec<(u32, Part)> = ids.iter().map(|&id| (id, part)).collect();
         let claim = request_rows(&self.base, table, &rows, Reason::Refresh.into());
         wait_for(&claim, Reason::Refresh).await;
         let (base, ids) = (Arc::clone(&self.base), ids.to_vec());
@@ -211,17 +212,22 @@ impl Refresher {
     }
 
     /// Throws out all rows of an owner that could not be asked for too long.
-    async fn discard_part(&self, table: usize, part: u16) {
+    async fn discard_part(&self, table: usize, part: Part) {
         let at = Instant::now();
         let outdated = self.outdate(table, part, None).await;
         let base = Arc::clone(&self.base);
         let rows = blocking(move || base.tables[table].cache.discard(&outdated)).await;
         let versions = &self.base.tables[table].versions;
         versions.part(part).freshness().note_emptied(at);
-        Counts::add(&versions.counts.expired_rows, rows);
+        VersionCounts::add(&versions.counts.expired_rows, rows);
         if rows > 0 {
             let table = self.base.name(table);
-            tracing::warn!(part, table, rows, "rows thrown out: their owner cannot be asked (cache.staleness_max_ms)");
+            tracing::warn!(
+                part = part.0,
+                table,
+                rows,
+                "rows thrown out: their owner cannot be asked (cache.staleness_max_ms)"
+            );
         }
     }
 }

@@ -4,9 +4,10 @@
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::error::{RequestError, UpdateFault};
-use crate::serve::table::freshness::Counts;
+use crate::serve::table::freshness::VersionCounts;
 use hashbrown::HashMap;
 use rudder_client::arena::Mapping;
+use rudder_dataset::Part;
 use rudder_peers::{Rewrite, Stamp, UpdateFailed};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -78,16 +79,16 @@ impl Updater {
                 counts.updates.fetch_add(1, Ordering::Relaxed);
                 counts.update_rows.fetch_add(*rows, Ordering::Relaxed);
             }
-            Err(_) => Counts::add(&counts.failed_updates, 1),
+            Err(_) => VersionCounts::add(&counts.failed_updates, 1),
         }
         outcome
     }
 
     /// Positions of the rows to write by their owner: the last of each id.
-    fn positions(&self, table: usize, ids: &[u64]) -> Result<BTreeMap<u16, Vec<usize>>, RequestError> {
+    fn positions(&self, table: usize, ids: &[u64]) -> Result<BTreeMap<Part, Vec<usize>>, RequestError> {
         let table = self.base.table(table);
         let last: HashMap<u64, usize> = ids.iter().enumerate().map(|(at, &id)| (id, at)).collect();
-        let mut owners: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        let mut owners: BTreeMap<Part, Vec<usize>> = BTreeMap::new();
         for (at, &id) in ids.iter().enumerate() {
             let location = table.book.locate(id).ok_or_else(|| RequestError::out_of_range(table, at, id))?;
             if last.get(&id) == Some(&at) {
@@ -97,7 +98,7 @@ impl Updater {
         Ok(owners)
     }
 
-    async fn write(&self, new: &NewRows, mut owners: BTreeMap<u16, Vec<usize>>) -> Result<u64, RequestError> {
+    async fn write(&self, new: &NewRows, mut owners: BTreeMap<Part, Vec<usize>>) -> Result<u64, RequestError> {
         let (table, all) = (new.table, owners.values().map(Vec::len).sum::<usize>());
         let failed = |applied: usize, fault| RequestError::Update {
             table: self.base.name(table).to_owned(),
@@ -147,7 +148,7 @@ impl Updater {
     }
 
     /// Has another node apply its share, then follows with what is held here.
-    async fn write_to(&self, table: usize, part: u16, share: Share) -> Result<(), Unapplied> {
+    async fn write_to(&self, table: usize, part: Part, share: Share) -> Result<(), Unapplied> {
         let (state, row_bytes) = (&self.base.tables[table], self.base.table(table).row_bytes);
         let ids: Vec<u32> = share.ids.iter().map(|&id| id as u32).collect();
         // From before the owner has them: should it change them once more, and a refresh learn of that first, the rows
@@ -156,7 +157,7 @@ impl Updater {
         let clock = state.versions.take_numbers(ids.len());
         let writer = Stamp { incarnation: self.base.owned.stamp().incarnation, clock };
         let rewrite = Rewrite { table: table as u16, row_bytes, ids: &share.ids, rows: &share.rows, writer };
-        let outcome = self.base.peers.update(part, rewrite).await;
+        let outcome = self.base.peers.update(part.0, rewrite).await;
         let (base, is_applied) = (Arc::clone(&self.base), outcome.is_ok());
         let follow = move || {
             let row = |i: usize| is_applied.then(|| &share.rows[i * row_bytes..(i + 1) * row_bytes]);
