@@ -22,7 +22,7 @@ pub struct ReplaySpec {
     pub capacity_rows: usize,
     /// Seed of the policy's randomness.
     pub seed: u64,
-    /// While a minibatch is fetched, so many after it have been announced; 0: nothing ever is.
+    /// The number of following minibatches that are announced while one is fetched; 0 announces nothing.
     pub lookahead: usize,
     /// Limits of the lookahead.
     pub ahead: Settings,
@@ -107,7 +107,7 @@ pub fn replay_under(
         run.announce_up_to(trace, m + spec.lookahead)?;
         look_up(&cache, trace.minibatch(m), &mut hit, &mut missed);
         let before = (run.stall_rows, run.ahead_rows);
-        run.settle(m, &hit, &missed);
+        run.record(m, &hit, &missed);
         if let Some(steering) = &mut steering {
             let moved = (run.stall_rows - before.0, run.ahead_rows - before.1);
             steering.after_minibatch(m, (&hit, &missed), moved, (m + 1) as f64 / per_epoch as f64);
@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
     }
 
     /// Counts minibatch `m` and settles it with the cache.
-    fn settle(&mut self, m: usize, hit: &[u32], missed: &[u32]) {
+    fn record(&mut self, m: usize, hit: &[u32], missed: &[u32]) {
         self.totals.add(hit.len() as u64, missed.len() as u64);
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
