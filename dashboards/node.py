@@ -288,7 +288,7 @@ VERSIONS = Row(
         ),
         Panel(
             "Cached rows found stale, by what became of them",
-            "Fetched anew (repulled), thrown out (discarded), or thrown out because the owner could not be asked in time (expired).",
+            "Fetched again (repulled), thrown out (discarded), or thrown out because the owner could not be asked in time (expired).",
             (Query(rate("rudder_stale_rows_total", "outcome"), "{{outcome}}"),),
             unit="rowsps",
             width=6,

@@ -1,4 +1,4 @@
-//! Bad input on the local socket: the one who sent it is told what was wrong, and everybody else gets right rows.
+//! Bad input on the local socket: its sender is answered what was wrong, and all others get right rows.
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::wire::{Answer, Place, Reply, Request, RowsCall, codec};
