@@ -216,7 +216,7 @@ class Row:
     ----------
     title : str
     panels : tuple of Panel
-        From left to right, on as many lines as they need.
+        From left to right, on the lines that they need.
     collapsed : bool
         Whether the row is closed at first: what is rarely needed.
     """

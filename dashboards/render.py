@@ -94,7 +94,7 @@ class Source:
 
     def __init__(self, url: str, job: str, instance: str, start: float, end: float, scrape_s: int) -> None:
         self.url, self.start, self.end = url.rstrip("/"), start, end
-        # A picture has some 120 points; Grafana takes as many as a panel is wide.
+        # A picture has some 120 points; Grafana takes one per pixel of a panel's width.
         self.step = max(scrape_s, math.ceil((end - start) / 120))
         rate_s = max(self.step + scrape_s, 4 * scrape_s)
         self.values = {"job": job, "instance": instance, "__rate_interval": f"{rate_s}s", "__interval_ms": f"{self.step * 1000}"}
@@ -282,7 +282,7 @@ DRAWN = {"stat": draw_stat, "timeseries": draw_lines, "state-timeline": draw_sta
 
 
 def mark_time(axes: Axes, source: Source, most: int) -> None:
-    """Round times on the axis, so many at most."""
+    """Round times on the axis, at most `most`."""
     span = source.end - source.start
     step = next((step for step in TICKS if span / step <= most), TICKS[-1])
     first = math.ceil(source.start / step) * step

@@ -373,7 +373,7 @@ def main() -> None:
     """Hold everything until interrupted."""
     parser = argparse.ArgumentParser(description="Real daemons under load, scraped by a real Prometheus, until interrupted.")
     parser.add_argument(
-        "--kill-after", type=float, default=0.0, metavar="S", help="kill a daemon after so many seconds, for half a minute"
+        "--kill-after", type=float, default=0.0, metavar="S", help="kill a daemon after S seconds, for half a minute"
     )
     parser.add_argument("--seconds", type=float, default=1e9, metavar="S", help="how long; until interrupted when left out")
     parser.add_argument(

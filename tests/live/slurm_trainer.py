@@ -1,6 +1,6 @@
 """A trainer for the Slurm tests: fetches rows of all partitions through its node's daemon, and holds each against what it must be.
 
-Row ``i`` of table ``feat`` is ``[i, i, ...]``. A fetch that fails is told and tried again until ``--patience-s`` is over, so that the log says
+Row ``i`` of table ``feat`` is ``[i, i, ...]``. A fetch that fails is reported and tried again until ``--patience-s`` is over, so that the log says
 what a trainer sees while a daemon is away. Ends with 0 when every step was served, with 7 when patience ended, with ``--status`` if given.
 """
 

@@ -1,5 +1,5 @@
-"""The log of real daemons: a slow fetch is told of on both sides by one number, its spans meet in a collector, the level changes while they
-run, and SIGHUP reads the configuration again.
+"""The log of real daemons: both sides log a slow fetch with the same number, its spans meet in a collector, the level
+changes while they run, and SIGHUP reads the configuration again.
 """
 
 from __future__ import annotations

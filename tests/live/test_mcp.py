@@ -89,7 +89,7 @@ def session(
 
 
 def test_an_agent_reads_the_state_and_grows_the_cache(daemons: Blocks) -> None:
-    """What the agent is told is what the daemon then has."""
+    """The daemon has what the agent was answered."""
     calls = [
         ("status", {}),
         ("grow", {"rows": 3000, "table": "feat"}),

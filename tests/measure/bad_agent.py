@@ -37,7 +37,7 @@ IDS = 1_000
 KINDS = ("off", "rules", "hang", "flood", "garbage", "off again")
 #: What becomes of the decisions of those that are bad.
 FATES = {"hang": "late", "flood": "invalid", "garbage": "invalid"}
-#: Share of the decisions of which that must be said: while a model is probed anew, after five invalid answers, it is
+#: Share of the decisions of which that must be said: while a model is probed again, after five invalid answers, it is
 #: not asked.
 FATE_SHARE_MIN = 0.5
 #: Windows of the agents, and how long they wait for their controller.
@@ -152,7 +152,7 @@ class Cluster:
         return json.loads(get(f"http://{self.admin}/v1/{path}"))
 
     def measure(self, draw: np.random.Generator, fetches: int) -> list[float]:
-        """Microseconds of each of so many fetches of cached rows."""
+        """Microseconds of each of `fetches` fetches of cached rows."""
         took = []
         for ids in draw.integers(ROWS // 2, ROWS, (fetches, IDS)):
             begin = time.perf_counter()

@@ -15,6 +15,7 @@ use rudder_daemon::daemon::Daemon;
 use rudder_import::{BookSpec, DatasetWriter, Existing, Part};
 use rudder_lab::classifier::fit::fit;
 use rudder_settings::Capacity;
+use rudder_telemetry::error_chain;
 use rudder_tests::process::{Rudderd, run_to_end, write_config};
 use rudder_tests::{Cluster, WIDTH, answer_of, assert_rows, row_of, wait_until};
 use serde_json::{Value, json};
@@ -275,18 +276,18 @@ fn a_classifier_file_that_cannot_be_used_is_named_and_nothing_starts() {
         let started = Cluster::start(1, 100, |config| {
             config.agent.controller = ControllerSpec::Classifier(file.clone());
         });
-        let said = started.err().map_or_else(|| panic!("it started: {why}"), |error| error.to_string());
+        let said = started.err().map_or_else(|| panic!("it started: {why}"), |error| error_chain(&*error));
         for word in ["agent.controller", "model.json", why] {
             assert!(said.contains(word), "{said}\nshould say: {word}");
         }
     };
     refused(None, "cannot read");
-    refused(Some(""), "is no model file");
-    refused(Some("<html>"), "is no model file");
-    refused(Some(&good[..good.len() / 2]), "is no model file");
+    refused(Some(""), "is not a model file");
+    refused(Some("<html>"), "is not a model file");
+    refused(Some(&good[..good.len() / 2]), "is not a model file");
     refused(Some(&good.replace("\"format\":1", "\"format\":7")), "has format 7, this build reads format 1");
     refused(Some(&good.replacen("\"hit_rate\",", "", 1)), "other features (17 of them");
-    refused(Some(&good.replace("\"bias\":", "\"bias\":NaN,\"was\":")), "is no model file");
+    refused(Some(&good.replace("\"bias\":", "\"bias\":NaN,\"was\":")), "is not a model file");
     refused(Some(&good.replace("\"amount\":2.0", "\"amount\":-2.0")), "impossible parameters: grow: an amount of -2");
     refused(Some(&" ".repeat((16 << 20) + 1)), "more than the 16777216 that are read");
     refused(Some(&good.replace("\"kind\":\"lr\"", "\"kind\":\"rf\"")), "impossible parameters");
@@ -311,7 +312,7 @@ fn a_classifier_file_is_read_by_check_and_before_anything_serves() {
         let output = run_to_end(arguments).unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{said}");
-        for word in ["rudderd: agent.controller:", "model.json", "is no model file"] {
+        for word in ["rudderd: agent.controller:", "model.json", "is not a model file"] {
             assert!(said.contains(word), "{said}\nshould say: {word}");
         }
         assert!(!socket.exists() && !said.contains("serving"), "{said}");

@@ -1,4 +1,4 @@
-//! Bad input on the local socket: the one who sent it is told what was wrong, and everybody else gets right rows.
+//! Bad input on the local socket: its sender is answered what was wrong, and all others get right rows.
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::wire::{Answer, Place, Reply, Request, RowsCall, codec};
@@ -254,7 +254,7 @@ fn a_strangers_user_id() {
     };
     let guarded = open(0o660, &[]);
     let error = as_stranger(&guarded).unwrap_err();
-    assert!(error.to_string().contains("Permission denied"), "{error}");
+    assert!(rudder_telemetry::error_chain(&error).contains("Permission denied"), "{error}");
     let refusing = open(0o666, &[]);
     let error = as_stranger(&refusing).unwrap_err();
     eprintln!("{error}");

@@ -1,5 +1,5 @@
 //! Peers that are down, come back, or do not belong here, as a trainer sees them: a bounded wait, words that name the
-//! peer and the number of rows, and rows of everybody else as ever. What peers say to each other in raw bytes is tested
+//! peer and the number of rows, and rows of all others as before. What peers say to each other in raw bytes is tested
 //! beside the protocol, in the daemon's module `peers`.
 #![allow(clippy::unwrap_used)]
 

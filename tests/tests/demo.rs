@@ -114,7 +114,7 @@ fn a_run_moves_the_rows_that_a_replay_of_its_trace_moves() {
             let replayed = replay(&trace.join(format!("node{node}")), count("capacity_rows"), "epoch", lookahead);
             let asked = count("hit_rows") + count("staged_rows") + count("stall_rows");
             remote_rows += asked;
-            // Replay's hit rate tells its requests: as many as the daemon's, since every fetch was recorded.
+            // Replay's hit rate tells its requests: the same number as the daemon's, since every fetch was recorded.
             let requests = replayed["hits"].as_f64().unwrap() / replayed["hit_rate"].as_f64().unwrap();
             assert_eq!(requests.round() as u64, asked);
             let ratio = count("network_rows") as f64 / replayed["network_rows"].as_f64().unwrap();

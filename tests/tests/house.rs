@@ -358,7 +358,7 @@ fn paths_named(code: &str) -> Vec<Vec<String>> {
     named
 }
 
-/// Reads one path at the begin of `text`, with its groups in braces; answers what is left.
+/// Reads one path at the start of `text`, with its groups in braces; answers what is left.
 fn expand<'a>(before: &mut Vec<String>, mut text: &'a str, named: &mut Vec<Vec<String>>) -> &'a str {
     let depth = before.len();
     loop {

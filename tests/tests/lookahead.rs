@@ -155,7 +155,7 @@ fn of_trainer(cluster: &Cluster, number: u128) -> Client {
     Client::connect(ConnectOptions { trainer: Some(number), ..ConnectOptions::at(cluster.socket(0)) }).unwrap()
 }
 
-/// One process of a trainer announces, another fetches and reports: what was told is the trainer's.
+/// One process of a trainer announces, another fetches and reports: announcements belong to the trainer, not to the process.
 #[test]
 fn announcements_and_progress_live_while_any_connection_of_their_trainer_does() {
     let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();

@@ -1,5 +1,5 @@
 //! A peer that goes silent in the middle, as a stopped process does: tool calls still answer when they said they would,
-//! and what the agent is told of the other owners stays true.
+//! and what the agent sees of the other owners stays true.
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_agent::tools::ToolCall;

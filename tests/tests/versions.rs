@@ -269,10 +269,10 @@ fn trainers_call_tools() {
         assert_eq!(client.evict(0.1, false, None).unwrap()["tool"], "evict");
         assert_eq!(client.hold().unwrap()["tool"], "hold");
         let code = |call: &str| client.tool(call).map(|_| ()).unwrap_err().code();
-        assert_eq!(code("{\"tool\":\"shrink\"}"), Some(ErrorCode::Protocol));
-        assert_eq!(code("no json"), Some(ErrorCode::Protocol));
+        assert_eq!(code("{\"tool\":\"shrink\"}"), Some(ErrorCode::Argument));
+        assert_eq!(code("no json"), Some(ErrorCode::Argument));
         assert_eq!(code("{\"tool\":\"grow\",\"factor\":2.0,\"table\":\"feet\"}"), Some(ErrorCode::UnknownTable));
-        assert_eq!(client.warm("feat", &[5_000]).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Protocol));
-        assert_eq!(client.refresh(Some(-1.0), None).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Protocol));
+        assert_eq!(client.warm("feat", &[5_000]).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Argument));
+        assert_eq!(client.refresh(Some(-1.0), None).map(|_| ()).unwrap_err().code(), Some(ErrorCode::Argument));
     }
 }

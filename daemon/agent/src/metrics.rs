@@ -45,7 +45,7 @@ impl AgentMetrics {
             refusals: counter("rudder_agent_refusals_total", "Proposals that the guard refused.", &["rule"])?,
             fallbacks: counter(
                 "rudder_agent_fallbacks_total",
-                "Decisions in which the rules stood in for the controller.",
+                "Decisions that the rules made because the controller gave no answer.",
                 &["reason"],
             )?,
             predictions: counter(

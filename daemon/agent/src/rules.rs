@@ -85,8 +85,8 @@ impl Rules {
         Some(Proposal { call, reason, expects: Impact::Up })
     }
 
-    /// Whoever else decides: rows that are known to be old are pulled again, once as many rows were served since the
-    /// last time as are cached. Sooner, most of what is pulled again would change once more before it is used.
+    /// Pulls rows again that are known to be old, under every controller, once the cache has served its own number of
+    /// rows since the last refresh. Sooner, most of what is pulled again would change once more before it is used.
     pub(super) fn refresh(view: View<'_>) -> Option<Proposal> {
         let now = view.now;
         let worth = now.stale_rows as f64 > WORTH_REFRESHING * now.cached_rows as f64;

@@ -75,12 +75,12 @@ fn shown(chosen: &[Decision], there: usize, args: &DecisionsArgs) -> String {
         ([], _) if args.limit > 0 => {
             format!("{}, none of which did anything\n", plural(there as u64, "decision"))
         }
-        _ => told(chosen, there, args.each),
+        _ => listing(chosen, there, args.each),
     }
 }
 
 /// The decisions for people: a headline with their number, then each; several quiet ones in a row share a line.
-fn told(decisions: &[Decision], there: usize, each: bool) -> String {
+fn listing(decisions: &[Decision], there: usize, each: bool) -> String {
     let mut out = format!("{}\n\n", headline(decisions, there));
     let mut rest = decisions;
     while let Some(first) = rest.first() {
@@ -331,13 +331,13 @@ mod tests {
             ..decision(number)
         };
         let all = [decision(1), hold(2), hold(3), hold(4), decision(5), hold(6)];
-        let text = style::plain(&told(&all, 6, false));
+        let text = style::plain(&listing(&all, 6, false));
         assert!(text.starts_with("6 decisions, 2 grow, 4 hold, 2 clamped, 2 by the rules"), "{text}");
         assert!(text.contains("2 of 2 came out as expected"), "{text}");
         assert!(text.contains("#2 to #4  held 3 times; hit rate 50 % to 50 %; the last: steady"), "{text}");
-        assert!(text.contains("#6  hold, done"), "one alone is told: {text}");
+        assert!(text.contains("#6  hold, done"), "one alone is listed: {text}");
         assert!(!text.contains("#3  "), "{text}");
-        assert!(style::plain(&told(&all, 6, true)).contains("#3  hold, done"));
+        assert!(style::plain(&listing(&all, 6, true)).contains("#3  hold, done"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     /// As it should be.
     Ok,
     /// It works, but not as well as it could, or not for long.
@@ -17,12 +17,12 @@ pub(super) enum Verdict {
     Problem,
 }
 
-impl Verdict {
+impl Severity {
     fn word(self) -> (&'static str, Tone) {
         match self {
-            Verdict::Ok => ("ok", Tone::Good),
-            Verdict::Warning => ("warning", Tone::Warn),
-            Verdict::Problem => ("PROBLEM", Tone::Bad),
+            Severity::Ok => ("ok", Tone::Good),
+            Severity::Warning => ("warning", Tone::Warn),
+            Severity::Problem => ("PROBLEM", Tone::Bad),
         }
     }
 }
@@ -32,7 +32,7 @@ impl Verdict {
 pub(super) struct Finding {
     /// What was looked at.
     pub(super) check: String,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: Severity,
     /// What was found.
     pub(super) found: String,
     /// What to do about it.
@@ -42,21 +42,21 @@ pub(super) struct Finding {
 
 impl Finding {
     pub(super) fn ok(check: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { check: check.into(), verdict: Verdict::Ok, found: found.into(), mend: None }
+        Self { check: check.into(), verdict: Severity::Ok, found: found.into(), mend: None }
     }
 
     pub(super) fn warning(check: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check: check.into(), verdict: Verdict::Warning, found: found.into(), mend: Some(mend.into()) }
+        Self { check: check.into(), verdict: Severity::Warning, found: found.into(), mend: Some(mend.into()) }
     }
 
     pub(super) fn problem(check: impl Into<String>, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check: check.into(), verdict: Verdict::Problem, found: found.into(), mend: Some(mend.into()) }
+        Self { check: check.into(), verdict: Severity::Problem, found: found.into(), mend: Some(mend.into()) }
     }
 }
 
 /// The worst verdict.
-pub(super) fn worst(findings: &[Finding]) -> Verdict {
-    findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok)
+pub(super) fn worst(findings: &[Finding]) -> Severity {
+    findings.iter().map(|finding| finding.verdict).max().unwrap_or(Severity::Ok)
 }
 
 /// A line for each, and one with what to do.
@@ -78,7 +78,7 @@ pub(super) fn listed(findings: &[Finding]) -> String {
 /// How many of each there are, in words.
 pub(super) fn counted(findings: &[Finding]) -> String {
     let number = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count() as u64;
-    let (problems, warnings) = (number(Verdict::Problem), number(Verdict::Warning));
+    let (problems, warnings) = (number(Severity::Problem), number(Severity::Warning));
     let text = match (problems, warnings) {
         (0, 0) => return paint(Tone::Good, "nothing is wrong"),
         (0, _) => super::style::plural(warnings, "warning"),
@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(lines[1..3], ["warning  thp     never", "                 -> echo madvise"]);
         assert_eq!(lines[3], "PROBLEM  peer 1  no answer");
         assert_eq!(plain(&counted(&findings)), "1 problem, 1 warning");
-        assert_eq!(worst(&findings), Verdict::Problem);
-        assert_eq!((plain(&counted(&findings[..1])), worst(&[])), ("nothing is wrong".to_owned(), Verdict::Ok));
+        assert_eq!(worst(&findings), Severity::Problem);
+        assert_eq!((plain(&counted(&findings[..1])), worst(&[])), ("nothing is wrong".to_owned(), Severity::Ok));
     }
 }

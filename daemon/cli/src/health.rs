@@ -7,7 +7,7 @@ use serde_json::Value;
 
 /// Trainers that waited for more of their time than this are worth a warning.
 const STALL_SHARE: f64 = 0.2;
-/// Below this age the first misses are most of what there is.
+/// Below this age most misses are first misses.
 const SETTLED_SECONDS: f64 = 60.0;
 /// Shares of the memory limit.
 const MEMORY_WARNING: f64 = 0.9;
@@ -151,7 +151,7 @@ fn agent(status: &Value) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Verdict;
+    use super::super::finding::Severity;
     use super::*;
     use serde_json::json;
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     /// What is found when one thing is otherwise.
-    fn with(pointer: &str, value: Value) -> (Verdict, String) {
+    fn with(pointer: &str, value: Value) -> (Severity, String) {
         let mut status = well();
         *status.pointer_mut(pointer).unwrap() = value;
         let found = findings(&status);
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn each_thing_that_is_wrong_is_found_and_mended() {
-        use Verdict::{Problem, Warning};
+        use Severity::{Problem, Warning};
         for (pointer, value, verdict, words) in [
             ("/draining", json!(true), Warning, "told to stop"),
             (
@@ -228,6 +228,6 @@ mod tests {
         let mut status = well();
         status["draining"] = json!(true);
         status["peers"][0] = json!({"node": 1, "connections": 0, "last_error": "gone"});
-        assert_eq!(findings(&status)[0].verdict, Verdict::Problem);
+        assert_eq!(findings(&status)[0].verdict, Severity::Problem);
     }
 }

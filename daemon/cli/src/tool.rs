@@ -1,5 +1,5 @@
 //! `rudder tool`: calls the tools of a running daemon by hand, over its HTTP interface. It owns the arguments as a
-//! person writes them; what a tool does and answers is the daemon's.
+//! person writes them; the daemon decides what a tool does and answers.
 
 use super::{CliError, http, status::summary, style};
 use rudder_agent::tools::{Evict, Grow, Hold, Refresh, ToolCall, Warm};

@@ -1,5 +1,5 @@
 //! `rudder trace record`: writes what the trainers of a running daemon ask for as a trace that `rudder replay` reads.
-//! Owns the loop that empties the daemon's recorder; what is recorded, and how much may wait, is the daemon's.
+//! Owns the loop that empties the daemon's recorder; the daemon decides what is recorded and how much may wait.
 
 use super::{CliError, http, style};
 use indicatif::{ProgressBar, ProgressStyle};

@@ -15,7 +15,7 @@ use crate::trainer::{PREFIX, TrainerRole};
 use crate::watch::Watch;
 use rudder_daemon::config::Policy;
 use rudder_settings::Capacity;
-use rudder_stage::{Cluster, Counters, Role, Site, Stage, StageError, check_socket_path};
+use rudder_stage::{Cluster, Role, ScrapedCounters, Site, Stage, StageError, check_socket_path};
 
 /// How often the listener is looked at while trainers start.
 const ACCEPT_POLL: Duration = Duration::from_millis(2);
@@ -55,7 +55,7 @@ pub(crate) struct Variant {
 }
 
 impl Plan {
-    /// Steps of an epoch: as many as the trainer with most seeds needs.
+    /// Steps of an epoch: the number that the trainer with most seeds needs.
     pub(crate) fn steps_per_epoch(&self, prepared: &Prepared) -> u32 {
         let most = prepared.train_counts.iter().copied().max().unwrap_or(0).div_ceil(self.trainers as usize);
         most.div_ceil(self.batch).max(1) as u32
@@ -114,7 +114,7 @@ pub(crate) fn run(
     let fetches = |daemon| trainers_of(daemon).iter().map(|trainer| trainer.fetches).sum();
     let due = (0..cluster.daemons.len()).map(fetches).collect();
     let accesses = recording.map(|recording| recording.finish(due)).transpose()?.unwrap_or_default();
-    let counted: Vec<Counters> =
+    let counted: Vec<ScrapedCounters> =
         cluster.counters(TABLE)?.into_iter().zip(before).map(|(now, then)| now.since(then)).collect();
     watch.message(format!("{policy}: measuring the accuracy"));
     channels.iter_mut().try_for_each(|channel| channel.send(&Message::Evaluate))?;
@@ -273,7 +273,7 @@ fn gather<T>(channels: &mut [Channel<'_>], wanted: impl Fn(Message) -> Option<T>
 /// The report of a run, but for its daemons, and the hash of the model.
 fn summarise(
     Variant { policy, lookahead, private }: Variant,
-    counted: &Counters,
+    counted: &ScrapedCounters,
     trained: &[TrainerReport],
     evaluated: &[Evaluation],
     epoch_seconds: Vec<f64>,
@@ -285,7 +285,7 @@ fn summarise(
         return Err(StageError::Status { name: format!("the daemons (policy {policy})"), reason }.into());
     }
     let Some(model) = evaluated.first().map(|evaluation| evaluation.model) else {
-        return Err(DemoError::Control { who: "the trainers".to_owned(), reason: "there are none".to_owned() });
+        return Err(DemoError::Control { who: "the trainers".to_owned(), reason: "no trainer was started".to_owned() });
     };
     if evaluated.iter().any(|evaluation| evaluation.model != model) {
         let reason = "they ended with different models".to_owned();
@@ -341,8 +341,8 @@ fn share(parts: impl IntoIterator<Item = (u64, u64)>) -> f64 {
 mod tests {
     use super::*;
 
-    fn counters(hit_rows: u64, missed_rows: u64) -> Counters {
-        Counters {
+    fn counters(hit_rows: u64, missed_rows: u64) -> ScrapedCounters {
+        ScrapedCounters {
             capacity_rows: 5,
             hit_rows,
             staged_rows: 0,
@@ -373,7 +373,7 @@ mod tests {
     fn a_summary_adds_and_divides() {
         let tests = [evaluated(7), evaluated(7)];
         let daemons = [counters(10, 2).since(counters(0, 0)), counters(25, 13).since(counters(5, 5))];
-        let counted: Counters = daemons.into_iter().sum();
+        let counted: ScrapedCounters = daemons.into_iter().sum();
         let (report, model) = summarise(VARIANT, &counted, &trained(40), &tests, vec![1.0]).unwrap();
         assert_eq!((report.remote_rows, report.hit_rate, report.network_rows), (40, 0.75, 10));
         assert_eq!((report.stall_seconds, report.accuracy, report.capacity_rows), (2.0, 0.4, 10));

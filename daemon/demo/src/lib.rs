@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use rudder_daemon::config::{AgentConfig, Policy};
 use rudder_settings::Capacity;
 use rudder_stage::link::{self, LinkSpeed};
-use rudder_stage::{Say, Site, Stage, certify, find_daemon, take};
+use rudder_stage::{Say, Site, Stage, assume_role, certify, find_daemon};
 use serde_json::{Map, Value, json};
 
 use crate::drive::{Outcome, Plan, Variant};
@@ -145,7 +145,7 @@ impl DemoSpec {
 /// # Errors
 /// The role cannot be read, or fails.
 pub fn play(file: &Path) -> Result<(), DemoError> {
-    let role: trainer::TrainerRole = take(file)?;
+    let role: trainer::TrainerRole = assume_role(file)?;
     trainer::play(&role)
 }
 

@@ -67,7 +67,7 @@ fn call(door: &Door, call: &TraceCall) -> Result<TraceAnswer, DemoError> {
     serde_json::from_str(&text).map_err(|error| door.fault(format!("its answer is not a recording: {error}")).into())
 }
 
-/// Empties the recorders until it is told how many fetches are due, and these have come.
+/// Empties the recorders until the number of due fetches is known and all of them have come.
 fn record(doors: &[Door], told: &Receiver<Vec<u64>>) -> Result<Vec<Accesses>, DemoError> {
     let mut taken: Vec<Accesses> = doors.iter().map(|_| Accesses { universe: 0, minibatches: Vec::new() }).collect();
     let due = loop {
@@ -75,7 +75,7 @@ fn record(doors: &[Door], told: &Receiver<Vec<u64>>) -> Result<Vec<Accesses>, De
             Ok(due) => break due,
             Err(RecvTimeoutError::Timeout) => {
                 for (door, taken) in doors.iter().zip(&mut taken) {
-                    take(door, taken)?;
+                    drain(door, taken)?;
                 }
             }
             // The run has failed, and says why.
@@ -85,7 +85,7 @@ fn record(doors: &[Door], told: &Receiver<Vec<u64>>) -> Result<Vec<Accesses>, De
     let deadline = Instant::now() + LAST_MAX;
     for ((door, taken), due) in doors.iter().zip(&mut taken).zip(due) {
         loop {
-            take(door, taken)?;
+            drain(door, taken)?;
             let recorded = taken.minibatches.len() as u64;
             if recorded == due {
                 break;
@@ -101,7 +101,7 @@ fn record(doors: &[Door], told: &Receiver<Vec<u64>>) -> Result<Vec<Accesses>, De
 }
 
 /// Takes all that waits at `door`.
-fn take(door: &Door, taken: &mut Accesses) -> Result<(), DemoError> {
+fn drain(door: &Door, taken: &mut Accesses) -> Result<(), DemoError> {
     loop {
         let answer = call(door, &TraceCall::Take { table: TABLE.to_owned() })?;
         if answer.dropped > 0 {

@@ -2,7 +2,7 @@
 //! show a number that was not measured in this run.
 use serde::{Deserialize, Serialize};
 
-use rudder_stage::Counters;
+use rudder_stage::ScrapedCounters;
 
 /// The graph that was trained on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct DaemonReport {
 
 impl DaemonReport {
     /// What daemon `node` counted.
-    pub fn new(node: u16, counted: &Counters) -> Self {
+    pub fn new(node: u16, counted: &ScrapedCounters) -> Self {
         Self {
             node,
             capacity_rows: counted.capacity_rows,

@@ -130,7 +130,7 @@ mod tests {
         GraphView { xadj: adjacency.xadj(), adjncy: adjacency.adjncy() }
     }
 
-    /// Checks what must hold of every block: distinct existing neighbours, as many as the fan-out allows.
+    /// Checks what must hold of every block: distinct existing neighbours, up to the fan-out.
     fn check(block: &Block, inputs: &[u64], graph: &CsrGraph, fanout: usize) {
         for target in 0..block.targets() {
             let neighbours = graph.neighbours(inputs[target] as u32);

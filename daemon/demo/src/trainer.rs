@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rudder_client::{Client, ConnectOptions, Rows};
+use rudder_client::{Client, ClientError, ConnectOptions, ErrorCode, Rows};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
@@ -67,7 +67,7 @@ impl TrainerRole {
     }
 }
 
-/// Trains as `role` says. A failure is told to the demo before it is returned.
+/// Trains as `role` says. Reports a failure to the demo before it returns it.
 ///
 /// # Errors
 /// The demo or the daemon is gone or refuses, or the graph files are not there.
@@ -122,7 +122,7 @@ impl MappedGraph {
     }
 
     /// This trainer's seeds of an epoch, before they are shuffled: the vertices of the training split, or after a shift
-    /// as many of those that were in no split.
+    /// the same number of those that were in no split.
     fn seeds(&self, role: &TrainerRole, epoch: u32) -> Vec<u32> {
         let mut seeds = self.share(role, Split::Train);
         if role.shift.is_some_and(|shift| epoch >= shift) {
@@ -144,6 +144,8 @@ impl MappedGraph {
 
 /// A minibatch to come.
 struct Planned {
+    /// Its step, over all epochs.
+    step: u32,
     seeds: Vec<u32>,
     batch: Minibatch,
 }
@@ -155,8 +157,10 @@ struct Trainer<'a> {
     sampler: Sampler<'a>,
     /// The minibatch in hand.
     batch: Minibatch,
-    /// Minibatches sampled and announced, nearest first.
+    /// Minibatches sampled and not fetched yet, nearest first.
     ahead: VecDeque<Planned>,
+    /// Minibatches at the front of `ahead` that need no announcement any more.
+    announced: usize,
     /// Steps sampled so far, over all epochs, and the seeds of the epoch that is being sampled.
     planned: u32,
     seeds: Vec<u32>,
@@ -181,6 +185,7 @@ impl<'a> Trainer<'a> {
             sampler: Sampler::new(GraphView { xadj: &graph.xadj, adjncy: &graph.adjncy }),
             batch: Minibatch::default(),
             ahead: VecDeque::new(),
+            announced: 0,
             planned: 0,
             seeds: Vec::new(),
             model: Sage::new(shape),
@@ -201,7 +206,8 @@ impl<'a> Trainer<'a> {
         let steps = self.role.steps_per_epoch;
         for step in 0..self.role.epochs * steps {
             let (epoch, step) = (step / steps, step % steps);
-            self.plan_ahead()?;
+            self.plan_ahead();
+            self.announce_ahead()?;
             self.tell_progress(epoch, step)?;
             self.step(epoch, step)?;
             channel.send_floats(&self.exchange)?;
@@ -211,10 +217,10 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Samples minibatches until one is at hand and as many more as are to be announced, and announces them. The seeds
-    /// of an epoch come in a new order, cut into nearly equal minibatches, as many as every other trainer has, so that
-    /// all take part in every average.
-    fn plan_ahead(&mut self) -> Result<(), DemoError> {
+    /// Samples minibatches until the next one and the `lookahead` that follow it are at hand. The seeds of an epoch come
+    /// in a new order, cut into nearly equal minibatches. All trainers have the same number of minibatches, so that all
+    /// take part in every average.
+    fn plan_ahead(&mut self) {
         let role = self.role;
         while self.ahead.len() <= role.lookahead as usize && self.planned < role.epochs * role.steps_per_epoch {
             let (epoch, step) = (self.planned / role.steps_per_epoch, self.planned % role.steps_per_epoch);
@@ -229,20 +235,35 @@ impl<'a> Trainer<'a> {
             if !seeds.is_empty() {
                 self.sampler.sample(&seeds, Rng::new(&words), &mut batch);
             }
-            if role.lookahead > 0 && !seeds.is_empty() {
-                let told = self.client.announce(TABLE, &batch.inputs, u64::from(self.planned));
-                told.map_err(|source| DemoError::Fetch { epoch, step, source })?;
-            }
-            self.ahead.push_back(Planned { seeds, batch });
+            self.ahead.push_back(Planned { step: self.planned, seeds, batch });
             self.planned += 1;
         }
-        Ok(())
+    }
+
+    /// Announces the sampled minibatches. Those that the daemon has no room for stay here until the next step.
+    fn announce_ahead(&mut self) -> Result<(), DemoError> {
+        if self.role.lookahead == 0 {
+            return Ok(());
+        }
+        let client = &self.client;
+        let announce = |planned: &Planned| {
+            if planned.seeds.is_empty() {
+                return Ok(());
+            }
+            client.announce(TABLE, &planned.batch.inputs, u64::from(planned.step)).map(drop)
+        };
+        announce_in_order(&self.ahead, &mut self.announced, announce).map_err(|(step, source)| {
+            let steps = self.role.steps_per_epoch;
+            DemoError::Fetch { epoch: step / steps, step: step % steps, source }
+        })
     }
 
     /// Fetches the next minibatch, and leaves the summed gradient of its seeds in `exchange`.
     fn step(&mut self, epoch: u32, step: u32) -> Result<(), DemoError> {
         self.exchange.fill(0.0);
-        let Some(Planned { seeds, batch }) = self.ahead.pop_front() else { return Ok(()) };
+        let Some(Planned { seeds, batch, .. }) = self.ahead.pop_front() else { return Ok(()) };
+        // Once it is fetched, an announcement is of no use.
+        self.announced = self.announced.saturating_sub(1);
         if seeds.is_empty() {
             return Ok(());
         }
@@ -310,6 +331,57 @@ impl<'a> Trainer<'a> {
     }
 }
 
+/// Announces `ahead` from the first that is not announced yet, in order, and counts in `announced`. A daemon without room
+/// ([`ErrorCode::Limit`]) ends it without a fault: the rest is tried again at the next call. Fails with the step of the
+/// minibatch and the error.
+fn announce_in_order(
+    ahead: &VecDeque<Planned>,
+    announced: &mut usize,
+    mut announce: impl FnMut(&Planned) -> Result<(), ClientError>,
+) -> Result<(), (u32, ClientError)> {
+    for planned in ahead.iter().skip(*announced) {
+        match announce(planned) {
+            Ok(()) => *announced += 1,
+            Err(error) if error.code() == Some(ErrorCode::Limit) => return Ok(()),
+            Err(error) => return Err((planned.step, error)),
+        }
+    }
+    Ok(())
+}
+
 fn floats(rows: &Rows) -> Result<&[f32], DemoError> {
     rows.as_slice().map_err(DemoError::prepare("read the rows as floats"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(code: ErrorCode) -> ClientError {
+        ClientError::Daemon { code, message: "refused".to_owned() }
+    }
+
+    #[test]
+    fn a_minibatch_without_room_is_announced_later_and_in_order() {
+        let planned = |step| Planned { step, seeds: vec![1], batch: Minibatch::default() };
+        let ahead: VecDeque<Planned> = (0..4).map(planned).collect();
+        let (mut announced, mut steps) = (0, Vec::new());
+        let mut room = 2;
+        let mut announce = |room: &mut usize, announced: &mut usize| {
+            announce_in_order(&ahead, announced, |planned| {
+                *room = room.checked_sub(1).ok_or_else(|| refusal(ErrorCode::Limit))?;
+                steps.push(planned.step);
+                Ok(())
+            })
+        };
+        announce(&mut room, &mut announced).unwrap();
+        assert_eq!(announced, 2);
+        room = 9;
+        announce(&mut room, &mut announced).unwrap();
+        assert_eq!((announced, steps), (4, vec![0, 1, 2, 3]));
+        let mut none = 0;
+        let (step, error) =
+            announce_in_order(&ahead, &mut none, |_| Err(refusal(ErrorCode::UnknownTable))).unwrap_err();
+        assert_eq!((step, error.code(), none), (0, Some(ErrorCode::UnknownTable), 0));
+    }
 }

@@ -11,8 +11,8 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::context::{PeersContext, code, read_hello};
 use super::priority::{Turn, stream_priority};
-use super::shared::{Shared, code, read_hello};
 use super::tls::NodeName;
 use super::wire::{
     BlockHeader, ChangesRequest, Class, Hello, HelloReply, Need, Payload, Refusal, RemoteError, Request,
@@ -27,7 +27,7 @@ const REFUSAL_LINGER: Duration = Duration::from_secs(1);
 const BULK_BLOCK_DIVISOR: usize = 4;
 
 /// Takes connections until the endpoint is closed.
-pub(crate) async fn accept(shared: Arc<Shared>) {
+pub(crate) async fn accept(shared: Arc<PeersContext>) {
     let places = Arc::new(Semaphore::new(shared.config.connections_max));
     while let Some(incoming) = shared.transport.endpoint.accept().await {
         if shared.is_draining() {
@@ -48,7 +48,7 @@ pub(crate) async fn accept(shared: Arc<Shared>) {
     }
 }
 
-async fn serve(shared: Arc<Shared>, incoming: Incoming) {
+async fn serve(shared: Arc<PeersContext>, incoming: Incoming) {
     let address = incoming.remote_address();
     let welcome = async {
         let connection = incoming.await.map_err(|error| error.to_string())?;
@@ -69,7 +69,7 @@ async fn serve(shared: Arc<Shared>, incoming: Incoming) {
 }
 
 /// Answers streams until the connection ends; says why it did.
-async fn streams(shared: &Arc<Shared>, connection: &Connection, peer: u16) -> ConnectionError {
+async fn streams(shared: &Arc<PeersContext>, connection: &Connection, peer: u16) -> ConnectionError {
     loop {
         match connection.accept_bi().await {
             Ok((send, recv)) => {
@@ -83,7 +83,7 @@ async fn streams(shared: &Arc<Shared>, connection: &Connection, peer: u16) -> Co
 }
 
 /// Reads the Hello and answers it; the peer's index, or what keeps it out.
-async fn greet(shared: &Shared, connection: &Connection) -> Result<u16, String> {
+async fn greet(shared: &PeersContext, connection: &Connection) -> Result<u16, String> {
     let name = NodeName::of_connection(connection).filter(|name| name.cluster == shared.name.cluster);
     let Some(name) = name else {
         let problem = format!("its certificate names no node of cluster {}", shared.name.cluster);
@@ -120,11 +120,11 @@ async fn greet(shared: &Shared, connection: &Connection) -> Result<u16, String> 
     // The peer closes once it has read the refusal; if it does not, this side does.
     let _ = timeout(REFUSAL_LINGER, connection.closed()).await;
     connection.close(code::REFUSED, refusal.to_string().as_bytes());
-    Err(format!("{name} refused, as it is told: {}", told(&refusal)))
+    Err(format!("{name} refused, and notified: {}", describe_refusal(&refusal)))
 }
 
 /// A refusal from this side's point of view, for this side's log.
-fn told(refusal: &Refusal) -> String {
+fn describe_refusal(refusal: &Refusal) -> String {
     match refusal {
         Refusal::Version { ours, yours } => format!("it speaks protocol version {yours}, this node {ours}"),
         Refusal::Fingerprint { ours, yours } => {
@@ -139,7 +139,7 @@ fn told(refusal: &Refusal) -> String {
 }
 
 /// Answers one stream. Whatever goes wrong ends with this stream.
-async fn answer(shared: &Arc<Shared>, peer: u16, mut send: SendStream, mut recv: RecvStream) {
+async fn answer(shared: &Arc<PeersContext>, peer: u16, mut send: SendStream, mut recv: RecvStream) {
     let read = match timeout(shared.request_timeout(), read_request(shared, &mut recv)).await {
         Ok(read) => read,
         Err(_) => Err(ReadError::Request(RemoteError::BadRequest("it did not arrive in time".to_owned()))),
@@ -220,7 +220,7 @@ impl From<quinn::ReadError> for ReadError {
 /// A request with what followed its head, and for an update the place that it takes.
 type Received<'a> = (Request, Payload, Option<SemaphorePermit<'a>>);
 
-async fn read_request<'a>(shared: &'a Shared, recv: &mut RecvStream) -> Result<Received<'a>, ReadError> {
+async fn read_request<'a>(shared: &'a PeersContext, recv: &mut RecvStream) -> Result<Received<'a>, ReadError> {
     let limits = RequestLimits { rows_max: shared.config.request_rows_max, row_bytes_max: shared.row_bytes_max };
     let mut decoder = RequestDecoder::new(limits);
     let mut place = None;
@@ -253,7 +253,7 @@ async fn read_request<'a>(shared: &'a Shared, recv: &mut RecvStream) -> Result<R
 }
 
 /// Checks table and size of rows.
-fn check(shared: &Shared, table: u16, row_bytes: u32) -> Result<(), RemoteError> {
+fn check(shared: &PeersContext, table: u16, row_bytes: u32) -> Result<(), RemoteError> {
     if shared.is_draining() {
         return Err(RemoteError::Draining);
     }
@@ -266,7 +266,10 @@ fn check(shared: &Shared, table: u16, row_bytes: u32) -> Result<(), RemoteError>
 }
 
 /// Checks an update before there is room for its rows, and waits for a place.
-async fn admit_update<'a>(shared: &'a Shared, request: &UpdateRequest) -> Result<SemaphorePermit<'a>, RemoteError> {
+async fn admit_update<'a>(
+    shared: &'a PeersContext,
+    request: &UpdateRequest,
+) -> Result<SemaphorePermit<'a>, RemoteError> {
     check(shared, request.table, request.row_bytes)?;
     let wait = shared.request_timeout() / 2;
     match timeout(wait, shared.updates.acquire()).await {
@@ -293,7 +296,7 @@ enum SendError {
 
 /// Answers with rows once there is a turn.
 async fn rows(
-    shared: &Shared,
+    shared: &PeersContext,
     peer: u16,
     request: &RowsRequest,
     ids: &[u64],
@@ -306,7 +309,7 @@ async fn rows(
 }
 
 /// Answers which rows were updated.
-async fn changes(shared: &Shared, request: &ChangesRequest, send: &mut SendStream) -> Result<(), SendError> {
+async fn changes(shared: &PeersContext, request: &ChangesRequest, send: &mut SendStream) -> Result<(), SendError> {
     let changes = shared.source.changes(request.table, request.since);
     let changes = changes.map_err(|error| SendError::Refused(error.into()))?;
     let words = changes.words();
@@ -324,7 +327,7 @@ async fn changes(shared: &Shared, request: &ChangesRequest, send: &mut SendStrea
 
 /// Applies an update, beside the threads that serve the network: it may copy a lot.
 async fn update(
-    shared: &Arc<Shared>,
+    shared: &Arc<PeersContext>,
     peer: u16,
     request: UpdateRequest,
     payload: Payload,
@@ -343,7 +346,7 @@ async fn update(
 
 /// Sends the rows of `ids`, block by block while they are gathered.
 async fn blocks(
-    shared: &Shared,
+    shared: &PeersContext,
     peer: u16,
     request: &RowsRequest,
     ids: &[u64],
@@ -385,7 +388,7 @@ fn encode<M: bincode::Encode>(message: &M) -> Result<Vec<u8>, SendError> {
     frame(message).map_err(|error| SendError::Refused(RemoteError::Internal(error.to_string())))
 }
 
-async fn write(shared: &Shared, send: &mut SendStream, bytes: &mut [Bytes]) -> Result<(), SendError> {
+async fn write(shared: &PeersContext, send: &mut SendStream, bytes: &mut [Bytes]) -> Result<(), SendError> {
     match timeout(shared.request_timeout(), send.write_all_chunks(bytes)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(SendError::Gone),

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use quinn::{Connection, ReadError, RecvStream, WriteError};
 
+use super::context::code;
 use super::priority::stream_priority;
-use super::shared::code;
 use super::wire::{Class, Expected, Need, RemoteError, ResponseDecoder, ResponseError, WireError};
 
 /// Why a request brought no rows.

@@ -27,12 +27,12 @@ const DRIVER_PACKETS_MAX: usize = 20;
 #[derive(Debug)]
 pub(crate) struct BatchingSocket {
     inner: Arc<dyn AsyncUdpSocket>,
-    batch: Mutex<Batch>,
+    batch: Mutex<Burst>,
 }
 
 /// Packets not yet handed to the kernel: all of `segment` bytes, the last possibly less.
 #[derive(Debug, Default)]
-struct Batch {
+struct Burst {
     bytes: Vec<u8>,
     to: Option<Destination>,
     segment: usize,
@@ -47,7 +47,7 @@ struct Destination {
     ecn: Option<EcnCodepoint>,
 }
 
-impl Batch {
+impl Burst {
     /// Whether `transmit` may follow what is there in one send.
     fn takes(&self, transmit: &Transmit<'_>, to: Destination, segments_max: usize) -> bool {
         let bytes = self.bytes.len() + transmit.contents.len();
@@ -80,7 +80,7 @@ impl BatchingSocket {
         Ok(Arc::new(Self { inner: TokioRuntime.wrap_udp_socket(socket)?, batch: Mutex::default() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Batch> {
+    fn lock(&self) -> MutexGuard<'_, Burst> {
         self.batch.lock()
     }
 

@@ -10,8 +10,8 @@ use rudder_telemetry::error_chain;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::context::{PeersContext, ReadHelloError, code, read_hello};
 use super::error::DialError;
-use super::shared::{ReadHelloError, Shared, code, read_hello};
 use super::tls::NodeName;
 use super::wire::{HelloReply, Refusal, Stamp, hello_frame};
 
@@ -38,7 +38,7 @@ pub(crate) struct Dialled {
 ///
 /// # Errors
 /// Why not; where the name has several addresses, why not at each of them.
-pub(crate) async fn dial(shared: &Arc<Shared>, peer: u16, address: &str) -> Result<Dialled, DialError> {
+pub(crate) async fn dial(shared: &Arc<PeersContext>, peer: u16, address: &str) -> Result<Dialled, DialError> {
     let end = Instant::now() + shared.connect_timeout();
     match timeout_at(end, resolve(address, shared.transport.address)).await {
         Ok(addresses) => dial_each(shared, peer, addresses?, end).await,
@@ -49,7 +49,7 @@ pub(crate) async fn dial(shared: &Arc<Shared>, peer: u16, address: &str) -> Resu
 /// Tries `addresses` until one answers as `peer`. Each begins when the one before it fails, or after its head start: a
 /// packet to a dead address is lost without a word.
 pub(crate) async fn dial_each(
-    shared: &Arc<Shared>,
+    shared: &Arc<PeersContext>,
     peer: u16,
     addresses: Vec<SocketAddr>,
     end: Instant,
@@ -90,7 +90,7 @@ pub(crate) async fn dial_each(
     }
 }
 
-async fn dial_one(shared: &Shared, peer: u16, address: SocketAddr) -> Result<Dialled, DialError> {
+async fn dial_one(shared: &PeersContext, peer: u16, address: SocketAddr) -> Result<Dialled, DialError> {
     let since = std::time::Instant::now();
     let name = NodeName { node: peer, cluster: shared.name.cluster.clone() }.to_string();
     let connecting = shared.transport.endpoint.connect_with(shared.transport.client.clone(), address, &name);
@@ -105,7 +105,7 @@ async fn dial_one(shared: &Shared, peer: u16, address: SocketAddr) -> Result<Dia
     }
 }
 
-fn no_answer(shared: &Shared) -> DialError {
+fn no_answer(shared: &PeersContext) -> DialError {
     DialError::NoAnswer { timeout_ms: shared.config.connect_timeout_ms }
 }
 
@@ -125,7 +125,7 @@ async fn resolve(address: &str, local: SocketAddr) -> Result<Vec<SocketAddr>, Di
 }
 
 /// Exchanges Hellos on the connection's first stream. Answers where the peer's versions stand.
-async fn greet(shared: &Shared, peer: u16, connection: &Connection) -> Result<Stamp, DialError> {
+async fn greet(shared: &PeersContext, peer: u16, connection: &Connection) -> Result<Stamp, DialError> {
     let lost = |error: &ConnectionError| explain(error, shared);
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| lost(&error))?;
     // A failure to send shows, with its reason, when the answer is read.
@@ -169,7 +169,7 @@ fn refused(refusal: Refusal) -> DialError {
 }
 
 /// What a connection's end means to the one who dialled it.
-fn explain(error: &ConnectionError, shared: &Shared) -> DialError {
+fn explain(error: &ConnectionError, shared: &PeersContext) -> DialError {
     match error {
         ConnectionError::TimedOut => DialError::NoAnswer { timeout_ms: shared.config.connect_timeout_ms },
         ConnectionError::TransportError(error) if CRYPTO_ERRORS.contains(&u64::from(error.code)) => {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::wire::{Refusal, RemoteError, WireError};
 use rudder_telemetry::error_chain;
 
-/// Why a connection to a peer did not come about. Kept by the pool and told to everybody who asks during the back-off.
+/// Why a connection to a peer did not come about. The pool keeps it and answers it to all callers during the back-off.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
     /// The address does not resolve.

@@ -8,13 +8,13 @@ mod ask;
 pub mod authority;
 mod batch;
 mod buffers;
+mod context;
 mod dial;
 mod error;
 mod link;
 mod priority;
 mod probe;
 pub mod settings;
-mod shared;
 mod stats;
 mod tls;
 mod transport;
@@ -35,7 +35,7 @@ pub use error::{DialError, PeerError};
 pub use link::Met;
 pub use probe::{Meeting, Probe};
 pub use settings::PeersConfig;
-pub use stats::{PeerStats, Totals};
+pub use stats::{PeerStats, PeerTotals};
 pub use tls::{NodeName, Validity, install_tls_provider, tls_configs};
 pub use versions::{Changes, Rewrite, UpdateFailed};
 pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
@@ -44,10 +44,10 @@ use bytes::Bytes;
 
 use ask::{AskError, all, exchange};
 use buffers::BufferPool;
+use context::{PeersContext, code};
 use link::Link;
 use priority::Turns;
 use rudder_telemetry::spans::Tracer;
-use shared::{Shared, code};
 use tls::Credentials;
 use transport::Transport;
 #[cfg(test)]
@@ -185,7 +185,7 @@ pub struct PeerStatus {
 
 /// The network path of a node: answers its peers and fetches from them.
 pub struct Peers {
-    shared: Arc<Shared>,
+    shared: Arc<PeersContext>,
     runtime: Option<tokio::runtime::Runtime>,
 }
 
@@ -237,7 +237,7 @@ impl Peers {
         };
         let others = config.addresses.iter().filter(|(peer, _)| **peer != identity.node);
         let yield_max = Duration::from_millis(config.bulk_yield_ms);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(PeersContext {
             config: config.clone(),
             identity,
             version,

@@ -10,9 +10,9 @@ use parking_lot::{Mutex, MutexGuard};
 use quinn::Connection;
 use rudder_telemetry::error_chain;
 
+use super::context::{PeersContext, code};
 use super::dial::{Dialled, dial};
 use super::error::DialError;
-use super::shared::{Shared, code};
 use super::stats::PeerStats;
 use super::wire::Stamp;
 
@@ -77,7 +77,7 @@ impl Link {
 
     /// Notes where the peer's versions stand, before the first request on a new connection. Answers whether it is
     /// another process than at the last one.
-    fn meet(&self, stamp: Stamp, since: Instant) -> bool {
+    fn note_stamp(&self, stamp: Stamp, since: Instant) -> bool {
         let mut met = self.met.lock();
         match &mut *met {
             Some(met) => std::mem::replace(&mut met.last, stamp).incarnation != stamp.incarnation,
@@ -88,8 +88,8 @@ impl Link {
         }
     }
 
-    /// An open connection, dialled if there is none. While the peer is in back-off this fails at once.
-    pub(crate) async fn connection(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Connection, Away> {
+    /// An open connection, dialled if needed. While the peer is in back-off this fails at once.
+    pub(crate) async fn connection(self: &Arc<Self>, shared: &Arc<PeersContext>) -> Result<Connection, Away> {
         let slot = &self.slots[self.next.fetch_add(1, Ordering::Relaxed) % self.slots.len()];
         let mut slot = slot.lock().await;
         if let Some(open) = slot.as_ref().filter(|connection| connection.close_reason().is_none()) {
@@ -104,7 +104,7 @@ impl Link {
         }
         match dial(shared, self.peer, &self.address).await {
             Ok(Dialled { connection, stamp, since }) => {
-                if self.meet(stamp, since) {
+                if self.note_stamp(stamp, since) {
                     tracing::info!(peer = self.peer, "peer was restarted: updates of its rows are gone");
                     shared.renewed.notify_one();
                 }
@@ -118,7 +118,7 @@ impl Link {
     }
 
     /// Keeps count of the connection for as long as it is open.
-    fn watch(self: &Arc<Self>, shared: &Arc<Shared>, connection: Connection) {
+    fn watch(self: &Arc<Self>, shared: &Arc<PeersContext>, connection: Connection) {
         tracing::info!(peer = self.peer, address = %connection.remote_address(), "connected to peer");
         let (link, shared, handle) = (Arc::clone(self), Arc::clone(shared), shared.handle.clone());
         link.count(&shared.stats, |open| open + 1);
@@ -137,7 +137,7 @@ impl Link {
     }
 
     /// Notes a failed dial and sets the pause before the next one.
-    fn failed(&self, shared: &Shared, cause: DialError) -> Away {
+    fn failed(&self, shared: &PeersContext, cause: DialError) -> Away {
         let config = &shared.config;
         let mut backoff = self.lock_backoff();
         let doubled = config.reconnect_backoff_ms_min.saturating_mul(1 << backoff.failures.min(30));

@@ -59,11 +59,11 @@ impl Probe {
         Peers::start_with(&config, identity, Arc::new(Nothing), PROTOCOL_VERSION, Transport::bind_growing).map(Self)
     }
 
-    /// Meets a peer, and waits at most `patience` for packets to grow.
+    /// Connects to a peer and measures the path: round trip and packet size. Waits at most `patience` for packets to grow.
     ///
     /// # Errors
     /// Why there is no connection, within `peers.connect_timeout_ms`.
-    pub async fn meet(&self, peer: u16, patience: Duration) -> Result<Meeting, DialError> {
+    pub async fn measure(&self, peer: u16, patience: Duration) -> Result<Meeting, DialError> {
         let begin = Instant::now();
         let shared = &self.0.shared;
         let link = shared.links.get(&peer).ok_or_else(|| DialError::Resolve(format!("node {peer} has none")))?;
@@ -75,7 +75,7 @@ impl Probe {
             tokio::time::sleep(LOOK).await;
         }
         let meeting = Meeting { address: connection.remote_address(), took, rtt: connection.rtt(), mtu: mtu() };
-        connection.close(super::shared::code::DONE, b"");
+        connection.close(super::context::code::DONE, b"");
         Ok(meeting)
     }
 }

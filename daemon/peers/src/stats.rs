@@ -14,7 +14,7 @@ const REQUEST_SECONDS: [f64; 15] =
 
 /// Totals over all peers since start.
 #[derive(Debug, Default, serde::Serialize)]
-pub struct Totals {
+pub struct PeerTotals {
     /// Rows that peers sent to this node.
     pub rows_received: AtomicU64,
     /// Their bytes, without headers.
@@ -33,7 +33,7 @@ pub struct Totals {
 #[derive(Debug)]
 pub struct PeerStats {
     /// Totals over all peers.
-    pub totals: Totals,
+    pub totals: PeerTotals,
     bytes: IntCounterVec,
     seconds: HistogramVec,
     up: IntGaugeVec,
@@ -106,7 +106,7 @@ impl PeerStats {
             }
         };
         let peers = (0..parts).map(|peer| (peer != node).then(|| handles(peer))).collect();
-        Ok(Self { totals: Totals::default(), bytes, seconds, up, failed, repeated, ends: until, peers })
+        Ok(Self { totals: PeerTotals::default(), bytes, seconds, up, failed, repeated, ends: until, peers })
     }
 
     /// The collectors, for whoever serves `/metrics`.

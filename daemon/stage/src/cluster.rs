@@ -102,7 +102,7 @@ pub struct Daemon {
 
 /// What a daemon counted for one table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct ScrapedCounters {
     /// Rows that its cache may hold.
     pub capacity_rows: u64,
     /// Rows of other nodes that were in the cache.
@@ -117,7 +117,7 @@ pub struct Counters {
     pub network_bytes: u64,
 }
 
-impl Counters {
+impl ScrapedCounters {
     /// What was counted since `before`; the capacity is what it is.
     pub fn since(self, before: Self) -> Self {
         Self {
@@ -131,7 +131,7 @@ impl Counters {
     }
 }
 
-impl Sum for Counters {
+impl Sum for ScrapedCounters {
     fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
         all.fold(Self::default(), |sum, one| Self {
             capacity_rows: sum.capacity_rows + one.capacity_rows,
@@ -227,7 +227,7 @@ impl<'a> Cluster<'a> {
     ///
     /// # Errors
     /// A daemon does not answer, or its status lacks a field.
-    pub fn counters(&self, table: &str) -> Result<Vec<Counters>, StageError> {
+    pub fn counters(&self, table: &str) -> Result<Vec<ScrapedCounters>, StageError> {
         self.daemons.iter().map(|daemon| daemon.counters(table)).collect()
     }
 
@@ -257,7 +257,7 @@ impl Daemon {
         stage.spawn(&self.door.name, &mut command, &place.join("rudderd.log"))
     }
 
-    fn counters(&self, table: &str) -> Result<Counters, StageError> {
+    fn counters(&self, table: &str) -> Result<ScrapedCounters, StageError> {
         let text = self.door.demand("/v1/status", None)?;
         let status: Value = serde_json::from_str(&text).map_err(|error| self.door.fault(error.to_string()))?;
         counters_of(&status, table).map_err(|reason| self.door.fault(reason))
@@ -265,7 +265,7 @@ impl Daemon {
 }
 
 /// Reads the counters of the table called `name` out of `/v1/status`.
-fn counters_of(status: &Value, name: &str) -> Result<Counters, String> {
+fn counters_of(status: &Value, name: &str) -> Result<ScrapedCounters, String> {
     let number = |value: &Value, path: &str| {
         value.pointer(path).and_then(Value::as_u64).ok_or_else(|| format!("its status has no number {path}"))
     };
@@ -277,7 +277,7 @@ fn counters_of(status: &Value, name: &str) -> Result<Counters, String> {
     for peer in peers {
         network_bytes += number(peer, "/bytes_received")?;
     }
-    Ok(Counters {
+    Ok(ScrapedCounters {
         capacity_rows: number(table, "/capacity_rows")?,
         hit_rows: number(table, "/fetched/cache")?,
         staged_rows: number(table, "/fetched/staged")?,

@@ -14,9 +14,9 @@ mod say;
 mod stage;
 mod undo;
 
-pub use cluster::{Cluster, Counters, Daemon, Site, certify, check_socket_path, find_daemon};
+pub use cluster::{Cluster, Daemon, ScrapedCounters, Site, certify, check_socket_path, find_daemon};
 pub use door::Door;
 pub use error::StageError;
-pub use role::{DaemonRole, Role, take};
+pub use role::{DaemonRole, Role, assume_role};
 pub use say::{Say, Saying};
 pub use stage::Stage;

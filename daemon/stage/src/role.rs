@@ -53,7 +53,7 @@ impl<W: Serialize> Role<W> {
 ///
 /// # Errors
 /// The role cannot be read, or `rudderd` cannot be started.
-pub fn take<W: DeserializeOwned>(file: &Path) -> Result<W, StageError> {
+pub fn assume_role<W: DeserializeOwned>(file: &Path) -> Result<W, StageError> {
     set_parent_process_death_signal(Some(Signal::KILL))
         .map_err(StageError::prepare("tie this process to its starter"))?;
     let text = std::fs::read(file).map_err(StageError::file("read the role", file))?;

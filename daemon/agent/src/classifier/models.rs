@@ -68,7 +68,7 @@ pub struct Linear {
 /// A node of a tree: rows whose feature is at most `threshold` go to node `low`, others to `high`; both come after their parent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
-pub enum Node {
+pub enum TreeNode {
     /// A question.
     Split {
         /// Which feature.
@@ -96,7 +96,7 @@ pub struct Forest {
     /// Weight of each tree.
     pub rate: f64,
     /// The nodes of each tree, its root first.
-    pub trees: Vec<Vec<Node>>,
+    pub trees: Vec<Vec<TreeNode>>,
 }
 
 /// A sum of Gaussian kernels, and the logistic curve that makes a probability of it (Platt scaling).
@@ -151,9 +151,9 @@ impl Forest {
         }
         self.trees.iter().enumerate().try_for_each(|(number, tree)| {
             let wrong = tree.iter().enumerate().find(|(at, node)| match **node {
-                Node::Leaf { value } => !is_possible(value),
+                TreeNode::Leaf { value } => !is_possible(value),
                 // Children after their parents: no walk is endless.
-                Node::Split { feature, threshold, low, high } => {
+                TreeNode::Split { feature, threshold, low, high } => {
                     let child = |child: usize| child > *at && child < tree.len();
                     feature >= COUNT || !is_possible(threshold) || !child(low) || !child(high)
                 }
@@ -167,12 +167,14 @@ impl Forest {
     }
 }
 
-fn answer(tree: &[Node], row: &Features) -> f64 {
+fn answer(tree: &[TreeNode], row: &Features) -> f64 {
     let mut at = 0;
     loop {
         match tree[at] {
-            Node::Leaf { value } => return value,
-            Node::Split { feature, threshold, low, high } => at = if row[feature] <= threshold { low } else { high },
+            TreeNode::Leaf { value } => return value,
+            TreeNode::Split { feature, threshold, low, high } => {
+                at = if row[feature] <= threshold { low } else { high }
+            }
         }
     }
 }

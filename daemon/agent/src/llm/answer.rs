@@ -35,7 +35,7 @@ pub(super) fn read(response: &Value, mode: Mode) -> Result<Proposal, String> {
     match (mode, calls) {
         (_, [_, _, ..]) => Err(format!("{} tool calls where one is wanted", calls.len())),
         (Mode::Tools, [call]) => called(call),
-        (Mode::Tools, []) => Err(format!("no tool call{}", said(message))),
+        (Mode::Tools, []) => Err(format!("no tool call{}", quoted_content(message))),
         (_, [_]) => Err("a tool call where JSON is wanted".to_owned()),
         (_, []) => {
             let content = message.get("content").and_then(Value::as_str).unwrap_or_default();
@@ -55,7 +55,7 @@ fn finished(reason: &Value) -> Result<(), String> {
     }
 }
 
-fn said(message: &Value) -> String {
+fn quoted_content(message: &Value) -> String {
     match message.get("content").and_then(Value::as_str) {
         Some(content) if !content.is_empty() => format!(" but text: {}", quoted(content)),
         _ => String::new(),

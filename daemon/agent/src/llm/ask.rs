@@ -2,7 +2,7 @@
 
 use super::super::controller::{Proposal, View};
 use super::endpoint::{Endpoint, Fault};
-use super::schema::{Form, Message, Mode, Request, form, offers};
+use super::schema::{ChatRequest, Form, Message, Mode, form, offers};
 use super::settings::{LlmError, LlmSettings};
 use super::{answer, prompt};
 
@@ -42,7 +42,7 @@ impl Asker {
     pub(super) async fn ask(&self, view: View<'_>, mode: Mode, timeout_ms: u64) -> Result<Proposal, Unanswered> {
         let state = prompt::state(view, self.settings.history);
         let [schema, tools, text] = &self.forms;
-        let request = Request {
+        let request = ChatRequest {
             model: &self.settings.model,
             messages: [Message { role: "system", content: &self.prefix }, Message { role: "user", content: &state }],
             temperature: self.settings.temperature,

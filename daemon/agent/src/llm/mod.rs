@@ -15,7 +15,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use probe::{CanaryProbe, ModeProbe, Probe, Verdict};
+pub use probe::{CanaryProbe, Fitness, ModeProbe, Probe};
 pub use schema::Mode;
 pub use settings::{LlmError, LlmSettings};
 
@@ -45,7 +45,7 @@ enum Standing {
 }
 
 /// What the controller, its probe and those who look at its state share.
-struct Shared {
+struct LlmState {
     settings: LlmSettings,
     state: Mutex<State>,
     probed: Condvar,
@@ -59,25 +59,25 @@ struct State {
     unreached: u32,
 }
 
-impl Shared {
+impl LlmState {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
     }
 
     /// Takes in what a probe found.
-    fn settle(&self, probe: Probe) {
+    fn adopt_probe(&self, probe: Probe) {
         let mut state = self.state();
         let after = |ms: u64| Instant::now() + Duration::from_millis(ms.min(self.settings.reprobe_ms));
         let standing = match (&probe.verdict, probe.mode) {
-            (Verdict::Healthy, Some(mode)) => Standing::Healthy(mode),
-            (Verdict::Unreachable(why), _) => {
+            (Fitness::Healthy, Some(mode)) => Standing::Healthy(mode),
+            (Fitness::Unreachable(why), _) => {
                 let soonest = after(UNREACHED_MS << state.unreached.min(16));
                 // What the endpoint asks for is bounded where it is read.
                 let again = probe.quiet.map_or(soonest, |quiet| soonest.max(Instant::now() + quiet));
                 Standing::Unreachable { why: why.clone(), again }
             }
-            (Verdict::Degraded(why), mode) => Standing::Degraded { why: why.clone(), mode, again: after(u64::MAX) },
-            (Verdict::Healthy, None) => {
+            (Fitness::Degraded(why), mode) => Standing::Degraded { why: why.clone(), mode, again: after(u64::MAX) },
+            (Fitness::Healthy, None) => {
                 Standing::Degraded { why: "no mode".to_owned(), mode: None, again: after(u64::MAX) }
             }
         };
@@ -92,8 +92,8 @@ impl Shared {
     fn tell(&self, probe: &Probe) {
         let (model, mode, apt, took_ms) = (&self.settings.model, probe.mode, probe.apt, probe.took_ms);
         match &probe.verdict {
-            Verdict::Healthy => tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked"),
-            Verdict::Degraded(why) | Verdict::Unreachable(why) => {
+            Fitness::Healthy => tracing::info!(model, ?mode, apt, took_ms, "language model probed: it is asked"),
+            Fitness::Degraded(why) | Fitness::Unreachable(why) => {
                 let verdict = probe.verdict.name();
                 tracing::warn!(
                     model,
@@ -125,7 +125,7 @@ pub struct LlmStatus {
 
 /// Looks at a controller from any thread.
 #[derive(Clone)]
-pub struct LlmWatch(Arc<Shared>);
+pub struct LlmWatch(Arc<LlmState>);
 
 impl LlmWatch {
     /// The controller now.
@@ -156,7 +156,7 @@ impl LlmWatch {
 
 /// The controller. Its thread may block; it must not be one of an asynchronous runtime.
 pub struct Llm {
-    shared: Arc<Shared>,
+    shared: Arc<LlmState>,
     asker: Asker,
     /// Taken in `drop` only.
     runtime: Option<Runtime>,
@@ -179,7 +179,7 @@ impl Llm {
         let asker = Asker::new(&settings)?;
         let state = State { standing: Standing::Probing, probe: None, unreached: 0 };
         let (state, probed, stop) = (Mutex::new(state), Condvar::new(), AtomicBool::new(false));
-        let shared = Arc::new(Shared { settings, state, probed, stop });
+        let shared = Arc::new(LlmState { settings, state, probed, stop });
         let llm = Self { shared, asker, runtime: Some(runtime()?), quiet: None, invalid: 0 };
         llm.start_probe()?;
         Ok(llm)
@@ -198,7 +198,7 @@ impl Llm {
         self.shared.state().standing = Standing::Probing;
         let run = move || {
             let stopped = || shared.stop.load(Ordering::Relaxed);
-            shared.settle(runtime.block_on(probe::probe(&asker, &stopped)));
+            shared.adopt_probe(runtime.block_on(probe::probe(&asker, &stopped)));
         };
         let thread = std::thread::Builder::new().name("llm-probe".to_owned()).spawn(run);
         thread.map(drop).map_err(|error| LlmError::Client(error.to_string()))

@@ -94,7 +94,7 @@ pub struct CanaryProbe {
 /// What becomes of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase", tag = "verdict", content = "why")]
-pub enum Verdict {
+pub enum Fitness {
     /// It is asked.
     Healthy,
     /// It is not asked, for this reason.
@@ -103,14 +103,14 @@ pub enum Verdict {
     Unreachable(String),
 }
 
-impl Verdict {
+impl Fitness {
     /// In a word.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Verdict::Healthy => "healthy",
-            Verdict::Degraded(_) => "degraded",
-            Verdict::Unreachable(_) => "unreachable",
+            Fitness::Healthy => "healthy",
+            Fitness::Degraded(_) => "degraded",
+            Fitness::Unreachable(_) => "unreachable",
         }
     }
 }
@@ -120,7 +120,7 @@ impl Verdict {
 pub struct Probe {
     /// What becomes of the model.
     #[serde(flatten)]
-    pub verdict: Verdict,
+    pub verdict: Fitness,
     /// The mode that it is asked in.
     pub mode: Option<Mode>,
     /// The modes that were tried, in order.
@@ -190,13 +190,13 @@ pub(super) async fn probe(asker: &Asker, stopped: &(dyn Fn() -> bool + Sync)) ->
         (Some(unreached), _) => Err(unreached),
         (None, None) => {
             let problem = trials.iter().find_map(|trial| trial.found.problem.clone()).unwrap_or_default();
-            Ok(Verdict::Degraded(format!("it gives valid answers in no mode: {problem}")))
+            Ok(Fitness::Degraded(format!("it gives valid answers in no mode: {problem}")))
         }
         (None, Some(trial)) => judge(asker, trial, stopped).await,
     };
     let (verdict, quiet) = match judged {
         Ok(verdict) => (verdict, None),
-        Err(Unreached { why, quiet }) => (Verdict::Unreachable(why), quiet),
+        Err(Unreached { why, quiet }) => (Fitness::Unreachable(why), quiet),
     };
     let apt = canaries.iter().filter(|canary| canary.apt).count();
     let modes = trials.into_iter().map(|trial| trial.found).collect();
@@ -242,10 +242,10 @@ async fn attempt(asker: &Asker, mode: Mode, stopped: &(dyn Fn() -> bool + Sync))
 }
 
 /// Whether what a model chooses depends on what it is shown, and on nothing else.
-async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)) -> Result<Verdict, Unreached> {
+async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)) -> Result<Fitness, Unreached> {
     let tools: BTreeSet<_> = trial.canaries.iter().filter_map(|canary| canary.tool).collect();
     if let (1, Some(only)) = (tools.len(), tools.first()) {
-        return Ok(Verdict::Degraded(format!("it answers {only} whatever it is shown")));
+        return Ok(Fitness::Degraded(format!("it answers {only} whatever it is shown")));
     }
     for (canary, before) in canaries().iter().zip(&trial.canaries).take(REPEATED) {
         if stopped() {
@@ -260,7 +260,7 @@ async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)
                 let (now, tool) = (proposal.call.tool(), before.tool.unwrap_or("nothing valid"));
                 if now != tool {
                     let name = canary.name;
-                    return Ok(Verdict::Degraded(format!(
+                    return Ok(Fitness::Degraded(format!(
                         "shown the state `{name}` twice it answers {tool}, then {now}"
                     )));
                 }
@@ -269,5 +269,5 @@ async fn judge(asker: &Asker, trial: &Trial, stopped: &(dyn Fn() -> bool + Sync)
             Err(_) => {}
         }
     }
-    Ok(Verdict::Healthy)
+    Ok(Fitness::Healthy)
 }

@@ -27,16 +27,16 @@ pub enum Mode {
 
 /// A JSON schema whose properties keep their order: those that constrain sampling write an object in the order of its schema.
 #[derive(Debug, Clone)]
-pub(super) enum Node {
+pub(super) enum SchemaNode {
     /// An object of exactly these properties.
-    Object(Vec<(&'static str, Node)>),
+    Object(Vec<(&'static str, SchemaNode)>),
     /// One of these.
-    AnyOf(Vec<Node>),
+    AnyOf(Vec<SchemaNode>),
     /// Anything else.
     Plain(Value),
 }
 
-struct Properties<'a>(&'a [(&'static str, Node)]);
+struct Properties<'a>(&'a [(&'static str, SchemaNode)]);
 
 impl Serialize for Properties<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -44,12 +44,12 @@ impl Serialize for Properties<'_> {
     }
 }
 
-impl Serialize for Node {
+impl Serialize for SchemaNode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Node::Plain(value) => value.serialize(serializer),
-            Node::AnyOf(nodes) => serializer.collect_map([("anyOf", nodes)]),
-            Node::Object(properties) => {
+            SchemaNode::Plain(value) => value.serialize(serializer),
+            SchemaNode::AnyOf(nodes) => serializer.collect_map([("anyOf", nodes)]),
+            SchemaNode::Object(properties) => {
                 let mut map = serializer.serialize_map(Some(4))?;
                 map.serialize_entry("type", "object")?;
                 map.serialize_entry("properties", &Properties(properties))?;
@@ -69,7 +69,7 @@ pub(super) struct Offer {
     /// What it does.
     pub(super) description: String,
     /// The arguments that a model chooses.
-    pub(super) arguments: Vec<(&'static str, Node)>,
+    pub(super) arguments: Vec<(&'static str, SchemaNode)>,
 }
 
 /// The arguments that a model chooses, each with the values it chooses from: small models write any number where any is
@@ -95,37 +95,39 @@ pub(super) fn offers() -> Vec<Offer> {
             if kind == "number" {
                 node["enum"] = values;
             }
-            (name, Node::Plain(node))
+            (name, SchemaNode::Plain(node))
         });
         Some(Offer { name: schema.name, description: schema.description, arguments: arguments.collect() })
     };
     ToolCall::schemas().into_iter().filter_map(offer).collect()
 }
 
-fn reason() -> (&'static str, Node) {
+fn reason() -> (&'static str, SchemaNode) {
     (
         "reason",
-        Node::Plain(json!({"type": "string", "maxLength": REASON_MAX, "description": "Why, in one short sentence."})),
+        SchemaNode::Plain(
+            json!({"type": "string", "maxLength": REASON_MAX, "description": "Why, in one short sentence."}),
+        ),
     )
 }
 
-fn expects() -> (&'static str, Node) {
+fn expects() -> (&'static str, SchemaNode) {
     let description = "What the hit rate will do in the next window.";
-    ("expects", Node::Plain(json!({"type": "string", "enum": IMPACTS, "description": description})))
+    ("expects", SchemaNode::Plain(json!({"type": "string", "enum": IMPACTS, "description": description})))
 }
 
 /// The schema of an answer.
-pub(super) fn answer(offers: &[Offer]) -> Node {
+pub(super) fn answer(offers: &[Offer]) -> SchemaNode {
     let calls = offers.iter().map(|offer| {
-        let tool = Node::Plain(json!({"type": "string", "enum": [offer.name]}));
-        Node::Object(vec![("tool", tool), ("arguments", Node::Object(offer.arguments.clone()))])
+        let tool = SchemaNode::Plain(json!({"type": "string", "enum": [offer.name]}));
+        SchemaNode::Object(vec![("tool", tool), ("arguments", SchemaNode::Object(offer.arguments.clone()))])
     });
-    Node::Object(vec![reason(), ("call", Node::AnyOf(calls.collect())), expects()])
+    SchemaNode::Object(vec![reason(), ("call", SchemaNode::AnyOf(calls.collect())), expects()])
 }
 
 /// A request for a chat completion.
 #[derive(serde::Serialize)]
-pub(super) struct Request<'a> {
+pub(super) struct ChatRequest<'a> {
     pub(super) model: &'a str,
     pub(super) messages: [Message<'a>; 2],
     pub(super) temperature: f64,
@@ -166,7 +168,7 @@ struct Format {
 struct Named {
     name: &'static str,
     strict: bool,
-    schema: Node,
+    schema: SchemaNode,
 }
 
 #[derive(Debug, Clone, serde::Serialize)]
@@ -179,7 +181,7 @@ struct Tool {
 struct Function {
     name: &'static str,
     description: String,
-    parameters: Node,
+    parameters: SchemaNode,
 }
 
 /// The form of a mode.
@@ -192,7 +194,7 @@ pub(super) fn form(mode: Mode, offers: &[Offer]) -> Form {
         Mode::Tools => {
             let tools = offers.iter().map(|offer| {
                 let arguments = std::iter::once(reason()).chain(offer.arguments.iter().cloned()).chain([expects()]);
-                let parameters = Node::Object(arguments.collect());
+                let parameters = SchemaNode::Object(arguments.collect());
                 let function = Function { name: offer.name, description: offer.description.clone(), parameters };
                 Tool { r#type: "function", function }
             });

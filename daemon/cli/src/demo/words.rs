@@ -155,7 +155,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 mod tests {
     use super::*;
     use rudder_demo::{DaemonReport, GraphReport, sharing};
-    use rudder_stage::Counters;
+    use rudder_stage::ScrapedCounters;
 
     fn run(policy: &str, network_rows: u64, stall_seconds: f64) -> RunReport {
         RunReport {
@@ -176,7 +176,7 @@ mod tests {
             accuracy: 0.5,
             rows_checked: 2_000_000,
             wrong_rows: 0,
-            daemons: vec![DaemonReport::new(0, &Counters::default())],
+            daemons: vec![DaemonReport::new(0, &ScrapedCounters::default())],
         }
     }
 

@@ -217,7 +217,7 @@ fn trust(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::{Verdict, worst};
+    use crate::finding::{Severity, worst};
     use rudder_peers::authority;
     use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -239,11 +239,11 @@ mod tests {
         (dir, config)
     }
 
-    fn judged(config: &PeersConfig, node: u16, now: u64) -> (Verdict, String) {
+    fn judged(config: &PeersConfig, node: u16, now: u64) -> (Severity, String) {
         let found = judge(&Files::read(config), config, node, now);
         let bad: Vec<String> = found
             .iter()
-            .filter(|finding| finding.verdict != Verdict::Ok)
+            .filter(|finding| finding.verdict != Severity::Ok)
             .map(|finding| format!("{}: {} -> {}", finding.check, finding.found, finding.mend.clone().unwrap()))
             .collect();
         (worst(&found), bad.join("\n"))
@@ -253,11 +253,11 @@ mod tests {
     fn a_good_pair_passes_and_a_day_old_job_is_no_warning() {
         let (_dir, config) = site(365);
         let found = judge(&Files::read(&config), &config, 3, now());
-        assert_eq!(worst(&found), Verdict::Ok, "{found:?}");
+        assert_eq!(worst(&found), Severity::Ok, "{found:?}");
         assert_eq!(found.len(), 5, "authority, certificate, name, key, chain: {found:?}");
         assert!(found.iter().any(|finding| finding.found == "node-3.blue.rudder"));
         let (_dir, config) = site(1);
-        assert_eq!(judged(&config, 3, now()).0, Verdict::Ok);
+        assert_eq!(judged(&config, 3, now()).0, Severity::Ok);
     }
 
     #[test]
@@ -266,14 +266,14 @@ mod tests {
         // A minute over, so that a second lost in between changes no hour.
         let (day, later) = (86_400, now() + 60);
         let (verdict, text) = judged(&config, 3, later + 350 * day);
-        assert!(verdict == Verdict::Warning && text.contains("ends in 14 d 23 h"), "{text}");
+        assert!(verdict == Severity::Warning && text.contains("ends in 14 d 23 h"), "{text}");
         let (verdict, text) = judged(&config, 3, later + 366 * day);
         assert!(
-            verdict == Verdict::Problem && text.contains("ended 1 d 0 h ago") && text.contains("--force"),
+            verdict == Severity::Problem && text.contains("ended 1 d 0 h ago") && text.contains("--force"),
             "{text}"
         );
         let (verdict, text) = judged(&config, 3, later - 2 * day);
-        assert!(verdict == Verdict::Problem && text.contains("clock"), "{text}");
+        assert!(verdict == Severity::Problem && text.contains("clock"), "{text}");
     }
 
     #[test]
@@ -297,11 +297,11 @@ mod tests {
             std::fs::set_permissions(&config.key, std::fs::Permissions::from_mode(mode)).unwrap();
             let (verdict, text) = judged(&config, 3, now());
             let mended = text.contains("chmod o-rwx,g-w");
-            assert!(verdict == Verdict::Warning && text.contains(words) && mended, "{mode:o}: {text}");
+            assert!(verdict == Severity::Warning && text.contains(words) && mended, "{mode:o}: {text}");
         }
         // What docs/deploy.md has an operator do.
         std::fs::set_permissions(&config.key, std::fs::Permissions::from_mode(0o640)).unwrap();
-        assert_eq!(judged(&config, 3, now()), (Verdict::Ok, String::new()));
+        assert_eq!(judged(&config, 3, now()), (Severity::Ok, String::new()));
         std::fs::write(&config.key, "nonsense").unwrap();
         assert!(judged(&config, 3, now()).1.contains("holds no key"));
         std::fs::write(&config.certificate, "nonsense").unwrap();
@@ -309,7 +309,7 @@ mod tests {
         std::fs::remove_file(&config.authority).unwrap();
         let (verdict, text) = judged(&config, 3, now());
         assert!(
-            verdict == Verdict::Problem && text.contains("ca.pem: No such file") && text.contains("peers.authority"),
+            verdict == Severity::Problem && text.contains("ca.pem: No such file") && text.contains("peers.authority"),
             "{text}"
         );
         let denied = Files {

@@ -197,13 +197,13 @@ pub(super) fn memory(reading: Option<MemoryReading>, config: &Config, tables: &[
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Verdict::{self, Ok, Problem, Warning};
+    use crate::finding::Severity::{self, Ok, Problem, Warning};
 
     fn process(files: Option<u64>) -> Process {
         Process { whose: "this shell", files, address_space: None, net_admin: false }
     }
 
-    fn said(finding: &Finding) -> (Verdict, String) {
+    fn said(finding: &Finding) -> (Severity, String) {
         (finding.verdict, format!("{} -> {}", finding.found, finding.mend.clone().unwrap_or_default()))
     }
 

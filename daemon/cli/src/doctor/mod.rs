@@ -8,7 +8,7 @@ mod machine;
 mod node;
 mod peers;
 
-use super::finding::{Finding, Verdict, counted, listed, worst};
+use super::finding::{Finding, Severity, counted, listed, worst};
 use super::{CliError, style};
 use rudder_daemon::config::{Config, ConfigError, Layers};
 use serde_json::json;
@@ -55,7 +55,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     } else {
         style::print(&format!("{}{}, as user {uid} sees it\n", listed(&found), counted(&found)))?;
     }
-    match found.iter().filter(|finding| finding.verdict == Verdict::Problem).count() {
+    match found.iter().filter(|finding| finding.verdict == Severity::Problem).count() {
         0 => Ok(()),
         problems => Err(CliError::message(format!("{} to mend", style::plural(problems as u64, "problem")))),
     }
@@ -160,7 +160,7 @@ fn check(config: &Config, offline: bool, found: &mut Vec<Finding>) {
         found.push(Finding::ok("daemon", "none runs on this node"));
     }
     if let Some(dataset) = dataset.filter(|_| !offline) {
-        found.extend(peers::meet(config, &dataset));
+        found.extend(peers::check_peers(config, &dataset));
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
         found.clear();
         assert!(configuration(&args(&path, Some(&file)), &mut found).is_none());
         let said = format!("{}: ", file.display());
-        assert!(found[0].verdict == Verdict::Problem && found[0].found.starts_with(&said), "{found:?}");
+        assert!(found[0].verdict == Severity::Problem && found[0].found.starts_with(&said), "{found:?}");
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
         std::fs::write(&path, "[node]\nindex = 0\n[dataset]\npath = \"/d\"\n").unwrap();
         // A folder, which nobody can read as a file: not even root, who runs these tests in places.
         for (file, verdict) in
-            [(dir.path().join("absent"), Verdict::Problem), (dir.path().to_owned(), Verdict::Warning)]
+            [(dir.path().join("absent"), Severity::Problem), (dir.path().to_owned(), Severity::Warning)]
         {
             let mut found = Vec::new();
             assert!(configuration(&args(&path, Some(&file)), &mut found).is_some());
@@ -225,7 +225,7 @@ mod tests {
         std::fs::write(&path, "[node]\nindexx = 1\n").unwrap();
         let mut found = Vec::new();
         assert!(configuration(&args(&path, None), &mut found).is_none());
-        assert!(found[0].verdict == Verdict::Problem && found[0].found.contains("indexx"), "{found:?}");
+        assert!(found[0].verdict == Severity::Problem && found[0].found.contains("indexx"), "{found:?}");
         assert!(found[0].mend.as_ref().unwrap().contains("rudderd --check"), "{found:?}");
     }
 
@@ -234,8 +234,8 @@ mod tests {
         let mut config = Config::default();
         config.peers.authority = "/nonexistent/ca.pem".into();
         let alone = identity(&config, true);
-        assert_eq!((alone.len(), worst(&alone)), (1, Verdict::Ok));
-        assert_eq!(worst(&identity(&config, false)), Verdict::Problem);
+        assert_eq!((alone.len(), worst(&alone)), (1, Severity::Ok));
+        assert_eq!(worst(&identity(&config, false)), Severity::Problem);
     }
 
     #[test]
@@ -254,10 +254,10 @@ mod tests {
         check(&config, false, &mut found);
         let problems: Vec<&str> = found
             .iter()
-            .filter(|finding| finding.verdict == Verdict::Problem)
+            .filter(|finding| finding.verdict == Severity::Problem)
             .map(|finding| finding.check.as_str())
             .collect();
         assert_eq!(problems, ["dataset", "authority", "certificate", "key", "socket"], "{found:?}");
-        assert!(found.iter().all(|finding| finding.verdict == Verdict::Ok || finding.mend.is_some()));
+        assert!(found.iter().all(|finding| finding.verdict == Severity::Ok || finding.mend.is_some()));
     }
 }

@@ -237,7 +237,7 @@ pub(super) fn as_trainer(socket: &Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Verdict::{Ok as Fine, Problem, Warning};
+    use crate::finding::Severity::{Ok as Fine, Problem, Warning};
     use serde_json::json;
 
     #[test]
@@ -287,7 +287,7 @@ mod tests {
             };
             admin_of(&Config { admin, ..Config::default() })
         };
-        fn admin_of(config: &Config) -> crate::finding::Verdict {
+        fn admin_of(config: &Config) -> crate::finding::Severity {
             admin(config).verdict
         }
         assert_eq!([with("127.0.0.1:1", None), with("0.0.0.0:1", None)], [Fine, Warning]);

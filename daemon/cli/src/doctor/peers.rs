@@ -14,7 +14,7 @@ use std::time::Duration;
 const GROWTH: Duration = Duration::from_secs(3);
 
 /// Meets all peers at once.
-pub(super) fn meet(config: &Config, dataset: &Dataset) -> Vec<Finding> {
+pub(super) fn check_peers(config: &Config, dataset: &Dataset) -> Vec<Finding> {
     let identity = Identity { node: dataset.node().0, parts: dataset.parts(), fingerprint: dataset.fingerprint() };
     let others: Vec<(u16, String)> = config
         .peers
@@ -24,7 +24,7 @@ pub(super) fn meet(config: &Config, dataset: &Dataset) -> Vec<Finding> {
         .map(|(node, at)| (*node, at.clone()))
         .collect();
     if others.is_empty() {
-        return vec![Finding::ok("peers", "there are none")];
+        return vec![Finding::ok("peers", "no other nodes")];
     }
     let failed = |error: String| {
         vec![Finding::problem("peers", error, "first mend the problems of certificates and [peers] above")]
@@ -41,7 +41,7 @@ pub(super) fn meet(config: &Config, dataset: &Dataset) -> Vec<Finding> {
         let mut asked = Vec::new();
         for (node, address) in others {
             let probe = std::sync::Arc::clone(&probe);
-            asked.push((node, address, tokio::spawn(async move { probe.meet(node, GROWTH).await })));
+            asked.push((node, address, tokio::spawn(async move { probe.measure(node, GROWTH).await })));
         }
         let mut found = Vec::new();
         for (node, address, met) in asked {
@@ -98,7 +98,7 @@ fn path_mtu(node: u16, arrived: u16, mtu: u16) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Verdict::{Ok as Fine, Problem, Warning};
+    use crate::finding::Severity::{Ok as Fine, Problem, Warning};
 
     fn meeting(mtu: u16) -> Meeting {
         let address = "127.0.0.1:1".parse().unwrap();

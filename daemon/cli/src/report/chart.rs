@@ -44,9 +44,9 @@ pub(super) struct Mark {
     pub(super) at: f64,
     /// One letter.
     pub(super) letter: char,
-    /// What a pointer that rests there is told.
+    /// The text of its tooltip.
     pub(super) title: String,
-    /// Where in the page it is told in full.
+    /// The anchor of its full description in the page.
     pub(super) anchor: String,
     pub(super) bad: bool,
 }

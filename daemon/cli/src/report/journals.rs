@@ -119,14 +119,14 @@ fn of_decisions(name: String, decisions: &[Decision]) -> NodeRun {
     let sum = |of: fn(&Decision) -> u64| decisions.iter().map(of).sum::<u64>() as f64;
     NodeRun {
         series: Measure::ALL.into_iter().map(series).collect(),
-        decisions: decisions.iter().map(|decision| told(&name, decision)).collect(),
+        decisions: decisions.iter().map(|decision| told_decision(&name, decision)).collect(),
         remote_rows: sum(|decision| decision.snapshot.remote_rows),
         network_rows: sum(|decision| decision.snapshot.network_rows),
         name,
     }
 }
 
-fn told(node: &str, decision: &Decision) -> Told {
+fn told_decision(node: &str, decision: &Decision) -> Told {
     let did = decision.answer.iter().flat_map(|answer| &answer.tables).map(deed).collect::<Vec<_>>().join("; ");
     let mut reason = decision.reason.clone();
     if let Some(fallback) = &decision.fallback {

@@ -73,9 +73,9 @@ pub fn run(args: &TopArgs) -> Result<(), CliError> {
     for signal in SIGNALS {
         signal_hook::flag::register(signal, Arc::clone(&stop))?;
     }
-    let session = Session::begin()?;
+    let terminal = RawTerminal::begin()?;
     let outcome = live(args, &stop);
-    drop(session);
+    drop(terminal);
     outcome
 }
 
@@ -96,7 +96,7 @@ fn once(args: &TopArgs) -> Result<(), CliError> {
                 .map(|asked| asked.join().unwrap_or_else(|_| Err("the question panicked".into())))
                 .collect()
         });
-        watched.iter_mut().zip(heard).for_each(|(watched, heard)| watched.take(begin.elapsed().as_secs_f64(), heard));
+        watched.iter_mut().zip(heard).for_each(|(watched, heard)| watched.record(begin.elapsed().as_secs_f64(), heard));
     };
     look(&mut watched);
     std::thread::sleep(Duration::from_secs_f64(args.interval));
@@ -140,9 +140,9 @@ fn read(begin: Instant, url: &str, token: Option<&Path>) -> Result<Reading, Stri
 }
 
 /// The terminal in raw mode on its other screen, for as long as this lives.
-struct Session;
+struct RawTerminal;
 
-impl Session {
+impl RawTerminal {
     fn begin() -> Result<Self, CliError> {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
@@ -150,13 +150,13 @@ impl Session {
             before(panic);
         }));
         enable_raw_mode().map_err(|error| CliError::context("the terminal has no raw mode", error))?;
-        let session = Self;
+        let terminal = Self;
         crossterm::execute!(io::stdout(), EnterAlternateScreen, crossterm::cursor::Hide)?;
-        Ok(session)
+        Ok(terminal)
     }
 }
 
-impl Drop for Session {
+impl Drop for RawTerminal {
     fn drop(&mut self) {
         give_back();
     }
@@ -217,7 +217,7 @@ fn live(args: &TopArgs, stop: &AtomicBool) -> Result<(), CliError> {
     while !controls.quit && !stop.load(Ordering::Relaxed) {
         for (daemon, at, reading) in heard.try_iter() {
             if !controls.paused {
-                watched[daemon].take(at, reading);
+                watched[daemon].record(at, reading);
             }
         }
         let tables = watched[controls.selected].tables();

@@ -147,7 +147,7 @@ impl Watched {
     }
 
     /// Takes what was heard, or why nothing was, at `at`.
-    pub(super) fn take(&mut self, at: f64, heard: Result<Reading, String>) {
+    pub(super) fn record(&mut self, at: f64, heard: Result<Reading, String>) {
         match heard {
             Err(why) => {
                 let since = self.gone.as_ref().map_or(at, |(since, _)| *since);

@@ -69,8 +69,8 @@ fn decision(number: u64) -> Decision {
 
 fn watched(up: bool) -> Watched {
     let mut watched = Watched::new("http://a:7401".into());
-    watched.take(0.0, Ok(reading(0.0, 1000, 1, up)));
-    watched.take(2.0, Ok(reading(2.0, 1080, 1, up)));
+    watched.record(0.0, Ok(reading(0.0, 1000, 1, up)));
+    watched.record(2.0, Ok(reading(2.0, 1080, 1, up)));
     watched
 }
 
@@ -96,22 +96,22 @@ fn rates_are_differences_of_two_readings() {
 #[test]
 fn a_restarted_daemon_is_not_compared_with_the_one_before() {
     let mut watched = watched(true);
-    watched.take(3.0, Ok(reading(3.0, 5, 2, true)));
+    watched.record(3.0, Ok(reading(3.0, 5, 2, true)));
     assert_eq!(watched.view(3.0, None).fetches_per_second, 0.0);
-    watched.take(4.0, Ok(reading(4.0, 15, 2, true)));
+    watched.record(4.0, Ok(reading(4.0, 15, 2, true)));
     assert_eq!(watched.view(4.0, None).fetches_per_second, 10.0);
 }
 
 #[test]
 fn a_daemon_that_went_away_is_gone_since_the_first_question_without_answer() {
     let mut watched = watched(true);
-    watched.take(5.0, Err("refused".into()));
-    watched.take(9.0, Err("still refused".into()));
+    watched.record(5.0, Err("refused".into()));
+    watched.record(9.0, Err("still refused".into()));
     let view = watched.view(12.0, None);
     assert_eq!(view.state, State::Gone { seconds: 7.0, why: "still refused".into() });
     let text = plain(&screen(&[&watched], 12.0), 100);
     assert!(text.contains("no answer for 7 s: still refused") && text.contains("said last"), "{text}");
-    watched.take(13.0, Ok(reading(13.0, 1100, 1, true)));
+    watched.record(13.0, Ok(reading(13.0, 1100, 1, true)));
     assert_eq!(watched.view(13.0, None).state, State::Up);
 }
 
@@ -147,7 +147,7 @@ fn one_daemon_fills_the_screen() {
 #[test]
 fn several_daemons_have_a_line_each_and_one_is_chosen() {
     let (here, mut gone) = (watched(true), Watched::new("http://b:7401".into()));
-    gone.take(1.0, Err("no answer from http://b:7401/metrics".into()));
+    gone.record(1.0, Err("no answer from http://b:7401/metrics".into()));
     let mut screen = screen(&[&here, &gone], 2.0);
     let text = plain(&screen, 100);
     assert!(text.contains("> http://a:7401") && text.contains("  http://b:7401") && text.contains("GONE"), "{text}");
@@ -174,8 +174,8 @@ fn crowded(down: &[u64]) -> Watched {
         reading
     };
     let mut watched = Watched::new("http://a:7401".into());
-    watched.take(0.0, Ok(of(0.0)));
-    watched.take(2.0, Ok(of(2.0)));
+    watched.record(0.0, Ok(of(0.0)));
+    watched.record(2.0, Ok(of(2.0)));
     watched
 }
 
@@ -209,7 +209,7 @@ fn of_many_peers_those_that_are_down_and_the_decisions_are_seen() {
 #[test]
 fn of_many_daemons_the_chosen_one_is_in_sight() {
     let (here, mut gone) = (watched(true), Watched::new("http://gone:7401".into()));
-    gone.take(1.0, Err("refused".into()));
+    gone.record(1.0, Err("refused".into()));
     let mut all: Vec<&Watched> = vec![&here; 40];
     all[39] = &gone;
     let mut screen = screen(&all, 2.0);
@@ -228,7 +228,7 @@ fn an_idle_node_is_not_complained_of() {
     for at in [0.0, 2.0] {
         let mut reading = reading(at, 1000, 1, true);
         reading.status["trainers_reporting"] = json!(0);
-        idle.take(at, Ok(reading));
+        idle.record(at, Ok(reading));
     }
     let text = plain(&screen(&[&idle], 2.0), 110);
     assert!(text.contains("0 fetches/s, no trainer at work"), "{text}");

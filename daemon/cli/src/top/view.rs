@@ -380,8 +380,8 @@ fn short(text: &str, width: usize) -> String {
 
 /// The screen as plain lines.
 pub(super) fn plain(screen: &Screen, width: u16) -> String {
-    // More lines than are ever drawn, so that nothing is left out: of a daemon, for each peer, and thrice as many as
-    // there are daemons, since a third of the screen is for their list.
+    // More lines than are ever drawn, so that nothing is left out: those of a daemon and of each peer, and three per
+    // daemon, since a third of the screen is for their list.
     let lines = |view: &View| 32 + 2 * view.peers.len() + view.decisions.len();
     let height = screen.daemons.iter().map(lines).max().unwrap_or(4) + 3 * screen.daemons.len();
     let area = Rect::new(0, 0, width, u16::try_from(height).unwrap_or(u16::MAX));

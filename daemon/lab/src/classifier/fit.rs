@@ -4,7 +4,7 @@
 
 use rudder_agent::classifier::features::{COUNT, Features};
 use rudder_agent::classifier::file::Head;
-use rudder_agent::classifier::models::{Forest, Kernel, Linear, Node, Parameters, Standard};
+use rudder_agent::classifier::models::{Forest, Kernel, Linear, Parameters, Standard, TreeNode};
 use rudder_agent::classifier::samples::{Gain, Sample};
 use rudder_agent::classifier::{ClassifierError, Kind, Task};
 use serde::Deserialize;
@@ -160,12 +160,12 @@ struct TheirNode {
 }
 
 impl TheirNode {
-    fn ours(&self) -> Node {
+    fn ours(&self) -> TreeNode {
         match (self.true_child, self.false_child, self.split_value) {
             (Some(low), Some(high), Some(threshold)) => {
-                Node::Split { feature: self.split_feature, threshold, low, high }
+                TreeNode::Split { feature: self.split_feature, threshold, low, high }
             }
-            _ => Node::Leaf { value: self.output },
+            _ => TreeNode::Leaf { value: self.output },
         }
     }
 }
@@ -190,7 +190,7 @@ fn their_trees(rows: &[Features], labels: &[bool], seed: u64) -> Result<TheirTre
 
 fn random_forest(model: &TheirTrees) -> Result<Forest, String> {
     let TheirRegressor { forest_regressor: forest } = taken_out(model)?;
-    let trees: Vec<Vec<Node>> =
+    let trees: Vec<Vec<TreeNode>> =
         forest.trees.iter().map(|tree| tree.nodes.iter().map(TheirNode::ours).collect()).collect();
     Ok(Forest { base: 0.0, rate: 1.0 / trees.len().max(1) as f64, trees })
 }
@@ -211,15 +211,15 @@ struct TheirBranch {
 
 impl TheirBranch {
     /// Appends this branch to `tree`, parents before their children.
-    fn lay_out(&self, tree: &mut Vec<Node>) {
+    fn lay_out(&self, tree: &mut Vec<TreeNode>) {
         let at = tree.len();
-        tree.push(Node::Leaf { value: self.value });
+        tree.push(TreeNode::Leaf { value: self.value });
         if let (Some(left), Some(right)) = (&self.left, &self.right) {
             let low = tree.len();
             left.lay_out(tree);
             let high = tree.len();
             right.lay_out(tree);
-            tree[at] = Node::Split { feature: self.split_feature_idx, threshold: self.threshold, low, high };
+            tree[at] = TreeNode::Split { feature: self.split_feature_idx, threshold: self.threshold, low, high };
         }
     }
 }
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
     use rudder_agent::classifier::numbers::logistic;
 
-    /// Rows to fit to, their labels, and as many other rows.
+    /// Rows to fit to, their labels, and an equal number of other rows.
     fn problem(seed: u64) -> (Vec<Features>, Vec<bool>, Vec<Features>) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut rows =

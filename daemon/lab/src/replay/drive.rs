@@ -22,7 +22,7 @@ pub struct ReplaySpec {
     pub capacity_rows: usize,
     /// Seed of the policy's randomness.
     pub seed: u64,
-    /// While a minibatch is fetched, so many after it have been announced; 0: nothing ever is.
+    /// The number of following minibatches that are announced while one is fetched; 0 announces nothing.
     pub lookahead: usize,
     /// Limits of the lookahead.
     pub ahead: Settings,

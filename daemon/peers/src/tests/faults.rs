@@ -2,7 +2,7 @@
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 
-use super::super::shared::read_hello;
+use super::super::context::read_hello;
 use super::super::wire::{BlockHeader, HelloReply, ResponseHeader, UpdateRequest, hello_frame};
 use super::*;
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What node 0 is told when it fetches from `server`, and what both sides log.
+/// The error that node 0 gets when it fetches from `server`, and what both sides log.
 async fn told(peers: &Peers, log: &Log) -> (DialError, String, String) {
     let begin = Instant::now();
     let error = fetch(peers, &[1, 5, 9]).await.unwrap_err();

@@ -9,7 +9,7 @@ mod server;
 
 use super::super::controller::{Controller, ControllerError, Impact, Proposal, View};
 use super::super::snapshot::Snapshot;
-use super::{Llm, LlmSettings, LlmStatus, Mode, Verdict};
+use super::{Fitness, Llm, LlmSettings, LlmStatus, Mode};
 use serde_json::{Value, json};
 use server::{End, Reply, Server, answer_in, decision, sane};
 use std::time::{Duration, Instant};
@@ -109,7 +109,7 @@ fn a_model_that_throws_dice_is_degraded() {
         Reply::ok(answer_in(Server::mode(request), decision(tool, json!({}))))
     });
     let (_, status) = probed(settings(&server));
-    let Verdict::Degraded(why) = status.probe.unwrap().verdict else { panic!("{}", status.state) };
+    let Fitness::Degraded(why) = status.probe.unwrap().verdict else { panic!("{}", status.state) };
     assert!(why.contains("twice it answers"), "{why}");
 }
 

@@ -1,4 +1,4 @@
-//! A server that speaks as much of the chat completions as is needed, and says what it is told to.
+//! A server that speaks the part of the chat completions that the tests need, and answers what they set.
 
 use super::super::Mode;
 use axum::Router;

@@ -5,7 +5,7 @@ use super::model;
 use crate::classifier::sources;
 use rudder_agent::classifier::features::{COUNT, features};
 use rudder_agent::classifier::file::{Head, Model};
-use rudder_agent::classifier::models::{Forest, Node, Parameters, Standard};
+use rudder_agent::classifier::models::{Forest, Parameters, Standard, TreeNode};
 use rudder_agent::classifier::samples::Gain;
 use rudder_agent::classifier::steer::ClassifierController;
 use rudder_agent::classifier::{ClassifierError, Kind, Task};
@@ -147,9 +147,9 @@ fn the_controller_does_what_its_model_says_and_says_how_sure_it_is() {
         let standard = Standard { mean: vec![0.0; COUNT], deviation: vec![1.0; COUNT] };
         let gain = Gain { hit_rate: (0.0, 1.0), network: (0.0, 1.0), wait: (0.0, 1.0) };
         let nodes = vec![
-            Node::Split { feature: 0, threshold: 0.4, low: 1, high: 2 },
-            Node::Leaf { value: low },
-            Node::Leaf { value: high },
+            TreeNode::Split { feature: 0, threshold: 0.4, low: 1, high: 2 },
+            TreeNode::Leaf { value: low },
+            TreeNode::Leaf { value: high },
         ];
         let parameters = Parameters::Rf(Forest { base: 0.0, rate: 1.0, trees: vec![nodes] });
         Head::new(gain, standard, 0.2, parameters)

@@ -33,7 +33,7 @@ pub(crate) mod code {
     pub(crate) const TOO_SLOW: VarInt = VarInt::from_u32(4);
 }
 
-pub(crate) struct Shared {
+pub(crate) struct PeersContext {
     pub(crate) config: PeersConfig,
     pub(crate) identity: Identity,
     pub(crate) version: u16,
@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub(crate) handle: tokio::runtime::Handle,
 }
 
-impl Shared {
+impl PeersContext {
     pub(crate) fn hello(&self) -> Hello {
         let Identity { node, parts, fingerprint } = self.identity;
         Hello { node, parts, fingerprint }
