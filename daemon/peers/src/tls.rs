@@ -118,17 +118,19 @@ impl Validity {
             reader.read_sequence(|signed| {
                 let validity = signed.next().read_sequence(|fields| {
                     // Before it stand version, serial number, algorithm and issuer (RFC 5280, section 4.1); version may be absent.
-                    fields.read_optional(|version| version.read_tagged(yasna::Tag::context(0), |v| v.read_u8()))?;
+                    fields.read_optional(|version| {
+                        version.read_tagged(yasna::Tag::context(0), yasna::BERReader::read_u8)
+                    })?;
                     for _ in 0..3 {
                         fields.next().read_der()?;
                     }
                     let validity = fields.next().read_sequence(|times| {
                         Ok(Self { not_before: time(times.next())?, not_after: time(times.next())? })
                     })?;
-                    while fields.read_optional(|rest| rest.read_der())?.is_some() {}
+                    while fields.read_optional(yasna::BERReader::read_der)?.is_some() {}
                     Ok(validity)
                 })?;
-                while signed.read_optional(|rest| rest.read_der())?.is_some() {}
+                while signed.read_optional(yasna::BERReader::read_der)?.is_some() {}
                 Ok(validity)
             })
         })
