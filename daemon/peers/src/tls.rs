@@ -112,6 +112,7 @@ pub struct Validity {
 
 impl Validity {
     /// Reads it off a certificate; `None` if that is not an X.509 certificate.
+    #[allow(clippy::redundant_closure_for_method_calls)] // a path is not general enough over the lifetime of the reader
     #[must_use]
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         yasna::parse_der(certificate, |reader| {
@@ -119,7 +120,7 @@ impl Validity {
                 let validity = signed.next().read_sequence(|fields| {
                     // Before it stand version, serial number, algorithm and issuer (RFC 5280, section 4.1); version may be absent.
                     fields.read_optional(|version| {
-                        version.read_tagged(yasna::Tag::context(0), yasna::BERReader::read_u8)
+                        version.read_tagged(yasna::Tag::context(0), |v| v.read_u8())
                     })?;
                     for _ in 0..3 {
                         fields.next().read_der()?;
@@ -127,10 +128,10 @@ impl Validity {
                     let validity = fields.next().read_sequence(|times| {
                         Ok(Self { not_before: time(times.next())?, not_after: time(times.next())? })
                     })?;
-                    while fields.read_optional(yasna::BERReader::read_der)?.is_some() {}
+                    while fields.read_optional(|rest| rest.read_der())?.is_some() {}
                     Ok(validity)
                 })?;
-                while signed.read_optional(yasna::BERReader::read_der)?.is_some() {}
+                while signed.read_optional(|rest| rest.read_der())?.is_some() {}
                 Ok(validity)
             })
         })
