@@ -95,7 +95,8 @@ impl PartitionBook {
         Self { starts, index: Index::Ranges }
     }
 
-    /// Id `i` is owned by part `owners[i]`, a number that is not checked yet; rows of a shard are in the order of ids unless `rows` says the row of each id.
+    /// Id `i` is owned by part `owners[i]`; rows of a shard are in the order of ids unless `rows` says the row of each
+    /// id. Both are plain numbers as a file has them, which are checked here.
     ///
     /// # Errors
     /// [`BookError`] when an owner is no part, or `rows` is not one to one.
@@ -106,8 +107,8 @@ impl PartitionBook {
     ) -> Result<Self, BookError> {
         let mut counts = vec![0u64; usize::from(parts)];
         for (id, owner) in (0u64..).zip(owners.clone()) {
-            let slot = counts.get_mut(usize::from(owner));
-            *slot.ok_or(BookError::OwnerOutOfRange { id, owner: u64::from(owner), parts })? += 1;
+            let count = counts.get_mut(usize::from(owner));
+            *count.ok_or(BookError::OwnerOutOfRange { id, owner: u64::from(owner), parts })? += 1;
         }
         let mut starts = vec![0u64];
         starts.extend(counts.iter().scan(0, |sum, count| {

@@ -13,6 +13,7 @@ const CELLS: usize = 128;
 /// Spins before a wait yields its core.
 const SPINS_MAX: u32 = 64;
 
+/// The era in which a reader entered, 0 while nobody is inside. On a cache line of its own.
 #[repr(align(128))]
 #[derive(Debug, Default)]
 struct ReaderCell(AtomicU64);

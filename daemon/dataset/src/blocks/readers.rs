@@ -1,6 +1,7 @@
 //! The threads that read blocks, and the desk at which blocks are asked for. It owns the order of reads: one read per
 //! block however many ask for it, at most `reads_max` reads at a time, and beside the kept blocks at most twice
-//! `reads_max` blocks in memory. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody else's.
+//! `reads_max` blocks in memory. Whoever asks waits with a limit: a disk that hangs takes these threads and nobody
+//! else's.
 
 use std::collections::VecDeque;
 use std::io;
@@ -57,6 +58,7 @@ impl Loan {
     }
 }
 
+/// The right to hold one block beside the kept ones; dropping it gives it back.
 struct LoanPermit(Arc<Desk>);
 
 impl Drop for LoanPermit {

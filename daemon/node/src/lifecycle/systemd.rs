@@ -1,6 +1,6 @@
-//! What the daemon tells a service manager: ready, reloading, stopping, alive. It owns the protocol of sd_notify(3) and the
-//! rhythm of the watchdog, which has a thread of its own so that no request can delay it. It must never tell more than
-//! the daemon's own answer. Where nobody watches, nothing is sent.
+//! What the daemon tells a service manager: ready, reloading, stopping, alive. It owns the protocol of sd_notify(3) and
+//! the rhythm of the watchdog, which has a thread of its own so that no request can delay it. It must never tell more
+//! than the daemon's own answer. Where nobody watches, nothing is sent.
 
 use crate::daemon::Daemon;
 use sd_notify::NotifyState;

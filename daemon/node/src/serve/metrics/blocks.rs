@@ -74,6 +74,7 @@ impl Handles {
     }
 }
 
+/// The handles, and in them the numbers of the last scrape.
 struct LastScrape {
     dataset: Arc<Dataset>,
     handles: Handles,

@@ -48,6 +48,7 @@ struct Handles {
     outdated: IntGaugeVec,
 }
 
+/// The handles, and in them the numbers of the last scrape.
 struct LastScrape {
     engine: Arc<Engine>,
     handles: Handles,
