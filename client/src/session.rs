@@ -376,14 +376,14 @@ impl Sender<'_> {
         }
     }
 
-    /// Tells the daemon of a new arena. Before that it is told which arenas to drop, so that they do not count against its limits;
-    /// nobody waits for these answers, for the daemon takes the calls of a connection in their order.
+    /// Registers a new arena at the daemon. Before that it asks the daemon to drop old arenas, so that they do not count
+    /// against its limits. It does not wait for these answers: the daemon takes the calls of a connection in order.
     fn announce(&mut self, growth: &Growth) -> Result<(), ClientError> {
         let session = self.session;
-        while let Some(arena) = session.pool.untold() {
+        while let Some(arena) = session.pool.drop_due() {
             let id = self.send(Request::DropArena { arena }, &[], None, None)?;
             session.abandon(id);
-            session.pool.told(arena);
+            session.pool.drop_sent(arena);
         }
         let request = Request::AddArena { arena: growth.arena, bytes: growth.mapping.bytes() as u64 };
         let id = self.send(request, &[], Some(growth.mapping.fd()), None)?;

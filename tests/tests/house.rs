@@ -59,8 +59,8 @@ const WITHOUT_CIRCLES: [&str; 7] = [
 /// The folder whose files [`STOREYS`] orders.
 const STOREYED: &str = "daemon/node/src/serve/";
 
-/// The files of `serve`, lowest storey first. Each may import files of lower storeys only, by their whole path. What a folder's
-/// `mod.rs` holds stands for the folder; a file that is not named here has no place yet.
+/// The files of `serve`, lowest storey first. Each may import files of lower storeys only, by their whole path. What a
+/// folder's `mod.rs` holds stands for the folder; a file that is not named here has no place yet.
 const STOREYS: [&[&str]; 14] = [
     &[
         "settings",

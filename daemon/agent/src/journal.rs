@@ -118,7 +118,7 @@ impl JournalSettings {
     }
 }
 
-/// The last decisions, for whoever asks; clones share them. Nobody who holds it writes to a disk.
+/// The last decisions, for readers; clones share them. It never writes to a disk.
 #[derive(Debug, Clone, Default)]
 pub struct Recent(Arc<Mutex<VecDeque<Decision>>>);
 

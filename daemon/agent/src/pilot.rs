@@ -73,8 +73,8 @@ impl Pilot {
         Some(decision)
     }
 
-    /// What to do after the window `now`, given the controller's answer. The decision's `call` is to be carried out, and
-    /// [`Pilot::carried_out`] to be told.
+    /// What to do after the window `now`, given the controller's answer. The caller carries out the decision's `call`, then
+    /// calls [`Pilot::carried_out`].
     pub fn decide(&mut self, now: &Snapshot, asked: Asked, occasion: Occasion) -> ToolCall {
         let Asked { controller, answer, latency_ms } = asked;
         let Occasion { number, time_ms } = occasion;

@@ -9,7 +9,7 @@ use crate::spec::ControllerSpec;
 use rudder_settings::{Capacity, Verdict, WAIT_MS, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 
-/// Section `[agent]`. The parts stand side by side in the section: their keys are told apart by their names.
+/// Section `[agent]`. The parts stand side by side in the section: no two of them have a key in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {

@@ -59,7 +59,7 @@ impl Fault {
         }
     }
 
-    /// How long the endpoint wants to be left alone, and that in words; nothing if it said no such thing.
+    /// How long the endpoint wants no requests, and the same in words; `None` if it did not ask for that.
     pub(super) fn quiet(&self) -> Option<(Duration, String)> {
         match self {
             Fault::Status { wait: Some(wait), .. } if !wait.is_zero() => {
@@ -226,7 +226,7 @@ impl Endpoint {
     }
 }
 
-/// How long `Retry-After` says to wait: in seconds, or until a date (RFC 9110, section 10.2.3). A date that is over says not at all.
+/// How long `Retry-After` says to wait: in seconds, or until a date (RFC 9110, section 10.2.3). A date in the past means no wait.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

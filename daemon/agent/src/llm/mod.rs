@@ -1,5 +1,5 @@
 //! The controller that asks a language model behind an OpenAI-compatible endpoint. `settings` is how it is configured,
-//! `prompt` what the model is told, `schema` what it may answer, `answer` how strictly that is read, `endpoint` the wire,
+//! `prompt` what the model sees, `schema` what it may answer, `answer` how strictly that is read, `endpoint` the wire,
 //! `probe` what a model must show before it is asked.
 //!
 //! **It must never** wait longer than its deadline, believe a response beyond its bounds, or put text from outside before the

@@ -1,4 +1,4 @@
-//! What the model is told: a prefix that never changes, so that endpoints keep it ready, then the last decisions with what they
+//! What the model sees: a prefix that never changes, so that endpoints keep it ready, then the last decisions with what they
 //! did, then the window that ended. It owns the words. It must never hold text from outside: numbers and words of this program
 //! only, so that nobody who names a table, a vertex type or a node can speak to the model.
 
