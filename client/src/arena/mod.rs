@@ -1,7 +1,7 @@
 //! Shared memory of a client: arenas (sealed memfds that both sides map) and the leases that fetches take in them. It
-//! owns who may use which run of bytes, and which arenas the daemon must still be told to drop. It must never give out a run that the
-//! daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of an unanswered call until its
-//! connection is gone.
+//! owns who may use which run of bytes, and which arenas the daemon must still be told to drop. It must never give out
+//! a run that the daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of
+//! an unanswered call until its connection is gone.
 
 mod mapping;
 

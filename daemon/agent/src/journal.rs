@@ -1,6 +1,6 @@
-//! The journal of decisions: what was seen, who decided what and why, what the guard said, what came of it. The last decisions
-//! stay in memory for `/v1/decisions`; all of them go to a file as JSON lines, which is rotated. It owns those bounds. It must
-//! never stop the daemon: a full disk ends the writing, with a warning, and memory goes on.
+//! The journal of decisions: what was seen, who decided what and why, what the guard said, what came of it. The last
+//! decisions stay in memory for `/v1/decisions`; all of them go to a file as JSON lines, which is rotated. It owns
+//! those bounds. It must never stop the daemon: a full disk ends the writing, with a warning, and memory goes on.
 
 use super::controller::{Effect, Impact};
 use super::snapshot::Snapshot;
@@ -244,7 +244,8 @@ impl Journal {
     }
 }
 
-/// A journal with its length, its last line ended: a daemon that was killed, or a full disk, may have left a piece of one.
+/// A journal with its length, its last line ended: a daemon that was killed, or a full disk, may have left a piece of
+/// one.
 fn ended(mut file: File) -> io::Result<(File, u64)> {
     let bytes = file.metadata()?.len();
     let mut last = [b'\n'];
