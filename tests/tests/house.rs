@@ -479,7 +479,7 @@ fn crates_of_the_page() -> Vec<(String, String, String)> {
     let page = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
     let rows = page.lines().filter(|line| line.starts_with("| `rudder-"));
     let cells = |row: &str| row.split('|').map(|cell| cell.trim().replace('`', "")).collect::<Vec<String>>();
-    rows.map(|row| cells(row)).map(|cells| (cells[1].clone(), cells[2].clone(), cells[3].clone())).collect()
+    rows.map(cells).map(|cells| (cells[1].clone(), cells[2].clone(), cells[3].clone())).collect()
 }
 
 #[test]

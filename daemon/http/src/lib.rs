@@ -48,7 +48,6 @@ pub struct Answer {
 ///
 /// A server on this machine is reached without a proxy. For plain HTTP no authorities are loaded: a machine without any
 /// must do.
-#[must_use]
 pub fn builder(base: &str) -> reqwest::ClientBuilder {
     // An error says that a provider is installed already, which is what is wanted.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

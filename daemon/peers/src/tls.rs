@@ -113,6 +113,10 @@ pub struct Validity {
 impl Validity {
     /// Reads it off a certificate; `None` if that is not an X.509 certificate.
     #[must_use]
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a method of yasna's reader has one lifetime where a closure for any is asked"
+    )]
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         yasna::parse_der(certificate, |reader| {
             reader.read_sequence(|signed| {
