@@ -1,4 +1,5 @@
-//! Connects to the daemon of this node, lists its tables, and fetches a few rows of one in each step of a short training.
+//! Connects to the daemon of this node, lists its tables, and fetches a few rows of one in each step of a short
+//! training.
 //!
 //! `cargo run --release -p rudder-client --example fetch -- /run/rudder/rudder.sock feat`
 
@@ -26,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let fetched = client.fetch(&name, &[0, rows - 1])?;
     writeln!(out, "2 rows of `{name}` have {} bytes; {:?}", fetched.bytes().len(), fetched.sources())?;
 
-    // Tell the cache how far the training is, and fetch the rows of each batch. A `Loader` does both, and announces batches ahead.
+    // Tell the cache how far the training is, and fetch the rows of each batch. A `Loader` does both, and announces
+    // batches ahead.
     let batches = (0..u64::from(EPOCHS * STEPS_PER_EPOCH)).map(|step| batch(step, rows));
     for (step, loaded) in Loader::new(&client, &name, batches, STEPS_PER_EPOCH)?.enumerate() {
         let (ids, fetched) = loaded?;

@@ -30,8 +30,8 @@ pub struct ConnectOptions {
     pub arena_bytes_max: u64,
     /// A name for the daemon's log; `None` takes the process number.
     pub name: Option<String>,
-    /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report progress for one
-    /// trainer share its number; a fork and a reconnect keep it.
+    /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report
+    /// progress for one trainer share its number; a fork and a reconnect keep it.
     pub trainer: Option<u128>,
     /// Called ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
@@ -75,8 +75,8 @@ pub struct Client {
     current: Slot,
 }
 
-/// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child does not have. So the child
-/// never waits for its parent's lock: it has a slot of its own.
+/// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child does not have. So
+/// the child never waits for its parent's lock: it has a slot of its own.
 #[derive(Debug)]
 struct Slot {
     pid: u32,
@@ -204,8 +204,8 @@ impl Client {
         self.send_fetch(self.table_index(table)?, dtype, width, ids)?.wait()
     }
 
-    /// Tells the cache how far this trainer has come: `epoch` epochs and `step` of `steps_per_epoch` steps have ended. The
-    /// cache's scores are computed from it, so call this at each step.
+    /// Tells the cache how far this trainer has come: `epoch` epochs and `step` of `steps_per_epoch` steps have ended.
+    /// The cache's scores are computed from it, so call this at each step.
     ///
     /// # Errors
     /// What the connection suffers.
@@ -247,8 +247,8 @@ impl Client {
         Ok(session)
     }
 
-    /// Calls on the session. If the session turns out to be lost, for instance because the daemon was restarted since the last
-    /// call, calls once more on a new one: every call may be made twice.
+    /// Calls on the session. If the session turns out to be lost, for instance because the daemon was restarted since
+    /// the last call, calls once more on a new one: every call may be made twice.
     pub(crate) fn on_session<T>(
         &self,
         call: impl Fn(&Arc<Session>) -> Result<T, ClientError>,
@@ -301,8 +301,8 @@ impl Client {
     }
 }
 
-/// A number that no other trainer of this machine has. The kernel's random numbers do not fail once it has booted; before that, the
-/// process number and the clock have to do.
+/// A number that no other trainer of this machine has. The kernel's random numbers do not fail once it has booted;
+/// before that, the process number and the clock have to do.
 fn draw_trainer() -> u128 {
     let mut bytes = [0; 16];
     match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {

@@ -1,5 +1,5 @@
-//! How far a trainer has come through one client: where the next loader counts on. It owns two counts and no lock, so that a forked
-//! child can use it. It must never count what no loader did.
+//! How far a trainer has come through one client: where the next loader counts on. It owns two counts and no lock, so
+//! that a forked child can use it. It must never count what no loader did.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -27,8 +27,8 @@ impl Course {
         self.epoch.store(epoch.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// A number for the next announcement, above all before it: the daemon takes a step that does not grow for a new training, and
-    /// drops what was announced before.
+    /// A number for the next announcement, above all before it: the daemon takes a step that does not grow for a new
+    /// training, and drops what was announced before.
     pub(crate) fn next_step(&self, table: usize) -> u64 {
         self.steps[table].fetch_add(1, Ordering::Relaxed)
     }

@@ -1,5 +1,5 @@
-//! What can go wrong for a client. A message says what failed and what to do next. What caused it is the error's `source`; a program
-//! that shows an error prints both.
+//! What can go wrong for a client. A message says what failed and what to do next. What caused it is the error's
+//! `source`; a program that shows an error prints both.
 
 use crate::arena::MemoryError;
 use crate::wire::ErrorCode;

@@ -1,9 +1,9 @@
 //! Client of `rudderd`, and the types that both sides share.
 //!
 //! [`Client`] connects to the daemon of this node and fetches feature rows into memory that both have mapped: a fetch
-//! sends a few dozen bytes over the socket, and the daemon gathers the rows once, into the memory where the caller reads them.
-//! [`Loader`] announces batches ahead and reports progress. [`wire`] defines what goes over the socket; [`arena`] owns the shared
-//! memory and is the only part with `unsafe` code. `examples/fetch.rs` is a whole program.
+//! sends a few dozen bytes over the socket, and the daemon gathers the rows once, into the memory where the caller
+//! reads them. [`Loader`] announces batches ahead and reports progress. [`wire`] defines what goes over the socket;
+//! [`arena`] owns the shared memory and is the only part with `unsafe` code. `examples/fetch.rs` is a whole program.
 //!
 //! ```no_run
 //! use rudder_client::{Client, ConnectOptions};

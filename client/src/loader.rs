@@ -1,7 +1,7 @@
 //! Announcing: tells the daemon which ids coming batches will fetch, so that their rows are there in time and the cache
-//! keeps what is used next. [`Loader`] does it for any iterator of batches. It owns the batches between their announcement
-//! and their fetch. It must never fetch in another order than it announced, and never end a training because an announcement was
-//! refused.
+//! keeps what is used next. [`Loader`] does it for any iterator of batches. It owns the batches between their
+//! announcement and their fetch. It must never fetch in another order than it announced, and never end a training
+//! because an announcement was refused.
 
 use crate::client::{Client, unexpected};
 use crate::wire::{ErrorCode, Reply, Request};
@@ -20,11 +20,11 @@ pub enum Horizon {
 
 /// Yields each batch of ids with its rows, announces those that follow, and reports progress.
 ///
-/// The epochs that it reports go on where the client's loader before it ended: a loop that makes a loader for each epoch reports
-/// epochs 0, 1, 2, …
+/// The epochs that it reports go on where the client's loader before it ended: a loop that makes a loader for each
+/// epoch reports epochs 0, 1, 2, …
 ///
-/// A daemon that refuses an announcement ([`ErrorCode::Limit`]) has no room for it now. The loader keeps the batch, goes on, and
-/// announces it at the next step.
+/// A daemon that refuses an announcement ([`ErrorCode::Limit`]) has no room for it now. The loader keeps the batch,
+/// goes on, and announces it at the next step.
 #[derive(Debug)]
 pub struct Loader<'a, I> {
     client: &'a Client,
@@ -46,13 +46,14 @@ pub struct Loader<'a, I> {
 }
 
 impl Client {
-    /// Announces that this trainer will fetch exactly `ids`, in this order, at its `step`, a number that grows by one per step.
-    /// Without a step, batches follow each other in the order in which their announcements arrive. Answers how many batches the
-    /// daemon would like announced ahead. A fetch is known by its ids; one that was not announced is served like any other.
+    /// Announces that this trainer will fetch exactly `ids`, in this order, at its `step`, a number that grows by one
+    /// per step. Without a step, batches follow each other in the order in which their announcements arrive. Answers
+    /// how many batches the daemon would like announced ahead. A fetch is known by its ids; one that was not announced
+    /// is served like any other.
     ///
     /// # Errors
-    /// What the daemon refuses (unknown table, id out of range) or the connection suffers. [`ErrorCode::Limit`] means that too many
-    /// announced rows wait: go on, and announce later.
+    /// What the daemon refuses (unknown table, id out of range) or the connection suffers. [`ErrorCode::Limit`] means
+    /// that too many announced rows wait: go on, and announce later.
     pub fn announce(&self, table: &str, ids: &[u64], step: impl Into<Option<u64>>) -> Result<u32, ClientError> {
         let (table, step) = (self.table_index(table)?, step.into());
         let horizon = self.announce_at(table, ids, step)?;
@@ -73,8 +74,8 @@ impl Client {
 }
 
 impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
-    /// Loads the rows of `table` for each batch of ids. `steps_per_epoch` batches are an epoch; `batches` may go on over
-    /// many epochs, so that the end of one does not end the lookahead.
+    /// Loads the rows of `table` for each batch of ids. `steps_per_epoch` batches are an epoch; `batches` may go on
+    /// over many epochs, so that the end of one does not end the lookahead.
     ///
     /// # Errors
     /// [`ClientError::UnknownTable`].
@@ -101,8 +102,8 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
         self
     }
 
-    /// Begins at `step`, counted from the start of epoch 0, for a training that goes on where another process ended. Loaders of this
-    /// client that follow count on from there.
+    /// Begins at `step`, counted from the start of epoch 0, for a training that goes on where another process ended.
+    /// Loaders of this client that follow count on from there.
     #[must_use]
     pub fn from_step(mut self, step: u64) -> Self {
         self.step = step;
@@ -110,7 +111,8 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
         self
     }
 
-    /// Whether to report progress and count epochs (`true` unless this is called). A loader for validation does neither.
+    /// Whether to report progress and count epochs (`true` unless this is called). A loader for validation does
+    /// neither.
     #[must_use]
     pub fn progress(mut self, reports: bool) -> Self {
         self.reports = reports;

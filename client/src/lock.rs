@@ -1,9 +1,10 @@
-//! The locks of this crate, in one place. They must work in a child that was forked while other threads held or awaited locks.
+//! The locks of this crate, in one place. They must work in a child that was forked while other threads held or awaited
+//! locks.
 //!
-//! That is why they are `std`'s and not `parking_lot`'s. A lock of `std` is a word of memory: a fork's copy of an open lock is an open
-//! lock. `parking_lot` keeps the threads that wait for any lock in one table of the process, and each bucket of the table has a lock.
-//! A fork copies that table as it is, perhaps with a bucket held by a thread that the child does not have, and a contended lock of
-//! the child would wait for it without end.
+//! That is why they are `std`'s and not `parking_lot`'s. A lock of `std` is a word of memory: a fork's copy of an open
+//! lock is an open lock. `parking_lot` keeps the threads that wait for any lock in one table of the process, and each
+//! bucket of the table has a lock. A fork copies that table as it is, perhaps with a bucket held by a thread that the
+//! child does not have, and a contended lock of the child would wait for it without end.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -1,12 +1,12 @@
-//! One connection to a daemon: sends calls, and hands each reply to the thread that waits for it. It owns the socket and the leases
-//! of calls in flight. It must never give a lease back while the daemon may still write into it.
+//! One connection to a daemon: sends calls, and hands each reply to the thread that waits for it. It owns the socket
+//! and the leases of calls in flight. It must never give a lease back while the daemon may still write into it.
 //!
-//! A session has no thread. Of the threads that wait, one reads the socket for all of them. A thread that finds no room to write
-//! reads as well: the daemon may have stopped reading until somebody takes its replies.
+//! A session has no thread. Of the threads that wait, one reads the socket for all of them. A thread that finds no room
+//! to write reads as well: the daemon may have stopped reading until somebody takes its replies.
 //!
-//! A session belongs to the process that connected. A fork shares its stream and copies its locks as they are, perhaps held by
-//! threads that the child does not have. So a forked child takes no lock of its parent's session, and neither reads nor writes
-//! its stream.
+//! A session belongs to the process that connected. A fork shares its stream and copies its locks as they are, perhaps
+//! held by threads that the child does not have. So a forked child takes no lock of its parent's session, and neither
+//! reads nor writes its stream.
 
 mod socket;
 
@@ -112,8 +112,8 @@ pub(crate) struct Sender<'a> {
     next: MutexGuard<'a, u64>,
 }
 
-/// The number of a connection's first call. Numbers of different connections differ, so that a number names one fetch in the logs
-/// of all nodes.
+/// The number of a connection's first call. Numbers of different connections differ, so that a number names one fetch
+/// in the logs of all nodes.
 fn first_number() -> u64 {
     let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
     (random & (u64::MAX << 32)) | 1
@@ -292,8 +292,8 @@ impl Session {
         Ok(())
     }
 
-    /// Waits a tick for room in the socket. Replies that come meanwhile are taken in: the daemon may have stopped reading
-    /// because nobody takes them.
+    /// Waits a tick for room in the socket. Replies that come meanwhile are taken in: the daemon may have stopped
+    /// reading because nobody takes them.
     fn wait_for_room(&self) -> io::Result<()> {
         let mut fds = [PollFd::new(&self.socket, PollFlags::OUT | PollFlags::IN)];
         match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() })) {
@@ -316,7 +316,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Forked children may hold copies of the socket, so closing it would not tell the daemon that nobody calls any more.
+        // Forked children may hold copies of the socket, so closing it would not tell the daemon that nobody calls any
+        // more.
         if !self.is_foreign() {
             let _ = self.socket.shutdown(std::net::Shutdown::Both);
         }
@@ -376,14 +377,15 @@ impl Sender<'_> {
         }
     }
 
-    /// Tells the daemon of a new arena. Before that it is told which arenas to drop, so that they do not count against its limits;
-    /// nobody waits for these answers, for the daemon takes the calls of a connection in their order.
+    /// Registers a new arena at the daemon. Before that it asks the daemon to drop old arenas, so that they do not
+    /// count against its limits. It does not wait for these answers: the daemon takes the calls of a connection in
+    /// order.
     fn announce(&mut self, growth: &Growth) -> Result<(), ClientError> {
         let session = self.session;
-        while let Some(arena) = session.pool.untold() {
+        while let Some(arena) = session.pool.drop_due() {
             let id = self.send(Request::DropArena { arena }, &[], None, None)?;
             session.abandon(id);
-            session.pool.told(arena);
+            session.pool.drop_sent(arena);
         }
         let request = Request::AddArena { arena: growth.arena, bytes: growth.mapping.bytes() as u64 };
         let id = self.send(request, &[], Some(growth.mapping.fd()), None)?;
@@ -398,8 +400,8 @@ impl Sender<'_> {
 }
 
 impl Session {
-    /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its message, which
-    /// may be the answer to this very call, says more than "broken pipe".
+    /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its message,
+    /// which may be the answer to this very call, says more than "broken pipe".
     fn broke_off(&self, id: u64, error: io::Error) -> Result<u64, ClientError> {
         let mut inbox = lock(&self.inbox);
         let mut reads_left = if error.kind() == io::ErrorKind::TimedOut { 0 } else { LAST_READS_MAX };

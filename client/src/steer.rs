@@ -1,5 +1,5 @@
-//! Calls that change what the daemon holds: updates of rows, rows brought in ahead, tools. It owns the JSON of tool calls
-//! and must never answer before the daemon has done what was asked.
+//! Calls that change what the daemon holds: updates of rows, rows brought in ahead, tools. It owns the JSON of tool
+//! calls and must never answer before the daemon has done what was asked.
 
 use crate::client::{ALIGN_BYTES, Client, unexpected};
 use crate::error::ProtocolError;
@@ -10,15 +10,15 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 impl Client {
-    /// Replaces the rows of `ids`, local and remote mixed, at their owners: `rows` holds them one after the other, in the
-    /// order of the ids; of an id that appears twice, the last row stays. When this returns, the owners have the rows and
-    /// every later fetch of this node gets them; other nodes follow within their own bound on staleness. Updates live as
-    /// long as the owner's process. Answers the number of distinct rows.
+    /// Replaces the rows of `ids`, local and remote mixed, at their owners: `rows` holds them one after the other, in
+    /// the order of the ids; of an id that appears twice, the last row stays. When this returns, the owners have the
+    /// rows and every later fetch of this node gets them; other nodes follow within their own bound on staleness.
+    /// Updates live as long as the owner's process. Answers the number of distinct rows.
     ///
     /// # Errors
-    /// [`ClientError::RowBytes`] if `rows` has another length than the rows of the ids, and what the daemon refuses (id out of
-    /// range, a peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may then be written; the
-    /// message gives the number that certainly is.
+    /// [`ClientError::RowBytes`] if `rows` has another length than the rows of the ids, and what the daemon refuses (id
+    /// out of range, a peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may
+    /// then be written; the message gives the number that certainly is.
     pub fn update(&self, table: &str, ids: &[u64], rows: &[u8]) -> Result<u64, ClientError> {
         let info = &self.tables[self.table_index(table)?];
         let TableInfo { dtype, width, .. } = *info;
@@ -76,8 +76,8 @@ impl Client {
         answer_of_tool(self.on_session(|session| session.ask(Request::Tool { call: call.to_owned() }))?)
     }
 
-    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); without a table, of all tables.
-    /// Answers what was done.
+    /// Changes the capacity of the cache, to `rows` or by `factor` (below 1 it shrinks); without a table, of all
+    /// tables. Answers what was done.
     ///
     /// # Errors
     /// As [`Client::tool`].
@@ -85,8 +85,8 @@ impl Client {
         self.call("grow", [("rows", json!(rows)), ("factor", json!(factor)), ("table", json!(table))])
     }
 
-    /// Turns over at most the coldest `fraction` of the cached rows, each for an absent row that is hotter; with `forget`, what
-    /// the policy has learned is dropped first.
+    /// Turns over at most the coldest `fraction` of the cached rows, each for an absent row that is hotter; with
+    /// `forget`, what the policy has learned is dropped first.
     ///
     /// # Errors
     /// As [`Client::tool`].
@@ -94,8 +94,8 @@ impl Client {
         self.call("evict", [("fraction", json!(fraction)), ("forget", json!(forget)), ("table", json!(table))])
     }
 
-    /// Brings cached rows up to date with their owners, except rows that were checked less than `max_age_s` seconds ago. A
-    /// fetch that begins after it gets rows as new as their owners had when it was called.
+    /// Brings cached rows up to date with their owners, except rows that were checked less than `max_age_s` seconds
+    /// ago. A fetch that begins after it gets rows as new as their owners had when it was called.
     ///
     /// # Errors
     /// As [`Client::tool`].

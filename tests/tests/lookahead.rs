@@ -103,7 +103,8 @@ fn left_behind(cluster: &Cluster) -> u64 {
     rows.sources().staged
 }
 
-/// A loader that is broken off and made again announces from the start; what was staged for the batches of before must go.
+/// A loader that is broken off and made again announces from the start; what was staged for the batches of before must
+/// go.
 #[test]
 fn what_was_staged_for_batches_that_never_came_is_let_go() {
     let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();
@@ -155,7 +156,8 @@ fn of_trainer(cluster: &Cluster, number: u128) -> Client {
     Client::connect(ConnectOptions { trainer: Some(number), ..ConnectOptions::at(cluster.socket(0)) }).unwrap()
 }
 
-/// One process of a trainer announces, another fetches and reports: announcements belong to the trainer, not to the process.
+/// One process of a trainer announces, another fetches and reports: announcements belong to the trainer, not to the
+/// process.
 #[test]
 fn announcements_and_progress_live_while_any_connection_of_their_trainer_does() {
     let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();

@@ -1,5 +1,5 @@
-//! How long small calls wait beside the bookkeeping of large minibatches. Run by hand, on a quiet machine:
-//! `cargo test --release -p rudder-tests --test waits -- --ignored --nocapture`. `RUDDERD` names another daemon to measure.
+//! How long small calls wait beside the bookkeeping of large minibatches. Run by hand, on a quiet machine: `cargo test
+//! --release -p rudder-tests --test waits -- --ignored --nocapture`. `RUDDERD` names another daemon to measure.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // the helpers of tests are tests, and this one reports
 
 use rudder_client::Client;

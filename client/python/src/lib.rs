@@ -1,7 +1,7 @@
 //! The module `rudder._native`: the Rust client as Python objects. It owns what must be native: waiting without the
-//! interpreter's lock, rows as memory that NumPy can adopt, ids read in place. What users see (arrays, tensors, options,
-//! error classes) is in the Python package around it. It must never hold the interpreter's lock while it waits, and never
-//! hand out memory whose lease has ended.
+//! interpreter's lock, rows as memory that NumPy can adopt, ids read in place. What users see (arrays, tensors,
+//! options, error classes) is in the Python package around it. It must never hold the interpreter's lock while it
+//! waits, and never hand out memory whose lease has ended.
 
 mod client;
 mod errors;

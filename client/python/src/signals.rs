@@ -1,5 +1,5 @@
-//! Signals while a call waits: Python runs its handlers only when asked, so the client asks here. The exception that a handler
-//! raised is kept for the interrupted call, which raises it.
+//! Signals while a call waits: Python runs its handlers only when asked, so the client asks here. The exception that a
+//! handler raised is kept for the interrupted call, which raises it.
 
 use pyo3::prelude::*;
 use std::cell::RefCell;

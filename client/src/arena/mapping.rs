@@ -1,9 +1,9 @@
 //! The one module of this crate that holds `unsafe`: a memfd mapped by both sides. It owns the mapping and the bounds
 //! of every access to it, and must never hand out a reference to bytes that the other process may be writing.
 //!
-//! The daemon only copies single runs in ([`Mapping::write`]) and out ([`Mapping::read`]) and holds no reference. So a client
-//! that writes to its arena during a fetch can spoil its own rows and nothing else. It cannot shrink the file under the daemon
-//! either: [`Mapping::adopt`] demands the seal.
+//! The daemon only copies single runs in ([`Mapping::write`]) and out ([`Mapping::read`]) and holds no reference. So a
+//! client that writes to its arena during a fetch can spoil its own rows and nothing else. It cannot shrink the file
+//! under the daemon either: [`Mapping::adopt`] demands the seal.
 #![allow(unsafe_code)]
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -127,8 +127,8 @@ impl Mapping {
     /// If they lie outside; callers check with [`Mapping::holds`].
     pub fn read(&self, offset: usize, out: &mut [u8]) {
         let source = self.at(offset, out.len());
-        // SAFETY: source is valid for out.len() bytes (checked by `at`), `out` is memory of this process, so that the two
-        // do not overlap, and any bytes make a u8; the other process may race, which spoils its own rows.
+        // SAFETY: source is valid for out.len() bytes (checked by `at`), `out` is memory of this process, so that the
+        // two do not overlap, and any bytes make a u8; the other process may race, which spoils its own rows.
         unsafe { std::ptr::copy_nonoverlapping(source, out.as_mut_ptr(), out.len()) }
     }
 

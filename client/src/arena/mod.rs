@@ -1,7 +1,7 @@
 //! Shared memory of a client: arenas (sealed memfds that both sides map) and the leases that fetches take in them. It
-//! owns who may use which run of bytes, and which arenas the daemon must still be told to drop. It must never give out a run that the
-//! daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of an unanswered call until its
-//! connection is gone.
+//! owns who may use which run of bytes, and which arenas the daemon must still be told to drop. It must never give out
+//! a run that the daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of
+//! an unanswered call until its connection is gone.
 
 mod mapping;
 
@@ -52,7 +52,7 @@ struct PoolState {
     arenas: Vec<Arena>,
     next_number: u32,
     /// Arenas that are gone here and that the daemon may still hold.
-    untold: Vec<u32>,
+    drops_due: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -73,7 +73,7 @@ pub(crate) struct Lease {
     len: usize,
 }
 
-/// A new arena. Before a lease in it is used, the daemon must drop [`Pool::untold`] and then register this one.
+/// A new arena. Before a lease in it is used, the daemon must drop [`Pool::drop_due`] and then register this one.
 #[derive(Debug)]
 pub(crate) struct Growth {
     /// The client's number for the arena.
@@ -150,7 +150,7 @@ impl Arena {
 
 impl Pool {
     pub(crate) fn new(limit: ArenaLimit) -> Arc<Self> {
-        let state = PoolState { limit, arenas: Vec::new(), next_number: 0, untold: Vec::new() };
+        let state = PoolState { limit, arenas: Vec::new(), next_number: 0, drops_due: Vec::new() };
         Arc::new(Self { state: Mutex::new(state), pid: std::process::id() })
     }
 
@@ -187,17 +187,17 @@ impl Pool {
     pub(crate) fn abandon(&self, number: u32) {
         let mut state = self.lock();
         state.arenas.retain(|arena| arena.number != number);
-        state.untold.push(number);
+        state.drops_due.push(number);
     }
 
-    /// An arena that the daemon must be told to drop. Call [`Pool::told`] after that.
-    pub(crate) fn untold(&self) -> Option<u32> {
-        self.lock().untold.last().copied()
+    /// An arena that the daemon must be told to drop. Call [`Pool::drop_sent`] after that.
+    pub(crate) fn drop_due(&self) -> Option<u32> {
+        self.lock().drops_due.last().copied()
     }
 
     /// The daemon was told to drop arena `number`.
-    pub(crate) fn told(&self, number: u32) {
-        self.lock().untold.retain(|&untold| untold != number);
+    pub(crate) fn drop_sent(&self, number: u32) {
+        self.lock().drops_due.retain(|&due| due != number);
     }
 }
 
@@ -233,11 +233,11 @@ impl PoolState {
 
     /// Adds an arena whose first `len` bytes are leased, and drops those that lie idle: they were too small.
     fn grow(&mut self, mapping: Arc<Mapping>, len: usize) -> Growth {
-        let PoolState { arenas, untold, .. } = self;
+        let PoolState { arenas, drops_due, .. } = self;
         arenas.retain(|arena| {
             let idle = arena.idle();
             if idle {
-                untold.push(arena.number);
+                drops_due.push(arena.number);
             }
             !idle
         });
@@ -303,7 +303,7 @@ mod tests {
 
     /// Tells the daemon, and answers of what.
     fn tell(pool: &Pool) -> Vec<u32> {
-        std::iter::from_fn(|| pool.untold().inspect(|&number| pool.told(number))).collect()
+        std::iter::from_fn(|| pool.drop_due().inspect(|&number| pool.drop_sent(number))).collect()
     }
 
     #[test]

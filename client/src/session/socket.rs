@@ -1,5 +1,5 @@
-//! The socket of a session: connecting, and sending without blocking. It owns no state. It must never wait longer than the options
-//! allow.
+//! The socket of a session: connecting, and sending without blocking. It owns no state. It must never wait longer than
+//! the options allow.
 
 use super::{TICK, TIMEOUT_MS_MAX};
 use crate::ConnectOptions;

@@ -14,8 +14,8 @@ enum Told {
     Fetch,
 }
 
-/// A daemon that notes what it is told, asks for `horizon` batches, and refuses an announcement where `refuses` says so, by the
-/// number of announcements before it.
+/// A daemon that notes announcements, progress and fetches, asks for `horizon` batches, and refuses an announcement
+/// where `refuses` says so, by the number of announcements before it.
 fn noting(horizon: u32, refuses: fn(usize) -> bool) -> (Daemon, Arc<Mutex<Vec<Told>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);

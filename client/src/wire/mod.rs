@@ -1,5 +1,5 @@
-//! The messages between a trainer and its `rudderd` over the Unix socket. How they are carried is in [`frame`], how they are
-//! written as bytes in [`codec`].
+//! The messages between a trainer and its `rudderd` over the Unix socket. How they are carried is in [`frame`], how
+//! they are written as bytes in [`codec`].
 //!
 //! Messages hold ids of tables, counts and offsets only. Vertex ids and rows lie in a sealed memfd that the client
 //! shares ([`Place::Arena`]), or, for a client without shared memory, behind the message as raw bytes
@@ -78,9 +78,9 @@ pub enum Request {
         version: u16,
         /// A name for logs, for instance `trainer 3 (pid 4711)`.
         name: String,
-        /// The trainer that this connection belongs to: a number drawn at random, which all processes of one trainer share.
-        /// Announcements and progress are the trainer's, and live while any connection of it does. Trainers of different
-        /// users are different, whatever their numbers.
+        /// The trainer that this connection belongs to: a number drawn at random, which all processes of one trainer
+        /// share. Announcements and progress are the trainer's, and live while any connection of it does. Trainers of
+        /// different users are different, whatever their numbers.
         trainer: u128,
     },
     /// Registers the memfd sent along with this frame. It must be sealed against shrinking.
@@ -102,8 +102,9 @@ pub enum Request {
     Announce {
         /// [`TableInfo::id`].
         table: u16,
-        /// The trainer's own number for the step, growing by one per step. Several processes of a trainer may announce, and steps
-        /// may come out of order. Without a number, batches follow each other in the order in which they arrive.
+        /// The trainer's own number for the step, growing by one per step. Several processes of a trainer may announce,
+        /// and steps may come out of order. Without a number, batches follow each other in the order in which they
+        /// arrive.
         step: Option<u64>,
         /// Number of ids.
         count: u64,

@@ -1,6 +1,6 @@
-//! How the whole cluster is doing, from a Prometheus server that scrapes all daemons: so that a node can tell whether it alone has a bad
-//! time. It owns the query, its time limit and the reading of the answer. Without a server, or when it does not answer, there is
-//! no such view and nothing else changes.
+//! How the whole cluster is doing, from a Prometheus server that scrapes all daemons: so that a node can tell whether
+//! it alone has a bad time. It owns the query, its time limit and the reading of the answer. Without a server, or when
+//! it does not answer, there is no such view and nothing else changes.
 
 use rudder_http::{HttpError, Limits, ask, with_query};
 use rudder_settings::{Verdict, check_plain_http, quoted, within, wrong};

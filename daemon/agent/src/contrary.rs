@@ -1,5 +1,6 @@
-//! A controller that is always wrong: what the guard is held against. It shrinks a cache that is short of slots, and turns over, forgets,
-//! refreshes or shrinks where there is nothing to gain. A pure function of the view; no daemon starts it.
+//! A controller that is always wrong: what the guard is held against. It shrinks a cache that is short of slots, and
+//! turns over, forgets, refreshes or shrinks where there is nothing to gain. A pure function of the view; no daemon
+//! starts it.
 
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};
 use super::rules::Rules;

@@ -1,5 +1,6 @@
-//! The controller that draws its decisions, evenly and whatever it sees: what classifiers learn from must not be the habits of
-//! another controller. It owns the odds. It is a function of its seed and the window, and stays within the guard as all do.
+//! The controller that draws its decisions, evenly and whatever it sees: what classifiers learn from must not be the
+//! habits of another controller. It owns the odds. It is a function of its seed and the window, and stays within the
+//! guard as all do.
 
 use super::classifier::features::{may_grow, may_replace};
 use super::controller::{Controller, ControllerError, Impact, Proposal, View};

@@ -51,8 +51,8 @@ pub struct GuardSettings {
     /// Rows below which no cache is shrunk. Not a key of the configuration.
     #[serde(skip)]
     pub rows_min: u64,
-    /// Whether slots that may be useful are kept. They are wherever trainers wait for rows; a replay that collects samples
-    /// gives them back, so that growing can be tried again. Not a key of the configuration.
+    /// Whether slots that may be useful are kept. They are wherever trainers wait for rows; a replay that collects
+    /// samples gives them back, so that growing can be tried again. Not a key of the configuration.
     #[serde(skip)]
     pub keeps_useful: bool,
 }

@@ -1,6 +1,6 @@
-//! The journal of decisions: what was seen, who decided what and why, what the guard said, what came of it. The last decisions
-//! stay in memory for `/v1/decisions`; all of them go to a file as JSON lines, which is rotated. It owns those bounds. It must
-//! never stop the daemon: a full disk ends the writing, with a warning, and memory goes on.
+//! The journal of decisions: what was seen, who decided what and why, what the guard said, what came of it. The last
+//! decisions stay in memory for `/v1/decisions`; all of them go to a file as JSON lines, which is rotated. It owns
+//! those bounds. It must never stop the daemon: a full disk ends the writing, with a warning, and memory goes on.
 
 use super::controller::{Effect, Impact};
 use super::snapshot::Snapshot;
@@ -118,7 +118,7 @@ impl JournalSettings {
     }
 }
 
-/// The last decisions, for whoever asks; clones share them. Nobody who holds it writes to a disk.
+/// The last decisions, for readers; clones share them. It never writes to a disk.
 #[derive(Debug, Clone, Default)]
 pub struct Recent(Arc<Mutex<VecDeque<Decision>>>);
 
@@ -244,7 +244,8 @@ impl Journal {
     }
 }
 
-/// A journal with its length, its last line ended: a daemon that was killed, or a full disk, may have left a piece of one.
+/// A journal with its length, its last line ended: a daemon that was killed, or a full disk, may have left a piece of
+/// one.
 fn ended(mut file: File) -> io::Result<(File, u64)> {
     let bytes = file.metadata()?.len();
     let mut last = [b'\n'];

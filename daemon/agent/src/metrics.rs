@@ -1,4 +1,5 @@
-//! The agent's metrics: what it decided, how long that took, what the guard refused and what came true. Owns the handles.
+//! The agent's metrics: what it decided, how long that took, what the guard refused and what came true. Owns the
+//! handles.
 
 use super::controller::ControllerError;
 use super::guard::RULES;
@@ -28,7 +29,8 @@ fn first_word(text: &str) -> &str {
 }
 
 impl AgentMetrics {
-    /// New handles of an agent with this controller. Counters stand at zero from the start, so that the first event is an increase.
+    /// New handles of an agent with this controller. Counters stand at zero from the start, so that the first event is
+    /// an increase.
     ///
     /// # Errors
     /// When a metric cannot be made.

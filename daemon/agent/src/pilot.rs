@@ -1,6 +1,7 @@
-//! Decides after each window: asks the controller, lets the fallback stand in where it has no answer, has the guard judge, and
-//! measures what the decision before did. It owns the history of a run. It is deterministic and does no I/O, so that the
-//! daemon and a replay decide alike; who carries calls out and how long a controller may take is the caller's matter.
+//! Decides after each window: asks the controller, lets the fallback stand in where it has no answer, has the guard
+//! judge, and measures what the decision before did. It owns the history of a run. It is deterministic and does no I/O,
+//! so that the daemon and a replay decide alike; who carries calls out and how long a controller may take is the
+//! caller's matter.
 
 use super::controller::{Controller, ControllerError, Effect, Past, Proposal, Refused, View};
 use super::guard::{Guard, GuardSettings, Verdict};
@@ -73,8 +74,8 @@ impl Pilot {
         Some(decision)
     }
 
-    /// What to do after the window `now`, given the controller's answer. The decision's `call` is to be carried out, and
-    /// [`Pilot::carried_out`] to be told.
+    /// What to do after the window `now`, given the controller's answer. The caller carries out the decision's `call`,
+    /// then calls [`Pilot::carried_out`].
     pub fn decide(&mut self, now: &Snapshot, asked: Asked, occasion: Occasion) -> ToolCall {
         let Asked { controller, answer, latency_ms } = asked;
         let Occasion { number, time_ms } = occasion;

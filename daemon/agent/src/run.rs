@@ -64,7 +64,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts the agent of `node`. `seed` draws the jitter of its windows, so that the nodes of a cluster do not act at once.
+    /// Starts the agent of `node`. `seed` draws the jitter of its windows, so that the nodes of a cluster do not act at
+    /// once.
     ///
     /// # Errors
     /// When a metric or a thread cannot be made.

@@ -1,11 +1,11 @@
-//! Reads [`Counters`] off the daemon's own metrics, as a Prometheus server would see them. It owns the names that it reads and
-//! nothing else; a metric that is missing counts as zero.
+//! Reads [`Counters`] off the daemon's own metrics, as a Prometheus server would see them. It owns the names that it
+//! reads and nothing else; a metric that is missing counts as zero.
 
 use super::snapshot::Counters;
 use prometheus::proto::{Metric, MetricFamily};
 
-/// What one scrape says, at `seconds` on any clock that does not go back: of one table, or of all together. What is counted for the
-/// whole daemon only (fetches, waiting, peers, memory, progress) is the same for each.
+/// What one scrape says, at `seconds` on any clock that does not go back: of one table, or of all together. What is
+/// counted for the whole daemon only (fetches, waiting, peers, memory, progress) is the same for each.
 #[must_use]
 pub fn counters(families: &[MetricFamily], seconds: f64, table: Option<&str>) -> Counters {
     let scrape = Scrape { families, table };

@@ -1,5 +1,6 @@
-//! Section `[agent]`: who steers the cache, how often, and within what bounds. It composes the settings of the guard, the journal, the
-//! view of the cluster and the language model, and checks them together. It must never open a file or ask anybody.
+//! Section `[agent]`: who steers the cache, how often, and within what bounds. It composes the settings of the guard,
+//! the journal, the view of the cluster and the language model, and checks them together. It must never open a file or
+//! ask anybody.
 
 use crate::cluster::ClusterSettings;
 use crate::guard::GuardSettings;
@@ -9,12 +10,12 @@ use crate::spec::ControllerSpec;
 use rudder_settings::{Capacity, Verdict, WAIT_MS, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
 
-/// Section `[agent]`. The parts stand side by side in the section: their keys are told apart by their names.
+/// Section `[agent]`. The parts stand side by side in the section: no two of them have a key in common.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AgentConfig {
-    /// Who decides: `rules`, `llm`, `classifier:FILE`, `schedule:N` (every N windows), `explore:SEED` (draws decisions, to train
-    /// classifiers on) or `off`.
+    /// Who decides: `rules`, `llm`, `classifier:FILE`, `schedule:N` (every N windows), `explore:SEED` (draws decisions,
+    /// to train classifiers on) or `off`.
     pub controller: ControllerSpec,
     /// Length of a window, after which a decision is made, in milliseconds.
     pub window_ms: u64,
@@ -34,7 +35,8 @@ pub struct AgentConfig {
     /// The record of decisions.
     #[serde(flatten)]
     pub journal: JournalSettings,
-    /// Step by which a classifier learns from each of its decisions (`lr` and `mlp` only); 0 = it stays as it was trained.
+    /// Step by which a classifier learns from each of its decisions (`lr` and `mlp` only); 0 = it stays as it was
+    /// trained.
     pub classifier_learning_rate: f64,
     /// The Prometheus server that scrapes the whole cluster, for the agent to see how the others are doing.
     #[serde(flatten)]

@@ -1,5 +1,6 @@
-//! What a controller sees of a window of the training: numbers, and the same in words. It owns their meaning. It reads no
-//! clock and no registry: [`Counters`] come in from a scrape of the daemon or from a replay, and two of them make a window.
+//! What a controller sees of a window of the training: numbers, and the same in words. It owns their meaning. It reads
+//! no clock and no registry: [`Counters`] come in from a scrape of the daemon or from a replay, and two of them make a
+//! window.
 
 use super::cluster::Cluster;
 use serde::{Deserialize, Serialize};
@@ -152,7 +153,8 @@ impl Observer {
         Self { epochs_total, ..Self::default() }
     }
 
-    /// The window that ends with `now`; nothing for the first counters, or when the counters went back (another daemon).
+    /// The window that ends with `now`; nothing for the first counters, or when the counters went back (another
+    /// daemon).
     pub fn observe(&mut self, now: Counters) -> Option<Snapshot> {
         let before = self.before.replace(now)?;
         if now.remote_rows < before.remote_rows || now.minibatches < before.minibatches {
@@ -248,8 +250,8 @@ impl Snapshot {
         if self.capacity_rows == 0 { 0.0 } else { self.cached_rows as f64 / self.capacity_rows as f64 }
     }
 
-    /// Whether the run's last epoch is running, and an epoch before it has shown what is asked for. At its very begin, what the cache knows is
-    /// still of the epoch before.
+    /// Whether the run's last epoch is running, and an epoch before it has shown what is asked for. At its very begin,
+    /// what the cache knows is still of the epoch before.
     #[must_use]
     pub fn in_last_epoch(&self) -> bool {
         let left = |progress: f64| self.epochs / progress - self.epochs;
@@ -262,8 +264,8 @@ impl Snapshot {
         if self.remote_rows == 0 { 0.0 } else { self.network_rows as f64 / self.remote_rows as f64 }
     }
 
-    /// The window in words, one sentence per matter, for people and for language models. Holds numbers only: no text from
-    /// outside, such as a table's name, ever enters it.
+    /// The window in words, one sentence per matter, for people and for language models. Holds numbers only: no text
+    /// from outside, such as a table's name, ever enters it.
     #[must_use]
     pub fn in_words(&self) -> String {
         let mut text = String::new();

@@ -1,5 +1,5 @@
-//! Which controllers there are, by value: what a configuration or a replay chooses from. It owns their names and how each is
-//! written.
+//! Which controllers there are, by value: what a configuration or a replay chooses from. It owns their names and how
+//! each is written.
 
 use super::contrary::Contrary;
 use super::controller::Controller;

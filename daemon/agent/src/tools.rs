@@ -1,6 +1,6 @@
-//! The tools that steer a running cache: what may be asked, and what comes back, in numbers. Operators, trainers and agents use
-//! these same types by HTTP, by socket and by command line; the fetch path carries them out. It owns the names and the bounds
-//! of arguments, and must never know how a cache works.
+//! The tools that steer a running cache: what may be asked, and what comes back, in numbers. Operators, trainers and
+//! agents use these same types by HTTP, by socket and by command line; the fetch path carries them out. It owns the
+//! names and the bounds of arguments, and must never know how a cache works.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,8 @@ pub enum ToolCall {
     Hold(Hold),
 }
 
-/// Changes how many rows the cache may hold, by one of `rows` and `factor`; new slots fill with the hottest absent rows.
+/// Changes how many rows the cache may hold, by one of `rows` and `factor`; new slots fill with the hottest absent
+/// rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grow {

@@ -1,6 +1,6 @@
 //! Reads the agent's journal files, for every subcommand that does. A crash or a full disk may have torn a line
-//! anywhere in a file that was written on later, so that one bad line must not cost the others: it is skipped, and told
-//! on standard error. Owns that rule; what a decision is belongs to [`rudder_agent::journal`].
+//! anywhere in a file that was written on later, so that one bad line must not cost the others: it is skipped, and
+//! named on standard error. Owns that rule; what a decision is belongs to [`rudder_agent::journal`].
 
 use super::{CliError, style};
 use rudder_agent::journal::{Decision, FORMAT};

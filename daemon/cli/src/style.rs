@@ -80,7 +80,7 @@ pub(super) fn print_json_line(value: &impl serde::Serialize) -> Result<(), CliEr
     print(&format!("{}\n", serde_json::to_string(value)?))
 }
 
-/// Says `text` on standard error, as of this program. Where nobody listens there, nobody can be told.
+/// Writes `text` to standard error, after the program's name. A closed standard error is ignored.
 pub(super) fn complain(text: &str) {
     let _ = writeln!(anstream::stderr().lock(), "{} {text}", paint(Tone::Bad, "rudder:"));
 }

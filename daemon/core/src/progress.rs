@@ -12,8 +12,8 @@ use hashbrown::HashMap;
 /// iterated again call each of their epochs the first.
 const FALL_EPOCHS: f64 = 0.5;
 
-/// A trainer that joins within this many epochs of the others, whole epochs aside, is of their job and keeps its own share
-/// of the epoch.
+/// A trainer that joins within this many epochs of the others, whole epochs aside, is of their job and keeps its own
+/// share of the epoch.
 const ALIGNED_EPOCHS: f64 = 0.1;
 
 /// What a trainer reports.

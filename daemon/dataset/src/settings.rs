@@ -1,5 +1,5 @@
-//! How a dataset is opened and its rows are read: the parts of section `[dataset]` that this crate acts on, and their checks. It must
-//! never look at the files.
+//! How a dataset is opened and its rows are read: the parts of section `[dataset]` that this crate acts on, and their
+//! checks. It must never look at the files.
 
 use rudder_settings::{Verdict, WAIT_MS, byte_size, within, wrong};
 use serde::{Deserialize, Serialize};

@@ -217,9 +217,9 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Samples minibatches until the next one and the `lookahead` that follow it are at hand. The seeds of an epoch come
-    /// in a new order, cut into nearly equal minibatches. All trainers have the same number of minibatches, so that all
-    /// take part in every average.
+    /// Samples minibatches until the next one and the `lookahead` that follow it are at hand. The seeds of an epoch
+    /// come in a new order, cut into nearly equal minibatches. All trainers have the same number of minibatches, so
+    /// that all take part in every average.
     fn plan_ahead(&mut self) {
         let role = self.role;
         while self.ahead.len() <= role.lookahead as usize && self.planned < role.epochs * role.steps_per_epoch {
@@ -331,9 +331,9 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Announces `ahead` from the first that is not announced yet, in order, and counts in `announced`. A daemon without room
-/// ([`ErrorCode::Limit`]) ends it without a fault: the rest is tried again at the next call. Fails with the step of the
-/// minibatch and the error.
+/// Announces `ahead` from the first that is not announced yet, in order, and counts in `announced`. A daemon without
+/// room ([`ErrorCode::Limit`]) ends it without a fault: the rest is tried again at the next call. Fails with the step
+/// of the minibatch and the error.
 fn announce_in_order(
     ahead: &VecDeque<Planned>,
     announced: &mut usize,

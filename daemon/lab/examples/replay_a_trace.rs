@@ -55,7 +55,7 @@ fn compare(trace: &Trace) -> Result<(), Box<dyn Error>> {
         (PolicySpec::Epoch { sample: 16 }, AHEAD),
     ] {
         let spec = ReplaySpec { policy, capacity_rows, seed: 1, lookahead, ahead };
-        // What `static` and `epoch` may be told before the first minibatch: edges into this partition, if the trace has
+        // The prior of `static` and `epoch`, before the first minibatch: edges into this partition, if the trace has
         // them.
         let done = replay(trace, spec, &trace.degree, &mut |_| ())?;
         writeln!(

@@ -1,13 +1,14 @@
-//! The command line of `rudderd`: its flags and what they say, here in the library so that `rudder man` and `rudder completions` can
-//! tell of them. What the flags do to the configuration is the daemon's.
+//! The command line of `rudderd`: its flags and what they say, here in the library so that `rudder man` and `rudder
+//! completions` can tell of them. What the flags do to the configuration is the daemon's.
 
 use clap::Parser;
 use std::path::PathBuf;
 
-/// Serves feature rows to the trainers of this node: its own part of the dataset, a cache of the others', and its peers.
+/// Serves feature rows to the trainers of this node: its own part of the dataset, a cache of the others', and its
+/// peers.
 ///
-/// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is in
-/// docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP reads
+/// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is
+/// in docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP reads
 /// the configuration again and takes over log.level.
 #[derive(Debug, Parser)]
 #[command(name = "rudderd", version)]

@@ -1,5 +1,6 @@
-//! How much memory there is: the limit of the cgroup the daemon runs in, or of the machine, and what of it is in use and could
-//! not be taken back. It owns the reading of those files and nothing else; what follows from it is decided by `serve`.
+//! How much memory there is: the limit of the cgroup the daemon runs in, or of the machine, and what of it is in use
+//! and could not be taken back. It owns the reading of those files and nothing else; what follows from it is decided by
+//! `serve`.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! The words in which a recording of accesses is asked for and handed out, over `POST /v1/trace`: known to those who record, who
-//! pass it on and who ask. It owns no behaviour.
+//! The words in which a recording of accesses is asked for and handed out, over `POST /v1/trace`: known to those who
+//! record, who pass it on and who ask. It owns no behaviour.
 
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

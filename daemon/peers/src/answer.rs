@@ -1,6 +1,6 @@
 //! The answering side: takes connections of peers that prove who they are and agree in the Hello, and answers each
-//! stream: rows of this node's own, what was updated of them, updates. Owns the order of an answer (gather a block, hash
-//! it, hand it to QUIC); one bad stream or connection must never disturb another.
+//! stream: rows of this node's own, what was updated of them, updates. Owns the order of an answer (gather a block,
+//! hash it, hand it to QUIC); one bad stream or connection must never disturb another.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! One request on one stream, from the asking side: sends it, receives the rows or words of the answer into the caller's
-//! buffer, checks every block. Owns nothing; it must never wait without its caller's time limit around it.
+//! One request on one stream, from the asking side: sends it, receives the rows or words of the answer into the
+//! caller's buffer, checks every block. Owns nothing; it must never wait without its caller's time limit around it.
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};

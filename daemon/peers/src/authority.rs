@@ -109,8 +109,8 @@ pub(crate) fn make_authority(cluster: &str, days: u32) -> Result<Made, Authority
     Ok(Made { certificate, key: key.serialize_pem(), cluster: cluster.to_owned(), not_after_unix_s })
 }
 
-/// The name of the authority of `cluster` that has this key: what a certificate says of its issuer. Two authorities of one cluster name
-/// must not pass for each other: an unknown issuer is a clearer complaint than a bad signature.
+/// The name of the authority of `cluster` that has this key: what a certificate says of its issuer. Two authorities of
+/// one cluster name must not pass for each other: an unknown issuer is a clearer complaint than a bad signature.
 fn authority_name(cluster: &str, key: &KeyPair) -> DistinguishedName {
     let id = xxh3_64(key.public_key_raw());
     let mut name = DistinguishedName::new();
@@ -130,7 +130,8 @@ pub fn issue(authority: &Path, node: u16, out: &Path, days: u32, force: bool) ->
     write_pair(out.join(format!("node-{node}.pem")), out.join(format!("node-{node}.key")), made, force)
 }
 
-/// A node's certificate that is nowhere but in memory, by the authority of this certificate and key; errors name their paths.
+/// A node's certificate that is nowhere but in memory, by the authority of this certificate and key; errors name their
+/// paths.
 pub(crate) fn make_node(
     (ca_pem, ca_path): (&str, &Path),
     (ca_key, key_path): (&str, &Path),
@@ -140,7 +141,8 @@ pub(crate) fn make_node(
     let unusable = |path: &Path, problem: String| AuthorityError::Authority { path: path.to_owned(), problem };
     let ca_key = KeyPair::from_pem(ca_key).map_err(|error| unusable(key_path, error.to_string()))?;
     let cluster = cluster_of(ca_pem).ok_or_else(|| unusable(ca_path, "is not a Rudder authority".to_owned()))?;
-    // What signing needs to know of the authority follows from its name and its key; whether they are those of `ca.pem` is checked below.
+    // What signing needs to know of the authority follows from its name and its key; whether they are those of `ca.pem`
+    // is checked below.
     let mut authority = CertificateParams::default();
     authority.distinguished_name = authority_name(&cluster, &ca_key);
     let issuer = Issuer::new(authority, ca_key);
@@ -262,7 +264,8 @@ mod tests {
     #[test]
     fn validity_is_read_off_certificates_of_both_centuries() {
         let dir = tempfile::tempdir().unwrap();
-        // Until 2049 the end is written with two digits of the year, from 2050 on with four (RFC 5280, section 4.1.2.5).
+        // Until 2049 the end is written with two digits of the year, from 2050 on with four (RFC 5280, section
+        // 4.1.2.5).
         for days in [1, 36_500] {
             let written = init(dir.path(), "blue", days, true).unwrap();
             let certificate = CertificateDer::from_pem_file(&written.certificate).unwrap();

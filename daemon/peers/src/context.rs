@@ -1,5 +1,5 @@
-//! What the dialling and the answering side of a node share. Owns the codes by which connections and streams are closed;
-//! it must never hold a lock across a wait.
+//! What the dialling and the answering side of a node share. Owns the codes by which connections and streams are
+//! closed; it must never hold a lock across a wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -84,8 +84,8 @@ pub trait RowSource: Send + Sync + 'static {
         Stamp::default()
     }
 
-    /// Which blocks of the table's rows were updated after `since`. Rows copied after this call are as new as its answer
-    /// says.
+    /// Which blocks of the table's rows were updated after `since`. Rows copied after this call are as new as its
+    /// answer says.
     ///
     /// # Errors
     /// There is no such table.

@@ -1,5 +1,5 @@
-//! Demand ahead of bulk on the answering side: how many answers of each class run at once, and how bulk holds back while
-//! demand is being sent. Owns the two limits; it must never let bulk wait without end, nor demand wait for bulk.
+//! Demand ahead of bulk on the answering side: how many answers of each class run at once, and how bulk holds back
+//! while demand is being sent. Owns the two limits; it must never let bulk wait without end, nor demand wait for bulk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

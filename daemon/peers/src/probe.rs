@@ -1,5 +1,5 @@
-//! Meeting a peer without serving anything: what an operator's tool does to find out whether two nodes would understand each
-//! other, and how large packets pass between them. It must never answer a peer, and never ask one for rows.
+//! Meeting a peer without serving anything: what an operator's tool does to find out whether two nodes would understand
+//! each other, and how large packets pass between them. It must never answer a peer, and never ask one for rows.
 
 use super::error::{DialError, PeerError};
 use super::transport::Transport;
@@ -39,8 +39,8 @@ impl RowSource for Nothing {
     }
 }
 
-/// Peers that can be met: a handshake with this node's certificate from a free port, so that a daemon may run beside it.
-/// Packets begin small and grow up to `peers.mtu` as far as they arrive.
+/// Peers that can be met: a handshake with this node's certificate from a free port, so that a daemon may run beside
+/// it. Packets begin small and grow up to `peers.mtu` as far as they arrive.
 #[derive(Debug)]
 pub struct Probe(Arc<Peers>);
 
@@ -59,7 +59,8 @@ impl Probe {
         Peers::start_with(&config, identity, Arc::new(Nothing), PROTOCOL_VERSION, Transport::bind_growing).map(Self)
     }
 
-    /// Connects to a peer and measures the path: round trip and packet size. Waits at most `patience` for packets to grow.
+    /// Connects to a peer and measures the path: round trip and packet size. Waits at most `patience` for packets to
+    /// grow.
     ///
     /// # Errors
     /// Why there is no connection, within `peers.connect_timeout_ms`.

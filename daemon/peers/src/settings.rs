@@ -45,9 +45,9 @@ pub struct PeersConfig {
     pub request_timeout_ms: u64,
     /// Time from which the answer to a peer's request for rows is written to the log, in milliseconds; 0 = never.
     pub slow_answer_ms: u64,
-    /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial again.
-    /// Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new process does
-    /// not know the old connection and cannot say that it is gone.
+    /// A connection on which nothing arrives for this long is dead: the next request, and the one that waits, dial
+    /// again. Well below `request_timeout_ms`, a fetch survives that a peer was killed and started again: the new
+    /// process does not know the old connection and cannot say that it is gone.
     pub idle_timeout_ms: u64,
     /// Interval of keep-alive packets; below `idle_timeout_ms`.
     pub keep_alive_ms: u64,
@@ -65,8 +65,8 @@ pub struct PeersConfig {
     pub demand_requests_max: usize,
     /// Bulk requests of peers answered at once; others wait, at most half of `request_timeout_ms`.
     pub bulk_requests_max: usize,
-    /// Updates of peers received and applied at once, each of up to `request_rows_max` rows; others wait, at most half of
-    /// `request_timeout_ms`.
+    /// Updates of peers received and applied at once, each of up to `request_rows_max` rows; others wait, at most half
+    /// of `request_timeout_ms`.
     pub update_requests_max: usize,
     /// Longest a bulk answer holds back one block while demand answers are being sent.
     pub bulk_yield_ms: u64,

@@ -27,8 +27,8 @@ const ALONE_DAYS: u32 = 36_500;
 /// and none installed, the first builder of a TLS configuration panics.
 pub fn install_tls_provider() {
     let provider = aws_lc_rs::default_provider();
-    // For the first random number of a process aws-lc gathers entropy, in 40 ms of processor time (measured): now, or in
-    // the first handshake with a peer, while a trainer waits. An error will show there, too.
+    // For the first random number of a process aws-lc gathers entropy, in 40 ms of processor time (measured): now, or
+    // in the first handshake with a peer, while a trainer waits. An error will show there, too.
     let _ = provider.secure_random.fill(&mut [0; 32]);
     // An error says that a provider is installed already, which is what is wanted.
     let _ = provider.install_default();
@@ -112,16 +112,18 @@ pub struct Validity {
 
 impl Validity {
     /// Reads it off a certificate; `None` if that is not an X.509 certificate.
-    #[allow(clippy::redundant_closure_for_method_calls)] // a path is not general enough over the lifetime of the reader
     #[must_use]
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "a method of yasna's reader has one lifetime where a closure for any is asked"
+    )]
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Option<Self> {
         yasna::parse_der(certificate, |reader| {
             reader.read_sequence(|signed| {
                 let validity = signed.next().read_sequence(|fields| {
-                    // Before it stand version, serial number, algorithm and issuer (RFC 5280, section 4.1); version may be absent.
-                    fields.read_optional(|version| {
-                        version.read_tagged(yasna::Tag::context(0), |v| v.read_u8())
-                    })?;
+                    // Before it stand version, serial number, algorithm and issuer (RFC 5280, section 4.1); version may
+                    // be absent.
+                    fields.read_optional(|version| version.read_tagged(yasna::Tag::context(0), |v| v.read_u8()))?;
                     for _ in 0..3 {
                         fields.next().read_der()?;
                     }

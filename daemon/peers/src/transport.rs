@@ -14,8 +14,8 @@ use super::error::PeerError;
 use super::tls::Credentials;
 use crate::settings::{MTU_DISCOVERED_MAX, MTU_MIN, PeersConfig};
 
-/// Segments that quinn hands to the kernel in one call. Ten times the MTU must fit a 64 KiB datagram; the kernel answers
-/// a larger batch with EMSGSIZE, which quinn drops, and the transfer stalls for ever.
+/// Segments that quinn hands to the kernel in one call. Ten times the MTU must fit a 64 KiB datagram; the kernel
+/// answers a larger batch with EMSGSIZE, which quinn drops, and the transfer stalls for ever.
 const SEGMENTS_PER_SEND: usize = 10;
 const DATAGRAM_BYTES_MAX: usize = 65_507;
 /// First guess of the round trip. The peers of a cluster are near; quinn's 333 ms would space the first handshake
@@ -35,8 +35,8 @@ impl Transport {
         Self::bind_as(config, credentials, transport_config(config)?)
     }
 
-    /// [`Self::bind`] with packets that begin small whatever `peers.mtu` says, and grow up to it as far as they arrive: to find
-    /// out what a path carries.
+    /// [`Self::bind`] with packets that begin small whatever `peers.mtu` says, and grow up to it as far as they arrive:
+    /// to find out what a path carries.
     pub(crate) fn bind_growing(config: &PeersConfig, credentials: &Credentials) -> Result<Self, PeerError> {
         let mut transport = transport_config(config)?;
         let mut discovery = MtuDiscoveryConfig::default();
@@ -74,8 +74,8 @@ impl Transport {
 
 fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> {
     let mut transport = TransportConfig::default();
-    // The sender's buffer is one for all streams: bulk, which fills at most a stream window for each of its places, must
-    // leave room that demand can write to.
+    // The sender's buffer is one for all streams: bulk, which fills at most a stream window for each of its places,
+    // must leave room that demand can write to.
     let bulk_bytes = u64::from(config.stream_window_bytes).saturating_mul(config.bulk_requests_max as u64);
     let send_window_bytes = bulk_bytes.saturating_add(u64::from(config.connection_window_bytes));
     let idle = IdleTimeout::try_from(Duration::from_millis(config.idle_timeout_ms))

@@ -1,6 +1,6 @@
-//! Versions between nodes, from the asking side: what an owner has updated, and updates of its rows. Owns the bitmaps of
-//! changed rows and how an update is cut into requests; it must never send two requests of one update at once, because
-//! an owner tells repetitions by their order.
+//! Versions between nodes, from the asking side: what an owner has updated, and updates of its rows. Owns the bitmaps
+//! of changed rows and how an update is cut into requests; it must never send two requests of one update at once,
+//! because an owner tells repetitions by their order.
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct Changes {
     pub now: Stamp,
     /// Everything may have changed.
     pub all: bool,
-    /// One bit for each block of [`BLOCK_ROWS`] rows of its shard, lowest first; no words when none changed. Then one word for each bit that
-    /// is set: one bit for each row of that block.
+    /// One bit for each block of [`BLOCK_ROWS`] rows of its shard, lowest first; no words when none changed. Then one
+    /// word for each bit that is set: one bit for each row of that block.
     words: Vec<u64>,
     /// Words of the bitmap of blocks.
     blocks: usize,

@@ -215,8 +215,8 @@ pub struct UpdateRequest {
     pub row_bytes: u32,
     /// Number of ids and rows.
     pub count: u32,
-    /// The asking process and its number for this request, higher for each: an owner applies a number once, and none that
-    /// is lower than one it has applied.
+    /// The asking process and its number for this request, higher for each: an owner applies a number once, and none
+    /// that is lower than one it has applied.
     pub writer: Stamp,
     /// xxh3-64 of all that follows.
     pub checksum: u64,
@@ -347,8 +347,8 @@ pub enum ResponseHeader {
         /// Rows in all blocks together.
         count: u32,
     },
-    /// Blocks with this many words follow: a bitmap of the blocks of rows in which some were updated, lowest bit first, then a bitmap
-    /// of the rows of each of these. No words if none was, or `all`.
+    /// Blocks with this many words follow: a bitmap of the blocks of rows in which some were updated, lowest bit first,
+    /// then a bitmap of the rows of each of these. No words if none was, or `all`.
     Changes {
         /// Where the versions stand.
         now: Stamp,

@@ -1,5 +1,5 @@
-//! Checks that many settings need. It owns the form in which a value is refused: the key, what is wrong with the value, and what to
-//! write instead.
+//! Checks that many settings need. It owns the form in which a value is refused: the key, what is wrong with the value,
+//! and what to write instead.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;

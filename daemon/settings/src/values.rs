@@ -31,7 +31,8 @@ impl Capacity {
     }
 }
 
-/// Capacities of the same form compare by their numbers. Those of different forms do not compare: only the dataset tells which is more.
+/// Capacities of the same form compare by their numbers. Those of different forms do not compare: only the dataset
+/// tells which is more.
 impl PartialOrd for Capacity {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {

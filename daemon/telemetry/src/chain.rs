@@ -1,9 +1,10 @@
-//! Errors in one line. Owns the one way in which every program of this workspace prints an error and its causes; it must never drop a
-//! cause that the text before it does not already contain.
+//! Errors in one line. Owns the one way in which every program of this workspace prints an error and its causes; it
+//! must never drop a cause that the text before it does not already contain.
 
 use std::error::Error;
 
-/// `error` and its causes in one line, as `error: cause: cause`. A cause that the text before it already contains is left out.
+/// `error` and its causes in one line, as `error: cause: cause`. A cause that the text before it already contains is
+/// left out.
 #[must_use]
 pub fn error_chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

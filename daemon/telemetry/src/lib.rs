@@ -1,5 +1,5 @@
-//! What a program of Rudder says of itself: its log ([`logging`]), spans of fetches for a collector ([`spans`]), and errors with
-//! their causes ([`error_chain`]). It owns the settings of both ([`LogConfig`]).
+//! What a program of Rudder says of itself: its log ([`logging`]), spans of fetches for a collector ([`spans`]), and
+//! errors with their causes ([`error_chain`]). It owns the settings of both ([`LogConfig`]).
 //!
 //! **It must never** make a fetch wait, nor know what is logged.
 

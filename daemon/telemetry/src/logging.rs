@@ -1,5 +1,6 @@
-//! The log of a daemon: where its lines go, in what shape, and which of them. It owns the filter, which can be changed while the
-//! daemon runs. It must never fail a daemon: a level that cannot be read is refused and the one before it stays.
+//! The log of a daemon: where its lines go, in what shape, and which of them. It owns the filter, which can be changed
+//! while the daemon runs. It must never fail a daemon: a level that cannot be read is refused and the one before it
+//! stays.
 
 use crate::{LogConfig, LogFormat};
 use parking_lot::Mutex;

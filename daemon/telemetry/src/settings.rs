@@ -25,7 +25,8 @@ pub struct LogConfig {
     pub format: LogFormat,
     /// Time from which a fetch is written to the log with where its time went, in milliseconds; 0 = never.
     pub slow_fetch_ms: u64,
-    /// Base URL of a collector of OpenTelemetry (OTLP over HTTP) that gets spans of fetches; empty = spans are not sent.
+    /// Base URL of a collector of OpenTelemetry (OTLP over HTTP) that gets spans of fetches; empty = spans are not
+    /// sent.
     pub otlp_endpoint: String,
     /// Share of the fetches that are traced, the same ones on all nodes.
     pub otlp_sample: f64,
@@ -50,8 +51,8 @@ impl Default for LogConfig {
 }
 
 impl LogConfig {
-    /// Checks the level. `Targets` takes any bare word, and any span in brackets, for the name of a target, so that a misspelt level
-    /// would silence the log.
+    /// Checks the level. `Targets` takes any bare word, and any span in brackets, for the name of a target, so that a
+    /// misspelt level would silence the log.
     ///
     /// # Errors
     /// [`Invalid`](rudder_settings::Invalid), which says what to write.

@@ -1,9 +1,9 @@
-//! Spans of fetches for a collector that speaks OpenTelemetry's protocol (OTLP over HTTP, in JSON). It owns which fetches are traced, the
-//! queue of spans, their form and the thread that sends them. It must never make a fetch wait: a full queue or a collector that is away
-//! loses spans, and says so in the log.
+//! Spans of fetches for a collector that speaks OpenTelemetry's protocol (OTLP over HTTP, in JSON). It owns which
+//! fetches are traced, the queue of spans, their form and the thread that sends them. It must never make a fetch wait:
+//! a full queue or a collector that is away loses spans, and says so in the log.
 //!
-//! Both sides of a fetch know its number, and from it alone follow the identifiers of its trace and its first span, and whether it is traced:
-//! nothing else has to cross the network for the spans of two nodes to meet.
+//! Both sides of a fetch know its number, and from it alone follow the identifiers of its trace and its first span, and
+//! whether it is traced: nothing else has to cross the network for the spans of two nodes to meet.
 
 use crate::LogConfig;
 use rudder_http::{Client, Limits};

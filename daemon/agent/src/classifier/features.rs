@@ -1,6 +1,6 @@
-//! What a classifier sees of a [`View`]: the paper's features (batch, partition and buffer sizes, interval, evicted rows, hit rate,
-//! fetch time, candidates) as shares, so that a model of one graph makes sense on another. Owns their names and meaning; a
-//! change here is a change of the model file's format.
+//! What a classifier sees of a [`View`]: the paper's features (batch, partition and buffer sizes, interval, evicted
+//! rows, hit rate, fetch time, candidates) as shares, so that a model of one graph makes sense on another. Owns their
+//! names and meaning; a change here is a change of the model file's format.
 
 use crate::controller::View;
 use crate::rules::FULL;
@@ -81,7 +81,8 @@ pub fn may_grow(now: &Snapshot) -> bool {
     now.fullness() >= FULL && now.capacity_rows < now.ceiling_rows
 }
 
-/// Whether replacing is a choice: there are candidates, and the window does not show what the replacement before it did.
+/// Whether replacing is a choice: there are candidates, and the window does not show what the replacement before it
+/// did.
 #[must_use]
 pub fn may_replace(view: View<'_>) -> bool {
     view.now.hotter_absent_rows > 0 && view.windows_since("evict") > 1

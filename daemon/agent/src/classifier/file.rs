@@ -1,5 +1,6 @@
-//! The model file: JSON, with a version, the names of the features, and for each task what a decision needs. It owns the format
-//! and its checks: a file is bounded before it is read, and no number of it is used before it was found possible.
+//! The model file: JSON, with a version, the names of the features, and for each task what a decision needs. It owns
+//! the format and its checks: a file is bounded before it is read, and no number of it is used before it was found
+//! possible.
 
 use super::features::{Features, NAMES};
 use super::models::{Parameters, Standard};
@@ -57,9 +58,9 @@ impl Head {
         &self.gain
     }
 
-    /// Fine-tunes the weights by one step of `rate`, along a slope of length 1 at most, towards the label of `sample`. The distance
-    /// from the weights that were trained is bounded, too. Trees and support vectors stay as they are: answers whether anything
-    /// was learned.
+    /// Fine-tunes the weights by one step of `rate`, along a slope of length 1 at most, towards the label of `sample`.
+    /// The distance from the weights that were trained is bounded, too. Trees and support vectors stay as they are:
+    /// answers whether anything was learned.
     pub fn learn(&mut self, sample: &Sample, rate: f64) -> bool {
         let row = self.standard.apply(&sample.features);
         let Some(slope) = self.parameters.slope(&row, self.gain.label(sample)) else { return false };

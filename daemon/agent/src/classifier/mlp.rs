@@ -1,5 +1,6 @@
-//! A multi-layer perceptron of one hidden layer: tanh units, a logistic output, log loss. Owns its weights, what they predict and the
-//! slope along them. Plain loops: it has a few hundred weights, and a tensor framework would bring more than a hundred crates for it.
+//! A multi-layer perceptron of one hidden layer: tanh units, a logistic output, log loss. Owns its weights, what they
+//! predict and the slope along them. Plain loops: it has a few hundred weights, and a tensor framework would bring more
+//! than a hundred crates for it.
 
 use super::features::{COUNT, Features};
 use super::numbers::{all_finite, logistic};

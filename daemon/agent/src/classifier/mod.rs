@@ -1,10 +1,10 @@
-//! Classifiers that decide: the paper's comparison of an agent with models trained offline. [`features`] is what a model sees,
-//! [`samples`] what it learns from, [`models`] what is learned, [`mod@file`] how that is kept, [`steer`] how it decides. Models are
-//! fitted by `rudder-lab`; what was fitted is kept in parameters of our own, checked when they are read, so that no file can make a
-//! daemon panic.
+//! Classifiers that decide: the paper's comparison of an agent with models trained offline. [`features`] is what a
+//! model sees, [`samples`] what it learns from, [`models`] what is learned, [`mod@file`] how that is kept, [`steer`]
+//! how it decides. Models are fitted by `rudder-lab`; what was fitted is kept in parameters of our own, checked when
+//! they are read, so that no file can make a daemon panic.
 //!
-//! **It must never** act on a file it does not understand in full, nor depend on a clock: the same model and views give the same
-//! decisions.
+//! **It must never** act on a file it does not understand in full, nor depend on a clock: the same model and views give
+//! the same decisions.
 
 pub mod features;
 pub mod file;

@@ -1,5 +1,5 @@
-//! Fitted models: their parameters, what they predict, and whether parameters that were read make sense. Owns the model part of
-//! the file format. Inputs are standardised features; predictions are probabilities.
+//! Fitted models: their parameters, what they predict, and whether parameters that were read make sense. Owns the model
+//! part of the file format. Inputs are standardised features; predictions are probabilities.
 
 use super::features::{COUNT, Features};
 use super::mlp::Mlp;
@@ -19,7 +19,8 @@ pub struct Standard {
     pub deviation: Vec<f64>,
 }
 
-/// Standard deviations beyond which no standardised feature goes: what was never seen in training is not extrapolated far.
+/// Standard deviations beyond which no standardised feature goes: what was never seen in training is not extrapolated
+/// far.
 const FAR: f64 = 5.0;
 
 impl Standard {
@@ -65,7 +66,8 @@ pub struct Linear {
     pub bias: f64,
 }
 
-/// A node of a tree: rows whose feature is at most `threshold` go to node `low`, others to `high`; both come after their parent.
+/// A node of a tree: rows whose feature is at most `threshold` go to node `low`, others to `high`; both come after
+/// their parent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum TreeNode {

@@ -1,12 +1,13 @@
 //! What classifiers learn from: decisions with their measured effects. Owns the label.
 //!
-//! **The label.** A decision's *gain* is the paper's `z(change of the hit rate) - z(change of rows fetched again) - z(change of the
-//! fetch time)`, from the window before it to the window after it, z-scored over the samples of the task. Rows fetched again are
-//! counted as all rows over the network per remote row, those that the tool itself brought included; the fetch time is the share
-//! of remote rows that a trainer waited for, which a replay knows as well as a daemon does. A gain above 0 *helped*. The
-//! label of a sample is yes, *acting was worth it*, if an action helped or if holding did not: where actions were drawn evenly
-//! (`explore:SEED`), its probability exceeds one half exactly where acting helps more often than holding does (class variable
-//! transformation of uplift modelling, Jaskowski and Jaroszewicz 2012).
+//! **The label.** A decision's *gain* is the paper's `z(change of the hit rate) - z(change of rows fetched again) -
+//! z(change of the fetch time)`, from the window before it to the window after it, z-scored over the samples of the
+//! task. Rows fetched again are counted as all rows over the network per remote row, those that the tool itself brought
+//! included; the fetch time is the share of remote rows that a trainer waited for, which a replay knows as well as a
+//! daemon does. A gain above 0 *helped*. The label of a sample is yes, *acting was worth it*, if an action helped or if
+//! holding did not: where actions were drawn evenly (`explore:SEED`), its probability exceeds one half exactly where
+//! acting helps more often than holding does (class variable transformation of uplift modelling, Jaskowski and
+//! Jaroszewicz 2012).
 
 use super::Task;
 use super::features::{Features, features, may_grow, may_replace};
@@ -89,8 +90,8 @@ impl Gain {
     }
 }
 
-/// The samples that one decision gives, made after the window of `view` and before that of `after`, at `times`: none where there
-/// was no choice or a window without remote rows, two where there were two choices and it held.
+/// The samples that one decision gives, made after the window of `view` and before that of `after`, at `times`: none
+/// where there was no choice or a window without remote rows, two where there were two choices and it held.
 #[must_use]
 pub fn of_decision(view: View<'_>, call: &ToolCall, after: &Snapshot, times: (f64, f64)) -> Vec<Sample> {
     let now = view.now;

@@ -1,6 +1,6 @@
-//! The controller that asks a trained model. Owns how probabilities become a proposal: grow where the cache is short of slots and the
-//! model finds growing worth it, else refresh where the rules would (no model learns it), else replace where there are candidates
-//! and it finds replacing worth it, else hold.
+//! The controller that asks a trained model. Owns how probabilities become a proposal: grow where the cache is short of
+//! slots and the model finds growing worth it, else refresh where the rules would (no model learns it), else replace
+//! where there are candidates and it finds replacing worth it, else hold.
 
 use super::features::{features, may_grow, may_replace};
 use super::file::Model;
@@ -25,7 +25,8 @@ pub struct ClassifierController {
 }
 
 impl ClassifierController {
-    /// With the model of this file. A `rate` above 0 has it learn from the effects of its decisions by steps of that length.
+    /// With the model of this file. A `rate` above 0 has it learn from the effects of its decisions by steps of that
+    /// length.
     ///
     /// # Errors
     /// Those of [`Model::read`], [`ClassifierError::Rate`] for a rate that is not from 0 to 1, and

@@ -1,5 +1,5 @@
-//! Reads what a model answered: one typed decision, or why it is not one. It owns how strict that is. It must never guess: an
-//! answer that is cut off, doubled, of another shape or out of bounds is no decision, and the rules stand in.
+//! Reads what a model answered: one typed decision, or why it is not one. It owns how strict that is. It must never
+//! guess: an answer that is cut off, doubled, of another shape or out of bounds is no decision, and the rules stand in.
 
 use super::super::controller::{Impact, Proposal};
 use super::endpoint::quoted;

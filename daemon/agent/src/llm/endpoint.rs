@@ -1,7 +1,7 @@
-//! The wire to the model: chat completions through `async-openai`, over an HTTP service of our own that holds every request to
-//! a deadline, repeats what is worth repeating within a budget, and reads no more of a response than it may. It owns those
-//! bounds. It must never believe a body before it is whole, follow a redirect (a key would go along), or log what came: a
-//! fault quotes its beginning, for `/v1/status` and the journal.
+//! The wire to the model: chat completions through `async-openai`, over an HTTP service of our own that holds every
+//! request to a deadline, repeats what is worth repeating within a budget, and reads no more of a response than it may.
+//! It owns those bounds. It must never believe a body before it is whole, follow a redirect (a key would go along), or
+//! log what came: a fault quotes its beginning, for `/v1/status` and the journal.
 
 use super::settings::{LlmError, LlmSettings};
 use async_openai::Client;
@@ -59,7 +59,7 @@ impl Fault {
         }
     }
 
-    /// How long the endpoint wants to be left alone, and that in words; nothing if it said no such thing.
+    /// How long the endpoint wants no requests, and the same in words; `None` if it did not ask for that.
     pub(super) fn quiet(&self) -> Option<(Duration, String)> {
         match self {
             Fault::Status { wait: Some(wait), .. } if !wait.is_zero() => {
@@ -79,8 +79,8 @@ pub(super) fn quoted(text: &str) -> String {
     line.trim().to_owned()
 }
 
-/// Where requests go, and with what key. Unlike the crate's own it takes nothing from the environment by itself: a key of
-/// another service must not reach this endpoint.
+/// Where requests go, and with what key. Unlike the crate's own it takes nothing from the environment by itself: a key
+/// of another service must not reach this endpoint.
 #[derive(Debug, Clone)]
 struct Target {
     base: String,
@@ -165,8 +165,8 @@ impl Endpoint {
         }
     }
 
-    /// One request with its repetitions. Answers successful responses with a whole, bounded body of JSON only, so that what
-    /// comes after it has nothing to doubt, and nothing to log.
+    /// One request with its repetitions. Answers successful responses with a whole, bounded body of JSON only, so that
+    /// what comes after it has nothing to doubt, and nothing to log.
     async fn execute(&self, request: HttpRequestFactory, deadline: Instant) -> Result<Response, Fault> {
         let mut budget = self.retry_budget;
         let mut backoff = BACKOFF;
@@ -226,7 +226,8 @@ impl Endpoint {
     }
 }
 
-/// How long `Retry-After` says to wait: in seconds, or until a date (RFC 9110, section 10.2.3). A date that is over says not at all.
+/// How long `Retry-After` says to wait: in seconds, or until a date (RFC 9110, section 10.2.3). A date in the past
+/// means no wait.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

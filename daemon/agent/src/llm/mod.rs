@@ -1,9 +1,10 @@
 //! The controller that asks a language model behind an OpenAI-compatible endpoint. `settings` is how it is configured,
-//! `prompt` what the model is told, `schema` what it may answer, `answer` how strictly that is read, `endpoint` the wire,
+//! `prompt` what the model sees, `schema` what it may answer, `answer` how strictly that is read, `endpoint` the wire,
 //! `probe` what a model must show before it is asked.
 //!
-//! **It must never** wait longer than its deadline, believe a response beyond its bounds, or put text from outside before the
-//! model. It proposes; whether that is done is the guard's matter, and where it has no answer the rules stand in.
+//! **It must never** wait longer than its deadline, believe a response beyond its bounds, or put text from outside
+//! before the model. It proposes; whether that is done is the guard's matter, and where it has no answer the rules
+//! stand in.
 
 mod answer;
 mod ask;
@@ -170,11 +171,12 @@ fn runtime() -> Result<Runtime, LlmError> {
 }
 
 impl Llm {
-    /// The controller of these settings. Its probe begins at once, on a thread of its own; until it is over, `propose` answers
-    /// [`ControllerError::Degraded`].
+    /// The controller of these settings. Its probe begins at once, on a thread of its own; until it is over, `propose`
+    /// answers [`ControllerError::Degraded`].
     ///
     /// # Errors
-    /// [`LlmError`] for settings that cannot be used. An endpoint that is down is not an error: it is probed again later.
+    /// [`LlmError`] for settings that cannot be used. An endpoint that is down is not an error: it is probed again
+    /// later.
     pub fn new(settings: LlmSettings) -> Result<Self, LlmError> {
         let asker = Asker::new(&settings)?;
         let state = State { standing: Standing::Probing, probe: None, unreached: 0 };

@@ -1,6 +1,6 @@
-//! Finds out what a model behind an endpoint can be trusted with, before it is: which mode of answering the endpoint honours, and
-//! whether what the model chooses depends on what it is shown. It owns the canary states and the verdict. It must never be
-//! lenient with a model that answers the same whatever it sees: rules are cheaper at that.
+//! Finds out what a model behind an endpoint can be trusted with, before it is: which mode of answering the endpoint
+//! honours, and whether what the model chooses depends on what it is shown. It owns the canary states and the verdict.
+//! It must never be lenient with a model that answers the same whatever it sees: rules are cheaper at that.
 
 use super::super::controller::View;
 use super::super::snapshot::Snapshot;

@@ -1,6 +1,6 @@
-//! What the model is told: a prefix that never changes, so that endpoints keep it ready, then the last decisions with what they
-//! did, then the window that ended. It owns the words. It must never hold text from outside: numbers and words of this program
-//! only, so that nobody who names a table, a vertex type or a node can speak to the model.
+//! What the model sees: a prefix that never changes, so that endpoints keep it ready, then the last decisions with what
+//! they did, then the window that ended. It owns the words. It must never hold text from outside: numbers and words of
+//! this program only, so that nobody who names a table, a vertex type or a node can speak to the model.
 
 use super::super::controller::{Past, Refused, View};
 use super::super::snapshot::Snapshot;
@@ -9,7 +9,8 @@ use crate::tools::{Evict, Grow, Refresh, ToolCall};
 use serde_json::Value;
 use std::fmt::Write as _;
 
-/// What a person would do: case, reason, call and expectation. One for each tool, so that none is favoured by being shown.
+/// What a person would do: case, reason, call and expectation. One for each tool, so that none is favoured by being
+/// shown.
 const CASES: [(&str, &str, &str, &str); 4] = [
     (
         "steady, or no remote rows, or nothing to gain",
@@ -183,7 +184,8 @@ mod tests {
         assert!(text.contains(line), "{text}");
     }
 
-    /// Whether `value` is what a schema that is offered allows: one of its values, where it names some, and of its type.
+    /// Whether `value` is what a schema that is offered allows: one of its values, where it names some, and of its
+    /// type.
     fn allows(schema: &Value, value: &Value) -> bool {
         let number = |value: &Value| value.as_f64().map(f64::to_bits);
         let listed = schema["enum"].as_array();

@@ -1,6 +1,6 @@
-//! What the model may answer, as JSON schemas made from the tools' own: one object of reason, call and expectation. It owns
-//! which tools and arguments a model chooses, and in what order an answer is written: reason first, then the tool, then its
-//! arguments. It must name no argument that the tools do not have.
+//! What the model may answer, as JSON schemas made from the tools' own: one object of reason, call and expectation. It
+//! owns which tools and arguments a model chooses, and in what order an answer is written: reason first, then the tool,
+//! then its arguments. It must name no argument that the tools do not have.
 
 use super::super::guard::{GROW_FACTOR_MAX, GROW_FACTOR_MIN};
 use crate::tools::ToolCall;
@@ -25,7 +25,8 @@ pub enum Mode {
     Text,
 }
 
-/// A JSON schema whose properties keep their order: those that constrain sampling write an object in the order of its schema.
+/// A JSON schema whose properties keep their order: those that constrain sampling write an object in the order of its
+/// schema.
 #[derive(Debug, Clone)]
 pub(super) enum SchemaNode {
     /// An object of exactly these properties.

@@ -1,4 +1,5 @@
-//! The settings of the controller that asks a language model, their defaults and their checks. It reads no file and opens nothing.
+//! The settings of the controller that asks a language model, their defaults and their checks. It reads no file and
+//! opens nothing.
 
 use rudder_settings::{Invalid, Verdict, WAIT_MS, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
@@ -19,8 +20,8 @@ pub struct LlmSettings {
     /// Time within which the model must answer, repetitions included, in milliseconds.
     #[serde(rename = "llm_timeout_ms")]
     pub timeout_ms: u64,
-    /// Time within which a request of the probe must be answered, in milliseconds: the first pays for the whole prompt. Not a key of
-    /// the configuration.
+    /// Time within which a request of the probe must be answered, in milliseconds: the first pays for the whole prompt.
+    /// Not a key of the configuration.
     #[serde(skip)]
     pub probe_timeout_ms: u64,
     /// Times that a request is repeated after a lost connection, status 429 or 5xx.
@@ -47,11 +48,12 @@ pub struct LlmSettings {
     /// Time until a model that was found degraded is probed again, in milliseconds.
     #[serde(rename = "llm_reprobe_ms")]
     pub reprobe_ms: u64,
-    /// Whether a model that was found degraded is asked all the same, to study it: the guard judges its answers like any other.
+    /// Whether a model that was found degraded is asked all the same, to study it: the guard judges its answers like
+    /// any other.
     #[serde(rename = "llm_ask_degraded")]
     pub ask_degraded: bool,
-    /// Waits for a probe that is under way instead of answering that it is; for replays, in which no time passes while the
-    /// rules stand in. Not a key of the configuration.
+    /// Waits for a probe that is under way instead of answering that it is; for replays, in which no time passes while
+    /// the rules stand in. Not a key of the configuration.
     #[serde(skip)]
     pub waits_for_probe: bool,
 }
@@ -93,7 +95,8 @@ pub enum LlmError {
 }
 
 impl LlmSettings {
-    /// Checks what a model needs before it can be asked, without asking anybody: the URL, the model's name and the limits.
+    /// Checks what a model needs before it can be asked, without asking anybody: the URL, the model's name and the
+    /// limits.
     ///
     /// # Errors
     /// [`Invalid`] for the first key that cannot work.

@@ -1,5 +1,5 @@
 //! The environment that systemd gives the daemon: what an `EnvironmentFile=` says, read as systemd.exec(5) has it. Owns
-//! that syntax; which file it is, and what its variables mean, is said elsewhere. It must never touch the environment
+//! that syntax; other modules know which file it is and what its variables mean. It must never touch the environment
 //! of this process.
 
 /// Where the reader is in the text.

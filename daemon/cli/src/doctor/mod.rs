@@ -1,5 +1,5 @@
 //! `rudder doctor`: looks at a node as the daemon would find it, and says of each finding how to mend it. Owns the
-//! order of the checks and the exit status; what is good and what is bad is said by the modules below. It must change
+//! order of the checks and the exit status; the modules below decide what is good and what is bad. It must change
 //! nothing.
 
 mod certificates;

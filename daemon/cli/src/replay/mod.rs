@@ -45,7 +45,7 @@ pub struct ReplayArgs {
     /// multiple of C/R that a daemon asks for
     #[arg(long, value_name = "MINIBATCHES", value_delimiter = ',', default_values_t = [Ahead::Minibatches(0)])]
     lookahead: Vec<Ahead>,
-    /// What `static` and `epoch` are told before the first minibatch: `degree` (degree.npy of the trace), `presample`
+    /// The prior of `static` and `epoch`, before the first minibatch: `degree` (degree.npy of the trace), `presample`
     /// (how often each id occurs in the first epoch) or `none`
     #[arg(long, value_name = "PRIOR", default_value = "degree", value_parser = ["degree", "presample", "none"])]
     prior: String,

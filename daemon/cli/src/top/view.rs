@@ -34,7 +34,7 @@ pub(super) struct Screen {
     pub(super) selected: usize,
     pub(super) interval_seconds: f64,
     pub(super) paused: bool,
-    /// Whether the keys are told.
+    /// Whether the list of keys is shown.
     pub(super) keys: bool,
     pub(super) colour: bool,
 }

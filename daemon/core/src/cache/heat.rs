@@ -95,8 +95,8 @@ impl Heat {
     /// Say that `m` seeds lead to the id, that each is visited once per epoch, at a time drawn evenly, and that
     /// sampling finds the id from a visited seed with probability `q`. Then `m = mean / q` (`mean` per epoch). Of
     /// those, `visited` were visited so far; given `cur` finds, it is `cur + (m - cur)·x(1-q) / (1-xq)` on average.
-    /// What is to come is `q (m - visited) = (mean - q·cur)(1-x) / (1-xq)`: for `q = 0` (many seeds, rare finds) it does
-    /// not depend on `cur`, for `q = 1` each access so far is one less to come. `q` is the regularity.
+    /// What is to come is `q (m - visited) = (mean - q·cur)(1-x) / (1-xq)`: for `q = 0` (many seeds, rare finds) it
+    /// does not depend on `cur`, for `q = 1` each access so far is one less to come. `q` is the regularity.
     #[inline]
     fn to_come(self, phase: Phase, rate: f32) -> f32 {
         // Before the first epoch has ended there is no mean but the rate so far.

@@ -300,8 +300,8 @@ impl TableCache {
     }
 
     /// Accounts for a minibatch that was answered, and offers the rows that had to be fetched: `row(i)` is the row of
-    /// `missed[i]`, or nothing where it may not be kept; it is called under the writer lock. Returns the ids that the policy wants brought in besides; pass their
-    /// rows to [`TableCache::fill`].
+    /// `missed[i]`, or nothing where it may not be kept; it is called under the writer lock. Returns the ids that the
+    /// policy wants brought in besides; pass their rows to [`TableCache::fill`].
     ///
     /// Ids are remote ids of this table; each of `missed` appears once. `consumed` is the announced batch that this
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.

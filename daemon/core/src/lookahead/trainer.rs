@@ -13,8 +13,8 @@ pub const DISORDER_BATCHES: u32 = 32;
 /// apart.
 const PASSED_STEPS_MAX: usize = 1024;
 
-/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen ranks
-/// of a job in turn. The node's steps start here, so that none of them lies before 0.
+/// Steps from now within which a count is believed to go on: the longest horizon, 65,536 batches, counted by sixteen
+/// ranks of a job in turn. The node's steps start here, so that none of them lies before 0.
 pub(super) const REACH_STEPS: u32 = 1 << 20;
 
 /// An announced batch.

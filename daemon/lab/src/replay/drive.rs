@@ -62,8 +62,8 @@ pub enum ReplayError {
     },
 }
 
-/// Replays `trace`. `prior` is what the policy is told before the first minibatch; `progress` gets the number of
-/// minibatches done.
+/// Replays `trace`. `prior` gives the policy the weights of ids before the first minibatch; `progress` gets the number
+/// of minibatches done.
 ///
 /// # Errors
 /// [`ReplayError`].

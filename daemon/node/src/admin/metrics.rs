@@ -1,10 +1,11 @@
-//! The registry of this daemon's metrics. Each module owns its handles and gives its collectors; here they meet. There is no
-//! global registry, so that two daemons in one process (tests) do not mix.
+//! The registry of this daemon's metrics. Each module owns its handles and gives its collectors; here they meet. There
+//! is no global registry, so that two daemons in one process (tests) do not mix.
 
 use super::{AdminError, process::ProcessCollector};
 use prometheus::{IntGaugeVec, Opts, Registry, TextEncoder, core::Collector};
 
-/// The metrics of one daemon. Clones share the registry, so that modules may be added while the interface already answers.
+/// The metrics of one daemon. Clones share the registry, so that modules may be added while the interface already
+/// answers.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Registry,

@@ -11,7 +11,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-/// Linux reports process times to user space in hundredths of a second on every architecture we build for (`USER_HZ`, time(7)).
+/// Linux reports process times to user space in hundredths of a second on every architecture we build for (`USER_HZ`,
+/// time(7)).
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Reads resident memory, open descriptors and processor time.

@@ -37,8 +37,8 @@ pub(super) enum Access {
     Local(Arc<Local>),
 }
 
-/// All paths. Health and readiness are open to every prober; the rest asks for the token where one is set, and where none is, what
-/// changes something is for callers that name this machine.
+/// All paths. Health and readiness are open to every prober; the rest asks for the token where one is set, and where
+/// none is, what changes something is for callers that name this machine.
 pub(super) fn router(context: AdminContext) -> Router {
     let guarded = Router::new()
         .route("/metrics", get(metrics))

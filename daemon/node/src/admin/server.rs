@@ -1,5 +1,5 @@
-//! Connections: how many, how long, and how they end. `axum::serve` has no time-out for the head of a request, no limit on
-//! connections and no deadline for its drain, so connections are served by hyper directly.
+//! Connections: how many, how long, and how they end. `axum::serve` has no time-out for the head of a request, no limit
+//! on connections and no deadline for its drain, so connections are served by hyper directly.
 
 use super::{AdminConfig, AdminError, Metrics, calls::Calls, local::Local, routes, token::Token};
 use crate::daemon::Life;

@@ -1,4 +1,5 @@
-//! Section `[admin]`: the HTTP server for operators and Prometheus, and its limits. It must never read the token, only name its file.
+//! Section `[admin]`: the HTTP server for operators and Prometheus, and its limits. It must never read the token, only
+//! name its file.
 
 use rudder_settings::{Verdict, WAIT_MS, within};
 use serde::{Deserialize, Serialize};

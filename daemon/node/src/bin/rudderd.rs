@@ -1,4 +1,5 @@
-//! `rudderd`, the daemon. This file is the order of its start, top to bottom in `main`; what each step does is in the library.
+//! `rudderd`, the daemon. This file is the order of its start, top to bottom in `main`; what each step does is in the
+//! library.
 
 use clap::Parser;
 use rudder_agent::{classifier::steer::ClassifierController, spec::ControllerSpec};
@@ -49,7 +50,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Reads the classifier that `agent.controller` names, if it names one: the agent is started last, when trainers are served already.
+/// Reads the classifier that `agent.controller` names, if it names one: the agent is started last, when trainers are
+/// served already.
 fn check_classifier(agent: &AgentConfig) -> Result<(), StartError> {
     if let ControllerSpec::Classifier(file) = &agent.controller {
         ClassifierController::open(file, agent.classifier_learning_rate)?;

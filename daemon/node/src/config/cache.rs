@@ -33,7 +33,8 @@ pub struct CacheConfig {
     /// How far caches are grown and shrunk while they run.
     #[serde(flatten)]
     pub steer: SteerSettings,
-    /// Time between two readings of the memory in use, in milliseconds; 0 = memory is not read, and no memory limit is known.
+    /// Time between two readings of the memory in use, in milliseconds; 0 = memory is not read, and no memory limit is
+    /// known.
     pub memory_poll_ms: u64,
     /// Folder of the cgroup whose limit holds; empty = the daemon's own and those around it.
     pub cgroup: PathBuf,
@@ -41,15 +42,16 @@ pub struct CacheConfig {
     pub policy: Policy,
     /// Minibatches between two replacements (policy `periodic`) or two decisions (policy `rudder`).
     pub period: u32,
-    /// Share of its score that a resident row loses in a minibatch that does not ask for it (policies `periodic` and `rudder`).
+    /// Share of its score that a resident row loses in a minibatch that does not ask for it (policies `periodic` and
+    /// `rudder`).
     pub alpha: f64,
     /// Slots looked at to choose a victim (policy `epoch`).
     pub sample: usize,
-    /// Whether the edges from this partition to each remote vertex, where the dataset holds its graph, are read at the start
-    /// to tell what will be asked for (policies `epoch` and `static`).
+    /// Whether the edges from this partition to each remote vertex, where the dataset holds its graph, are read at the
+    /// start to tell what will be asked for (policies `epoch` and `static`).
     pub degrees: bool,
-    /// Longest time for which a cached or staged row may be served after its owner has changed it, in milliseconds; 0 sets no
-    /// bound: rows are then brought up to date by `refresh` only.
+    /// Longest time for which a cached or staged row may be served after its owner has changed it, in milliseconds; 0
+    /// sets no bound: rows are then brought up to date by `refresh` only.
     pub staleness_max_ms: u64,
     /// Seed of every random choice of the cache.
     pub seed: u64,

@@ -1,5 +1,5 @@
-//! Section `[dataset]`: where the dataset lies, how far it is checked on opening, and by which way its rows are read. It
-//! must never look at the files.
+//! Section `[dataset]`: where the dataset lies, how far it is checked on opening, and by which way its rows are read.
+//! It must never look at the files.
 
 use rudder_dataset::{Access, BlockSettings, Verify};
 use rudder_settings::{Verdict, byte_size, within, wrong};

@@ -1,4 +1,5 @@
-//! What can be wrong with a configuration. Every error names the key, where its value comes from, and what to write instead.
+//! What can be wrong with a configuration. Every error names the key, where its value comes from, and what to write
+//! instead.
 
 use super::Origin;
 use rudder_settings::Invalid;

@@ -1,5 +1,6 @@
-//! Lays a file, the environment and flags over the defaults, and remembers where the value of each key comes from, so that an error
-//! can name the line, the variable or the flag. It never reads the process environment: pairs come in from the caller.
+//! Lays a file, the environment and flags over the defaults, and remembers where the value of each key comes from, so
+//! that an error can name the line, the variable or the flag. It never reads the process environment: pairs come in
+//! from the caller.
 
 use super::{
     Config, ConfigError, WrongType,
@@ -85,8 +86,9 @@ impl Layers {
         Ok(self)
     }
 
-    /// Takes the variables named `RUDDER_SECTION__KEY` out of `variables`. Names are folded to lower case; values are TOML,
-    /// or else plain text. Variables without the double underscore (such as `RUDDER_SOCKET`, the client's) are not the daemon's.
+    /// Takes the variables named `RUDDER_SECTION__KEY` out of `variables`. Names are folded to lower case; values are
+    /// TOML, or else plain text. Variables without the double underscore (such as `RUDDER_SOCKET`, the client's) are
+    /// not the daemon's.
     ///
     /// # Errors
     /// If a variable names an unknown key or a value of the wrong type.
@@ -206,7 +208,8 @@ fn readings(text: &str) -> Vec<Value> {
     as_toml.and_then(|mut table| table.remove("value")).into_iter().chain([Value::String(text.to_owned())]).collect()
 }
 
-/// Collects the values of a document with their paths and the offsets of their keys; stops where the configuration has a value.
+/// Collects the values of a document with their paths and the offsets of their keys; stops where the configuration has
+/// a value.
 fn leaves(values: &Table, spans: &DeTable<'_>, path: &mut Vec<String>, out: &mut Vec<(Vec<String>, Value, usize)>) {
     for (name, span) in spans {
         let Some(value) = values.get(name.get_ref().as_ref()) else { continue };

@@ -1,9 +1,9 @@
-//! The one typed configuration of `rudderd`: it composes the sections, and owns what spans them and how a file, the environment and
-//! flags are laid over each other. A section is declared, decoded and checked by the module or crate that acts on it; here are those
-//! that the node itself acts on.
+//! The one typed configuration of `rudderd`: it composes the sections, and owns what spans them and how a file, the
+//! environment and flags are laid over each other. A section is declared, decoded and checked by the module or crate
+//! that acts on it; here are those that the node itself acts on.
 //!
-//! It opens nothing but the configuration file, and never reads the environment by itself: pairs come in from the caller, so
-//! that every rule is testable. It must never hold a secret, only paths of files that do.
+//! It opens nothing but the configuration file, and never reads the environment by itself: pairs come in from the
+//! caller, so that every rule is testable. It must never hold a secret, only paths of files that do.
 //!
 //! `docs/configuration.md` lists every key; a test here keeps the page and these structs the same.
 
@@ -57,8 +57,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// The effective configuration as TOML that [`Layers::file`] reads back to an equal value. Secrets cannot appear: the
-    /// configuration holds only the paths of the files that hold them.
+    /// The effective configuration as TOML that [`Layers::file`] reads back to an equal value. Secrets cannot appear:
+    /// the configuration holds only the paths of the files that hold them.
     ///
     /// # Errors
     /// [`ConfigError::NotText`] if a path is not valid UTF-8 (only possible for a `Config` that was built in code).

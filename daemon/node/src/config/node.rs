@@ -1,4 +1,5 @@
-//! Section `[node]`: which node this is and how it ends. It must never say anything about other nodes (that is `[peers]`).
+//! Section `[node]`: which node this is and how it ends. It must never say anything about other nodes (that is
+//! `[peers]`).
 
 use rudder_settings::{Verdict, WAIT_MS, within};
 use serde::{Deserialize, Serialize};

@@ -39,8 +39,8 @@ pub(super) fn shape_of(path: &[&str]) -> Shape {
     }
 }
 
-/// Says which key was probably meant by the last part of `path`: the nearest name in the same group, else the same name in another
-/// section, else the names of the group.
+/// Says which key was probably meant by the last part of `path`: the nearest name in the same group, else the same name
+/// in another section, else the names of the group.
 pub(super) fn hint(path: &[&str]) -> String {
     let Some((name, group)) = path.split_last() else { return String::from("an empty key") };
     let Shape::Group(known) = shape_of(group) else { return String::from("there are no keys below this one") };

@@ -1,6 +1,6 @@
-//! What spans the sections of a configuration. Each section checks itself; here the checks are called in order, and limits of
-//! different sections that could contradict each other are compared. It must never repair a value: it names the key and what to
-//! write instead.
+//! What spans the sections of a configuration. Each section checks itself; here the checks are called in order, and
+//! limits of different sections that could contradict each other are compared. It must never repair a value: it names
+//! the key and what to write instead.
 
 use super::{Access, Config};
 use rudder_settings::{Invalid, Verdict, quoted, wrong};
@@ -62,7 +62,8 @@ impl Config {
         Ok(())
     }
 
-    /// Checks what needs the dataset: that this node and all its peers exist and can be reached, for `parts` partitions.
+    /// Checks what needs the dataset: that this node and all its peers exist and can be reached, for `parts`
+    /// partitions.
     ///
     /// # Errors
     /// The first key that does not fit the dataset.

@@ -1,5 +1,5 @@
-//! Puts the agent on a running node: which controller, what it looks at and what it can do. It owns nothing: the agent's
-//! threads are the agent's.
+//! Puts the agent on a running node: which controller, what it looks at and what it can do. It owns nothing: the
+//! agent's threads are the agent's.
 
 use super::StartError;
 use crate::config::{AgentConfig, Config, Policy};

@@ -1,5 +1,5 @@
-//! What every part of the engine stands on: the dataset, the rows of this node, the way to its peers, and the state of each
-//! table. It owns no work and must never know of those who do it.
+//! What every part of the engine stands on: the dataset, the rows of this node, the way to its peers, and the state of
+//! each table. It owns no work and must never know of those who do it.
 
 use crate::serve::error::RequestError;
 use crate::serve::own::owned::Owned;

@@ -1,5 +1,5 @@
-//! The engine of a node: the parts that serve its trainers, put together. It owns the parts and whether the daemon drains;
-//! what they do is theirs.
+//! The engine of a node: the parts that serve its trainers, put together. It owns the parts and whether the daemon
+//! drains; what they do is theirs.
 
 use crate::memory::MemoryReading;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
@@ -149,8 +149,8 @@ impl Engine {
         self.books.desk(table).put(Entry::Account(account)).await;
     }
 
-    /// A trainer will fetch `ids` at its `step`. Answers how many batches it should announce ahead. Announcements are taken in
-    /// the order in which these calls were first polled.
+    /// A trainer will fetch `ids` at its `step`. Answers how many batches it should announce ahead. Announcements are
+    /// taken in the order in which these calls were first polled.
     pub(crate) async fn announce(
         &self,
         member: &Membership,
@@ -170,7 +170,8 @@ impl Engine {
         }
     }
 
-    /// Writes rows through to their owners. When it returns, every fetch of this node gets the new rows. Answers their number.
+    /// Writes rows through to their owners. When it returns, every fetch of this node gets the new rows. Answers their
+    /// number.
     pub(crate) async fn update(&self, new: NewRows) -> Result<u64, RequestError> {
         self.updater.update(new).await
     }
@@ -196,8 +197,8 @@ impl Engine {
         self.memory.fit(reading);
     }
 
-    /// Takes note of how full memory is, and gives some back if it runs short. Answers the bytes of rows that were let go.
-    /// Blocks.
+    /// Takes note of how full memory is, and gives some back if it runs short. Answers the bytes of rows that were let
+    /// go. Blocks.
     pub fn relieve(&self, reading: MemoryReading) -> u64 {
         self.memory.relieve(reading)
     }

@@ -1,7 +1,8 @@
-//! What a node does for its trainers: the local socket, the connections on it, and the engine behind them. From the lowest
-//! storey to the highest: what this node owns (`own`), the state of each table (`table`), what all stand on (`base`), requests
-//! to peers, bookkeeping (`books`), the fetch path (`fetch`), versions, tools, the `engine` that puts them together, and what
-//! looks at it or talks to trainers. A file imports lower ones only; `tests/tests/house.rs` has the list.
+//! What a node does for its trainers: the local socket, the connections on it, and the engine behind them. From the
+//! lowest storey to the highest: what this node owns (`own`), the state of each table (`table`), what all stand on
+//! (`base`), requests to peers, bookkeeping (`books`), the fetch path (`fetch`), versions, tools, the `engine` that
+//! puts them together, and what looks at it or talks to trainers. A file imports lower ones only;
+//! `tests/tests/house.rs` has the list.
 //!
 //! **It must never** wait without a limit, do bookkeeping while a trainer waits, or answer a fetch of which one row is
 //! not the owner's.

@@ -1,5 +1,5 @@
-//! Asks the peers for rows that are not here. It owns the tasks that do so: each lands its flight, or the flight has failed.
-//! It must never decide which rows are wanted, nor put them into a cache.
+//! Asks the peers for rows that are not here. It owns the tasks that do so: each lands its flight, or the flight has
+//! failed. It must never decide which rows are wanted, nor put them into a cache.
 
 use crate::serve::base::Base;
 use crate::serve::table::flight::Landing;

@@ -1,5 +1,5 @@
-//! Serves the local socket: accepts connections, refuses those that may not be, and takes all of them down again. It owns
-//! the limit on connections and the deadline of the drain.
+//! Serves the local socket: accepts connections, refuses those that may not be, and takes all of them down again. It
+//! owns the limit on connections and the deadline of the drain.
 
 use crate::serve::engine::Engine;
 use crate::serve::error::{RequestError, ServeError};
@@ -21,7 +21,8 @@ use tokio_util::task::TaskTracker;
 /// Pause after a failed accept (descriptors exhausted, say), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long sessions and bookkeepers may take to end even where the calls have used up the deadline: they only have to stop.
+/// How long sessions and bookkeepers may take to end even where the calls have used up the deadline: they only have to
+/// stop.
 const STOP_GRACE: Duration = Duration::from_millis(100);
 
 /// How long a refused client may take to read why.

@@ -1,5 +1,6 @@
-//! The settings of serving: section `[local]` (the socket that the trainers of this node talk to, and a limit on everything they can
-//! ask for) and the part of section `[cache]` by which caches are grown and shrunk while they run. It must never open anything.
+//! The settings of serving: section `[local]` (the socket that the trainers of this node talk to, and a limit on
+//! everything they can ask for) and the part of section `[cache]` by which caches are grown and shrunk while they run.
+//! It must never open anything.
 
 use rudder_settings::{Verdict, WAIT_MS, byte_size, octal_mode, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
@@ -25,8 +26,8 @@ pub struct LocalConfig {
     /// Permission bits of the socket, octal.
     #[serde(with = "octal_mode")]
     pub mode: u32,
-    /// Who may connect: `uids` (the daemon's own user, root and `allowed_uids`) or `mode` (whoever the permissions of the socket and its
-    /// folder let in).
+    /// Who may connect: `uids` (the daemon's own user, root and `allowed_uids`) or `mode` (whoever the permissions of
+    /// the socket and its folder let in).
     pub allowed_by: AllowedBy,
     /// User ids that may connect, beside the daemon's own and root.
     pub allowed_uids: Vec<u32>,
@@ -110,7 +111,8 @@ impl LocalConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SteerSettings {
-    /// Share of the memory limit (of the cgroup, else of the machine) that growing may fill, all other memory counted in.
+    /// Share of the memory limit (of the cgroup, else of the machine) that growing may fill, all other memory counted
+    /// in.
     pub memory_share: f64,
     /// Share of the memory limit from which caches are shrunk, back to `memory_share`.
     pub pressure_share: f64,

@@ -1,6 +1,6 @@
-//! Looks at what no counter says of the tables: cold residents, hotter absent rows, and cached rows that their owners have
-//! changed. That looks at every id that is hot at all and asks every owner, so it is done once per window of the agent and
-//! must never be done by a scrape.
+//! Looks at what no counter says of the tables: cold residents, hotter absent rows, and cached rows that their owners
+//! have changed. That looks at every id that is hot at all and asks every owner, so it is done once per window of the
+//! agent and must never be done by a scrape.
 
 use crate::serve::base::Base;
 use crate::serve::versions::changes::count_outdated_rows;

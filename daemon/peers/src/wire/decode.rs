@@ -1,5 +1,5 @@
-//! The decoders: fed bytes as they arrive, they say what they need next and check it. Owns the order of a message's parts;
-//! it must never do I/O, nor make room for what a checked header has not announced.
+//! The decoders: fed bytes as they arrive, they say what they need next and check it. Owns the order of a message's
+//! parts; it must never do I/O, nor make room for what a checked header has not announced.
 
 use std::ops::Range;
 

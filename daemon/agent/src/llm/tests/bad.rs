@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-/// A healthy controller whose endpoint then turns bad: what it says, how long that took, how often it was asked. At the end the
-/// endpoint is good again, and so is the controller.
+/// A healthy controller whose endpoint then turns bad: what it says, how long that took, how often it was asked. At the
+/// end the endpoint is good again, and so is the controller.
 fn turned(
     settings_of: impl Fn(&Server) -> LlmSettings,
     bad: impl Fn(&Value, usize) -> Reply + Send + Sync + 'static,
@@ -55,7 +55,8 @@ fn an_endpoint_that_is_down_is_unreachable_and_taken_up_again_when_it_is_there()
     assert!(up.count() >= 8, "it was probed before it was asked");
 }
 
-/// What a controller that gives up after four seconds says of an endpoint that begins to hang like this, and how often it asked.
+/// What a controller that gives up after four seconds says of an endpoint that begins to hang like this, and how often
+/// it asked.
 fn hung(reply: impl Fn(Reply) -> Reply + Send + Sync + 'static) {
     let hurried = |server: &Server| LlmSettings { timeout_ms: 4_000, ..settings(server) };
     let (answer, took, asked) = turned(hurried, move |request, _| reply(sane(request)));

@@ -1,5 +1,5 @@
-//! The controller against a real HTTP server on loopback: one that answers like a model of sense in each mode, and everything
-//! that can come instead. After each bad answer the same controller still takes a good one.
+//! The controller against a real HTTP server on loopback: one that answers like a model of sense in each mode, and
+//! everything that can come instead. After each bad answer the same controller still takes a good one.
 
 // JSON is written where it is passed.
 #![allow(clippy::needless_pass_by_value)]

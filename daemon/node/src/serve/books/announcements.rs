@@ -1,5 +1,5 @@
-//! What trainers have announced for one table, and what was brought in for it. It owns both together: rows are staged for
-//! batches that wait or are being fetched, and for no others. Which rows, when and how many is decided by
+//! What trainers have announced for one table, and what was brought in for it. It owns both together: rows are staged
+//! for batches that wait or are being fetched, and for no others. Which rows, when and how many is decided by
 //! [`rudder_core::lookahead`]. It belongs to one bookkeeper, and must never ask peers itself.
 
 use crate::serve::table::flights::Claim;

@@ -1,6 +1,6 @@
-//! The thread that keeps the books of one table. It owns the table's announcements, and is the only one to tell the cache of
-//! accesses, ticks, announcements and rows that nobody waits for: in the order of the queue, one at a time. It must never be
-//! waited for by a fetch.
+//! The thread that keeps the books of one table. It owns the table's announcements, and is the only one to tell the
+//! cache of accesses, ticks, announcements and rows that nobody waits for: in the order of the queue, one at a time. It
+//! must never be waited for by a fetch.
 
 use crate::serve::base::Base;
 use crate::serve::books::announcements::{Announcements, LookaheadState};

@@ -1,5 +1,5 @@
-//! The queue in front of a table's bookkeeper. It owns the order of the entries and their limit. The fetch path takes its
-//! lock for the time of one push; who must wait for a place in it ([`PLACES`]) has answered its trainer before.
+//! The queue in front of a table's bookkeeper. It owns the order of the entries and their limit. The fetch path takes
+//! its lock for the time of one push; who must wait for a place in it ([`PLACES`]) has answered its trainer before.
 
 use crate::serve::table::flights::Claim;
 use hashbrown::HashSet;
@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Entries with rows or ids that may wait per table: answered fetches, rows to be offered, announcements. Few, because each
-/// keeps the rows of a minibatch in memory.
+/// Entries with rows or ids that may wait per table: answered fetches, rows to be offered, announcements. Few, because
+/// each keeps the rows of a minibatch in memory.
 pub(crate) const PLACES: usize = 16;
 
 /// Fetches of announced batches per table that may be under way or wait to be accounted for. One more counts as not
 /// announced.
 const TICKETS_MAX: usize = 16_384;
 
-/// After its last entry a bookkeeper sleeps so long before it asks to be woken: waking a thread for each small fetch costs
-/// the trainer more than the bookkeeping itself.
+/// After its last entry a bookkeeper sleeps so long before it asks to be woken: waking a thread for each small fetch
+/// costs the trainer more than the bookkeeping itself.
 const LINGER: Duration = Duration::from_micros(500);
 
 /// A fetch that was answered, and what is still owed to the cache.
@@ -180,7 +180,8 @@ impl Desk {
         self.push(Entry::Tick(clock), None);
     }
 
-    /// A trainer is gone. Costs an entry only if it has announced anything, so that such entries cannot outgrow announcements.
+    /// A trainer is gone. Costs an entry only if it has announced anything, so that such entries cannot outgrow
+    /// announcements.
     pub(crate) fn leave(&self, trainer: TrainerId) {
         let has_announced = self.queue.lock().announcers.remove(&trainer);
         if has_announced {

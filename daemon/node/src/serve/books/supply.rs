@@ -1,5 +1,5 @@
-//! Rows that are brought in although no trainer waits for them: asked of their owners behind demand, then offered to the
-//! cache by its bookkeeper. It must never touch a cache itself.
+//! Rows that are brought in although no trainer waits for them: asked of their owners behind demand, then offered to
+//! the cache by its bookkeeper. It must never touch a cache itself.
 
 use crate::serve::base::Base;
 use crate::serve::books::desk::{Desk, Entry, Offer};

@@ -1,6 +1,6 @@
-//! Brings the rows of a fetch to their place: gathers what is here, asks peers for the rest and waits for them. It owns the
-//! time that trainers wait. It must never do bookkeeping, hand out a row of a failed request, or wait without a limit: peers
-//! bound their own time, and a request that nobody makes any more has failed.
+//! Brings the rows of a fetch to their place: gathers what is here, asks peers for the rest and waits for them. It owns
+//! the time that trainers wait. It must never do bookkeeping, hand out a row of a failed request, or wait without a
+//! limit: peers bound their own time, and a request that nobody makes any more has failed.
 
 use crate::serve::base::Base;
 use crate::serve::books::desk::{Account, Desk, Ticket};
@@ -178,8 +178,8 @@ impl Fetcher {
         Ok(found)
     }
 
-    /// Waits for the rows of `wanted`, which are in order, and puts them into their places. It begins at once, whether it
-    /// is polled or not, and must be waited for: until then it may write to the place of the fetch.
+    /// Waits for the rows of `wanted`, which are in order, and puts them into their places. It begins at once, whether
+    /// it is polled or not, and must be waited for: until then it may write to the place of the fetch.
     fn read_blocks(
         &self,
         job: &Arc<Job>,

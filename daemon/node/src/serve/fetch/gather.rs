@@ -1,6 +1,6 @@
 //! The gather: copies rows of this node's shard and of the cache to where the trainer asked for them, in one pass, and
-//! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a cached
-//! row beyond one chunk.
+//! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a
+//! cached row beyond one chunk.
 
 use crate::serve::own::out::Out;
 use crate::serve::own::owned::OwnedTable;
@@ -149,8 +149,8 @@ pub(crate) fn unique(misses: &[Miss]) -> (Vec<(u32, Part)>, Vec<u32>) {
     (rows, seats)
 }
 
-/// The yardstick of `rudder bench fetch`: the same copies with the same prefetching inside one process, from an array of
-/// rows into a reused buffer.
+/// The yardstick of `rudder bench fetch`: the same copies with the same prefetching inside one process, from an array
+/// of rows into a reused buffer.
 pub fn gather_in_process(rows: &[u8], row_bytes: usize, ids: &[u64], out: &mut [u8]) {
     let at = |id: u64| &rows[id as usize * row_bytes..][..row_bytes];
     ids.iter().take(ROWS_AHEAD).for_each(|&id| prefetch::row(at(id)));

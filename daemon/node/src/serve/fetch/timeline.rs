@@ -1,5 +1,5 @@
-//! Where the time of one fetch went. It owns the stages, and must never cost a fast fetch more than a few readings of the
-//! clock.
+//! Where the time of one fetch went. It owns the stages, and must never cost a fast fetch more than a few readings of
+//! the clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

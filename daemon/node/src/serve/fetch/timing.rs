@@ -1,5 +1,5 @@
-//! The log line of a fetch that was slow, and the spans of one that is traced. It owns the threshold and the limit on lines.
-//! It must never cost a fast fetch more than a few readings of the clock.
+//! The log line of a fetch that was slow, and the spans of one that is traced. It owns the threshold and the limit on
+//! lines. It must never cost a fast fetch more than a few readings of the clock.
 
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::{Answered, Job};

@@ -1,5 +1,5 @@
-//! The block cache as Prometheus sees it. It owns handles that it fills from the cache's counters when it is scraped; without
-//! a block cache it has no handles.
+//! The block cache as Prometheus sees it. It owns handles that it fills from the cache's counters when it is scraped;
+//! without a block cache it has no handles.
 
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};

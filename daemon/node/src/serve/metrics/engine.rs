@@ -1,5 +1,5 @@
-//! The fetch path and the cache as Prometheus sees them. It owns handles that it fills from the engine's counters when it
-//! is scraped, and must never be on the fetch path.
+//! The fetch path and the cache as Prometheus sees them. It owns handles that it fills from the engine's counters when
+//! it is scraped, and must never be on the fetch path.
 
 use crate::serve::engine::Engine;
 use crate::serve::table::TableState;

@@ -1,5 +1,5 @@
-//! Rows of this node's own shard that are not mapped: taken from blocks in memory at once, else waited for on a thread that
-//! may wait. It must never read a file on a thread that serves others.
+//! Rows of this node's own shard that are not mapped: taken from blocks in memory at once, else waited for on a thread
+//! that may wait. It must never read a file on a thread that serves others.
 
 use crate::serve::own::out::Out;
 use rudder_core::cache::prefetch;
@@ -23,8 +23,9 @@ pub(crate) async fn take_resident(table: &Table, wanted: &mut Vec<WantedRow>, ou
     *wanted = absent;
 }
 
-/// Copies the rows of `wanted`, whose numbers are places in `out`, from their blocks. Call it on a multi-threaded runtime: if
-/// a block must be read from disk, the worker hands its other tasks to another thread (`block_in_place`) and waits.
+/// Copies the rows of `wanted`, whose numbers are places in `out`, from their blocks. Call it on a multi-threaded
+/// runtime: if a block must be read from disk, the worker hands its other tasks to another thread (`block_in_place`)
+/// and waits.
 pub(crate) fn copy_rows(
     shard: &BlockShard,
     mut wanted: Vec<WantedRow>,

@@ -1,5 +1,5 @@
-//! Where the rows of a fetch go. It owns the way into a trainer's memory and must never write beyond what was checked when
-//! the place was given.
+//! Where the rows of a fetch go. It owns the way into a trainer's memory and must never write beyond what was checked
+//! when the place was given.
 
 use parking_lot::Mutex;
 use rudder_client::arena::Mapping;

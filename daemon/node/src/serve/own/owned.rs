@@ -1,7 +1,8 @@
 //! The rows that this node owns, as they are now: the read-only shard, over it what was updated, and a version for each
-//! updated row and for each block of rows, so that few have to be looked at. It owns the node's clock of updates and decides
-//! what a repetition is. It must never let a row be seen in part, nor say that updates are known which are not visible yet.
-//! A reader may see some rows of an update before the others. What was updated lives as long as this process.
+//! updated row and for each block of rows, so that few have to be looked at. It owns the node's clock of updates and
+//! decides what a repetition is. It must never let a row be seen in part, nor say that updates are known which are not
+//! visible yet. A reader may see some rows of an update before the others. What was updated lives as long as this
+//! process.
 
 use bytemuck::allocation::zeroed_slice_box;
 use hashbrown::HashMap;

@@ -1,5 +1,5 @@
-//! The calls of a connection that take a while. It owns their places among the requests in flight: each call holds one until
-//! all that follows from it is done. It must never make a call wait for the bookkeeping of another.
+//! The calls of a connection that take a while. It owns their places among the requests in flight: each call holds one
+//! until all that follows from it is done. It must never make a call wait for the bookkeeping of another.
 
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::Job;
@@ -36,7 +36,8 @@ impl Session {
         Ok(())
     }
 
-    /// Takes an announcement; beside what comes next on the connection, but in the order of the connection's announcements.
+    /// Takes an announcement; beside what comes next on the connection, but in the order of the connection's
+    /// announcements.
     pub(crate) async fn announce(
         &self,
         id: u64,

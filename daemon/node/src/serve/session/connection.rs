@@ -1,5 +1,5 @@
-//! One connection of a trainer: reads its calls and hands them on. It owns the order in which they are begun, and that a
-//! connection ends in good order. It must never wait for the work of a call.
+//! One connection of a trainer: reads its calls and hands them on. It owns the order in which they are begun, and that
+//! a connection ends in good order. It must never wait for the work of a call.
 
 use crate::serve::error::RequestError;
 use crate::serve::session::checks::{IdsCall, Local, Peer, Session, unknown_arena};

@@ -1,5 +1,5 @@
-//! The local side of a node: the socket that its trainers talk to and the connections on it. It owns the limits on what a
-//! client may ask for.
+//! The local side of a node: the socket that its trainers talk to and the connections on it. It owns the limits on what
+//! a client may ask for.
 
 pub(crate) mod calls;
 pub(crate) mod checks;

@@ -101,8 +101,8 @@ fn receive_once(stream: &UnixStream, bytes: &mut [u8], fds: &mut VecDeque<OwnedF
     Ok(message.bytes)
 }
 
-/// Why the kernel did not deliver descriptors: the message had more than there was room for, or this process has no more
-/// `limit` for them, of which it has `open`, if that could be counted at all.
+/// Why the kernel did not deliver descriptors: the message had more than there was room for, or this process has no
+/// more `limit` for them, of which it has `open`, if that could be counted at all.
 fn descriptors_lost(open: Option<usize>, limit: Option<u64>) -> String {
     let limit_text = limit.map_or("no limit".to_owned(), |limit| format!("a limit of {limit}"));
     let is_full = match (open, limit) {

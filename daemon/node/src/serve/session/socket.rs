@@ -1,5 +1,5 @@
-//! The local socket: made, guarded and accepted from. It owns the path and its permissions. It must never take the place
-//! of a daemon that is alive, nor let in a user who is not allowed.
+//! The local socket: made, guarded and accepted from. It owns the path and its permissions. It must never take the
+//! place of a daemon that is alive, nor let in a user who is not allowed.
 
 use crate::serve::error::ServeError;
 use crate::serve::settings::{AllowedBy, LocalConfig};

@@ -1,5 +1,5 @@
-//! One request to one peer: under way, landed or failed. It owns the duty to end it: a flight whose [`Landing`] is dropped has
-//! failed, so that nobody waits for what nobody asks for. It does no I/O.
+//! One request to one peer: under way, landed or failed. It owns the duty to end it: a flight whose [`Landing`] is
+//! dropped has failed, so that nobody waits for what nobody asks for. It does no I/O.
 
 use rudder_dataset::Part;
 use rudder_peers::{PeerError, RowBatch};
@@ -90,7 +90,8 @@ impl Flight {
         word.is_some_and(|word| word.load(Ordering::Acquire) >> (row % u64::BITS) & 1 == 1)
     }
 
-    /// Waits until the request has ended. Peers bound that time, and [`Landing`] ends it where nobody asks them any more.
+    /// Waits until the request has ended. Peers bound that time, and [`Landing`] ends it where nobody asks them any
+    /// more.
     pub(crate) async fn ended(&self) -> Result<(), &FlightError> {
         loop {
             let ended = self.ended.notified();
@@ -131,8 +132,8 @@ impl Flight {
     }
 }
 
-/// The duty to bring a flight to its end. If it is dropped before [`Landing::land`], the flight has failed: nobody waits
-/// for what nobody asks for.
+/// The duty to bring a flight to its end. If it is dropped before [`Landing::land`], the flight has failed: nobody
+/// waits for what nobody asks for.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Landing {

@@ -1,7 +1,7 @@
 //! Rows on their way: who asked for what and has not got it yet. It owns the promise that a row is fetched once for the
-//! node, however many trainers wait for it, and the marks on rows that their owner has changed since: nobody joins those
-//! any more, and [`Claim::fresh_row`] has them no longer. A claim ends when it is dropped. It does no I/O: others ask the
-//! peers and land the flights.
+//! node, however many trainers wait for it, and the marks on rows that their owner has changed since: nobody joins
+//! those any more, and [`Claim::fresh_row`] has them no longer. A claim ends when it is dropped. It does no I/O: others
+//! ask the peers and land the flights.
 
 use crate::serve::table::flight::Flight;
 use hashbrown::{HashMap, HashSet};
@@ -21,8 +21,8 @@ pub(crate) struct Seat {
     pub(crate) row: u32,
 }
 
-/// A right to rows, and the flights that bring them. When it is dropped, the rows that it was first to ask for are forgotten:
-/// they are in the cache then, or not worth it, or failed.
+/// A right to rows, and the flights that bring them. When it is dropped, the rows that it was first to ask for are
+/// forgotten: they are in the cache then, or not worth it, or failed.
 #[derive(Debug)]
 pub(crate) struct Claim {
     of: Arc<Flights>,
@@ -82,8 +82,8 @@ impl Flights {
         self.known.lock().watch(flight);
     }
 
-    /// Marks the rows that `changed` picks, wherever they are between their owner and the cache: later claims ask for them
-    /// again.
+    /// Marks the rows that `changed` picks, wherever they are between their owner and the cache: later claims ask for
+    /// them again.
     pub(crate) fn outdate(&self, changed: impl Fn(u32) -> bool) {
         let mut known = self.known.lock();
         // A row without a seat needs no other reminder: its mark stays.
@@ -200,8 +200,8 @@ impl Claim {
         self.own.contains(&at)
     }
 
-    /// The row of the `i`-th claimed id, unless its owner has changed it since; asked under the cache's writer lock it says
-    /// whether the row may be kept.
+    /// The row of the `i`-th claimed id, unless its owner has changed it since; asked under the cache's writer lock it
+    /// says whether the row may be kept.
     pub(crate) fn fresh_row(&self, i: usize) -> Option<&[u8]> {
         let seat = self.seats[i];
         let outdated = self.flights[seat.flight as usize].is_outdated(seat.row);

@@ -1,6 +1,6 @@
-//! How new the rows of other nodes are that this node holds, and when they must be validated. It owns, for each table and
-//! owner, the point up to which the owner's updates are known here, and what follows from a bound on staleness. It decides
-//! and never asks: time and stamps come in as arguments.
+//! How new the rows of other nodes are that this node holds, and when they must be validated. It owns, for each table
+//! and owner, the point up to which the owner's updates are known here, and what follows from a bound on staleness. It
+//! decides and never asks: time and stamps come in as arguments.
 
 use parking_lot::{Mutex, MutexGuard};
 use rudder_dataset::Part;
@@ -34,8 +34,8 @@ pub(crate) enum Upkeep {
 }
 
 impl Freshness {
-    /// The first connection to the owner was made at `since`: all that ever came from it is as new as `first`. Later calls
-    /// change nothing.
+    /// The first connection to the owner was made at `since`: all that ever came from it is as new as `first`. Later
+    /// calls change nothing.
     pub(crate) fn note_first_connection(&mut self, first: Stamp, since: Instant) {
         self.synced.get_or_insert(first);
         self.validated.get_or_insert(since);

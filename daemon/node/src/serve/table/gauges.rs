@@ -1,5 +1,6 @@
-//! What the agent wants to know of a table that no counter says: how cold its residents are, how many absent rows are hotter,
-//! and how many cached rows their owners have changed. It owns the last answers and must never look for new ones.
+//! What the agent wants to know of a table that no counter says: how cold its residents are, how many absent rows are
+//! hotter, and how many cached rows their owners have changed. It owns the last answers and must never look for new
+//! ones.
 
 use rudder_core::cache::Weighed;
 use std::sync::atomic::{AtomicU64, Ordering};

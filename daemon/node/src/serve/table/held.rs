@@ -1,6 +1,6 @@
-//! The rows of other nodes that this node holds, when they change: those in the cache and those between their owner and the
-//! cache. It owns the order in which marks are set and rows are listed and overwritten, on which it depends that no old row
-//! stays behind. It knows neither peers nor stamps.
+//! The rows of other nodes that this node holds, when they change: those in the cache and those between their owner and
+//! the cache. It owns the order in which marks are set and rows are listed and overwritten, on which it depends that no
+//! old row stays behind. It knows neither peers nor stamps.
 
 use crate::serve::table::flight::Flight;
 use crate::serve::table::flights::Flights;
@@ -20,8 +20,8 @@ pub(crate) struct Held<'a> {
 }
 
 impl Held<'_> {
-    /// The owner of the rows that `changed` picks has changed them: none that was asked for before this call will be placed in
-    /// the cache after it. Answers those that are in it.
+    /// The owner of the rows that `changed` picks has changed them: none that was asked for before this call will be
+    /// placed in the cache after it. Answers those that are in it.
     ///
     /// The marks come first: a row that is placed before them is in the list, one that comes after them is not placed.
     pub(crate) fn outdate(&self, changed: impl Fn(u32) -> bool + Copy) -> Vec<u32> {
@@ -36,16 +36,16 @@ impl Held<'_> {
         written
     }
 
-    /// The owner has applied what was [intended](Held::intend) for `ids`; `row(i)` is the new row of `ids[i]`, or nothing
-    /// where it is not known. The cached ones become the new rows, unless the owner was found to have changed them again
-    /// since; then they are thrown out.
+    /// The owner has applied what was [intended](Held::intend) for `ids`; `row(i)` is the new row of `ids[i]`, or
+    /// nothing where it is not known. The cached ones become the new rows, unless the owner was found to have changed
+    /// them again since; then they are thrown out.
     pub(crate) fn follow<'r>(&self, ids: &[u32], written: &Arc<Flight>, row: impl Fn(usize) -> Option<&'r [u8]>) {
         self.flights.outdate_ids(ids, Some(written));
         self.renew(ids, |i| if written.is_outdated(i as u32) { None } else { row(i) });
     }
 
-    /// Overwrites the cached ones of `ids`, and throws out those of which `row` has no row that may be kept. Answers how many
-    /// were overwritten.
+    /// Overwrites the cached ones of `ids`, and throws out those of which `row` has no row that may be kept. Answers
+    /// how many were overwritten.
     pub(crate) fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
         let mut renewed = 0;
         for (piece, ids) in ids.chunks(RENEW_ROWS).enumerate() {

@@ -1,5 +1,6 @@
-//! What belongs to one table of a node: its cache, the rows on their way to it, counters, and how new the rows of its owners
-//! are. It owns that state and no work on it: what fetches, accounts or refreshes stands above. It must never wait.
+//! What belongs to one table of a node: its cache, the rows on their way to it, counters, and how new the rows of its
+//! owners are. It owns that state and no work on it: what fetches, accounts or refreshes stands above. It must never
+//! wait.
 
 pub(crate) mod flight;
 pub(crate) mod flights;

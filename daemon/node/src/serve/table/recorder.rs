@@ -1,6 +1,6 @@
-//! Records the accesses of a table on request: the unique remote ids of each fetch. It owns a bounded queue that somebody
-//! must empty; while nobody records it costs one load per fetch. It must never hold more ids than its limit, nor go on
-//! when its reader is gone.
+//! Records the accesses of a table on request: the unique remote ids of each fetch. It owns a bounded queue that
+//! somebody must empty; while nobody records it costs one load per fetch. It must never hold more ids than its limit,
+//! nor go on when its reader is gone.
 
 use crate::recording::{IDLE_MAX, Recorded};
 use parking_lot::Mutex;

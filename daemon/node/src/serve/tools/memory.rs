@@ -1,5 +1,5 @@
-//! How much memory the caches may take, and what is given back when it runs short. It owns the last reading. It must never
-//! read memory itself: readings come in as arguments.
+//! How much memory the caches may take, and what is given back when it runs short. It owns the last reading. It must
+//! never read memory itself: readings come in as arguments.
 
 use crate::memory::MemoryReading;
 use crate::serve::base::Base;
@@ -22,8 +22,8 @@ pub(crate) struct Memory {
     shrinks: AtomicU64,
 }
 
-/// Bytes that all caches together may hold under `reading`, of which they hold `held` now, so that no more than `share` of
-/// the limit is used.
+/// Bytes that all caches together may hold under `reading`, of which they hold `held` now, so that no more than `share`
+/// of the limit is used.
 fn room_bytes(reading: MemoryReading, share: f64, held: u64) -> u64 {
     let others = reading.used_bytes.saturating_sub(held);
     ((reading.limit_bytes as f64 * share) as u64).saturating_sub(others)
@@ -92,8 +92,8 @@ impl Memory {
         }
     }
 
-    /// Takes note of how full memory is, and gives some back if it runs short. Answers the bytes of rows that were let go.
-    /// Blocks.
+    /// Takes note of how full memory is, and gives some back if it runs short. Answers the bytes of rows that were let
+    /// go. Blocks.
     pub(crate) fn relieve(&self, reading: MemoryReading) -> u64 {
         self.note(reading);
         if reading.used_bytes as f64 <= reading.limit_bytes as f64 * self.settings.pressure_share {

@@ -1,6 +1,7 @@
-//! Carries out tool calls on the running caches: changes capacities within what configuration and memory allow, and brings in
-//! rows that nobody waits for, behind demand. It owns the bounds of such calls. It must never touch the fetch path: a call
-//! works beside it, and what it brings in goes through the same flights and the same admission as any other row.
+//! Carries out tool calls on the running caches: changes capacities within what configuration and memory allow, and
+//! brings in rows that nobody waits for, behind demand. It owns the bounds of such calls. It must never touch the fetch
+//! path: a call works beside it, and what it brings in goes through the same flights and the same admission as any
+//! other row.
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::books::desk::Desk;

@@ -1,5 +1,5 @@
-//! Asks the owners of a table's rows what they have changed since they were last asked. It changes nothing: what is held
-//! stays as it is.
+//! Asks the owners of a table's rows what they have changed since they were last asked. It changes nothing: what is
+//! held stays as it is.
 
 use crate::serve::base::{Base, blocking};
 use rudder_dataset::{Location, Part};
@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Asks the owners of a table's rows, all at once, and waits for each no longer than `most`. What it answers counts the
-/// cached rows that are outdated by that. An owner that does not answer counts for nothing: nothing could be done about its
-/// rows.
+/// cached rows that are outdated by that. An owner that does not answer counts for nothing: nothing could be done about
+/// its rows.
 pub(crate) fn count_outdated_rows(base: &Arc<Base>, table: usize, most: Duration) -> impl Future<Output = u64> + use<> {
     let base = Arc::clone(base);
     let mut asked: JoinSet<Option<(Part, Changes)>> = JoinSet::new();

@@ -1,7 +1,7 @@
-//! Asks owners what they have changed, and brings what is held here up to date. The owner answers its changes; changed rows
-//! that are on their way are marked, so that the cache takes none of them; then the cached ones are listed and fetched again
-//! ([`crate::serve::table::held`]); only then the changes count as known. It must never let a refresh that ends early leave
-//! an old row behind as if it were known.
+//! Asks owners what they have changed, and brings what is held here up to date. The owner answers its changes; changed
+//! rows that are on their way are marked, so that the cache takes none of them; then the cached ones are listed and
+//! fetched again ([`crate::serve::table::held`]); only then the changes count as known. It must never let a refresh
+//! that ends early leave an old row behind as if it were known.
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::requests::{request_rows, wait_for};
@@ -102,8 +102,8 @@ impl Refresher {
         }
     }
 
-    /// Refreshes the rows of owners that are another process than the one whose versions are known, all at once. Answers for
-    /// how many tables of owners that failed.
+    /// Refreshes the rows of owners that are another process than the one whose versions are known, all at once.
+    /// Answers for how many tables of owners that failed.
     async fn refresh_restarted(&self) -> usize {
         let mut begun = Vec::new();
         for part in self.base.others() {

@@ -1,6 +1,6 @@
-//! What to do when an owner was restarted: updates do not outlive it, so that all of its rows may have changed. It owns the
-//! repetition: a refresh that fails is tried again, after a pause that grows, until the owner's rows are those of its new
-//! process. It keeps no list of who was restarted: that follows from what is known of the owner's versions.
+//! What to do when an owner was restarted: updates do not outlive it, so that all of its rows may have changed. It owns
+//! the repetition: a refresh that fails is tried again, after a pause that grows, until the owner's rows are those of
+//! its new process. It keeps no list of who was restarted: that follows from what is known of the owner's versions.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 
-/// Follows restarts for ever: `refresh` brings the rows of restarted owners up to date and answers for how many that failed;
-/// `renewed` waits until another owner was restarted.
+/// Follows restarts for ever: `refresh` brings the rows of restarted owners up to date and answers for how many that
+/// failed; `renewed` waits until another owner was restarted.
 pub(crate) async fn follow<R, N>(refresh: impl Fn() -> R, renewed: impl Fn() -> N)
 where
     R: Future<Output = usize>,

@@ -1,6 +1,6 @@
-//! Updates of this node's trainers: each row goes to its owner, and the copy held here follows once the owner has it. It
-//! owns the order of that, by which a trainer reads what it wrote as soon as the call has returned. It must never leave a
-//! row cached of which it does not know whether the owner has applied it.
+//! Updates of this node's trainers: each row goes to its owner, and the copy held here follows once the owner has it.
+//! It owns the order of that, by which a trainer reads what it wrote as soon as the call has returned. It must never
+//! leave a row cached of which it does not know whether the owner has applied it.
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::error::{RequestError, UpdateFault};
@@ -65,8 +65,8 @@ impl Updater {
         Self { base: Arc::clone(base) }
     }
 
-    /// Writes rows through to their owners; of an id that appears twice, the last row stays. When it returns, every fetch of
-    /// this node gets the new rows. Answers the number of rows.
+    /// Writes rows through to their owners; of an id that appears twice, the last row stays. When it returns, every
+    /// fetch of this node gets the new rows. Answers the number of rows.
     pub(crate) async fn update(&self, new: NewRows) -> Result<u64, RequestError> {
         let table = new.table;
         let counts = &self.base.tables[table].versions.counts;
