@@ -27,8 +27,7 @@ pub enum ToolCall {
     Hold(Hold),
 }
 
-/// Changes how many rows the cache may hold, by one of `rows` and `factor`; new slots fill with the hottest absent
-/// rows.
+/// Changes how many rows the cache may hold, by `rows` or `factor`; new slots fill with the hottest absent rows.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Grow {
