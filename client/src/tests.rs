@@ -382,22 +382,26 @@ fn a_timeout_without_end_is_no_panic() {
 
 #[test]
 fn every_connection_of_a_client_says_the_same_trainer() {
-    let (said, trainers) = mpsc::channel();
+    let ((said, trainers), (broke, broken)) = (mpsc::channel(), mpsc::channel());
     let daemon = daemon(move |line, number| {
         while let Some((call, payload)) = line.call() {
             line.serve(&call, &payload);
             match call.request {
                 Request::Hello { trainer, .. } => said.send(trainer).unwrap(),
                 // The first connection breaks after a fetch, so that the client makes a second one.
-                Request::Fetch(_) if number == 0 => return line.stream.shutdown(std::net::Shutdown::Both).unwrap(),
+                Request::Fetch(_) if number == 0 => {
+                    line.stream.shutdown(std::net::Shutdown::Both).unwrap();
+                    return broke.send(()).unwrap();
+                }
                 _ => {}
             }
         }
     });
     let client = daemon.connect();
-    for id in 0..2 {
-        check(&client.fetch("feat", &[id]).unwrap(), &[id]);
-    }
+    check(&client.fetch("feat", &[0]).unwrap(), &[0]);
+    // A fetch that is in flight while the connection breaks would be lost.
+    broken.recv().unwrap();
+    check(&client.fetch("feat", &[1]).unwrap(), &[1]);
     assert_eq!([(); 2].map(|()| trainers.recv().unwrap()), [client.trainer(); 2]);
     // The daemon serves one connection after the other.
     drop(client);

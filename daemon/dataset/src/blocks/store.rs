@@ -70,9 +70,9 @@ const READ_SECONDS: [f64; 12] = [25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5
 const PIECES: usize = 64;
 
 /// Of this number of looks, one is reported to moka. Taken evenly from hits and misses, they tell it as much: on
-/// Zipf-like accesses with exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to those
-/// with every look reported, or up to 0.8 points higher (moka's counters end at 15). Of hits alone, the rates fell by
-/// up to 5 points.
+/// Zipf-like accesses with exponents from 0 to 1.1 and a cache of an eighth of the blocks, hit rates were equal to
+/// those with every look reported, or up to 0.8 points higher (moka's counters end at 15). Of hits alone, the rates
+/// fell by up to 5 points.
 const LOOKS_PER_NOTE: u8 = 8;
 
 type Piece = Mutex<HashMap<Key, Arc<Block>>>;
