@@ -217,6 +217,12 @@ LOOKAHEAD = Row(
             low=0,
         ),
         Panel(
+            "Announced batches that rows are staged for",
+            "Stays within lookahead.depth per trainer and the batches being fetched. One that only grows is a defect.",
+            (Query(total("rudder_staged_batches", "table"), "{{table}}"),),
+            low=0,
+        ),
+        Panel(
             "Announced batches, by what became of them",
             "Fetched (used), or never (expired): then rows were brought in for nothing.",
             (Query(rate("rudder_announced_batches_total", "outcome"), "{{outcome}}"),),

@@ -121,8 +121,11 @@ impl Bookkeeper {
         loop {
             match self.desk.next(expire_at) {
                 Next::Entry(entry, _place) => {
+                    let concerns_lookahead = entry.concerns_lookahead();
                     self.work_off(entry);
-                    self.publish();
+                    if concerns_lookahead {
+                        self.publish();
+                    }
                 }
                 Next::TimeIsUp => {}
                 Next::Closed => return,
