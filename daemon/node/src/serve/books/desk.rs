@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Places per table for entries with rows or ids that wait: answered fetches, rows to be offered, announcements. An entry
-/// takes one place, and one more for each [`PLACE_ROWS`] of its rows: it may keep all of them in memory.
+/// Places per table for entries with rows or ids that wait: answered fetches, rows to be offered, announcements. An
+/// entry takes one place, and one more for each [`PLACE_ROWS`] of its rows: it may keep all of them in memory.
 pub(crate) const PLACES: usize = 1024;
 
 /// Rows or ids for which an entry takes one more place.
@@ -27,8 +27,8 @@ const ENTRY_PLACES_MAX: usize = PLACES / 16;
 const TICKETS_MAX: usize = 16_384;
 
 /// How long a bookkeeper sleeps after its last entry before it asks to be woken for entries that nobody waits for. Each
-/// wake disturbs the fetches of that moment: with 0.5 ms, the slowest hundredth of fetches of one row took 210 to 270 µs
-/// on two cores, because one fetch of eighteen met a wake.
+/// wake disturbs the fetches of that moment: with 0.5 ms, the slowest hundredth of fetches of one row took 210 to
+/// 270 µs on two cores, because one fetch of eighteen met a wake.
 const LINGER: Duration = Duration::from_millis(5);
 
 /// A fetch that was answered, and what is still owed to the cache.
