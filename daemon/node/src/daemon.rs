@@ -87,7 +87,7 @@ impl Life {
     /// The node.
     ///
     /// # Errors
-    /// Why there is none yet, in words an operator understands.
+    /// What the start still waits for, in words that an operator understands.
     pub fn daemon(&self) -> Result<Arc<dyn Daemon>, &'static str> {
         match &*self.phase.read() {
             Phase::Starting => Err("starting: the dataset is being opened and checked"),

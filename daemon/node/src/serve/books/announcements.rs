@@ -48,8 +48,15 @@ impl Announcements {
     }
 
     /// A fetch has arrived, which may be of an announced batch.
-    pub(crate) fn arrive(&mut self, cache: &TableCache, ticket: u64, trainer: TrainerId, print: u64, now_ms: u64) {
-        let Consumed { used, dropped } = self.lookahead.consume(cache, trainer, print, now_ms);
+    pub(crate) fn arrive(
+        &mut self,
+        cache: &TableCache,
+        ticket: u64,
+        trainer: TrainerId,
+        fingerprint: u64,
+        now_ms: u64,
+    ) {
+        let Consumed { used, dropped } = self.lookahead.consume(cache, trainer, fingerprint, now_ms);
         self.unstage_all(dropped);
         if let Some(batch) = used {
             self.fetching.insert(ticket, batch);
