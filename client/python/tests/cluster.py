@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +211,34 @@ def meet(daemon: Daemon, source: Source) -> None:
         except rudder.PeerUnavailableError:
             if time.monotonic() > deadline:
                 raise
+
+
+def accounted(client: rudder.Client, table: str, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """Return a table's part of the status once a condition holds of it, or what it is after ten seconds.
+
+    The daemon answers a fetch first and keeps its accounts of it a moment later, so a status that is asked for at once
+    may not know of the fetch yet.
+
+    Parameters
+    ----------
+    client : rudder.Client
+        Of the daemon to ask.
+    table : str
+        The table's name.
+    condition : callable
+        What must hold of the table's part of the status.
+
+    Returns
+    -------
+    dict
+        The last one that was read.
+    """
+    deadline = time.monotonic() + 10
+    while True:
+        state = next(state for state in client.status()["tables"] if state["name"] == table)
+        if condition(state) or time.monotonic() > deadline:
+            return state
+        time.sleep(0.01)
 
 
 def certificates(folder: Path, nodes: int) -> Path:

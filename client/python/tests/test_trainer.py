@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
-from cluster import Daemon, Source
+from cluster import Daemon, Source, accounted
 from test_processes import in_child
 
 import rudder
@@ -62,7 +62,7 @@ def test_what_one_process_announces_another_fetches(own_daemons: list[Daemon], s
             pool.apply(_announce, (client, "f32", [ids]))
             time.sleep(0.02)
             source.check("f32", ids, client.fetch("f32", ids))
-        table = next(table for table in client.status()["tables"] if table["name"] == "f32")
+        table = accounted(client, "f32", lambda table: table["lookahead"]["used_batches"] == len(batches))
     assert table["lookahead"]["used_batches"] == len(batches)
     assert table["lookahead"]["expired_batches"] == 0
     assert table["fetched"]["staged"] > 0
@@ -74,5 +74,5 @@ def test_what_a_process_announced_outlives_it(own_daemons: list[Daemon], source:
     ids = source.remote_ids("f32")[:50]
     in_child(lambda: _announce(client, "f32", [ids]))
     source.check("f32", ids, client.fetch("f32", ids))
-    table = next(table for table in client.status()["tables"] if table["name"] == "f32")
+    table = accounted(client, "f32", lambda table: table["lookahead"]["used_batches"] == 1)
     assert (table["lookahead"]["used_batches"], table["lookahead"]["expired_batches"]) == (1, 0)
