@@ -5,17 +5,40 @@
 const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "import npy",
-        &[(
-            "a table of NumPy rows over 4 nodes, ids as they are",
-            "rudder import npy --out data --parts 4 --table feat=feat.npy",
-        )],
+        &[
+            (
+                "a table of NumPy rows over 4 nodes, ids as they are",
+                "rudder import npy --out data --parts 4 --table feat=feat.npy",
+            ),
+            ("a table for each .npy file of a folder", "rudder import npy arrays --out data --parts 4"),
+        ],
+    ),
+    (
+        "import safetensors",
+        &[("a table for each tensor", "rudder import safetensors model.safetensors --out data --parts 4")],
     ),
     (
         "import edges",
-        &[(
-            "a graph, partitioned for 4 nodes, with features in half precision",
-            "rudder import edges edges.txt.gz --out data --parts 4 --table feat=feat.npy:f16",
-        )],
+        &[
+            (
+                "a graph, partitioned for 4 nodes, with features in half precision",
+                "rudder import edges edges.txt.gz --out data --parts 4 --table feat=feat.npy:f16",
+            ),
+            (
+                "vertices with names, whose rows are in the order of a list",
+                "rudder import edges links.csv --out data --parts 4 --vertices names.txt --table feat=feat.npy",
+            ),
+        ],
+    ),
+    (
+        "import ogb",
+        &[
+            ("as it was downloaded, partitioned", "rudder import ogb dataset/ogbn_arxiv --out data --parts 4"),
+            (
+                "too large for METIS: even ranges of ids",
+                "rudder import ogb dataset/mag240m_kddcup2021 --out data --parts 4 --book ranges",
+            ),
+        ],
     ),
     (
         "bench fetch",

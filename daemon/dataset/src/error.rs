@@ -4,8 +4,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rudder_client::DType;
-
 use super::blocks::BlockCacheError;
 use super::manifest::FORMAT_VERSION;
 use super::npy::{NpyError, NpyType, Shape};
@@ -76,8 +74,8 @@ pub enum DatasetError {
     #[error("{}: not empty: choose another folder, or pass --force to replace a dataset", .dir.display())]
     OutputExists { dir: PathBuf },
     /// The output folder holds something that is no dataset: never replaced.
-    #[error("{}: not empty and not a dataset (no manifest.json): it will not be replaced even with --force", .dir.display())]
-    OutputForeign { dir: PathBuf },
+    #[error("{}: not empty, and not replaced even with --force: {why}", .dir.display())]
+    OutputForeign { dir: PathBuf, why: String },
     /// A caller wrote something that does not fit the table.
     #[error("table `{table}`: {what}")]
     Rows { table: String, what: String },
@@ -87,9 +85,6 @@ pub enum DatasetError {
     /// A line of a text file makes no sense.
     #[error("{}:{line}: {what}", .path.display())]
     Text { path: PathBuf, line: u64, what: String },
-    /// A conversion between element types that is not offered.
-    #[error("{}: elements {found:?} cannot be stored as {wanted} without losing their meaning: convert the array first", .path.display())]
-    Conversion { path: PathBuf, found: NpyType, wanted: DType },
     /// The operating system said no.
     #[error("{}: cannot {action}: {source}", .path.display())]
     Io { path: PathBuf, action: &'static str, source: io::Error },

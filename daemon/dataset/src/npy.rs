@@ -42,10 +42,11 @@ pub enum NpyError {
         what: &'static str,
     },
     /// An element type that Rudder does not know.
-    #[error(
-        "unsupported element type `{0}`: use little-endian floats, integers or bytes (in NumPy: `a.astype('<f4')`)"
-    )]
+    #[error("unsupported element type `{0}`: use floats, integers or booleans of at most 8 bytes")]
     Descr(String),
+    /// Most significant byte first, where rows are served as they lie in the file.
+    #[error("big-endian elements `{0}`: import the array with `rudder import npy`, which turns them")]
+    BigEndian(String),
     /// Column-major order.
     #[error("the array is stored in Fortran order: save it in C order (`numpy.ascontiguousarray`)")]
     FortranOrder,
@@ -156,38 +157,17 @@ impl NpyHeader {
     /// Reads the header at the start of `reader` and leaves it at the first row.
     ///
     /// # Errors
-    /// [`NpyError`] for anything but a C-order array of a known element type; never panics whatever the bytes.
+    /// [`NpyError`] for anything but a C-order, little-endian array of a known element type; never panics whatever the
+    /// bytes.
     pub fn read(reader: &mut impl Read) -> Result<Self, NpyError> {
-        let mut preamble = [0u8; 8];
-        read_exact(reader, &mut preamble)?;
-        if &preamble[..6] != MAGIC {
-            return Err(NpyError::Magic);
+        let foreign = ForeignHeader::read(reader)?;
+        if foreign.is_big_endian {
+            return Err(NpyError::BigEndian(foreign.descr));
         }
-        let length_bytes = match (preamble[6], preamble[7]) {
-            (1, 0) => 2,
-            (2 | 3, 0) => 4,
-            (major, minor) => return Err(NpyError::Version(major, minor)),
-        };
-        let mut length = [0u8; 4];
-        read_exact(reader, &mut length[..length_bytes])?;
-        let length = u32::from_le_bytes(length) as usize;
-        if length > HEADER_BYTES_MAX {
-            return Err(NpyError::TooLong(length as u64));
-        }
-        let mut dictionary = vec![0u8; length];
-        read_exact(reader, &mut dictionary)?;
-        let fields = Dictionary::parse(&dictionary)?;
-        let header = Self {
-            element: NpyType::from_descr(&fields.descr)?,
-            shape: Shape(fields.shape),
-            data_offset: (preamble.len() + length_bytes + length) as u64,
-        };
-        // One dimension is the same in both orders, and NumPy marks such arrays either way.
-        if fields.fortran_order && header.shape.0.iter().filter(|&&size| size != 1).count() > 1 {
+        if foreign.is_fortran_order {
             return Err(NpyError::FortranOrder);
         }
-        header.data_bytes()?;
-        Ok(header)
+        Ok(foreign.header)
     }
 
     /// Number of rows: the first dimension; a scalar is one row.
@@ -224,6 +204,59 @@ impl NpyHeader {
         let total = row.ok_or_else(overflow)?.checked_mul(self.rows()).ok_or_else(overflow)?;
         total.checked_add(self.data_offset).ok_or_else(overflow)?;
         Ok(total)
+    }
+}
+
+/// The header of a file that somebody else wrote, and how its elements lie where [`NpyHeader`] knows one way only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignHeader {
+    /// Element type, shape as NumPy shows it, and where elements begin.
+    pub header: NpyHeader,
+    /// NumPy's word for the element type.
+    pub descr: String,
+    /// Elements are stored with the most significant byte first.
+    pub is_big_endian: bool,
+    /// Elements are stored column by column.
+    pub is_fortran_order: bool,
+}
+
+impl ForeignHeader {
+    /// Reads the header at the start of `reader` and leaves it at the first element.
+    ///
+    /// # Errors
+    /// [`NpyError`] for anything but an array of a known element type; never panics whatever the bytes.
+    pub fn read(reader: &mut impl Read) -> Result<Self, NpyError> {
+        let mut preamble = [0u8; 8];
+        read_exact(reader, &mut preamble)?;
+        if &preamble[..6] != MAGIC {
+            return Err(NpyError::Magic);
+        }
+        let length_bytes = match (preamble[6], preamble[7]) {
+            (1, 0) => 2,
+            (2 | 3, 0) => 4,
+            (major, minor) => return Err(NpyError::Version(major, minor)),
+        };
+        let mut length = [0u8; 4];
+        read_exact(reader, &mut length[..length_bytes])?;
+        let length = u32::from_le_bytes(length) as usize;
+        if length > HEADER_BYTES_MAX {
+            return Err(NpyError::TooLong(length as u64));
+        }
+        let mut dictionary = vec![0u8; length];
+        read_exact(reader, &mut dictionary)?;
+        let fields = Dictionary::parse(&dictionary)?;
+        let little = fields.descr.strip_prefix('>').map(|kind| format!("<{kind}"));
+        let header = NpyHeader {
+            element: NpyType::from_descr(little.as_ref().unwrap_or(&fields.descr))
+                .map_err(|_| NpyError::Descr(fields.descr.clone()))?,
+            shape: Shape(fields.shape),
+            data_offset: (preamble.len() + length_bytes + length) as u64,
+        };
+        header.data_bytes()?;
+        // One dimension is the same in both orders, and NumPy marks such arrays either way.
+        let is_fortran_order = fields.fortran_order && header.shape.0.iter().filter(|&&size| size != 1).count() > 1;
+        let is_big_endian = little.is_some() && header.element.size() > 1;
+        Ok(Self { header, descr: fields.descr, is_big_endian, is_fortran_order })
     }
 }
 

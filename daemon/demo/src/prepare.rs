@@ -125,6 +125,7 @@ fn write_dataset(
         features.fill(vertex as u32, &mut floats);
         row.copy_from_slice(bytemuck::cast_slice(&floats));
         truth[vertex as usize].store(row_hash(row), Ordering::Relaxed);
+        Ok(())
     };
     let source = GraphDataset {
         name: recipe.graph.to_string().replace(':', "-"),
@@ -143,6 +144,7 @@ fn write_dataset(
         }],
         parts: recipe.nodes,
         seed: (recipe.seed & 0xFFFF) as i32,
+        keep_ids: false,
     };
     let progress = |done: u64, total: u64| watch.message(format!("writing features: {} %", 100 * done / total.max(1)));
     write_graph_dataset(dir, &source, Existing::Refuse, &progress).map_err(DemoError::prepare("write the dataset"))

@@ -1,30 +1,47 @@
-//! A foreign `.npy` file whose rows become the rows of a table: read front to back in pieces, or mapped, so that rows
-//! may be taken in any order. It must never change the file, nor have all of it in its own memory.
+//! A foreign array whose rows become the rows of a table: read front to back in pieces, or mapped, so that rows may be
+//! taken in any order. It must never change the file, nor have all of it in its own memory, nor lose a number without
+//! leave.
 
 use std::fs::File;
+use std::io::Seek as _;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use memmap2::Mmap;
 use rudder_client::DType;
 
-use crate::convert::{Converter, natural_dtype};
+use crate::convert::{Converter, Losses, natural_dtype, show};
+use crate::input::{Input, Kind, Scratch};
+use crate::{ArrayTable, LossSummary};
 use rudder_dataset::DatasetError;
 use rudder_dataset::manifest::ROW_BYTES_MAX;
 use rudder_dataset::map::{ReadOrder, map};
-use rudder_dataset::npy::NpyType;
-use rudder_dataset::shard::open_npy;
+use rudder_dataset::npy::{ForeignHeader, NpyError, NpyHeader, NpyType, Shape};
 
+/// Rows of a file that holds an array, and what becomes of them.
 pub(super) struct ArrayFile {
-    path: PathBuf,
+    /// The file, and the array in it where it holds several; for messages.
+    name: String,
     file: File,
     map: Mmap,
-    data_offset: usize,
+    data_offset: u64,
     rows: u64,
     width: u32,
     element: NpyType,
+    is_big_endian: bool,
     dtype: DType,
     converter: Converter,
+    lossy: bool,
+    lost: Lost,
+}
+
+/// Numbers that did not survive, counted over all threads.
+#[derive(Default)]
+struct Lost {
+    infinite: AtomicU64,
+    zero: AtomicU64,
+    rounded: AtomicU64,
 }
 
 /// Memory for one piece of an array, used again for the next.
@@ -34,44 +51,102 @@ pub(super) struct PieceBuffers {
     converted: Vec<u8>,
 }
 
+/// What a table asks of an array.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wanted {
+    /// Element type to store; the array's own when not given.
+    pub(super) dtype: Option<DType>,
+    /// Whether numbers may become infinite, 0 or others.
+    pub(super) lossy: bool,
+}
+
+impl Wanted {
+    pub(super) fn of(table: &ArrayTable) -> Self {
+        Self { dtype: table.dtype, lossy: table.lossy }
+    }
+}
+
 impl ArrayFile {
-    /// Opens a file to be stored as `dtype`, or as the type nearest to its own.
-    pub(super) fn open(path: &Path, dtype: Option<DType>) -> Result<Self, DatasetError> {
-        let (file, header) = open_npy(path)?;
-        let element = header.element;
-        let dtype = dtype.unwrap_or_else(|| natural_dtype(element));
-        let converter = Converter::new(element, dtype).ok_or_else(|| DatasetError::Conversion {
-            path: path.to_owned(),
-            found: element,
-            wanted: dtype,
-        })?;
-        let row_bytes = header.width().saturating_mul(dtype.size() as u64);
-        let width = u32::try_from(header.width()).ok().filter(|_| (1..=ROW_BYTES_MAX).contains(&row_bytes));
-        let width = width.ok_or_else(|| {
-            DatasetError::Input(format!(
-                "{}: the shape {} gives no rows of 1 to {ROW_BYTES_MAX} bytes",
-                path.display(),
-                header.shape
-            ))
-        })?;
-        let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(path, "map"))?;
-        let array = Self {
-            path: path.to_owned(),
+    /// Takes an open file whose header was read.
+    pub(super) fn new(
+        name: String,
+        file: File,
+        header: &ForeignHeader,
+        wanted: Wanted,
+    ) -> Result<Self, DatasetError> {
+        let wrong = |what: String| DatasetError::Input(format!("{name}: {what}"));
+        if header.is_fortran_order {
+            return Err(wrong(
+                "its rows are stored column by column (Fortran order): save it row by row (`numpy.ascontiguousarray`)"
+                    .into(),
+            ));
+        }
+        let NpyHeader { element, shape, data_offset } = &header.header;
+        let (element, is_big_endian) = (*element, header.is_big_endian);
+        let dtype = wanted.dtype.unwrap_or_else(|| natural_dtype(element));
+        let width = header.header.width();
+        let row_bytes = width.saturating_mul(dtype.size() as u64);
+        let width = u32::try_from(width).ok().filter(|_| (1..=ROW_BYTES_MAX).contains(&row_bytes));
+        let width = width
+            .ok_or_else(|| wrong(format!("the shape {shape} gives no rows of 1 to {ROW_BYTES_MAX} bytes")))?;
+        let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(Path::new(&name), "map"))?;
+        Ok(Self {
             file,
             map,
-            data_offset: header.data_offset as usize,
-            rows: header.rows(),
+            data_offset: *data_offset,
+            rows: header.header.rows(),
             width,
             element,
+            is_big_endian,
             dtype,
-            converter,
-        };
-        array.check_fits_i64()?;
-        Ok(array)
+            converter: Converter::new(element, is_big_endian, dtype),
+            lossy: wanted.lossy,
+            lost: Lost::default(),
+            name,
+        })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// An array of any shape as `count` ids.
+    pub(super) fn ids(name: &str, file: File, header: &ForeignHeader, count: u64) -> Result<Self, DatasetError> {
+        let flat = ForeignHeader {
+            header: NpyHeader { shape: Shape(vec![count]), ..header.header.clone() },
+            is_fortran_order: false,
+            ..header.clone()
+        };
+        Self::new(name.to_owned(), file, &flat, Wanted { dtype: Some(DType::I64), lossy: false })
+    }
+
+    /// Rows of a file that begins with the first of them, as this process wrote it.
+    pub(super) fn raw(
+        name: String,
+        file: File,
+        (rows, width): (u64, u64),
+        element: NpyType,
+        wanted: Wanted,
+    ) -> Result<Self, DatasetError> {
+        let header = NpyHeader { element, shape: Shape(vec![rows, width]), data_offset: 0 };
+        let (descr, is_big_endian, is_fortran_order) = (format!("{element:?}"), false, false);
+        Self::new(name, file, &ForeignHeader { header, descr, is_big_endian, is_fortran_order }, wanted)
+    }
+
+    /// The same rows as another type.
+    pub(super) fn stored_as(&self, dtype: DType) -> Result<Self, DatasetError> {
+        let path = Path::new(&self.name);
+        let file = self.file.try_clone().map_err(DatasetError::io(path, "open"))?;
+        let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(path, "map"))?;
+        Ok(Self {
+            name: self.name.clone(),
+            file,
+            map,
+            dtype,
+            converter: Converter::new(self.element, self.is_big_endian, dtype),
+            lost: Lost::default(),
+            ..*self
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn rows(&self) -> u64 {
@@ -102,72 +177,125 @@ impl ArrayFile {
     ) -> Result<&'a [u8], DatasetError> {
         let source_row_bytes = self.width as usize * self.element.size();
         buffers.source.resize(count * source_row_bytes, 0);
-        let offset = self.data_offset as u64 + first * source_row_bytes as u64;
+        let offset = self.data_offset + first * source_row_bytes as u64;
         let read = self.file.read_exact_at(&mut buffers.source, offset);
-        read.map_err(DatasetError::io(&self.path, "read"))?;
+        read.map_err(DatasetError::io(Path::new(&self.name), "read"))?;
         if self.converter.is_copy() {
             return Ok(&buffers.source);
         }
         buffers.converted.resize(count * self.row_bytes(), 0);
-        self.converter.convert(&buffers.source, &mut buffers.converted);
+        let losses = self.converter.convert(&buffers.source, &mut buffers.converted);
+        self.judge(losses, first, &buffers.source)?;
         Ok(&buffers.converted)
     }
 
     /// Writes row `row` as the table stores it, from the map.
-    pub(super) fn fill(&self, row: u64, out: &mut [u8]) {
+    pub(super) fn fill(&self, row: u64, out: &mut [u8]) -> Result<(), DatasetError> {
         let row_bytes = self.width as usize * self.element.size();
-        let start = self.data_offset + row as usize * row_bytes;
-        self.converter.convert(&self.map[start..start + row_bytes], out);
+        let start = self.data_offset as usize + row as usize * row_bytes;
+        let source = &self.map[start..start + row_bytes];
+        self.judge(self.converter.convert(source, out), row, source)
     }
 
-    /// Unsigned 64-bit integers are stored as signed ones: looks for one that does not fit.
-    fn check_fits_i64(&self) -> Result<(), DatasetError> {
-        if self.element != NpyType::U64 {
+    /// Ids of an array of one column.
+    pub(super) fn read_ids(&self, first: u64, count: u64) -> Result<Vec<u64>, DatasetError> {
+        let mut buffers = PieceBuffers::default();
+        let words = self.read_rows(first, count as usize, &mut buffers)?.as_chunks().0;
+        let ids = (first..).zip(words).map(|(row, &word)| {
+            u64::try_from(i64::from_le_bytes(word)).map_err(|_| {
+                let id = i64::from_le_bytes(word);
+                DatasetError::Input(format!("{}: element {row}: {id} is below 0, and ids are 0 or more", self.name))
+            })
+        });
+        ids.collect()
+    }
+
+    /// What was lost, where that was allowed.
+    pub(super) fn losses(&self) -> Option<LossSummary> {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let summary = LossSummary {
+            infinite: count(&self.lost.infinite),
+            zero: count(&self.lost.zero),
+            rounded: count(&self.lost.rounded),
+        };
+        self.lossy.then_some(summary)
+    }
+
+    fn judge(&self, losses: Losses, first_row: u64, source: &[u8]) -> Result<(), DatasetError> {
+        if losses.is_none() {
             return Ok(());
         }
-        let words = self.map[self.data_offset..].as_chunks().0;
-        match words.iter().position(|&word| i64::try_from(u64::from_le_bytes(word)).is_err()) {
-            None => Ok(()),
-            Some(at) => Err(DatasetError::Input(format!(
-                "{}: row {}: {} does not fit a signed 64-bit integer, the only kind that a table holds",
-                self.path.display(),
-                at as u64 / u64::from(self.width),
-                u64::from_le_bytes(words[at])
-            ))),
+        if self.lossy && losses.unfit == 0 {
+            self.lost.infinite.fetch_add(losses.infinite, Ordering::Relaxed);
+            self.lost.zero.fetch_add(losses.zero, Ordering::Relaxed);
+            self.lost.rounded.fetch_add(losses.rounded, Ordering::Relaxed);
+            return Ok(());
         }
+        let at = if self.lossy { losses.first_unfit } else { losses.first }.unwrap_or_default();
+        let (row, column) = (first_row + at as u64 / u64::from(self.width), at % self.width as usize);
+        let size = self.element.size();
+        let value = show(self.element, self.is_big_endian, &source[at * size..]);
+        let way_out = if losses.first_unfit == Some(at) {
+            "store the array with another type (:DTYPE), or convert it first"
+        } else {
+            "store it with a wider type (:DTYPE), or allow such losses (--lossy)"
+        };
+        Err(DatasetError::Input(format!(
+            "{}: row {row}, column {column}: {value} does not fit {}: {way_out}",
+            self.name, self.dtype
+        )))
     }
 }
 
-/// Reads a `.npy` file of non-negative integers of any width, row by row; gives the numbers of a row's columns.
-pub(super) fn read_integers(path: &Path, columns: u64) -> Result<Vec<u64>, DatasetError> {
-    let (file, header) = open_npy(path)?;
-    if header.width() != columns {
-        return Err(DatasetError::ShapeMismatch {
-            path: path.to_owned(),
-            found: header.shape.clone(),
-            expected_rows: header.rows(),
-            expected_width: columns,
-        });
+/// Reads the header of a `.npy` file and checks that the file is as long as it promises.
+pub(super) fn open_array(input: Input, scratch: &Scratch) -> Result<(File, ForeignHeader), DatasetError> {
+    let path = input.path().to_owned();
+    if input.kind() != Kind::Npy {
+        return Err(DatasetError::npy(&path)(NpyError::Magic));
     }
-    let widen = Converter::new(header.element, DType::I64).ok_or_else(|| DatasetError::WrongDType {
-        path: path.to_owned(),
-        found: header.element,
-        expected: "integers".into(),
-    })?;
-    let map = map(&file, ReadOrder::Sequential).map_err(DatasetError::io(path, "map"))?;
-    let source = &map[header.data_offset as usize..];
-    let mut numbers = Vec::with_capacity(source.len() / header.element.size());
-    let mut piece = vec![0u8; 8 * 1024];
-    for bytes in source.chunks(1024 * header.element.size()) {
-        let wide = &mut piece[..bytes.len() / header.element.size() * 8];
-        widen.convert(bytes, wide);
-        for word in wide.as_chunks().0 {
-            let number = u64::try_from(i64::from_le_bytes(*word)).map_err(|_| {
-                let row = numbers.len() as u64 / columns;
-                DatasetError::Input(format!("{}: row {row}: ids are 0 to 2^63 - 1", path.display()))
-            })?;
-            numbers.push(number);
-        }
+    let mut file = input.into_file(scratch)?;
+    let header = read_header(&path, &mut file)?;
+    Ok((file, header))
+}
+
+/// [`open_array`] of a file that is open.
+pub(super) fn read_header(path: &Path, file: &mut File) -> Result<ForeignHeader, DatasetError> {
+    file.rewind().map_err(DatasetError::io(path, "read"))?;
+    let header = ForeignHeader::read(file).map_err(DatasetError::npy(path))?;
+    let bytes = header.header.data_bytes().map_err(DatasetError::npy(path))?;
+    let expected = header.header.data_offset + bytes;
+    let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
+    if found < expected {
+        return Err(DatasetError::Truncated { path: path.to_owned(), found, expected });
+    }
+    if found > expected {
+        return Err(DatasetError::Input(format!(
+            "{}: {found} bytes, but its header promises {expected}: another file was appended, or the header is of \
+             another array",
+            path.display()
+        )));
+    }
+    Ok(header)
+}
+
+/// Reads a `.npy` file with one integer of 0 or more per row.
+pub(super) fn read_integers(input: Input, scratch: &Scratch) -> Result<Vec<u64>, DatasetError> {
+    let path: PathBuf = input.path().to_owned();
+    let (file, header) = open_array(input, scratch)?;
+    let wrong = |what: String| DatasetError::Input(format!("{}: {what}", path.display()));
+    if header.header.width() != 1 {
+        return Err(wrong(format!("the shape {}: one number per row is expected", header.header.shape)));
+    }
+    if matches!(header.header.element, NpyType::F16 | NpyType::F32 | NpyType::F64 | NpyType::Void2) {
+        return Err(wrong(format!("elements `{}`: integers are expected", header.descr)));
+    }
+    let rows = header.header.rows();
+    let ids = ArrayFile::ids(&path.display().to_string(), file, &header, rows)?;
+    let mut numbers = Vec::with_capacity(rows as usize);
+    const PIECE_IDS: u64 = 1 << 16;
+    while (numbers.len() as u64) < rows {
+        let first = numbers.len() as u64;
+        numbers.extend(ids.read_ids(first, (rows - first).min(PIECE_IDS))?);
     }
     Ok(numbers)
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::partition::{PartitionError, balance, edge_cut, partition};
 use crate::relabel::Relabelling;
-use crate::writer::{BookSpec, DatasetWriter, Existing};
+use crate::target::Existing;
+use crate::writer::{BookSpec, DatasetWriter};
 use rudder_dataset::CsrGraph;
 use rudder_dataset::DatasetError;
 
@@ -18,8 +19,8 @@ use rudder_dataset::DatasetError;
 const PIECE_BYTES: usize = 1 << 20;
 
 /// Writes the row of an original vertex id into the slice, which has exactly the bytes of a row. Called from several
-/// threads, in any order.
-pub type FillRow<'a> = dyn Fn(u64, &mut [u8]) + Sync + 'a;
+/// threads, in any order. An error ends the writing.
+pub type FillRow<'a> = dyn Fn(u64, &mut [u8]) -> Result<(), DatasetError> + Sync + 'a;
 
 /// A table to be written.
 pub struct TableSource<'a> {
@@ -58,6 +59,8 @@ pub struct GraphDataset<'a> {
     pub parts: u16,
     /// Seed of the partitioner.
     pub seed: i32,
+    /// Whether vertices keep their ids, and a map says who owns which, in place of new ids that are ranges.
+    pub keep_ids: bool,
 }
 
 /// What was written.
@@ -73,12 +76,15 @@ pub struct GraphSummary {
     pub edge_cut: u64,
     /// Vertices of the largest part over the mean.
     pub balance: f64,
-    /// First id of each part, and the number of vertices.
+    /// Whether vertices have new ids.
+    pub renumbered: bool,
+    /// First id of each part, and the number of vertices; nothing when a map says who owns which id.
     pub starts: Vec<u64>,
 }
 
-/// Partitions the graph, relabels it so that each part owns one range of ids, and writes tables, graph, names and the
-/// map to the original ids to the folder `dir`. `progress` gets (bytes of rows written, bytes to write).
+/// Partitions the graph, relabels it so that each part owns one range of ids (or keeps ids, and writes the owner of
+/// each), and writes tables, graph, names and the map to the original ids to the folder `dir`. `progress` gets (bytes of
+/// rows written, bytes to write).
 ///
 /// # Errors
 /// [`DatasetError`]: the graph cannot be split, `dir` may not be written, or writing failed.
@@ -92,17 +98,35 @@ pub fn write_graph_dataset(
     let mut writer = DatasetWriter::create(dir, &dataset.name, dataset.parts, existing)?;
     let assignment = partition(dataset.graph, dataset.parts, dataset.seed).map_err(split)?;
     let cut = edge_cut(dataset.graph, &assignment);
-    let relabelling = Relabelling::new(&assignment, dataset.parts).map_err(|error| split(error.into()))?;
-    let graph = relabelling.graph(dataset.graph).map_err(|error| split(error.into()))?;
-
+    // A single part owns one range in any case.
+    let relabelling = if dataset.keep_ids {
+        None
+    } else {
+        Some(Relabelling::new(&assignment, dataset.parts).map_err(|error| split(error.into()))?)
+    };
     let vertex_type = dataset.vertex_type.as_str();
-    writer.add_book(vertex_type, BookSpec::Ranges(relabelling.starts()))?;
-    let original: Vec<u64> = relabelling.old_of_new().iter().map(|&old| u64::from(old)).collect();
-    writer.set_original_ids(vertex_type, &original)?;
+    let partitioner = format!("metis k-way, seed {}", dataset.seed);
+    let (original, starts): (Vec<u64>, Vec<u64>) = match &relabelling {
+        Some(relabelling) => {
+            writer.add_book(vertex_type, BookSpec::Ranges(relabelling.starts()))?;
+            let original: Vec<u64> = relabelling.old_of_new().iter().map(|&old| u64::from(old)).collect();
+            writer.set_original_ids(vertex_type, &original)?;
+            let graph = relabelling.graph(dataset.graph).map_err(|error| split(error.into()))?;
+            writer.set_graph(vertex_type, &graph, cut, &partitioner)?;
+            (original, relabelling.starts().to_vec())
+        }
+        None => {
+            let ranges = [0, dataset.graph.vertices()];
+            let spec =
+                if dataset.parts == 1 { BookSpec::Ranges(&ranges) } else { BookSpec::Map { owner: &assignment } };
+            writer.add_book(vertex_type, spec)?;
+            writer.set_graph(vertex_type, dataset.graph, cut, &partitioner)?;
+            ((0..dataset.graph.vertices()).collect(), Vec::new())
+        }
+    };
     if let Some(names) = dataset.names {
         writer.set_names(vertex_type, names.iter().map(String::as_str))?;
     }
-    writer.set_graph(vertex_type, &graph, cut, &format!("metis k-way, seed {}", dataset.seed))?;
     let bytes = |table: &TableSource<'_>| original.len() as u64 * u64::from(table.width) * table.dtype.size() as u64;
     let total = dataset.tables.iter().map(bytes).sum();
     let mut done = 0;
@@ -114,12 +138,13 @@ pub fn write_graph_dataset(
     }
     writer.finish()?;
     Ok(GraphSummary {
-        vertices: graph.vertices(),
-        edges: graph.edges(),
+        vertices: dataset.graph.vertices(),
+        edges: dataset.graph.edges(),
         partitions: dataset.parts,
         edge_cut: cut,
         balance: balance(&assignment, dataset.parts),
-        starts: relabelling.starts().to_vec(),
+        renumbered: relabelling.is_some() && !original.is_sorted(),
+        starts,
     })
 }
 
@@ -137,16 +162,20 @@ fn write_table(
     let mut buffer = vec![0; (piece_rows * threads).min(original.len()) * row_bytes];
     for ids in original.chunks(piece_rows * threads) {
         let filled = &mut buffer[..ids.len() * row_bytes];
+        let mut results: Vec<Result<(), DatasetError>> = Vec::new();
+        results.resize_with(ids.len().div_ceil(piece_rows), || Ok(()));
         thread::scope(|scope| {
-            for (ids, piece) in ids.chunks(piece_rows).zip(filled.chunks_mut(piece_rows * row_bytes)) {
+            let pieces = ids.chunks(piece_rows).zip(filled.chunks_mut(piece_rows * row_bytes));
+            for ((ids, piece), result) in pieces.zip(&mut results) {
                 scope.spawn(move || {
-                    for (&id, row) in ids.iter().zip(piece.chunks_exact_mut(row_bytes)) {
+                    *result = ids.iter().zip(piece.chunks_exact_mut(row_bytes)).try_for_each(|(&id, row)| {
                         row.fill(0);
-                        (table.fill)(id, row);
-                    }
+                        (table.fill)(id, row)
+                    });
                 });
             }
         });
+        results.into_iter().collect::<Result<(), _>>()?;
         rows.append(filled)?;
         progress(filled.len() as u64);
     }

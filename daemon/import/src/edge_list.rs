@@ -1,143 +1,319 @@
 //! Reads edge lists: text with two columns, or an array of pairs. Vertices are integers, or names that get ids. It must
-//! never decide what an edge means: direction and duplicates are the caller's.
+//! never decide what an edge means (direction and duplicates are the caller's), nor read a file twice.
 
+use std::borrow::Cow;
+use std::fs::File;
 use std::path::Path;
 
-use hashbrown::HashMap;
-
-use crate::array::read_integers;
+use crate::array::open_array;
+use crate::columns::{Separator, Token};
+use crate::edge_array::read_edge_array;
+use crate::input::{Input, Kind, Scratch};
 use crate::text::Lines;
+use crate::vertices::{Names, RowCount, check_id};
 use rudder_dataset::DatasetError;
-use rudder_dataset::npy::NpyHeader;
+use rudder_dataset::npy::ForeignHeader;
 
 /// Edges in the order of the file, ends as 32-bit ids.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct EdgeList {
     /// The pairs.
     pub edges: Vec<(u32, u32)>,
     /// One more than the greatest id, or the number of names.
     pub vertices: u64,
     /// Names by id, when the vertices of the file are names.
-    pub names: Option<Vec<String>>,
+    pub names: Option<Names>,
+    /// What was assumed while reading.
+    pub notes: Vec<String>,
 }
 
-/// Reads the edges of `path`: a `.npy` array of integers, `[m, 2]` or `[2, m]`; else text, one edge per line, its two
-/// ends separated by white space, comma or semicolon, `#` begins a comment, `.gz` is unpacked. Ends are integers, or
-/// names if any is not an integer or `force_names` says so. Names get the ids that `known_names` gives them, others the
-/// ids after those, in the order of appearance.
+/// How an array of edges lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeLayout {
+    /// `[m, 2]`: a row per edge.
+    Pairs,
+    /// `[2, m]`: a row of sources and one of destinations, as PyG's `edge_index`.
+    Rows,
+}
+
+/// How edges are to be read.
+#[derive(Clone, Debug, Default)]
+pub struct EdgeOptions {
+    /// Whether vertices are names even where they look like integers.
+    pub force_names: bool,
+    /// The names of all vertices: then vertices are names.
+    pub vertices: Option<Names>,
+    /// Columns of the two ends in a text, from 1; without it a line has two columns.
+    pub columns: Option<(usize, usize)>,
+    /// How an array lies; needed where its shape does not tell.
+    pub layout: Option<EdgeLayout>,
+    /// How many vertices there are, where that is known.
+    pub rows: Option<RowCount>,
+}
+
+/// Reads the edges of `path`: a `.npy` array of integers, `[m, 2]` or `[2, m]`; else text, one edge per line. A text's
+/// columns are separated as in its first line: by tab, semicolon, comma or white space. `#` and `%` begin comments,
+/// gzip is unpacked, `-` is standard input. Ends are integers of 0 or more, also as `3.0` or `"3"`; or names, if both
+/// ends of the first line are words and those of the second are, too, or the options say so. A first line of words
+/// before integers is a heading.
 ///
 /// # Errors
-/// [`DatasetError`] naming file and line.
+/// [`DatasetError`] naming file, line and column for all that may be read in more than one way.
 pub fn read_edges(
     path: &Path,
-    known_names: &[String],
-    force_names: bool,
+    options: EdgeOptions,
     progress: &dyn Fn(u64, u64),
 ) -> Result<EdgeList, DatasetError> {
-    if path.extension().is_some_and(|extension| extension == "npy") {
-        return read_array(path);
-    }
-    if !force_names && let Some(edges) = read_text_integers(path, progress)? {
-        return Ok(edges);
-    }
-    read_text_names(path, known_names, progress)
+    read_edges_with(path, options, &Scratch::beside(Path::new("edges")), progress)
 }
 
-fn read_array(path: &Path) -> Result<EdgeList, DatasetError> {
-    let mut file = std::fs::File::open(path).map_err(DatasetError::io(path, "open"))?;
-    let header = NpyHeader::read(&mut file).map_err(DatasetError::npy(path))?;
-    // PyG keeps its `edge_index` as two rows.
-    let is_two_rows = header.rows() == 2 && header.width() != 2;
-    let ids = read_integers(path, if is_two_rows { header.width() } else { 2 })?;
-    let mut list = EdgeList::default();
-    let mut push = |row: usize, a: u64, b: u64| {
-        let too_large = |id| DatasetError::Input(format!("{}: edge {row}: {}", path.display(), too_large(id)));
-        list.push(a, b).map_err(too_large)
-    };
-    if is_two_rows {
-        let (from, to) = ids.split_at(ids.len() / 2);
-        from.iter().zip(to).enumerate().try_for_each(|(row, (&a, &b))| push(row, a, b))?;
-    } else {
-        ids.chunks_exact(2).enumerate().try_for_each(|(row, pair)| push(row, pair[0], pair[1]))?;
+pub(super) fn read_edges_with(
+    path: &Path,
+    options: EdgeOptions,
+    scratch: &Scratch,
+    progress: &dyn Fn(u64, u64),
+) -> Result<EdgeList, DatasetError> {
+    let input = Input::open(path)?;
+    let columns = options.columns;
+    let layout = options.layout;
+    let mut collector = Collector::new(options);
+    if input.kind() == Kind::Npy {
+        let name = input.path().display().to_string();
+        let (file, header) = open_array(input, scratch)?;
+        read_edge_array(&name, file, &header, layout, &mut collector)?;
+        return Ok(collector.finish(Vec::new()));
     }
-    Ok(list)
+    let mut reader = TextEdges { lines: Lines::of(input, progress)?, columns, separator: None, collector, blank: 0, percent: 0 };
+    let heading = reader.read()?;
+    let notes = reader.notes(heading);
+    let TextEdges { lines, collector, .. } = reader;
+    collector.check_greatest().map_err(|(line, what)| lines.error_at(line, what))?;
+    Ok(collector.finish(notes))
 }
 
-/// `None` when the vertices of the file are names.
-fn read_text_integers(path: &Path, progress: &dyn Fn(u64, u64)) -> Result<Option<EdgeList>, DatasetError> {
-    let mut lines = Lines::open(path, progress)?;
-    let mut list = EdgeList::default();
-    let mut first_is_text = false;
-    let mut is_first = true;
-    while lines.advance()? {
-        let Some((a, b)) = split(lines.line()).map_err(|what| lines.error(what))? else { continue };
-        match (a.parse::<u64>(), b.parse::<u64>()) {
-            (Ok(_), Ok(_)) if first_is_text => {
-                return Err(lines.error(
-                    "a pair of integers after a first line that is not one: put `#` before the first line if it is a \
-                     heading, or say that the vertices are names (--names)",
-                ));
-            }
-            (Ok(a), Ok(b)) => list.push(a, b).map_err(|id| lines.error(too_large(id)))?,
-            _ if is_first => first_is_text = true,
-            _ => return Ok(None),
+/// The edges of an array that is open; `name` is the array's, for messages.
+pub(super) fn collect_array(
+    name: &str,
+    file: File,
+    header: &ForeignHeader,
+    options: EdgeOptions,
+) -> Result<EdgeList, DatasetError> {
+    let layout = options.layout;
+    let mut collector = Collector::new(options);
+    read_edge_array(name, file, header, layout, &mut collector)?;
+    Ok(collector.finish(Vec::new()))
+}
+
+/// Gathers edges and knows the greatest id and its place.
+pub(super) struct Collector {
+    edges: Vec<(u32, u32)>,
+    names: Option<Names>,
+    rows: Option<RowCount>,
+    forced: bool,
+    greatest: Option<(u64, u64)>,
+}
+
+impl Collector {
+    fn new(options: EdgeOptions) -> Self {
+        let forced = options.force_names || options.vertices.is_some();
+        let names = options.vertices.or_else(|| options.force_names.then(Names::default));
+        Self { edges: Vec::new(), names, rows: options.rows, forced, greatest: None }
+    }
+
+    /// Whether vertices are names because somebody says so.
+    pub(super) fn is_forced(&self) -> bool {
+        self.forced
+    }
+
+    /// Adds an edge between ids; `place` is its line or row.
+    pub(super) fn push_ids(&mut self, a: u64, b: u64, place: u64) -> Result<(), String> {
+        if self.forced {
+            return self.push_names(&a.to_string(), &b.to_string());
         }
-        is_first = false;
-    }
-    Ok((!first_is_text).then_some(list))
-}
-
-fn read_text_names(path: &Path, known_names: &[String], progress: &dyn Fn(u64, u64)) -> Result<EdgeList, DatasetError> {
-    let mut names = known_names.to_vec();
-    let mut ids: HashMap<String, u32> = names.iter().cloned().zip(0..).collect();
-    let mut lines = Lines::open(path, progress)?;
-    let mut list = EdgeList::default();
-    while lines.advance()? {
-        let Some((a, b)) = split(lines.line()).map_err(|what| lines.error(what))? else { continue };
-        let mut id_of = |name: &str| match ids.get(name) {
-            Some(&id) => Some(id),
-            None => {
-                let id = u32::try_from(names.len()).ok().filter(|&id| id < u32::MAX)?;
-                names.push(name.to_owned());
-                ids.insert(name.to_owned(), id);
-                Some(id)
-            }
-        };
-        match (id_of(a), id_of(b)) {
-            (Some(a), Some(b)) => list.edges.push((a, b)),
-            _ => return Err(lines.error(format!("more than {} vertices", u32::MAX))),
-        }
-    }
-    Ok(EdgeList { edges: list.edges, vertices: names.len() as u64, names: Some(names) })
-}
-
-impl EdgeList {
-    /// Adds an edge; the id that does not fit is the error.
-    fn push(&mut self, a: u64, b: u64) -> Result<(), u64> {
         let max = a.max(b);
-        if max >= u64::from(u32::MAX) {
-            return Err(max);
+        if self.rows.is_some() || max >= u64::from(u32::MAX) {
+            check_id(max, self.edges.len() as u64 + 1, self.rows.as_ref())?;
         }
-        self.vertices = self.vertices.max(max + 1);
+        if max >= u64::from(u32::MAX) {
+            return Err(format!("the vertex id {max}: ids of a graph are below {}", u32::MAX));
+        }
+        if self.greatest.is_none_or(|(greatest, _)| max > greatest) {
+            self.greatest = Some((max, place));
+        }
         self.edges.push((a as u32, b as u32));
         Ok(())
     }
-}
 
-fn too_large(id: u64) -> String {
-    format!("the vertex id {id} is above {}: if ids are sparse, treat them as names (--names)", u32::MAX - 1)
-}
+    pub(super) fn push_names(&mut self, a: &str, b: &str) -> Result<(), String> {
+        let names = self.names.get_or_insert_default();
+        let edge = (names.id_of(a)?, names.id_of(b)?);
+        self.edges.push(edge);
+        Ok(())
+    }
 
-/// The two columns of a line; `None` when it is blank.
-fn split(line: &str) -> Result<Option<(&str, &str)>, String> {
-    let mut columns =
-        line.split(|c: char| c.is_whitespace() || c == ',' || c == ';').filter(|column| !column.is_empty());
-    match (columns.next(), columns.next(), columns.next()) {
-        (None, ..) => Ok(None),
-        (Some(a), Some(b), None) => Ok(Some((a, b))),
-        (Some(_), None, _) => Err("one column: an edge has two ends".into()),
-        (Some(_), Some(_), Some(_)) => {
-            Err(format!("{} columns: an edge has two ends and nothing else", columns.count() + 3))
+    /// Fails with its place when the greatest id is out of all proportion. To be asked when all edges are there.
+    pub(super) fn check_greatest(&self) -> Result<(), (u64, String)> {
+        match self.greatest {
+            Some((id, place)) => {
+                check_id(id, self.edges.len() as u64, self.rows.as_ref()).map_err(|what| (place, what))
+            }
+            None => Ok(()),
         }
+    }
+
+    fn finish(self, notes: Vec<String>) -> EdgeList {
+        let vertices = match &self.names {
+            Some(names) => names.len(),
+            None => self.greatest.map_or(0, |(id, _)| id + 1),
+        };
+        EdgeList { edges: self.edges, vertices, names: self.names, notes }
+    }
+}
+
+struct TextEdges<'a> {
+    lines: Lines<'a>,
+    columns: Option<(usize, usize)>,
+    separator: Option<Separator>,
+    collector: Collector,
+    blank: u64,
+    percent: u64,
+}
+
+/// What the lines so far say of the vertices.
+enum Ends {
+    Unknown,
+    /// Two words in the first line: names or a heading.
+    Words(u64, String, String),
+    Integers,
+    Names,
+}
+
+impl TextEdges<'_> {
+    /// Reads all lines; the heading, if there was one.
+    fn read(&mut self) -> Result<Option<u64>, DatasetError> {
+        let mut state = if self.collector.is_forced() { Ends::Names } else { Ends::Unknown };
+        let mut heading = None;
+        while self.lines.advance()? {
+            let line = self.lines.line();
+            if line.trim().is_empty() {
+                self.blank += 1;
+                continue;
+            }
+            if line.trim_start().starts_with('%') {
+                if self.lines.number() == 1 && line.starts_with("%%MatrixMarket") {
+                    return Err(self.lines.error(
+                        "a Matrix Market file, whose ids begin at 1 below a line of sizes: write its entries, less 1, as \
+                         an edge list",
+                    ));
+                }
+                self.percent += 1;
+                continue;
+            }
+            let separator = *self.separator.get_or_insert_with(|| Separator::of(line));
+            let (a, b) = ends(line, separator, self.columns).map_err(|what| self.lines.error(what))?;
+            let number = self.lines.number();
+            let tokens = (Token::of(&a), Token::of(&b));
+            let pushed = match (&state, tokens) {
+                (Ends::Names, (Token::Id(_), Token::Id(_))) if !self.collector.is_forced() => Err(format!(
+                    "`{a}` and `{b}` are integers, but the lines before have names: if all are names, say so (--names)"
+                )),
+                (Ends::Names, _) => self.collector.push_names(&a, &b),
+                (_, (Token::Id(a), Token::Id(b))) => {
+                    if let Ends::Words(line, ..) = state {
+                        heading = Some(line);
+                    }
+                    state = Ends::Integers;
+                    self.collector.push_ids(a, b, number)
+                }
+                (Ends::Unknown, (Token::Word, Token::Word)) => {
+                    state = Ends::Words(number, a.into_owned(), b.into_owned());
+                    Ok(())
+                }
+                (Ends::Words(_, first, second), (Token::Word, _) | (_, Token::Word)) => {
+                    let pushed = self.collector.push_names(first, second);
+                    let pushed = pushed.and_then(|()| self.collector.push_names(&a, &b));
+                    state = Ends::Names;
+                    pushed
+                }
+                (_, tokens) => Err(odd(&a, &b, tokens)),
+            };
+            pushed.map_err(|what| self.lines.error(what))?;
+        }
+        match state {
+            Ends::Words(line, a, b) => Err(self.lines.error_at(
+                line,
+                format!(
+                    "`{a}` and `{b}` in the only line may be a heading or an edge: put `#` before a heading, or say that \
+                     vertices are names (--names)"
+                ),
+            )),
+            _ => Ok(heading),
+        }
+    }
+
+    fn notes(&self, heading: Option<u64>) -> Vec<String> {
+        let path = self.lines.path().display();
+        let mut notes = Vec::new();
+        if let Some(line) = heading {
+            notes.push(format!("{path}:{line}: taken as a heading"));
+        }
+        if let Some((a, b)) = self.columns {
+            notes.push(format!("{path}: columns {a} and {b} are the ends of edges; others were not read"));
+        }
+        let comments = self.lines.comments() + self.percent;
+        if comments + self.blank > 0 {
+            notes.push(format!("{path}: skipped {comments} comments and {} blank lines", self.blank));
+        }
+        notes
+    }
+}
+
+/// What is wrong with ends that are not both ids.
+fn odd(a: &str, b: &str, (first, second): (Token, Token)) -> String {
+    let is_id = |token| matches!(token, Token::Id(_));
+    let (text, token) = if is_id(first) { (b, second) } else { (a, first) };
+    let what = match token {
+        Token::Negative(_) => "is below 0, and ids are 0 or more",
+        Token::Word => "is not an integer, where others are",
+        _ => "is not an integer of 0 or more that can be told from its neighbours",
+    };
+    format!("`{text}` {what}: if the vertices are names, say so (--names)")
+}
+
+/// The two ends of the edge in a line.
+fn ends(
+    line: &str,
+    separator: Separator,
+    columns: Option<(usize, usize)>,
+) -> Result<(Cow<'_, str>, Cow<'_, str>), String> {
+    let (mut first, mut second, mut count, mut filled) = (None, None, 0, 0);
+    let (at_first, at_second) = columns.unwrap_or((1, 2));
+    for column in separator.columns(line) {
+        let column = column?;
+        count += 1;
+        if !column.is_empty() {
+            filled = count;
+        }
+        if count == at_first {
+            first = Some(column);
+        } else if count == at_second {
+            second = Some(column);
+        }
+    }
+    if columns.is_none() && filled > 2 {
+        return Err(format!(
+            "{filled} columns, separated by {}: an edge has two ends: say which columns hold them (--columns 1,2); \
+             weights are not kept",
+            separator.name()
+        ));
+    }
+    match (first, second) {
+        (Some(a), Some(b)) if !a.is_empty() && !b.is_empty() => Ok((a, b)),
+        (Some(_), Some(_)) => Err("an empty column: an edge has two ends".into()),
+        _ => Err(format!(
+            "{}, separated by {} as in the first line: an edge has two ends",
+            if count == 1 { "one column".to_owned() } else { format!("{count} columns") },
+            separator.name()
+        )),
     }
 }

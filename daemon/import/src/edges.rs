@@ -1,24 +1,19 @@
 //! `rudder import edges`: an edge list with labels and arrays becomes a partitioned, relabelled dataset. It must never
-//! lose which vertex was which: original ids and names are kept.
+//! lose which vertex was which, nor guess which row is whose.
 
-use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use hashbrown::HashMap;
-use rudder_client::DType;
-
 use crate::array::ArrayFile;
-use crate::build::{GraphDataset, TableSource, write_graph_dataset};
-use crate::edge_list::{EdgeList, read_edges};
-use crate::labels::{Labels, UNLABELLED, read_labels};
-use crate::writer::{Existing, check_target};
-use crate::{ArrayTable, ImportSummary, Progress, Stage, check_rows};
-use rudder_dataset::CsrGraph;
+use crate::edge_list::{EdgeLayout, EdgeList, EdgeOptions, read_edges_with};
+use crate::graph::{Column, GraphInput, LABEL_TABLE, Target, write_graph};
+use crate::input::Scratch;
+use crate::label_join::{Joined, Vertices, join};
+use crate::labels::LabelText;
+use crate::npy::open_tables;
+use crate::target::{Existing, check_target};
+use crate::vertices::{Names, RowCount, VertexSource};
+use crate::{ArrayTable, ImportSummary, Progress, Stage, check_once, check_rows};
 use rudder_dataset::DatasetError;
-use rudder_dataset::manifest::Manifest;
-
-/// Name of the table of labels.
-const LABEL_TABLE: &str = "label";
 
 /// What to import.
 #[derive(Clone, Debug)]
@@ -31,16 +26,26 @@ pub struct EdgesImport {
     pub parts: u16,
     /// Seed of the partitioner.
     pub seed: i32,
-    /// The edge list: see [`read_edges`].
+    /// The edge list: see [`crate::read_edges`].
     pub edges: PathBuf,
-    /// Labels: see [`read_labels`].
+    /// Columns of the two ends in a text, from 1.
+    pub columns: Option<(usize, usize)>,
+    /// How an array of edges lies.
+    pub layout: Option<EdgeLayout>,
+    /// Labels: text with one label per line, or with a vertex and its label.
     pub labels: Option<PathBuf>,
+    /// Whether labels are names of classes even where they look like integers.
+    pub classes: bool,
+    /// How many vertices there are, or who they are.
+    pub vertices: Option<VertexSource>,
     /// Arrays with one row per vertex. Their `vertex_type` is not used: there is only one.
     pub tables: Vec<ArrayTable>,
     /// Name of the vertex type.
     pub vertex_type: String,
     /// Whether vertices are names even where they look like integers.
     pub force_names: bool,
+    /// Whether vertices keep their ids.
+    pub keep_ids: bool,
     /// What may become of a folder that is there already.
     pub existing: Existing,
 }
@@ -51,135 +56,135 @@ pub struct EdgesImport {
 /// [`DatasetError`] naming the file at fault. The output folder is then as it was.
 pub fn import_edges(import: &EdgesImport, progress: &Progress<'_>) -> Result<ImportSummary, DatasetError> {
     check_target(&import.out, import.existing)?;
-    let read = |done, total| progress(Stage::Read, done, total);
-    let labels = import.labels.as_deref().map(|path| read_labels(path, &read)).transpose()?;
-    let names = labels.as_ref().and_then(|labels| vertex_names(labels, import.force_names)).unwrap_or_default();
-    let edges = read_edges(&import.edges, names, import.force_names, &read)?;
-    let mut arrays = Vec::with_capacity(import.tables.len());
-    for table in &import.tables {
-        arrays.push(ArrayFile::open(&table.path, table.dtype)?);
-    }
-    let vertices = count_vertices(import, &edges, labels.as_ref(), &arrays)?;
-    let assigned = match (&labels, &import.labels) {
-        (Some(labels), Some(path)) => Some(assign(labels, path, &edges, vertices)?),
+    let listed = match &import.vertices {
+        Some(VertexSource::Names(path)) => Some(path.as_path()),
         _ => None,
     };
-
-    let mut tables: Vec<TableSource<'_>> = Vec::new();
-    for (table, array) in import.tables.iter().zip(&arrays) {
-        tables.push(TableSource {
-            name: table.name.clone(),
-            dtype: array.dtype(),
-            width: array.width(),
-            classes: None,
-            fill: Box::new(|id, row| array.fill(id, row)),
-        });
+    let sources = import.tables.iter().map(|table| table.source.path.as_path());
+    check_once(sources.chain([import.edges.as_path()]).chain(import.labels.as_deref()).chain(listed))?;
+    let scratch = Scratch::beside(&import.out);
+    let read = |done, total| progress(Stage::Read, done, total);
+    let arrays = open_tables(&import.tables, &scratch)?;
+    let names = listed.map(|path| Names::read(path, &scratch, &read)).transpose()?;
+    let rows = count_rows(import, &arrays, names.as_ref())?;
+    let options = EdgeOptions {
+        force_names: import.force_names,
+        vertices: names,
+        columns: import.columns,
+        layout: import.layout,
+        rows: rows.clone(),
+    };
+    let mut edges = read_edges_with(&import.edges, options, &scratch, &read)?;
+    let joined = match &import.labels {
+        Some(path) => Some(join_labels(import, path, &mut edges, rows.as_ref(), &read)?),
+        None => None,
+    };
+    let vertices = settle(&edges, rows.as_ref(), joined.as_ref())?;
+    let mut notes = std::mem::take(&mut edges.notes);
+    notes.extend(check_join(import, &edges, joined.as_ref())?);
+    let mut columns = Vec::new();
+    let mut label_names = None;
+    if let Some(joined) = joined {
+        notes.extend(joined.notes);
+        label_names = joined.vertex_names;
+        columns.push(Column { name: LABEL_TABLE.to_owned(), values: joined.values, classes: joined.classes });
     }
-    if let Some(assigned) = &assigned {
-        tables.push(TableSource {
-            name: LABEL_TABLE.to_owned(),
-            dtype: DType::I64,
-            width: 1,
-            classes: labels.as_ref().and_then(|labels| labels.classes.clone()),
-            fill: Box::new(|id, row| row.copy_from_slice(&assigned[id as usize].to_le_bytes())),
-        });
-    }
-    let graph = CsrGraph::from_edges(vertices, &edges.edges)
-        .map_err(|error| DatasetError::Input(format!("{}: {error}", import.edges.display())))?;
-    // Names from the edge list hold those of the labels too.
-    let names = edges.names.as_deref().or((!names.is_empty()).then_some(names));
-    let dataset = GraphDataset {
-        name: import.name.clone(),
-        vertex_type: import.vertex_type.clone(),
-        graph: &graph,
-        names,
-        tables,
+    let input = GraphInput {
+        path: import.edges.clone(),
+        edges: edges.edges,
+        vertices,
+        names: edges.names.as_ref().map(Names::list).or(label_names.as_deref()),
+        tables: import.tables.iter().map(|table| table.name.clone()).collect(),
+        arrays,
+        columns,
+        notes,
+    };
+    let target = Target {
+        name: &import.name,
+        out: &import.out,
         parts: import.parts,
         seed: import.seed,
+        vertex_type: &import.vertex_type,
+        keep_ids: import.keep_ids,
+        existing: import.existing,
     };
-    progress(Stage::Partition, 0, 0);
-    let write = |done, total| progress(Stage::Write, done, total);
-    let summary = write_graph_dataset(&import.out, &dataset, import.existing, &write)?;
-    Ok(ImportSummary::new(&import.out, &Manifest::load(&import.out)?, Some(summary)))
+    write_graph(&target, input, progress)
 }
 
-/// The first column of the labels where it names vertices: when it is not all integers, or names are wanted.
-fn vertex_names(labels: &Labels, force_names: bool) -> Option<&[String]> {
-    let keys = labels.keys.as_deref()?;
-    (force_names || keys.iter().any(|key| key.parse::<u64>().is_err())).then_some(keys)
+/// The number of vertices, where something other than edges and labels says it.
+fn count_rows(
+    import: &EdgesImport,
+    arrays: &[ArrayFile],
+    names: Option<&Names>,
+) -> Result<Option<RowCount>, DatasetError> {
+    let mut count = match (&import.vertices, names) {
+        (Some(VertexSource::Count(rows)), _) => Some(RowCount { rows: *rows, by: format!("--vertices {rows}") }),
+        (Some(VertexSource::Names(path)), Some(names)) => {
+            Some(RowCount { rows: names.len(), by: path.display().to_string() })
+        }
+        _ => None,
+    };
+    for array in arrays {
+        match &count {
+            Some(RowCount { rows, by }) => check_rows(array.name(), array.rows(), *rows, by)?,
+            None => count = Some(RowCount { rows: array.rows(), by: array.name().to_owned() }),
+        }
+    }
+    Ok(count)
 }
 
-/// The number of vertices: the rows of the arrays and labels, or, without them, what the edges name.
-fn count_vertices(
+fn join_labels(
+    import: &EdgesImport,
+    path: &Path,
+    edges: &mut EdgeList,
+    rows: Option<&RowCount>,
+    progress: &dyn Fn(u64, u64),
+) -> Result<Joined, DatasetError> {
+    let text = LabelText::read(path, edges.names.as_ref(), progress)?;
+    let named = edges.vertices;
+    let vertices = Vertices { names: edges.names.as_mut(), rows, named, edges: &mut edges.edges };
+    let joined = join(text, vertices, import.classes)?;
+    if let Some(names) = &edges.names {
+        edges.vertices = names.len();
+    }
+    Ok(joined)
+}
+
+/// The number of vertices.
+fn settle(edges: &EdgeList, rows: Option<&RowCount>, joined: Option<&Joined>) -> Result<u64, DatasetError> {
+    let found = edges.vertices.max(joined.map_or(0, |joined| joined.values.len() as u64));
+    match rows {
+        Some(RowCount { rows, by }) if edges.names.is_some() && found != *rows => Err(DatasetError::Input(format!(
+            "{by} has {rows} rows, but edges and labels name {found} vertices: list the names of all rows in their order \
+             (--vertices FILE)"
+        ))),
+        Some(count) => Ok(count.rows),
+        None => Ok(found),
+    }
+}
+
+/// Says how rows of tables find their vertices; fails when nothing says so.
+fn check_join(
     import: &EdgesImport,
     edges: &EdgeList,
-    labels: Option<&Labels>,
-    arrays: &[ArrayFile],
-) -> Result<u64, DatasetError> {
-    let mut expected: Option<(u64, Cow<'_, Path>)> = None;
-    if let (Some(labels), Some(path)) = (labels, &import.labels) {
-        let is_one_per_vertex =
-            edges.names.is_none() && (labels.keys.is_none() || vertex_names(labels, import.force_names).is_some());
-        if is_one_per_vertex {
-            expected = Some((labels.values.len() as u64, Cow::Borrowed(path)));
-        }
-    }
-    if edges.names.is_some() {
-        expected = Some((edges.vertices, Cow::Borrowed(&import.edges)));
-    }
-    for array in arrays {
-        match &expected {
-            Some((rows, by)) => check_rows(array.path(), array.rows(), *rows, &by.display().to_string())?,
-            None => expected = Some((array.rows(), Cow::Borrowed(array.path()))),
-        }
-    }
-    match expected {
-        Some((rows, by)) if edges.vertices > rows => Err(DatasetError::Input(format!(
-            "{}: an edge names vertex {}, but {} has only {rows} rows",
-            import.edges.display(),
-            edges.vertices - 1,
-            by.display()
-        ))),
-        Some((rows, _)) => Ok(rows),
-        None => Ok(edges.vertices.max(greatest_key(labels).map_or(0, |key| key + 1))),
-    }
-}
-
-/// The greatest vertex id in the first column of labels.
-fn greatest_key(labels: Option<&Labels>) -> Option<u64> {
-    labels?.keys.as_ref()?.iter().filter_map(|key| key.parse().ok()).filter(|&key| key < u64::from(u32::MAX)).max()
-}
-
-/// The label of each vertex.
-fn assign(labels: &Labels, path: &Path, edges: &EdgeList, vertices: u64) -> Result<Vec<i64>, DatasetError> {
-    let wrong = |what: String| DatasetError::Input(format!("{}: {what}", path.display()));
-    let Some(keys) = &labels.keys else {
-        if edges.names.is_some() {
-            return Err(wrong(
-                "the vertices have names: each line needs the vertex, a tab or comma, and its label".into(),
-            ));
-        }
-        check_rows(path, labels.values.len() as u64, vertices, "the graph")?;
-        return Ok(labels.values.clone());
+    joined: Option<&Joined>,
+) -> Result<Vec<String>, DatasetError> {
+    let Some(table) = import.tables.first() else { return Ok(Vec::new()) };
+    let Some(names) = &edges.names else {
+        return Ok(vec!["rows of tables belong to the vertices 0, 1, ... in the order of original ids".into()]);
     };
-    let by_name: Option<HashMap<&str, usize>> =
-        edges.names.as_ref().map(|names| names.iter().map(String::as_str).zip(0..).collect());
-    let is_line_per_vertex = by_name.is_none() && keys.iter().any(|key| key.parse::<u64>().is_err());
-    let mut assigned = vec![UNLABELLED; vertices as usize];
-    let mut is_taken = vec![false; vertices as usize];
-    for (line, (key, &label)) in keys.iter().zip(&labels.values).enumerate() {
-        let vertex = match &by_name {
-            Some(by_name) => by_name.get(key.as_str()).copied(),
-            None if is_line_per_vertex => Some(line),
-            None => key.parse().ok(),
-        };
-        let Some(slot) = vertex.filter(|&vertex| vertex < assigned.len()) else {
-            return Err(wrong(format!("the vertex `{key}` is not one of the {vertices} vertices")));
-        };
-        if std::mem::replace(&mut is_taken[slot], true) {
-            return Err(wrong(format!("the vertex `{key}` is there twice")));
+    let order = match (names.source(), &import.labels, joined) {
+        (Some(source), ..) => source,
+        // The labels name all vertices, and their order is that of the original ids.
+        (None, Some(labels), Some(joined)) if joined.names_all => labels,
+        _ => {
+            return Err(DatasetError::Input(format!(
+                "{}: the vertices of {} have names, and nothing says which row belongs to which: list the names in the \
+                 order of the rows (--vertices FILE)",
+                table.source.path.display(),
+                import.edges.display()
+            )));
         }
-        assigned[slot] = label;
-    }
-    Ok(assigned)
+    };
+    Ok(vec![format!("rows of tables belong to the vertices in the order of {}", order.display())])
 }

@@ -5,20 +5,33 @@
 
 mod array;
 mod build;
+mod columns;
 mod convert;
 #[cfg(test)]
 mod dataset_tests;
+mod edge_array;
 mod edge_list;
 mod edges;
+mod graph;
+#[cfg(test)]
+mod graph_tests;
+mod input;
+mod label_join;
 mod labels;
 mod npy;
+mod ogb;
+mod ogb_text;
 mod partition;
 mod relabel;
 mod sink;
+mod source;
+mod staging;
 mod table_writer;
+mod target;
 #[cfg(test)]
 mod tests;
 mod text;
+mod vertices;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -29,15 +42,19 @@ use serde::Serialize;
 use rudder_dataset::{DatasetError, Manifest};
 
 pub use build::{FillRow, GraphDataset, GraphSummary, TableSource, write_graph_dataset};
-pub use edge_list::{EdgeList, read_edges};
+pub use edge_list::{EdgeLayout, EdgeList, EdgeOptions, read_edges};
 pub use edges::{EdgesImport, import_edges};
-pub use labels::{Labels, read_labels};
-pub use npy::{BookChoice, NpyImport, import_npy};
+pub use npy::{BookChoice, NpyImport, import_npy, npy_folder, safetensors_tables};
+pub use ogb::{OgbImport, import_ogb};
 pub use partition::{PartitionError, balance, edge_cut, partition};
 pub use relabel::Relabelling;
 pub use rudder_dataset::Part;
+pub use source::ArraySource;
+pub use staging::abandon;
 pub use table_writer::TableWriter;
-pub use writer::{BookSpec, DatasetWriter, Existing};
+pub use target::Existing;
+pub use vertices::{Names, RowCount, VertexSource};
+pub use writer::{BookSpec, DatasetWriter};
 
 /// What an import is doing, for progress bars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +77,12 @@ pub struct ArrayTable {
     pub name: String,
     /// Its vertex type.
     pub vertex_type: String,
-    /// `.npy` file with one row per id.
-    pub path: PathBuf,
-    /// Element type to store; the file's own when not given.
+    /// Where its rows are, one per id.
+    pub source: ArraySource,
+    /// Element type to store; the array's own when not given.
     pub dtype: Option<DType>,
+    /// Whether numbers that the element type does not hold may become infinite, 0 or others. They are counted.
+    pub lossy: bool,
 }
 
 /// What was imported.
@@ -82,6 +101,19 @@ pub struct ImportSummary {
     /// The partitioned graph, when there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graph: Option<GraphSummary>,
+    /// What was assumed, skipped and joined, in words.
+    pub notes: Vec<String>,
+}
+
+/// Numbers of a table that its element type does not hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LossSummary {
+    /// Finite numbers that became infinite.
+    pub infinite: u64,
+    /// Numbers that became 0.
+    pub zero: u64,
+    /// Integers that became another number.
+    pub rounded: u64,
 }
 
 /// One table of an [`ImportSummary`].
@@ -100,6 +132,9 @@ pub struct TableSummary {
     /// Number of named classes, for labels that were names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub classes: Option<usize>,
+    /// What its element type did not hold, where that was allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<LossSummary>,
 }
 
 impl ImportSummary {
@@ -111,6 +146,7 @@ impl ImportSummary {
             width: table.width,
             rows: table.rows,
             classes: table.classes.as_ref().map(Vec::len),
+            lost: None,
         });
         Self {
             dataset: manifest.name.clone(),
@@ -119,14 +155,30 @@ impl ImportSummary {
             fingerprint: format!("{:016x}", manifest.fingerprint()),
             tables: tables.collect(),
             graph,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds what was lost of the arrays behind the first tables.
+    fn set_losses(&mut self, arrays: &[array::ArrayFile]) {
+        for (table, array) in self.tables.iter_mut().zip(arrays) {
+            table.lost = array.losses();
         }
     }
 }
 
 /// Fails unless `found` rows are those that `expected_by` has.
-fn check_rows(path: &Path, found: u64, expected: u64, expected_by: &str) -> Result<(), DatasetError> {
+fn check_rows(name: &str, found: u64, expected: u64, expected_by: &str) -> Result<(), DatasetError> {
     if found == expected {
         return Ok(());
     }
-    Err(DatasetError::Input(format!("{}: {found} rows, but {expected_by} has {expected}", path.display())))
+    Err(DatasetError::Input(format!("{name}: {found} rows, but {expected_by} has {expected}")))
+}
+
+/// Fails when standard input is to be read more than once.
+fn check_once<'a>(paths: impl Iterator<Item = &'a Path>) -> Result<(), DatasetError> {
+    if paths.filter(|path| *path == Path::new("-")).count() > 1 {
+        return Err(DatasetError::Input("standard input (`-`) is named twice: it can be read only once".into()));
+    }
+    Ok(())
 }

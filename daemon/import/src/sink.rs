@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::staging::gate;
 use rudder_dataset::DatasetError;
 use rudder_dataset::manifest::{Checksum, FileManifest};
 
@@ -26,6 +27,7 @@ impl Sink {
     /// Creates `relative` in `dir`, with the folders above it.
     pub(crate) fn create(dir: &Path, relative: &str) -> Result<Self, DatasetError> {
         let path = dir.join(relative);
+        let _gate = gate();
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(DatasetError::io(parent, "create the folder"))?;
         }

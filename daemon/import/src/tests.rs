@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -12,62 +11,68 @@ use super::*;
 use rudder_dataset::npy::encode_header;
 use rudder_dataset::{Dataset, Part, Verify};
 
-fn quiet() -> &'static Progress<'static> {
+pub(super) fn quiet() -> &'static Progress<'static> {
     &|_, _, _| ()
 }
 
-struct Bench(TempDir);
+pub(super) struct Bench(pub(super) TempDir);
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(TempDir::new().unwrap())
     }
 
-    fn out(&self) -> PathBuf {
+    pub(super) fn out(&self) -> PathBuf {
         self.0.path().join("out")
     }
 
-    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    pub(super) fn write(&self, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
         let path = self.0.path().join(name);
         fs::write(&path, bytes).unwrap();
         path
     }
 
-    fn array(&self, name: &str, descr: &str, shape: &[u64], data: &[u8]) -> PathBuf {
+    pub(super) fn array(&self, name: &str, descr: &str, shape: &[u64], data: &[u8]) -> PathBuf {
         self.write(name, [&encode_header(descr, shape), data].concat())
     }
 
-    fn open(&self) -> Dataset {
+    pub(super) fn open(&self) -> Dataset {
         Dataset::open_for_tools(&self.out(), Verify::Full, &|_, _| ()).unwrap()
     }
 
-    fn npy(&self, parts: u16, tables: Vec<ArrayTable>) -> NpyImport {
+    pub(super) fn npy(&self, parts: u16, tables: Vec<ArrayTable>) -> NpyImport {
         let (out, books) = (self.out(), BTreeMap::new());
         NpyImport { name: "n".into(), out, parts, tables, books, existing: Existing::Refuse }
     }
 
-    fn edges(&self, edges: &Path, parts: u16) -> EdgesImport {
+    pub(super) fn edges(&self, edges: &Path, parts: u16) -> EdgesImport {
         EdgesImport {
             name: "g".into(),
             out: self.out(),
             parts,
             seed: 1,
             edges: edges.to_owned(),
+            columns: None,
+            layout: None,
             labels: None,
+            classes: false,
+            vertices: None,
             tables: Vec::new(),
             vertex_type: "_N".into(),
             force_names: false,
+            keep_ids: false,
             existing: Existing::Refuse,
         }
     }
 }
 
-fn table(name: &str, path: &Path, dtype: Option<DType>) -> ArrayTable {
-    ArrayTable { name: name.into(), vertex_type: "_N".into(), path: path.to_owned(), dtype }
+pub(super) fn table(name: &str, path: &Path, dtype: Option<DType>) -> ArrayTable {
+    let source = ArraySource::file(path);
+    ArrayTable { name: name.into(), vertex_type: "_N".into(), source, dtype, lossy: false }
 }
 
 /// All rows of a table in the order of ids, through book and shards.
-fn rows_in_order(dataset: &Dataset, name: &str) -> Vec<u8> {
+pub(super) fn rows_in_order(dataset: &Dataset, name: &str) -> Vec<u8> {
     let table = dataset.table(name).unwrap();
     let shards: Vec<_> = Part::all(dataset.parts()).map(|part| dataset.open_shard(table, part).unwrap()).collect();
     let ids = 0..table.rows;
@@ -78,7 +83,7 @@ fn rows_in_order(dataset: &Dataset, name: &str) -> Vec<u8> {
     .collect()
 }
 
-fn labels_in_order(dataset: &Dataset) -> Vec<i64> {
+pub(super) fn labels_in_order(dataset: &Dataset) -> Vec<i64> {
     rows_in_order(dataset, "label").as_chunks().0.iter().map(|word| i64::from_le_bytes(*word)).collect()
 }
 
@@ -137,14 +142,6 @@ proptest! {
         prop_assert_eq!(summary.edges, expected.len() as u64);
         prop_assert_eq!(back, expected);
     }
-
-    #[test]
-    fn text_never_panics(text in "[0-9a-c ,;\t#\r\n-]{0,60}") {
-        let bench = Bench::new();
-        let path = bench.write("any.txt", text);
-        let _ = read_edges(&path, &[], false, &|_, _| ());
-        let _ = read_labels(&path, &|_, _| ());
-    }
 }
 
 #[test]
@@ -181,6 +178,7 @@ fn npy_refuses_with_the_file_that_is_wrong() {
     let feat = bench.array("feat.npy", "<f4", &[3, 1], &[0; 12]);
     let short = bench.array("short.npy", "<f4", &[2], &[0; 8]);
     let torn = bench.array("torn.npy", "<f4", &[3], &[0; 11]);
+    let halves = bench.array("halves.npy", "<f4", &[2], &[[0; 4], 0.5f32.to_le_bytes()].concat());
     let wide = bench.array("wide.npy", "<u8", &[1], &u64::MAX.to_le_bytes());
     let owner = bench.array("owner.npy", "|u1", &[3], &[0, 1, 2]);
     let few = bench.array("few.npy", "|u1", &[2], &[0, 1]);
@@ -194,7 +192,7 @@ fn npy_refuses_with_the_file_that_is_wrong() {
     let one = |path: &Path, dtype| vec![table("t", path, dtype)];
     refuse(vec![table("a", &feat, None), table("b", &short, None)], None, ["short.npy: 2 rows", "feat.npy has 3"]);
     refuse(one(&torn, None), None, ["torn.npy: truncated", "promises"]);
-    refuse(one(&feat, Some(DType::I64)), None, ["feat.npy", "F32 cannot be stored as i64"]);
+    refuse(one(&halves, Some(DType::I64)), None, ["halves.npy: row 1, column 0: 0.5 does not fit i64", ":DTYPE"]);
     refuse(one(&wide, None), None, ["wide.npy: row 0", "18446744073709551615"]);
     refuse(one(&feat, None), Some(&owner), ["owner.npy: id 2 is owned by part 2", "2 parts"]);
     refuse(one(&feat, None), Some(&few), ["few.npy: 2 rows", "feat.npy has 3"]);
@@ -206,98 +204,155 @@ fn npy_refuses_with_the_file_that_is_wrong() {
 }
 
 #[test]
-fn names_get_ids_in_order_of_appearance_and_are_kept() {
-    let bench = Bench::new();
-    let edges = bench.write("edges.csv", "# a comment\ncarol, alice\n\nalice;bob\r\nbob carol\n");
-    let labels = bench.write("labels.tsv", "dave\tz\ncarol\ty\nbob\tz\n");
-    let list = read_edges(&edges, &[], false, &|_, _| ()).unwrap();
-    assert_eq!(list.names.as_deref(), Some(&["carol".into(), "alice".into(), "bob".into()][..]));
-    assert_eq!(list.edges, [(0, 1), (1, 2), (2, 0)]);
-    let mut import = bench.edges(&edges, 2);
-    import.labels = Some(labels);
-    import_edges(&import, quiet()).unwrap();
-    let dataset = bench.open();
-    // Names of the labels come first: a table's row is then the line of the labels.
-    let names = fs::read_to_string(bench.out().join("ids/_N.names.txt")).unwrap();
-    assert_eq!(names, "dave\ncarol\nbob\nalice\n");
-    assert_eq!(dataset.table("label").unwrap().classes.as_deref(), Some(&["y".into(), "z".into()][..]));
-    let original = dataset.original_ids("_N").unwrap().unwrap();
-    let by_original: BTreeMap<u64, i64> = original.into_iter().zip(labels_in_order(&dataset)).collect();
-    assert_eq!(by_original.into_values().collect::<Vec<_>>(), [1, 0, 1, -1]);
-}
-
-#[test]
-fn labels_of_all_shapes_reach_their_vertices() {
-    let cases: [(&str, &[i64]); 4] = [
-        ("5\n6\n\n8\n", &[5, 6, -1, 8]),
-        ("3,30\n1,10\n0,0\n", &[0, 10, -1, 30]),
-        ("Computer Science\nArt\nArt\nLaw\n", &[1, 0, 0, 2]),
-        ("0ad\tgames\n2048\tgames\nbash\tshells\nvim\teditors\n", &[1, 1, 2, 0]),
+fn what_a_type_does_not_hold_is_an_error_or_counted() {
+    let numbers: Vec<u8> = [1.5f64, 70_000.0, 1e39, 1e-8].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let large: Vec<u8> = [1i64, (1 << 24) + 1].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let cases: [(&str, &[u8], DType, &str, [u64; 3]); 5] = [
+        ("<f8", &numbers, DType::F16, "row 0, column 1: 70000.0 does not fit f16: store it with a wider", [2, 1, 0]),
+        ("<f8", &numbers, DType::Bf16, "row 1, column 0: 1e39 does not fit bf16", [1, 0, 0]),
+        ("<f8", &numbers, DType::F32, "row 1, column 0: 1e39 does not fit f32", [1, 0, 0]),
+        ("<i8", &large, DType::F32, "row 0, column 1: 16777217 does not fit f32", [0, 0, 1]),
+        (">i8", &large, DType::F16, "row 0, column 0: 72057594037927936 does not fit f16", [2, 0, 0]),
     ];
-    for (labels, expected) in cases {
+    for (descr, bytes, dtype, expected, counts) in cases {
         let bench = Bench::new();
-        let pairs: Vec<u8> = [0u32, 1, 1, 2, 2, 3].iter().flat_map(|id| id.to_le_bytes()).collect();
-        let mut import = bench.edges(&bench.array("edges.npy", "<u4", &[3, 2], &pairs), 2);
-        import.labels = Some(bench.write("labels", labels));
-        import_edges(&import, quiet()).unwrap();
-        let dataset = bench.open();
-        let original = dataset.original_ids("_N").unwrap().unwrap();
-        for (id, label) in original.into_iter().zip(labels_in_order(&dataset)) {
-            assert_eq!(label, expected[id as usize], "vertex {id} of {labels:?}");
-        }
-        assert_eq!(bench.out().join("ids/_N.names.txt").exists(), labels.starts_with("0ad"));
+        let path = bench.array("x.npy", descr, &[bytes.len() as u64 / 16, 2], bytes);
+        let mut import = bench.npy(1, vec![table("x", &path, Some(dtype))]);
+        let message = import_npy(&import, quiet()).unwrap_err().to_string();
+        assert!(message.contains(expected) && message.contains("--lossy"), "{message}\nshould say {expected}");
+        import.tables[0].lossy = true;
+        let lost = import_npy(&import, quiet()).unwrap().tables[0].lost.unwrap();
+        assert_eq!([lost.infinite, lost.zero, lost.rounded], counts, "{descr} to {dtype}");
     }
 }
 
 #[test]
-fn edge_arrays_and_packed_text_are_the_same_edges() {
-    let bench = Bench::new();
-    let words = |ids: &[i64]| ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
-    let pairs = bench.array("pairs.npy", "<i8", &[3, 2], &words(&[0, 1, 1, 2, 4, 0]));
-    let index = bench.array("index.npy", "<i8", &[2, 3], &words(&[0, 1, 4, 1, 2, 0]));
-    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-    packer.write_all(b"0 1\n1 2\n4 0\n").unwrap();
-    let text = bench.write("edges.txt.gz", packer.finish().unwrap());
-    for path in [pairs, index, text] {
-        let list = read_edges(&path, &[], false, &|_, _| ()).unwrap();
-        assert_eq!(list, EdgeList { edges: vec![(0, 1), (1, 2), (4, 0)], vertices: 5, names: None });
+fn numbers_of_every_kind_reach_the_table_with_their_value() {
+    let swapped: Vec<u8> = [(1i64 << 40) + 1, -3].iter().flat_map(|x| x.to_be_bytes()).collect();
+    let cases: [(&str, &[u8], DType, &[f64]); 7] = [
+        (">i8", &swapped, DType::I64, &[1_099_511_627_777.0, -3.0]),
+        (">i8", &swapped, DType::F64, &[1_099_511_627_777.0, -3.0]),
+        (">f4", &[0x3f, 0xc0, 0, 0], DType::F32, &[1.5]),
+        ("|b1", &[0, 1], DType::F32, &[0.0, 1.0]),
+        ("<i2", &[0xfe, 0xff], DType::F32, &[-2.0]),
+        ("<u2", &[0xff, 0xff], DType::F32, &[65535.0]),
+        ("|i1", &[0xff], DType::F16, &[-1.0]),
+    ];
+    for (descr, bytes, dtype, expected) in cases {
+        let bench = Bench::new();
+        let path = bench.array("x.npy", descr, &[expected.len() as u64], bytes);
+        import_npy(&bench.npy(1, vec![table("x", &path, Some(dtype))]), quiet()).unwrap();
+        let rows = rows_in_order(&bench.open(), "x");
+        let found: Vec<f64> = rows
+            .chunks(dtype.size())
+            .map(|bytes| match dtype {
+                DType::I64 => i64::from_le_bytes(bytes.try_into().unwrap()) as f64,
+                DType::F64 => f64::from_le_bytes(bytes.try_into().unwrap()),
+                DType::F32 => f64::from(f32::from_le_bytes(bytes.try_into().unwrap())),
+                _ => half::f16::from_le_bytes(bytes.try_into().unwrap()).to_f64(),
+            })
+            .collect();
+        assert_eq!(found, expected, "{descr} to {dtype}");
     }
-    let sparse = bench.write("sparse.txt", "99999999999 7\n");
-    let list = read_edges(&sparse, &[], true, &|_, _| ()).unwrap();
-    assert_eq!((list.vertices, list.edges), (2, vec![(0, 1)]));
+}
+
+/// Writes a `.safetensors` file.
+pub(super) fn safetensors(tensors: &[(&str, &str, &[u64], &[u8])]) -> Vec<u8> {
+    let (mut entries, mut data) = (Vec::new(), Vec::new());
+    for (name, dtype, shape, bytes) in tensors {
+        let (begin, end) = (data.len(), data.len() + bytes.len());
+        entries.push(format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"));
+        data.extend_from_slice(bytes);
+    }
+    let header = format!("{{\"__metadata__\":{{\"format\":\"pt\"}},{}}}", entries.join(","));
+    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()
 }
 
 #[test]
-fn bad_edges_and_labels_name_file_and_line() {
+fn tensors_become_tables() {
     let bench = Bench::new();
-    let good = bench.write("good.txt", "0 1\n1 2\n");
-    let feat = bench.array("feat.npy", "|u1", &[2], &[1, 2]);
-    let refuse = |edges: &str, labels: Option<&str>, with_table: bool, expected: &str| {
-        let path = if edges.is_empty() { good.clone() } else { bench.write("edges.txt", edges) };
-        let mut import = bench.edges(&path, 2);
-        import.labels = labels.map(|labels| bench.write("labels.txt", labels));
-        import.tables.extend(with_table.then(|| table("feat", &feat, None)));
-        let message = import_edges(&import, quiet()).unwrap_err().to_string();
-        assert!(message.contains(expected), "{message}\nshould say: {expected}");
-        assert!(!bench.out().exists());
+    let halves: Vec<u8> = [0x3fc0u16, 0x7f80, 0x0001].iter().flat_map(|x| x.to_le_bytes()).collect();
+    let floats: Vec<u8> = (0..12u8).map(f32::from).flat_map(f32::to_le_bytes).collect();
+    let file = safetensors(&[("b", "BF16", &[3], &halves), ("x.w", "F32", &[3, 2, 2], &floats), ("y", "BOOL", &[3], &[1, 0, 1])]);
+    let path = bench.write("m.safetensors", &file);
+    let import = bench.npy(2, safetensors_tables(&path, "_N").unwrap());
+    import_npy(&import, quiet()).unwrap();
+    let dataset = bench.open();
+    // A brain float is stored as it is, infinities and the smallest number, too.
+    assert_eq!((dataset.table("b").unwrap().dtype, rows_in_order(&dataset, "b")), (DType::Bf16, halves));
+    assert_eq!((dataset.table("x.w").unwrap().width, rows_in_order(&dataset, "x.w")), (4, floats));
+    assert_eq!(rows_in_order(&dataset, "y"), [1, 0, 1]);
+
+    let refuse = |bytes: &[u8], expected: &str| {
+        let path = bench.write("bad.safetensors", bytes);
+        let imported = safetensors_tables(&path, "_N").and_then(|tables| import_npy(&bench.npy(1, tables), quiet()));
+        let message = imported.unwrap_err().to_string();
+        assert!(message.contains(expected), "{message}\nshould say {expected}");
     };
-    refuse("0 1\n\n2\n", None, false, "edges.txt:3: one column");
-    refuse("0 1\n1 2 0.5\n", None, false, "edges.txt:2: 3 columns");
-    refuse("src,dst\n0,1\n", None, false, "edges.txt:2: a pair of integers after a first line");
-    refuse("0 1\n1 4294967295\n", None, false, "edges.txt:2: the vertex id 4294967295");
-    refuse("", None, true, "an edge names vertex 2, but");
-    refuse("", Some("1\n2\n"), false, "labels.txt has only 2 rows");
-    refuse("", Some("0,1\n1\n"), false, "labels.txt:2: the first line has two columns");
-    refuse("", Some("0,1\n0,2\n"), false, "labels.txt: the vertex `0` is there twice");
-    refuse("a b\n", Some("1\n2\n"), false, "labels.txt: the vertices have names");
-    refuse("", Some("7,1\n"), true, "an edge names vertex 2");
-    let negative: Vec<u8> = [0i64, -1].iter().flat_map(|id| id.to_le_bytes()).collect();
-    let path = bench.array("negative.npy", "<i8", &[1, 2], &negative);
-    assert!(read_edges(&path, &[], false, &|_, _| ()).unwrap_err().to_string().contains("negative.npy: row 0"));
-    let path = bench.array("floats.npy", "<f4", &[1, 2], &[0; 8]);
-    assert!(read_edges(&path, &[], false, &|_, _| ()).unwrap_err().to_string().contains("integers"));
-    let path = bench.write("latin.txt", b"0 1\n\xff\xfe 2\n");
-    assert!(read_edges(&path, &[], false, &|_, _| ()).unwrap_err().to_string().contains("latin.txt:2: not text"));
-    let path = bench.write("long.txt", vec![b'1'; 2 << 20]);
-    assert!(read_edges(&path, &[], false, &|_, _| ()).unwrap_err().to_string().contains("long.txt:1: longer"));
+    refuse(&file[..file.len() - 1], "truncated");
+    refuse(&file[..20], "claims a header");
+    refuse(&[0xff; 16], "claims a header");
+    refuse(&safetensors(&[("x", "F8_E4M3", &[1], &[0])]), "F8_E4M3");
+    refuse(&safetensors(&[("x", "F32", &[2], &[0; 4])]), "its shape (2,)");
+    refuse(&safetensors(&[("x", "F32", &[u64::MAX, 8], &[0; 4])]), "too large");
+    refuse(&safetensors(&[("x", "U8", &[2], &[0; 2]), ("y", "U8", &[3], &[0; 3])]), "3 rows, but");
+    refuse(&safetensors(&[("a/b", "U8", &[1], &[0])]), "`a/b`");
+    let source = ArraySource { path, member: Some("z".into()) };
+    let mut import = bench.npy(1, vec![ArrayTable { source, ..table("t", Path::new(""), None) }]);
+    import.existing = Existing::Replace;
+    assert!(import_npy(&import, quiet()).unwrap_err().to_string().contains("no array `z`: it holds b, x.w, y"));
+}
+
+/// Packs files as NumPy does.
+pub(super) fn npz(method: zip::CompressionMethod, arrays: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for (name, bytes) in arrays {
+        let options = zip::write::SimpleFileOptions::default().compression_method(method).large_file(true);
+        writer.start_file(format!("{name}.npy"), options).unwrap();
+        std::io::Write::write_all(&mut writer, bytes).unwrap();
+    }
+    writer.finish().unwrap().into_inner()
+}
+
+#[test]
+fn arrays_of_an_archive_become_tables() {
+    let feat = [encode_header("<f4", &[2, 1]), vec![0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]].concat();
+    let other = [encode_header("|u1", &[2]), vec![5, 6]].concat();
+    for method in [zip::CompressionMethod::Stored, zip::CompressionMethod::Deflated] {
+        let bench = Bench::new();
+        let bytes = npz(method, &[("feat", &feat), ("other", &other)]);
+        let path = bench.write("data.npz", &bytes);
+        let of = |member: Option<&str>| ArrayTable {
+            source: ArraySource { path: path.clone(), member: member.map(str::to_owned) },
+            ..table("t", Path::new(""), None)
+        };
+        let message = import_npy(&bench.npy(1, vec![of(None)]), quiet()).unwrap_err().to_string();
+        assert!(message.contains("feat, other"), "{message}");
+        let mut import = bench.npy(1, vec![of(Some("feat"))]);
+        import_npy(&import, quiet()).unwrap();
+        assert_eq!(rows_in_order(&bench.open(), "t"), feat[feat.len() - 8..]);
+        // A byte that was changed on the way is seen.
+        import.existing = Existing::Replace;
+        let at = bytes.windows(8).position(|bytes| bytes == &feat[feat.len() - 8..]);
+        if let Some(at) = at {
+            let mut bytes = bytes.clone();
+            bytes[at + 2] ^= 1;
+            fs::write(&path, bytes).unwrap();
+            let message = import_npy(&import, quiet()).unwrap_err().to_string();
+            assert!(message.to_lowercase().contains("checksum"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_folder_of_arrays_becomes_tables() {
+    let bench = Bench::new();
+    let dir = bench.0.path().join("arrays");
+    fs::create_dir(&dir).unwrap();
+    assert!(npy_folder(&dir, "_N").unwrap_err().to_string().contains("no .npy file"));
+    fs::write(dir.join("feat.npy"), [encode_header("|u1", &[2]), vec![1, 2]].concat()).unwrap();
+    fs::write(dir.join("label.npy"), [encode_header("|u1", &[2]), vec![3, 4]].concat()).unwrap();
+    fs::write(dir.join("notes.txt"), "x").unwrap();
+    import_npy(&bench.npy(2, npy_folder(&dir, "_N").unwrap()), quiet()).unwrap();
+    assert_eq!(rows_in_order(&bench.open(), "label"), [3, 4]);
 }

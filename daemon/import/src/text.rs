@@ -1,6 +1,6 @@
-//! Lines of a text file, plain or gzip, with bounds. It must never hold more than one line.
+//! Lines of a text file, plain or gzip, with bounds. Reads its input once, front to back, so a pipe will do. It must
+//! never hold more than one line.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 
+use crate::input::{Input, Kind};
 use rudder_dataset::DatasetError;
 
 /// Longest line that is read.
@@ -16,21 +17,25 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// Lines between two reports of progress.
 const LINES_PER_REPORT: u64 = 1 << 16;
 
-/// Reads a file line by line; names ending in `.gz` are unpacked.
+/// Bytes that are read at once.
+const BUFFER_BYTES: usize = 1 << 18;
+
+/// Reads a file line by line; gzip is unpacked.
 pub(super) struct Lines<'a> {
     path: PathBuf,
     reader: Box<dyn BufRead>,
     line: String,
     number: u64,
+    comments: u64,
     read: Arc<AtomicU64>,
     total: u64,
     progress: &'a dyn Fn(u64, u64),
 }
 
 /// Counts the bytes taken from the file, before unpacking.
-struct Counting(File, Arc<AtomicU64>);
+struct Counting<R>(R, Arc<AtomicU64>);
 
-impl Read for Counting {
+impl<R: Read> Read for Counting<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let read = self.0.read(buffer)?;
         self.1.fetch_add(read as u64, Ordering::Relaxed);
@@ -40,17 +45,22 @@ impl Read for Counting {
 
 impl<'a> Lines<'a> {
     pub(super) fn open(path: &Path, progress: &'a dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
-        let file = File::open(path).map_err(DatasetError::io(path, "open"))?;
-        let total = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
+        Self::of(Input::open(path)?, progress)
+    }
+
+    pub(super) fn of(input: Input, progress: &'a dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        let (path, total, kind) = (input.path().to_owned(), input.bytes(), input.kind());
         let read = Arc::new(AtomicU64::new(0));
-        let counting = BufReader::with_capacity(1 << 18, Counting(file, Arc::clone(&read)));
-        let is_packed = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-        let reader: Box<dyn BufRead> = if is_packed {
-            Box::new(BufReader::with_capacity(1 << 18, MultiGzDecoder::new(counting)))
-        } else {
-            Box::new(counting)
+        let counting = BufReader::with_capacity(BUFFER_BYTES, Counting(input.into_reader(), Arc::clone(&read)));
+        let wrong = |what: &str| Err(DatasetError::Input(format!("{}: {what}", path.display())));
+        let reader: Box<dyn BufRead> = match kind {
+            Kind::Gzip => Box::new(BufReader::with_capacity(BUFFER_BYTES, MultiGzDecoder::new(counting))),
+            Kind::Other => Box::new(counting),
+            Kind::Npy => return wrong("an array, where text is expected: give it as a table (--table NAME=FILE)"),
+            Kind::Zip => return wrong("a zip archive, where text is expected: unpack it first"),
+            Kind::Packed(program) => return wrong(&format!("packed: unpack it first, with `{program}`")),
         };
-        Ok(Self { path: path.to_owned(), reader, line: String::new(), number: 0, read, total, progress })
+        Ok(Self { path, reader, line: String::new(), number: 0, comments: 0, read, total, progress })
     }
 
     /// Goes to the next line that is no comment (`#` first); false at the end of the file.
@@ -73,7 +83,18 @@ impl<'a> Lines<'a> {
             if self.line.len() > LINE_BYTES_MAX {
                 return Err(self.error(format!("longer than {LINE_BYTES_MAX} bytes")));
             }
-            if !self.line.starts_with('#') {
+            if self.number == 1 && self.line.starts_with('\u{feff}') {
+                // The byte order mark of text from Windows.
+                self.line.drain(..'\u{feff}'.len_utf8());
+            }
+            if self.line().contains(['\r', '\0']) {
+                return Err(self.error(
+                    "a carriage return or a zero byte inside a line: save the file as UTF-8 text whose lines end in \\n",
+                ));
+            }
+            if self.line.trim_start().starts_with('#') {
+                self.comments += 1;
+            } else {
                 return Ok(true);
             }
         }
@@ -81,11 +102,32 @@ impl<'a> Lines<'a> {
 
     /// The line without its end.
     pub(super) fn line(&self) -> &str {
-        self.line.trim_end_matches(['\n', '\r'])
+        let line = self.line.strip_suffix('\n').unwrap_or(&self.line);
+        line.strip_suffix('\r').unwrap_or(line)
+    }
+
+    /// The number of the line that was read last, from 1.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Comments so far.
+    pub(super) fn comments(&self) -> u64 {
+        self.comments
+    }
+
+    /// The name of the file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error about the line that was read last.
     pub(super) fn error(&self, what: impl Into<String>) -> DatasetError {
-        DatasetError::Text { path: self.path.clone(), line: self.number, what: what.into() }
+        self.error_at(self.number, what)
+    }
+
+    /// An error about a line.
+    pub(super) fn error_at(&self, line: u64, what: impl Into<String>) -> DatasetError {
+        DatasetError::Text { path: self.path.clone(), line, what: what.into() }
     }
 }

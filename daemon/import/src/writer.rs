@@ -1,17 +1,17 @@
 //! Writes a dataset: tables row by row into one `.npy` shard per part, side files, and at last the manifest. All of it
-//! goes to a hidden folder beside the target, which takes the target's name in [`DatasetWriter::finish`]: a reader sees
-//! the whole dataset or none. It must never hold more than a buffer of any table in memory, and never remove a folder
-//! that is not a dataset.
+//! goes to a hidden folder, which takes the target's name in [`DatasetWriter::finish`]. It must never hold more than a
+//! buffer of any table in memory.
 
 use std::fs::{self, File};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rudder_client::DType;
 
 use crate::sink::Sink;
+use crate::staging::{Staging, gate};
 use crate::table_writer::TableWriter;
+use crate::target::{Existing, check_target};
 use rudder_dataset::DatasetError;
 use rudder_dataset::manifest::{
     BookManifest, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX, TableManifest,
@@ -31,33 +31,13 @@ pub enum BookSpec<'a> {
     },
 }
 
-/// What may become of a folder that is there already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Existing {
-    /// It must be absent or empty.
-    Refuse,
-    /// It may be a dataset, which is replaced when the new one is complete.
-    Replace,
-}
-
 /// A dataset being written. Dropped before [`DatasetWriter::finish`], it removes what it wrote.
 #[derive(Debug)]
 pub struct DatasetWriter {
-    target: PathBuf,
     staging: Staging,
+    existing: Existing,
     manifest: Manifest,
     books: Vec<Arc<PartitionBook>>,
-}
-
-/// The hidden folder, removed on drop unless it was renamed.
-#[derive(Debug)]
-struct Staging(PathBuf);
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a successful rename there is nothing of this name.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 impl DatasetWriter {
@@ -70,7 +50,7 @@ impl DatasetWriter {
         if parts == 0 {
             return Err(DatasetError::Input("a dataset has at least one part".into()));
         }
-        let staging = create_staging(dir)?;
+        let staging = Staging::create(dir)?;
         let manifest = Manifest {
             format: FORMAT_VERSION,
             name: name.to_owned(),
@@ -79,7 +59,7 @@ impl DatasetWriter {
             tables: Vec::new(),
             graph: None,
         };
-        Ok(Self { target: dir.to_owned(), staging, manifest, books: Vec::new() })
+        Ok(Self { staging, existing, manifest, books: Vec::new() })
     }
 
     /// Adds a vertex type and says who owns its ids.
@@ -152,7 +132,7 @@ impl DatasetWriter {
         names: impl Iterator<Item = &'a str>,
     ) -> Result<(), DatasetError> {
         let at = self.index_of(vertex_type)?;
-        let mut sink = Sink::create(&self.staging.0, &format!("ids/{vertex_type}.names.txt"))?;
+        let mut sink = Sink::create(&self.staging.data(), &format!("ids/{vertex_type}.names.txt"))?;
         for name in names {
             if name.contains('\n') {
                 return Err(DatasetError::Input(format!("the vertex name {name:?} holds a line break")));
@@ -226,7 +206,7 @@ impl DatasetWriter {
             shards: Vec::new(),
             classes: None,
         });
-        Ok(TableWriter::new(self.staging.0.clone(), name, self.manifest.tables.len() - 1, dtype, width, book))
+        Ok(TableWriter::new(self.staging.data(), name, self.manifest.tables.len() - 1, dtype, width, book))
     }
 
     /// Ends a table whose rows are all written.
@@ -257,16 +237,20 @@ impl DatasetWriter {
     /// Writes the manifest and gives the dataset its name.
     ///
     /// # Errors
-    /// [`DatasetError::Manifest`] when a table was not closed; I/O errors. The target is then as it was.
+    /// [`DatasetError::Manifest`] when a table was not closed; [`DatasetError::OutputExists`] or
+    /// [`DatasetError::OutputForeign`] when the target has become what may not be replaced; I/O errors. The target is
+    /// then as it was.
     pub fn finish(self) -> Result<Manifest, DatasetError> {
-        let path = self.staging.0.join(MANIFEST_FILE);
-        self.manifest.check(&self.target.join(MANIFEST_FILE))?;
+        let path = self.staging.data().join(MANIFEST_FILE);
+        self.manifest.check(&path)?;
         let syntax = |source| DatasetError::ManifestSyntax { path: path.clone(), source };
         let text = self.manifest.to_json().map_err(syntax)?;
+        let gate = gate();
         fs::write(&path, text).map_err(DatasetError::io(&path, "write"))?;
         // Checksums tell a reader of shards that a power cut tore; the names must not outlive the manifest.
         File::open(&path).and_then(|file| file.sync_all()).map_err(DatasetError::io(&path, "write to disk"))?;
-        replace(&self.staging.0, &self.target)?;
+        drop(gate);
+        self.staging.commit(self.existing)?;
         Ok(self.manifest)
     }
 
@@ -282,7 +266,7 @@ impl DatasetWriter {
         shape: &[u64],
         pieces: impl IntoIterator<Item = B>,
     ) -> Result<FileManifest, DatasetError> {
-        let mut sink = Sink::create(&self.staging.0, path)?;
+        let mut sink = Sink::create(&self.staging.data(), path)?;
         sink.write(&rudder_dataset::npy::encode_header(descr, shape))?;
         for piece in pieces {
             sink.write(piece.as_ref())?;
@@ -298,58 +282,4 @@ fn check_name(what: &str, name: &str) -> Result<(), DatasetError> {
         return Ok(());
     }
     Err(DatasetError::Input(format!("{what} `{name}`: use up to 128 letters, digits, `_`, `-`, `.` or `:`")))
-}
-
-/// Fails when `dir` may not become a dataset: to be asked before long work.
-pub(crate) fn check_target(dir: &Path, existing: Existing) -> Result<(), DatasetError> {
-    let mut entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => return Err(DatasetError::io(dir, "read the folder")(source)),
-    };
-    if entries.next().is_none() {
-        return Ok(());
-    }
-    match existing {
-        Existing::Refuse => Err(DatasetError::OutputExists { dir: dir.to_owned() }),
-        Existing::Replace if !dir.join(MANIFEST_FILE).is_file() => {
-            Err(DatasetError::OutputForeign { dir: dir.to_owned() })
-        }
-        Existing::Replace => Ok(()),
-    }
-}
-
-/// A hidden name beside `target`, so that the rename stays on one file system.
-fn sibling(target: &Path, purpose: &str) -> Result<PathBuf, DatasetError> {
-    let name = target
-        .file_name()
-        .ok_or_else(|| DatasetError::Input(format!("{}: name a folder to write the dataset to", target.display())))?;
-    let tag = fastrand::u32(..);
-    Ok(target.with_file_name(format!(".{}.{purpose}-{}-{tag:08x}", name.to_string_lossy(), std::process::id())))
-}
-
-fn create_staging(target: &Path) -> Result<Staging, DatasetError> {
-    let path = sibling(target, "partial")?;
-    fs::create_dir_all(&path).map_err(DatasetError::io(&path, "create the folder"))?;
-    Ok(Staging(path))
-}
-
-/// Renames `staging` to `target`; what was there is moved away first and put back when the rename fails.
-fn replace(staging: &Path, target: &Path) -> Result<(), DatasetError> {
-    let old = sibling(target, "replaced")?;
-    let had_old = match fs::rename(target, &old) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-        Err(source) => return Err(DatasetError::io(target, "move the old dataset away")(source)),
-    };
-    if let Err(source) = fs::rename(staging, target) {
-        if had_old {
-            let _ = fs::rename(&old, target);
-        }
-        return Err(DatasetError::io(target, "give the dataset its name")(source));
-    }
-    if had_old {
-        fs::remove_dir_all(&old).map_err(DatasetError::io(&old, "remove the old dataset"))?;
-    }
-    Ok(())
 }
