@@ -261,7 +261,8 @@ fn the_summary_says_what_was_assumed() {
     let text = said(&place.run(&arguments).stdout);
     let json: serde_json::Value =
         serde_json::from_slice(&place.run(&[arguments.as_slice(), &["--json"]].concat()).stdout).unwrap();
-    let notes = json["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect::<Vec<_>>().join("\n");
+    let notes =
+        json["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect::<Vec<_>>().join("\n");
     for words in [
         "e.csv:1: taken as a heading",
         "l.csv:1: taken as a heading",

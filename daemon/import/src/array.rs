@@ -68,12 +68,7 @@ impl Wanted {
 
 impl ArrayFile {
     /// Takes an open file whose header was read.
-    pub(super) fn new(
-        name: String,
-        file: File,
-        header: &ForeignHeader,
-        wanted: Wanted,
-    ) -> Result<Self, DatasetError> {
+    pub(super) fn new(name: String, file: File, header: &ForeignHeader, wanted: Wanted) -> Result<Self, DatasetError> {
         let wrong = |what: String| DatasetError::Input(format!("{name}: {what}"));
         if header.is_fortran_order {
             return Err(wrong(
@@ -87,8 +82,8 @@ impl ArrayFile {
         let width = header.header.width();
         let row_bytes = width.saturating_mul(dtype.size() as u64);
         let width = u32::try_from(width).ok().filter(|_| (1..=ROW_BYTES_MAX).contains(&row_bytes));
-        let width = width
-            .ok_or_else(|| wrong(format!("the shape {shape} gives no rows of 1 to {ROW_BYTES_MAX} bytes")))?;
+        let width =
+            width.ok_or_else(|| wrong(format!("the shape {shape} gives no rows of 1 to {ROW_BYTES_MAX} bytes")))?;
         let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(Path::new(&name), "map"))?;
         Ok(Self {
             file,

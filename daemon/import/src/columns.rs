@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn tokens_are_ids_numbers_or_words() {
-        let ids = [("0", 0), ("007", 7), ("+5", 5), ("4.0", 4), ("2e0", 2), ("0.000000000000000000e+00", 0), ("'3'", 3)];
+        let ids =
+            [("0", 0), ("007", 7), ("+5", 5), ("4.0", 4), ("2e0", 2), ("0.000000000000000000e+00", 0), ("'3'", 3)];
         for (text, id) in ids {
             assert_eq!(Token::of(text), Token::Id(id), "{text}");
         }

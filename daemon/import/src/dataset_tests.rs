@@ -274,7 +274,10 @@ fn a_graph_dataset_keeps_every_edge_and_row() {
         dtype: DType::F32,
         width: 2,
         classes: None,
-        fill: Box::new(|id, row| row[..4].copy_from_slice(&(id as f32).to_le_bytes())),
+        fill: Box::new(|id, row| {
+            row[..4].copy_from_slice(&(id as f32).to_le_bytes());
+            Ok(())
+        }),
     };
     let source = GraphDataset {
         name: "g".into(),
@@ -284,6 +287,7 @@ fn a_graph_dataset_keeps_every_edge_and_row() {
         tables: vec![table],
         parts: 3,
         seed: 1,
+        keep_ids: false,
     };
     let summary = write_graph_dataset(&dir, &source, Existing::Refuse, quiet()).unwrap();
     let dataset = Dataset::open_for_tools(&dir, Verify::Full, quiet()).unwrap();

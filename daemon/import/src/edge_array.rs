@@ -56,12 +56,13 @@ fn layout_of(shape: &[u64], asked: Option<EdgeLayout>) -> Result<EdgeLayout, Str
         (Some(EdgeLayout::Rows), true, _) => Ok(EdgeLayout::Rows),
         (Some(EdgeLayout::Pairs), ..) => Err("has no two columns (--edge-layout pairs)".into()),
         (Some(EdgeLayout::Rows), ..) => Err("has no two rows (--edge-layout rows)".into()),
-        (None, true, true) => Err("can be read in two ways: say whether each row is an edge (--edge-layout pairs), or \
+        (None, true, true) => {
+            Err("can be read in two ways: say whether each row is an edge (--edge-layout pairs), or \
                                    the first row holds the sources and the second the destinations (--edge-layout rows)"
-            .into()),
+                .into())
+        }
         (None, false, true) => Ok(EdgeLayout::Pairs),
         (None, true, false) => Ok(EdgeLayout::Rows),
         (None, false, false) => Err("is no edge list: edges are [m, 2] or [2, m]".into()),
     }
 }
-

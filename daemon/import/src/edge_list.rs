@@ -59,11 +59,7 @@ pub struct EdgeOptions {
 ///
 /// # Errors
 /// [`DatasetError`] naming file, line and column for all that may be read in more than one way.
-pub fn read_edges(
-    path: &Path,
-    options: EdgeOptions,
-    progress: &dyn Fn(u64, u64),
-) -> Result<EdgeList, DatasetError> {
+pub fn read_edges(path: &Path, options: EdgeOptions, progress: &dyn Fn(u64, u64)) -> Result<EdgeList, DatasetError> {
     read_edges_with(path, options, &Scratch::beside(Path::new("edges")), progress)
 }
 
@@ -83,7 +79,8 @@ pub(super) fn read_edges_with(
         read_edge_array(&name, file, &header, layout, &mut collector)?;
         return Ok(collector.finish(Vec::new()));
     }
-    let mut reader = TextEdges { lines: Lines::of(input, progress)?, columns, separator: None, collector, blank: 0, percent: 0 };
+    let mut reader =
+        TextEdges { lines: Lines::of(input, progress)?, columns, separator: None, collector, blank: 0, percent: 0 };
     let heading = reader.read()?;
     let notes = reader.notes(heading);
     let TextEdges { lines, collector, .. } = reader;

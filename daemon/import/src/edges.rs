@@ -164,11 +164,7 @@ fn settle(edges: &EdgeList, rows: Option<&RowCount>, joined: Option<&Joined>) ->
 }
 
 /// Says how rows of tables find their vertices; fails when nothing says so.
-fn check_join(
-    import: &EdgesImport,
-    edges: &EdgeList,
-    joined: Option<&Joined>,
-) -> Result<Vec<String>, DatasetError> {
+fn check_join(import: &EdgesImport, edges: &EdgeList, joined: Option<&Joined>) -> Result<Vec<String>, DatasetError> {
     let Some(table) = import.tables.first() else { return Ok(Vec::new()) };
     let Some(names) = &edges.names else {
         return Ok(vec!["rows of tables belong to the vertices 0, 1, ... in the order of original ids".into()]);

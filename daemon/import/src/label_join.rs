@@ -146,9 +146,9 @@ fn by_line(text: &mut LabelText<'_>, vertices: &Vertices<'_>) -> Result<Slots, D
     let found = text.rows.len() as u64;
     if found != rows {
         return Err(DatasetError::Input(format!(
-            "{}: {found} labels, but {by} has {rows} vertices, and without ids each vertex needs a line: if the first \
-             line is a heading, put `#` before it; if there are vertices without edges, give the number of all \
-             (--vertices {found})",
+            "{}: {found} labels for the {rows} vertices of {by}, and without ids each vertex needs a line: if the first line \
+             is a heading, put `#` before it; if there are vertices without edges, give the number of all (--vertices \
+             {found})",
             text.path().display()
         )));
     }
@@ -180,9 +180,9 @@ fn by_name(text: &LabelText<'_>, vertices: Vertices<'_>) -> Result<Slots, Datase
     let Some(names) = vertices.names else { return Ok((Vec::new(), 0, None)) };
     let keys = || text.rows.iter().map(|row| row.key.as_deref().unwrap_or_default());
     if names.source().is_none() {
-        let moved = names.put_first(keys()).map_err(|what| {
-            DatasetError::Input(format!("{}: {what}", text.path().display()))
-        })?;
+        let moved = names
+            .put_first(keys())
+            .map_err(|what| DatasetError::Input(format!("{}: {what}", text.path().display())))?;
         for (a, b) in vertices.edges {
             (*a, *b) = (moved[*a as usize], moved[*b as usize]);
         }

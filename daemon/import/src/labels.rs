@@ -250,7 +250,9 @@ impl<'a> LabelText<'a> {
             let (label, other, line) = (word(odd), word(other), other.line);
             return Err(self.error(
                 odd,
-                format!("the label `{label}` {is}, unlike `{other}` in line {line}: {way_out}, and put `#` before a heading"),
+                format!(
+                    "the label `{label}` {is}, unlike `{other}` in line {line}: {way_out}, and put `#` before a heading"
+                ),
             ));
         }
         if let (Some(missing), Some(_)) = (first(|label| label == Label::Missing), name) {

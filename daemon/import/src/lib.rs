@@ -20,6 +20,8 @@ mod label_join;
 mod labels;
 mod npy;
 mod ogb;
+#[cfg(test)]
+mod ogb_tests;
 mod ogb_text;
 mod partition;
 mod relabel;

@@ -263,7 +263,11 @@ impl Reader<'_> {
                 let name = labels.name().to_owned();
                 let array = ArrayFile::raw(name, file, (labels.rows(), 1), NpyType::I64, Wanted::default())?;
                 found.tables.push((LABEL_TABLE.into(), array));
-                found.notes.push(format!("{}: {missing} of {} vertices have no label (-1)", labels.name(), labels.rows()));
+                found.notes.push(format!(
+                    "{}: {missing} of {} vertices have no label (-1)",
+                    labels.name(),
+                    labels.rows()
+                ));
                 return Ok(());
             }
         }
@@ -335,7 +339,8 @@ impl Reader<'_> {
     }
 
     fn edges(&self, layout: &Layout, rows: &RowCount) -> Result<(PathBuf, EdgeList), DatasetError> {
-        let options = EdgeOptions { rows: Some(rows.clone()), layout: Some(EdgeLayout::Rows), ..EdgeOptions::default() };
+        let options =
+            EdgeOptions { rows: Some(rows.clone()), layout: Some(EdgeLayout::Rows), ..EdgeOptions::default() };
         match layout {
             Layout::Csv(raw) => {
                 let path = file(raw, "edge.csv").ok_or_else(|| missing(raw, "edge.csv.gz"))?;

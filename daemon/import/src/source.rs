@@ -17,6 +17,9 @@ use rudder_dataset::npy::{ForeignHeader, NpyHeader, NpyType, Shape};
 /// Longest header of a `.safetensors` file, as in its own library.
 const SAFETENSORS_HEADER_MAX: u64 = 100_000_000;
 
+/// The entry of the header that is no tensor.
+const SAFETENSORS_METADATA: &str = "__metadata__";
+
 /// Where an array is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ArraySource {
@@ -33,11 +36,7 @@ impl ArraySource {
     }
 }
 
-pub(super) fn open_source(
-    source: &ArraySource,
-    wanted: Wanted,
-    scratch: &Scratch,
-) -> Result<ArrayFile, DatasetError> {
+pub(super) fn open_source(source: &ArraySource, wanted: Wanted, scratch: &Scratch) -> Result<ArrayFile, DatasetError> {
     let input = Input::open(&source.path)?;
     let path = input.path().to_owned();
     if is_safetensors(&path) {
@@ -150,19 +149,11 @@ fn wrong_zip(path: &Path, error: &zip::result::ZipError) -> DatasetError {
 }
 
 /// A tensor as the header of a `.safetensors` file describes it.
-#[derive(Debug, Deserialize)]
+#[derive(Deserialize)]
 struct Tensor {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
-}
-
-/// An entry of the header: a tensor, or the file's own words.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Tensor(Tensor),
-    Metadata(BTreeMap<String, serde_json::Value>),
 }
 
 /// A `.safetensors` file: u64 length of the header, the header in JSON, the tensors' bytes in little endian.
@@ -189,16 +180,12 @@ impl Safetensors {
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header).map_err(DatasetError::io(&path, "read"))?;
-        let entries: BTreeMap<String, Entry> =
-            serde_json::from_slice(&header).map_err(|error| wrong(format!("malformed header: {error}")))?;
+        let malformed = |error: serde_json::Error| wrong(format!("malformed header: {error}"));
+        let mut entries: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header).map_err(malformed)?;
+        entries.remove(SAFETENSORS_METADATA);
+        let tensors = entries.into_iter().map(|(name, entry)| Ok((name, serde_json::from_value(entry)?)));
+        let tensors: BTreeMap<String, Tensor> = tensors.collect::<Result<_, _>>().map_err(malformed)?;
         let start = 8 + length;
-        let tensors: BTreeMap<String, Tensor> = entries
-            .into_iter()
-            .filter_map(|(name, entry)| match entry {
-                Entry::Tensor(tensor) => Some((name, tensor)),
-                Entry::Metadata(_) => None,
-            })
-            .collect();
         let end = tensors.values().map(|tensor| tensor.data_offsets.1).max().unwrap_or(0);
         let expected = start.checked_add(end).ok_or_else(|| wrong("malformed header: offsets above 2^64".into()))?;
         if bytes < expected {
@@ -240,12 +227,18 @@ impl Safetensors {
             other => return Err(wrong(format!("elements {other} are not stored in tables: convert the tensor first"))),
         };
         let (begin, end) = tensor.data_offsets;
-        let header = NpyHeader { element, shape: Shape(tensor.shape.clone()), data_offset: self.start.saturating_add(begin) };
+        let header =
+            NpyHeader { element, shape: Shape(tensor.shape.clone()), data_offset: self.start.saturating_add(begin) };
         let bytes = header.data_bytes().map_err(DatasetError::npy(Path::new(&label)))?;
         if end.checked_sub(begin) != Some(bytes) {
-            return Err(wrong(format!("its shape {} is not that of its {} bytes", header.shape, end.wrapping_sub(begin))));
+            return Err(wrong(format!(
+                "its shape {} is not that of its {} bytes",
+                header.shape,
+                end.wrapping_sub(begin)
+            )));
         }
-        let header = ForeignHeader { header, descr: tensor.dtype.clone(), is_big_endian: false, is_fortran_order: false };
+        let header =
+            ForeignHeader { header, descr: tensor.dtype.clone(), is_big_endian: false, is_fortran_order: false };
         let file = self.file.try_clone().map_err(DatasetError::io(&self.path, "open"))?;
         ArrayFile::new(label, file, &header, wanted)
     }

@@ -138,9 +138,9 @@ impl Staging {
     fn replace_in_two_steps(&self, data: &Path) -> Result<(), DatasetError> {
         let (target, old) = (&self.target, self.folder.join(OLD));
         fs::rename(target, &old).map_err(DatasetError::io(target, "move the old dataset away"))?;
-        let renamed = check_replaceable(&old).map_err(|error| renamed(error, target)).and_then(|()| {
-            fs::rename(data, target).map_err(DatasetError::io(target, "give the dataset its name"))
-        });
+        let renamed = check_replaceable(&old)
+            .map_err(|error| renamed(error, target))
+            .and_then(|()| fs::rename(data, target).map_err(DatasetError::io(target, "give the dataset its name")));
         if renamed.is_err() {
             fs::rename(&old, target).map_err(DatasetError::io(target, "put the old dataset back"))?;
         }

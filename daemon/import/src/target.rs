@@ -26,11 +26,8 @@ pub enum Existing {
 /// Where a dataset goes when `dir` is asked for: `dir` itself, or what it links to.
 pub(crate) fn resolve(dir: &Path) -> Result<PathBuf, DatasetError> {
     let is_link = fs::symlink_metadata(dir).is_ok_and(|metadata| metadata.is_symlink());
-    let target = if is_link {
-        fs::canonicalize(dir).map_err(DatasetError::io(dir, "follow the link"))?
-    } else {
-        dir.to_owned()
-    };
+    let target =
+        if is_link { fs::canonicalize(dir).map_err(DatasetError::io(dir, "follow the link"))? } else { dir.to_owned() };
     if target.file_name().is_none() {
         return Err(DatasetError::Input(format!("{}: name a folder to write the dataset to", dir.display())));
     }

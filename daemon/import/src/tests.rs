@@ -261,7 +261,8 @@ pub(super) fn safetensors(tensors: &[(&str, &str, &[u64], &[u8])]) -> Vec<u8> {
     let (mut entries, mut data) = (Vec::new(), Vec::new());
     for (name, dtype, shape, bytes) in tensors {
         let (begin, end) = (data.len(), data.len() + bytes.len());
-        entries.push(format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"));
+        entries
+            .push(format!("\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":{shape:?},\"data_offsets\":[{begin},{end}]}}"));
         data.extend_from_slice(bytes);
     }
     let header = format!("{{\"__metadata__\":{{\"format\":\"pt\"}},{}}}", entries.join(","));
@@ -273,7 +274,11 @@ fn tensors_become_tables() {
     let bench = Bench::new();
     let halves: Vec<u8> = [0x3fc0u16, 0x7f80, 0x0001].iter().flat_map(|x| x.to_le_bytes()).collect();
     let floats: Vec<u8> = (0..12u8).map(f32::from).flat_map(f32::to_le_bytes).collect();
-    let file = safetensors(&[("b", "BF16", &[3], &halves), ("x.w", "F32", &[3, 2, 2], &floats), ("y", "BOOL", &[3], &[1, 0, 1])]);
+    let file = safetensors(&[
+        ("b", "BF16", &[3], &halves),
+        ("x.w", "F32", &[3, 2, 2], &floats),
+        ("y", "BOOL", &[3], &[1, 0, 1]),
+    ]);
     let path = bench.write("m.safetensors", &file);
     let import = bench.npy(2, safetensors_tables(&path, "_N").unwrap());
     import_npy(&import, quiet()).unwrap();
@@ -285,7 +290,8 @@ fn tensors_become_tables() {
 
     let refuse = |bytes: &[u8], expected: &str| {
         let path = bench.write("bad.safetensors", bytes);
-        let imported = safetensors_tables(&path, "_N").and_then(|tables| import_npy(&bench.npy(1, tables), quiet()));
+        let replacing = |tables| NpyImport { existing: Existing::Replace, ..bench.npy(1, tables) };
+        let imported = safetensors_tables(&path, "_N").and_then(|tables| import_npy(&replacing(tables), quiet()));
         let message = imported.unwrap_err().to_string();
         assert!(message.contains(expected), "{message}\nshould say {expected}");
     };
