@@ -14,6 +14,38 @@ use crate::vertices::{Names, RowCount, check_id};
 use rudder_dataset::DatasetError;
 use rudder_dataset::npy::ForeignHeader;
 
+/// Words that head columns of edges, in lower case and without signs.
+const HEADINGS: [&str; 28] = [
+    "src",
+    "dst",
+    "dest",
+    "source",
+    "target",
+    "from",
+    "to",
+    "head",
+    "tail",
+    "start",
+    "end",
+    "sourceid",
+    "targetid",
+    "srcid",
+    "dstid",
+    "fromid",
+    "toid",
+    "fromnodeid",
+    "tonodeid",
+    "fromnode",
+    "tonode",
+    "startid",
+    "endid",
+    "node1",
+    "node2",
+    "id1",
+    "id2",
+    "destination",
+];
+
 /// Edges in the order of the file, ends as 32-bit ids.
 #[derive(Clone, Debug, Default)]
 pub struct EdgeList {
@@ -79,10 +111,11 @@ pub(super) fn read_edges_with(
         read_edge_array(&name, file, &header, layout, &mut collector)?;
         return Ok(collector.finish(Vec::new()));
     }
-    let mut reader =
-        TextEdges { lines: Lines::of(input, progress)?, columns, separator: None, collector, blank: 0, percent: 0 };
-    let heading = reader.read()?;
-    let notes = reader.notes(heading);
+    let lines = Lines::of(input, progress)?;
+    let (separator, blank, percent, first, heading) = (None, 0, 0, None, None);
+    let mut reader = TextEdges { lines, columns, separator, collector, blank, percent, first, heading };
+    reader.read()?;
+    let notes = reader.notes();
     let TextEdges { lines, collector, .. } = reader;
     collector.check_greatest().map_err(|(line, what)| lines.error_at(line, what))?;
     Ok(collector.finish(notes))
@@ -158,6 +191,26 @@ impl Collector {
         }
     }
 
+    /// The names of the first edge, where no other edge has them and no list of names vouches for them.
+    fn lonely_first_edge(&self) -> Option<(String, String)> {
+        let names = self.names.as_ref().filter(|names| names.source().is_none())?;
+        let (&(a, b), rest) = self.edges.split_first().filter(|(_, rest)| !rest.is_empty())?;
+        let is_lonely = a != b && rest.iter().all(|edge| ![a, b].contains(&edge.0) && ![a, b].contains(&edge.1));
+        let name = |id: u32| names.list().get(id as usize).cloned();
+        name(a).zip(name(b)).filter(|_| is_lonely)
+    }
+
+    /// Takes the first edge back, whose names have the ids 0 and 1, and no other edge has them.
+    fn drop_first_edge(&mut self) {
+        self.edges.remove(0);
+        for (a, b) in &mut self.edges {
+            (*a, *b) = (*a - 2, *b - 2);
+        }
+        if let Some(names) = &mut self.names {
+            names.drop_first(2);
+        }
+    }
+
     fn finish(self, notes: Vec<String>) -> EdgeList {
         let vertices = match &self.names {
             Some(names) => names.len(),
@@ -174,6 +227,9 @@ struct TextEdges<'a> {
     collector: Collector,
     blank: u64,
     percent: u64,
+    /// The first line with an edge or a heading.
+    first: Option<u64>,
+    heading: Option<u64>,
 }
 
 /// What the lines so far say of the vertices.
@@ -181,15 +237,17 @@ enum Ends {
     Unknown,
     /// Two words in the first line: names or a heading.
     Words(u64, String, String),
-    Integers,
+    /// With the line of the heading, where this line is the first below it.
+    Integers {
+        heading: Option<u64>,
+    },
     Names,
 }
 
 impl TextEdges<'_> {
-    /// Reads all lines; the heading, if there was one.
-    fn read(&mut self) -> Result<Option<u64>, DatasetError> {
+    /// Reads all lines.
+    fn read(&mut self) -> Result<(), DatasetError> {
         let mut state = if self.collector.is_forced() { Ends::Names } else { Ends::Unknown };
-        let mut heading = None;
         while self.lines.advance()? {
             let line = self.lines.line();
             if line.trim().is_empty() {
@@ -209,32 +267,12 @@ impl TextEdges<'_> {
             let separator = *self.separator.get_or_insert_with(|| Separator::of(line));
             let (a, b) = ends(line, separator, self.columns).map_err(|what| self.lines.error(what))?;
             let number = self.lines.number();
-            let tokens = (Token::of(&a), Token::of(&b));
-            let pushed = match (&state, tokens) {
-                (Ends::Names, (Token::Id(_), Token::Id(_))) if !self.collector.is_forced() => Err(format!(
-                    "`{a}` and `{b}` are integers, but the lines before have names: if all are names, say so (--names)"
-                )),
-                (Ends::Names, _) => self.collector.push_names(&a, &b),
-                (_, (Token::Id(a), Token::Id(b))) => {
-                    if let Ends::Words(line, ..) = state {
-                        heading = Some(line);
-                    }
-                    state = Ends::Integers;
-                    self.collector.push_ids(a, b, number)
-                }
-                (Ends::Unknown, (Token::Word, Token::Word)) => {
-                    state = Ends::Words(number, a.into_owned(), b.into_owned());
-                    Ok(())
-                }
-                (Ends::Words(_, first, second), (Token::Word, _) | (_, Token::Word)) => {
-                    let pushed = self.collector.push_names(first, second);
-                    let pushed = pushed.and_then(|()| self.collector.push_names(&a, &b));
-                    state = Ends::Names;
-                    pushed
-                }
-                (_, tokens) => Err(odd(&a, &b, tokens)),
-            };
-            pushed.map_err(|what| self.lines.error(what))?;
+            self.first.get_or_insert(number);
+            let taken = take(&mut self.collector, state, number, &a, &b);
+            state = taken.map_err(|what| self.lines.error(what))?;
+            if let (Ends::Integers { heading: Some(line) }, None) = (&state, self.heading) {
+                self.heading = Some(*line);
+            }
         }
         match state {
             Ends::Words(line, a, b) => Err(self.lines.error_at(
@@ -244,14 +282,36 @@ impl TextEdges<'_> {
                      vertices are names (--names)"
                 ),
             )),
-            _ => Ok(heading),
+            Ends::Names => self.drop_heading_of_names(),
+            _ => Ok(()),
         }
     }
 
-    fn notes(&self, heading: Option<u64>) -> Vec<String> {
+    /// A first line whose words are in no other line is a heading if the words are those of headings, and may be one
+    /// else.
+    fn drop_heading_of_names(&mut self) -> Result<(), DatasetError> {
+        let (Some((a, b)), Some(line)) = (self.collector.lonely_first_edge(), self.first) else { return Ok(()) };
+        let is_heading = |name: &str| {
+            let plain: String = name.to_lowercase().chars().filter(|c| c.is_alphanumeric()).collect();
+            HEADINGS.contains(&plain.as_str())
+        };
+        if is_heading(&a) && is_heading(&b) {
+            self.collector.drop_first_edge();
+            self.heading = Some(line);
+        } else if !self.collector.is_forced() {
+            let what = format!(
+                "`{a}` and `{b}` are in no other line and may be a heading: put `#` before a heading, or say that vertices \
+                 are names (--names)"
+            );
+            return Err(self.lines.error_at(line, what));
+        }
+        Ok(())
+    }
+
+    fn notes(&self) -> Vec<String> {
         let path = self.lines.path().display();
         let mut notes = Vec::new();
-        if let Some(line) = heading {
+        if let Some(line) = self.heading {
             notes.push(format!("{path}:{line}: taken as a heading"));
         }
         if let Some((a, b)) = self.columns {
@@ -263,6 +323,35 @@ impl TextEdges<'_> {
         }
         notes
     }
+}
+
+/// Adds the edge of a line, and says what is known of the vertices then.
+fn take(collector: &mut Collector, state: Ends, line: u64, a: &str, b: &str) -> Result<Ends, String> {
+    Ok(match (state, (Token::of(a), Token::of(b))) {
+        (Ends::Names, (Token::Id(_), Token::Id(_))) if !collector.is_forced() => {
+            return Err(format!(
+                "`{a}` and `{b}` are integers, but the lines before have names: if all are names, say so (--names)"
+            ));
+        }
+        (Ends::Names, _) => {
+            collector.push_names(a, b)?;
+            Ends::Names
+        }
+        (state, (Token::Id(a), Token::Id(b))) => {
+            collector.push_ids(a, b, line)?;
+            match state {
+                Ends::Words(heading, ..) => Ends::Integers { heading: Some(heading) },
+                _ => Ends::Integers { heading: None },
+            }
+        }
+        (Ends::Unknown, (Token::Word, Token::Word)) => Ends::Words(line, a.to_owned(), b.to_owned()),
+        (Ends::Words(_, first, second), (Token::Word, _) | (_, Token::Word)) => {
+            collector.push_names(&first, &second)?;
+            collector.push_names(a, b)?;
+            Ends::Names
+        }
+        (_, tokens) => return Err(odd(a, b, tokens)),
+    })
 }
 
 /// What is wrong with ends that are not both ids.

@@ -67,7 +67,8 @@ fn edges_of_ids_however_they_are_written() {
 
 #[test]
 fn edges_that_may_be_read_in_two_ways_name_line_and_token() {
-    let cases: [(&str, &[&str]); 19] = [
+    let cases: [(&str, &[&str]); 20] = [
+        ("paper,cited\na,b\nb,c\n", &["e.txt:1: `paper` and `cited` are in no other line and may be a heading"]),
         ("0 1\n1 -1\n", &["e.txt:2: `-1` is below 0", "--names"]),
         ("0 1\n\n0 two\n", &["e.txt:3: `two` is not an integer", "--names"]),
         ("0 1\n1 0.5\n", &["e.txt:2: `0.5` is not an integer"]),
@@ -120,8 +121,13 @@ fn options_say_what_a_text_does_not() {
     assert_eq!(read("0 3000000\n", rows(3_000_001)).vertices, 3_000_001);
     let path = bench.write("e.txt", "0 1\n1 5\n");
     expect_error(read_edges(&path, rows(5), &|_, _| ()), &["e.txt:2: the vertex id 5, but feat.npy has 5 rows"]);
-    let list = read("\"Smith, John\",\"Doe \"\"J\"\"\"\nx,y\n", EdgeOptions::default());
-    assert_eq!(list.names.unwrap().list(), ["Smith, John", "Doe \"J\"", "x", "y"]);
+    for options in [EdgeOptions::default(), EdgeOptions { force_names: true, ..EdgeOptions::default() }] {
+        let list = read("# x\nsrc_id,Dst\na,b\nb,c\n", options);
+        assert_eq!((list.edges, list.names.unwrap().list().join(" ")), (vec![(0, 1), (1, 2)], "a b c".to_owned()));
+        assert!(list.notes[0].contains("e.txt:2: taken as a heading"), "{:?}", list.notes);
+    }
+    let list = read("\"Smith, John\",\"Doe \"\"J\"\"\"\nx,\"Smith, John\"\n", EdgeOptions::default());
+    assert_eq!(list.names.unwrap().list(), ["Smith, John", "Doe \"J\"", "x"]);
 }
 
 #[test]

@@ -236,6 +236,32 @@ impl<'a> LabelText<'a> {
                 label => label,
             })
             .collect();
+        let is_names = self.check_kinds(&kinds)?;
+        let mut classes: BTreeMap<&str, i64> = BTreeMap::new();
+        for ((word, kind), is_used) in self.words.iter().zip(&kinds).zip(is_used) {
+            if is_used && *kind == Label::Word {
+                classes.insert(word, 0);
+            }
+        }
+        for (place, value) in (0..).zip(classes.values_mut()) {
+            *value = place;
+        }
+        let numbers: Vec<i64> = self
+            .words
+            .iter()
+            .zip(&kinds)
+            .map(|(word, kind)| match kind {
+                Label::Integer(number) => *number,
+                _ => classes.get(word.as_str()).copied().unwrap_or(UNLABELLED),
+            })
+            .collect();
+        let values = self.rows.iter().map(|row| numbers[row.word as usize]).collect();
+        let names = is_names.then(|| classes.into_keys().map(str::to_owned).collect());
+        Ok((values, names))
+    }
+
+    /// Whether labels are names; fails when they are neither names nor integers. `kinds` has one entry per word.
+    fn check_kinds(&self, kinds: &[Label]) -> Result<bool, DatasetError> {
         let first = |wanted: fn(Label) -> bool| self.rows.iter().find(|row| wanted(kinds[row.word as usize]));
         let word = |row: &Row| &self.words[row.word as usize];
         let way_out = "if labels are names of classes, say so (--classes)";
@@ -262,27 +288,7 @@ impl<'a> LabelText<'a> {
                 format!("the label `{word}` may be a class or a missing label: leave it empty, or say --classes"),
             ));
         }
-        let mut classes: BTreeMap<&str, i64> = BTreeMap::new();
-        for ((word, kind), is_used) in self.words.iter().zip(&kinds).zip(is_used) {
-            if is_used && *kind == Label::Word {
-                classes.insert(word, 0);
-            }
-        }
-        for (place, value) in (0..).zip(classes.values_mut()) {
-            *value = place;
-        }
-        let numbers: Vec<i64> = self
-            .words
-            .iter()
-            .zip(&kinds)
-            .map(|(word, kind)| match kind {
-                Label::Integer(number) => *number,
-                _ => classes.get(word.as_str()).copied().unwrap_or(UNLABELLED),
-            })
-            .collect();
-        let values = self.rows.iter().map(|row| numbers[row.word as usize]).collect();
-        let names = name.map(|_| classes.into_keys().map(str::to_owned).collect());
-        Ok((values, names))
+        Ok(name.is_some())
     }
 }
 

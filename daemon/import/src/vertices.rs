@@ -117,6 +117,12 @@ impl Names {
         self.source.as_deref()
     }
 
+    /// Forgets the first names; ids of the others go down.
+    pub(super) fn drop_first(&mut self, count: usize) {
+        self.list.drain(..count.min(self.list.len()));
+        self.ids = self.list.iter().cloned().zip(0..).collect();
+    }
+
     /// Puts the names of `first` in front, in their order; gives the new id of each old one.
     pub(super) fn put_first<'a>(&mut self, first: impl Iterator<Item = &'a str>) -> Result<Vec<u32>, String> {
         let mut ordered = Self::default();

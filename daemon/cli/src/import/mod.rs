@@ -302,7 +302,7 @@ fn run_ogb(args: &OgbArgs) -> Result<ImportSummary, CliError> {
 }
 
 /// Runs `work` with a progress bar on standard error, when that is a terminal and nobody wants JSON.
-fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+pub(super) fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
     if json || !std::io::stderr().is_terminal() {
         return work(&|_, _, _| ());
     }
@@ -348,7 +348,7 @@ fn new_bar(stage: Stage, total: u64) -> ProgressBar {
     bar
 }
 
-fn describe(summary: &ImportSummary) -> String {
+pub(super) fn describe(summary: &ImportSummary) -> String {
     let mut lines = vec![format!(
         "dataset {} in {}: {} parts, fingerprint {}",
         summary.dataset,
