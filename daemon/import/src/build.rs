@@ -83,8 +83,8 @@ pub struct GraphSummary {
 }
 
 /// Partitions the graph, relabels it so that each part owns one range of ids (or keeps ids, and writes the owner of
-/// each), and writes tables, graph, names and the map to the original ids to the folder `dir`. `progress` gets (bytes of
-/// rows written, bytes to write).
+/// each), and writes tables, graph, names and the map to the original ids to the folder `dir`. `progress` gets (bytes
+/// of rows written, bytes to write).
 ///
 /// # Errors
 /// [`DatasetError`]: the graph cannot be split, `dir` may not be written, or writing failed.

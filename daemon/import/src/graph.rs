@@ -1,5 +1,5 @@
-//! From what the readers of graphs found to a dataset: counts of vertices are settled, rows find their vertices, and the
-//! summary says what was assumed. Shared by edge lists and OGB. It must never read a file.
+//! From what the readers of graphs found to a dataset: counts of vertices are settled, rows find their vertices, and
+//! the summary says what was assumed. Shared by edge lists and OGB. It must never read a file.
 
 use std::path::{Path, PathBuf};
 

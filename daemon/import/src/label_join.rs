@@ -38,8 +38,8 @@ pub(super) struct Vertices<'a> {
     pub(super) edges: &'a mut [(u32, u32)],
 }
 
-/// Gives each vertex its label. Names of vertices that only the labels know become vertices, and all names get the order
-/// of the labels, unless a file lists them.
+/// Gives each vertex its label. Names of vertices that only the labels know become vertices, and all names get the
+/// order of the labels, unless a file lists them.
 pub(super) fn join(
     mut text: LabelText<'_>,
     vertices: Vertices<'_>,

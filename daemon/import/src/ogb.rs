@@ -1,6 +1,6 @@
-//! `rudder import ogb`: a folder of the Open Graph Benchmark as it was downloaded, in CSV, in binary, or as MAG240M lies.
-//! Owns where its files are and what they are called. It must never take one file for another: what is missing or of
-//! another number of rows is an error.
+//! `rudder import ogb`: a folder of the Open Graph Benchmark as it was downloaded, in CSV, in binary, or as MAG240M
+//! lies. Owns where its files are and what they are called. It must never take one file for another: what is missing or
+//! of another number of rows is an error.
 
 use std::collections::BTreeMap;
 use std::fs;

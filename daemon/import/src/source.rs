@@ -1,5 +1,5 @@
-//! Opens what `--table` names: a `.npy` file, an array of a `.npz` archive, a tensor of a `.safetensors` file. Bytes are
-//! used where they lie; only what is packed or comes through a pipe is copied. It must never run what a file holds.
+//! Opens what `--table` names: a `.npy` file, an array of a `.npz` archive, a tensor of a `.safetensors` file. Bytes
+//! are used where they lie; only what is packed or comes through a pipe is copied. It must never run what a file holds.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -207,7 +207,8 @@ fn npy_refuses_with_the_file_that_is_wrong() {
 fn what_a_type_does_not_hold_is_an_error_or_counted() {
     let numbers: Vec<u8> = [1.5f64, 70_000.0, 1e39, 1e-8].iter().flat_map(|x| x.to_le_bytes()).collect();
     let large: Vec<u8> = [1i64, (1 << 24) + 1].iter().flat_map(|x| x.to_le_bytes()).collect();
-    let cases: [(&str, &[u8], DType, &str, [u64; 3]); 5] = [
+    type Case<'a> = (&'a str, &'a [u8], DType, &'a str, [u64; 3]);
+    let cases: [Case<'_>; 5] = [
         ("<f8", &numbers, DType::F16, "row 0, column 1: 70000.0 does not fit f16: store it with a wider", [2, 1, 0]),
         ("<f8", &numbers, DType::Bf16, "row 1, column 0: 1e39 does not fit bf16", [1, 0, 0]),
         ("<f8", &numbers, DType::F32, "row 1, column 0: 1e39 does not fit f32", [1, 0, 0]),

@@ -84,8 +84,9 @@ struct NpyArgs {
     dir: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
-    /// A table from a .npy file with one row per id, or from an array of a .npz or .safetensors file (FILE:ARRAY). DTYPE
-    /// (f32, f16, bf16, f64, i64, u8) stores numbers as another type, and says that 2-byte integers are bf16. Repeatable
+    /// A table from a .npy file with one row per id, or from an array of a .npz or .safetensors file (FILE:ARRAY).
+    /// DTYPE (f32, f16, bf16, f64, i64, u8) stores numbers as another type, and says that 2-byte integers are bf16.
+    /// Repeatable
     #[arg(long = "table", value_name = "NAME[@TYPE]=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
     #[command(flatten)]
@@ -112,8 +113,8 @@ struct SafetensorsArgs {
 #[derive(Debug, clap::Args)]
 struct SplitArgs {
     /// Keep the ids of vertices, and write who owns which. It costs less where trainers ask by original ids, which are
-    /// then looked up once in place of twice; it costs more where they work on the renumbered graph: each daemon holds 4
-    /// bytes per vertex, and each id is looked up
+    /// then looked up once in place of twice; it costs more where they work on the renumbered graph: each daemon holds
+    /// 4 bytes per vertex, and each id is looked up
     #[arg(long)]
     keep_ids: bool,
     /// Seed of the partitioner
@@ -126,9 +127,9 @@ struct SplitArgs {
 struct EdgesArgs {
     #[command(flatten)]
     output: OutputArgs,
-    /// Edge list: text with two vertices per line (integers or names, separated by tab, semicolon, comma or white space;
-    /// `#` begins a comment; gzip is unpacked), or a .npy of integers, [m,2] or [2,m]; `-` is standard input. Edges are
-    /// taken as undirected; duplicates and loops are dropped
+    /// Edge list: text with two vertices per line (integers or names, separated by tab, semicolon, comma or white
+    /// space; `#` begins a comment; gzip is unpacked), or a .npy of integers, [m,2] or [2,m]; `-` is standard input.
+    /// Edges are taken as undirected; duplicates and loops are dropped
     #[arg(value_name = "EDGES")]
     edges: PathBuf,
     /// Columns of a text that hold the two ends; needed where there are more than two
@@ -137,13 +138,13 @@ struct EdgesArgs {
     /// How an array of edges lies; needed where its shape is [2,2]
     #[arg(long, value_name = "LAYOUT")]
     edge_layout: Option<LayoutArg>,
-    /// How many vertices there are (ids are 0 to N - 1), or a file with the names of all vertices in the order of the rows
-    /// of tables: text with one per line, or a .npy of integers
+    /// How many vertices there are (ids are 0 to N - 1), or a file with the names of all vertices in the order of the
+    /// rows of tables: text with one per line, or a .npy of integers
     #[arg(long, value_name = "N|FILE", value_parser = arguments::vertices)]
     vertices: Option<VertexSource>,
-    /// Labels for a table `label`: text with one label per line in the order of ids, or a vertex and its label. Integers
-    /// stay, names become classes; an empty or missing (NaN) label is -1. If the vertices here are names and those of the
-    /// edges integers, lines are in the order of ids
+    /// Labels for a table `label`: text with one label per line in the order of ids, or a vertex and its label.
+    /// Integers stay, names become classes; an empty or missing (NaN) label is -1. If the vertices here are names and
+    /// those of the edges integers, lines are in the order of ids
     #[arg(long, value_name = "FILE")]
     labels: Option<PathBuf>,
     /// Read labels as names of classes even if they look like integers
@@ -172,8 +173,8 @@ struct OgbArgs {
     /// Element type of the features [default: their own]
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<DType>,
-    /// Who owns which id: `ranges` (even, contiguous) or `map:FILE`, a .npy with the owner of each id. Edges are not read
-    /// then, and ids stay as they are. For graphs that are too large for METIS
+    /// Who owns which id: `ranges` (even, contiguous) or `map:FILE`, a .npy with the owner of each id. Edges are not
+    /// read then, and ids stay as they are. For graphs that are too large for METIS
     #[arg(long, value_name = "ranges|map:FILE")]
     book: Option<BookArg>,
     #[command(flatten)]
