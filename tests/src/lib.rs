@@ -153,7 +153,7 @@ impl Cluster {
         for node in 0..nodes {
             authority::issue(&certificates, node, &certificates, 1, false)?;
             let mut config = Config::default();
-            config.node.index = node;
+            config.node.index = Some(node);
             config.node.drain_ms = 2_000;
             config.dataset.path = dir.path().join("data");
             config.local.socket = dir.path().join(format!("{node}.sock"));

@@ -90,7 +90,7 @@ pub(crate) fn run(
         config.cache.policy = policy;
         config.cache.capacity = part_of(plan.capacity, copies);
         if !site.agent.journal.path.as_os_str().is_empty() {
-            let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index);
+            let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index());
             config.agent.journal.path = site.agent.journal.path.join(name);
         }
     })?;

@@ -19,7 +19,7 @@ use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::CacheSpec;
-use rudder_dataset::{Dataset, DatasetError, Part, Table};
+use rudder_dataset::{Dataset, DatasetError, Part, Table, Verify};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
@@ -119,6 +119,12 @@ impl Node {
     /// [`StartError`], which names the key, file, address or peer at fault.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
+        if config.node.index.is_none() {
+            // Which of several partitions to open is not known; to find out, no file needs to be read through.
+            let DatasetConfig { path, .. } = &config.dataset;
+            let parts = Dataset::open(path, Part(0), Verify::Shape, &|_, _| ())?.parts();
+            config.validate_against(parts)?;
+        }
         let dataset = Arc::new(open_dataset(&config)?);
         config.validate_against(dataset.parts())?;
         check_table_names(&config.cache, &dataset)?;
@@ -264,7 +270,7 @@ fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
     let DatasetConfig { path, verify, access, blocks, .. } = &config.dataset;
     let blocks = (*access == Access::Blocks).then_some(*blocks);
     let begin = Instant::now();
-    let dataset = Dataset::open_with(path, Part(config.node.index), *verify, blocks, &|done, total| {
+    let dataset = Dataset::open_with(path, Part(config.node.index()), *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
