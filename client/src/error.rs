@@ -77,8 +77,8 @@ pub enum ClientError {
         /// Bytes that came.
         bytes: usize,
     },
-    /// The daemon after a reconnection serves other tables than before.
-    #[error("rudderd was restarted with other tables than this client knew: make a new client to see them")]
+    /// The daemon after a reconnection serves another dataset than before, or another than the options want.
+    #[error("rudderd serves another dataset than this client knew: make a new client to see its tables and ids")]
     TablesChanged,
     /// The daemon sent something that this client does not understand, or the other way round.
     #[error("this client and rudderd do not understand each other; do both have the same version?")]
@@ -157,6 +157,7 @@ impl ClientError {
     pub(crate) fn refused(code: ErrorCode, message: String) -> Self {
         match code {
             ErrorCode::Version => ClientError::Protocol(ProtocolError::Refused(message)),
+            ErrorCode::DatasetChanged => ClientError::TablesChanged,
             _ => ClientError::Daemon { code, message },
         }
     }

@@ -31,4 +31,4 @@ pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
 pub use error::{ClientError, LostCause, ProtocolError};
 pub use loader::{Horizon, Loader};
-pub use wire::{ErrorCode, RowSources, TableInfo};
+pub use wire::{ErrorCode, IdSpace, RowSources, TableInfo};

@@ -58,9 +58,16 @@ class TableInfo:
     width : int
         Elements per row.
     rows : int
-        Rows of the whole table, over all nodes; ids are below this.
+        Rows of the whole table, over all nodes; dataset ids are below this.
     local_rows : int
         Rows that this node owns.
+    renumbered : bool
+        Whether the import gave the vertices other ids than they have in their source.
+    named : bool
+        Whether vertices can be found by names (:meth:`Client.ids_of_names`).
+    ids : str
+        Which numbers the ids of this client are, as :attr:`Client.ids` says: ``"original"`` or ``"dataset"``. Where vertices
+        were not renumbered, the two are the same.
     """
 
     name: str
@@ -69,6 +76,9 @@ class TableInfo:
     width: int
     rows: int
     local_rows: int
+    renumbered: bool
+    named: bool
+    ids: str
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -149,11 +159,12 @@ class Client:
     Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
     connects again. A pickled client connects again where it is unpickled, with the same options. Both belong to the
     trainer of the client they came from. If the daemon was restarted, the next call connects again; fetches that were in
-    flight fail with :class:`ConnectionLostError`.
+    flight fail with :class:`ConnectionLostError`. A daemon that serves another dataset than the client knew is never
+    asked for rows: :class:`TablesChangedError`.
 
     Parameters
     ----------
-    socket, timeout_s, inline, arena_bytes_max, name, trainer
+    socket, timeout_s, inline, arena_bytes_max, name, trainer, ids, fingerprint
         As :func:`connect`.
     """
 
@@ -168,6 +179,8 @@ class Client:
         arena_bytes_max: int = ARENA_BYTES_MAX,
         name: str | None = None,
         trainer: int | None = None,
+        ids: str = "original",
+        fingerprint: str | None = None,
     ) -> None:
         if not 0 < timeout_s <= _TIMEOUT_S_MAX:
             raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
@@ -182,12 +195,15 @@ class Client:
             "inline": inline,
             "arena_bytes_max": arena_bytes_max,
             "name": name,
+            "ids": ids,
         }
-        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer)
-        # Also in the options, so that a pickled client stays with its trainer.
+        known = None if fingerprint is None else _fingerprint(fingerprint)
+        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer, ids, known)
+        # Also in the options, so that a pickled client stays with its trainer and its dataset.
         self._options["trainer"] = self._native.trainer
+        self._options["fingerprint"] = self.fingerprint
         self._course = Course()
-        tables = (TableInfo(*fields) for fields in self._native.tables())
+        tables = (TableInfo(*fields, ids) for fields in self._native.tables())
         self._tables = {table.name: table for table in tables}
 
     def __repr__(self) -> str:
@@ -210,6 +226,19 @@ class Client:
         another may fetch. Forked and unpickled clients keep the number; ``connect(trainer=client.trainer)`` joins it.
         """
         return self._native.trainer
+
+    @property
+    def ids(self) -> str:
+        """Which numbers the ids of this client are.
+
+        ``"original"``: those of the user's own files, from before the import. ``"dataset"``: those that the import gave.
+        """
+        return self._native.ids
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset, 16 hexadecimal digits; any change of a file or an id gives another."""
+        return f"{self._native.fingerprint:016x}"
 
     def tables(self) -> dict[str, TableInfo]:
         """The tables of the dataset.
@@ -518,6 +547,8 @@ def connect(
     arena_bytes_max: int = ARENA_BYTES_MAX,
     name: str | None = None,
     trainer: int | None = None,
+    ids: str = "original",
+    fingerprint: str | None = None,
 ) -> Client:
     """Connect to the daemon of this node.
 
@@ -536,6 +567,12 @@ def connect(
     trainer : int, optional
         The trainer that this client belongs to, from 0 to 2**128 - 1; by default a new one. Processes that announce, fetch
         and report progress for one trainer must share its number. Forks and pickled clients do so by themselves.
+    ids : str
+        Which numbers ids are, where the import renumbered vertices. ``"original"``: those of your own files; the daemon
+        translates them, in every call and in both directions. ``"dataset"``: those that the import gave, for trainers that
+        work on the renumbered graph; no look-up.
+    fingerprint : str, optional
+        :attr:`Client.fingerprint` of the dataset that the daemon must serve; by default any.
 
     Returns
     -------
@@ -547,6 +584,8 @@ def connect(
         If no daemon answers on the socket.
     ProtocolError
         If the daemon speaks another version.
+    TablesChangedError
+        If the dataset has another fingerprint.
     TypeError, ValueError
         If an option makes no sense.
 
@@ -558,7 +597,14 @@ def connect(
     (5, 128)
     """
     return Client(
-        socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name, trainer=trainer
+        socket,
+        timeout_s=timeout_s,
+        inline=inline,
+        arena_bytes_max=arena_bytes_max,
+        name=name,
+        trainer=trainer,
+        ids=ids,
+        fingerprint=fingerprint,
     )
 
 
@@ -599,6 +645,13 @@ def _integer(what: str, value: Any, least: int, most: int) -> int:
     if not least <= number <= most:
         raise ValueError(f"{what} is {number}: it must be from {least} to {most}")
     return number
+
+
+def _fingerprint(text: str) -> int:
+    """A fingerprint as a number."""
+    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"fingerprint is {text!r}: it must be 16 hexadecimal digits, as Client.fingerprint gives them")
+    return int(text, 16)
 
 
 def _number(what: str, value: Any) -> float | None:

@@ -131,7 +131,7 @@ class DrainingError(RudderError):
 
 
 class TablesChangedError(RudderError):
-    """The daemon was restarted with other tables: make a new client to see them."""
+    """The daemon serves another dataset than this client knew: make a new client to see its tables and ids."""
 
     code = "tables_changed"
 

@@ -18,6 +18,10 @@ pub(crate) enum RequestError {
     )]
     Version { ours: u16, theirs: u16 },
     #[error(
+        "this daemon serves the dataset with fingerprint {ours:016x}, the client knew {known:016x}: make a new client"
+    )]
+    DatasetChanged { ours: u64, known: u64 },
+    #[error(
         "user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids (local.allowed_by = \"mode\" leaves it to the permissions of the socket)"
     )]
     Forbidden { uid: u32 },
@@ -95,10 +99,16 @@ impl RequestError {
         Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
     }
 
+    /// Whether the connection cannot go on after it.
+    pub(crate) fn closes(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::DatasetChanged { .. } | Self::Protocol(_))
+    }
+
     /// The code for programs.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Version { .. } => ErrorCode::Version,
+            Self::DatasetChanged { .. } => ErrorCode::DatasetChanged,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
             Self::Protocol(_) => ErrorCode::Protocol,
             Self::Senseless(_) => ErrorCode::Argument,
