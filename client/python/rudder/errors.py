@@ -16,6 +16,7 @@ __all__ = [
     "ForbiddenError",
     "IdOutOfRangeError",
     "InternalError",
+    "LaunchError",
     "LimitError",
     "PeerFailedError",
     "PeerUnavailableError",
@@ -46,6 +47,12 @@ class ConnectError(RudderError, ConnectionError):
     """No daemon answers on the socket."""
 
     code = "connect"
+
+
+class LaunchError(RudderError, RuntimeError):
+    """:func:`rudder.launch` could not start the daemons, or one of them failed."""
+
+    code = "launch"
 
 
 class ConnectionLostError(RudderError, ConnectionError):

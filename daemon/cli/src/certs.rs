@@ -76,7 +76,9 @@ pub fn run(args: &CertsArgs) -> Result<(), CliError> {
             report(&written, None, args.json)?;
             if !args.json {
                 let dir = args.out.display();
-                style::print(&format!("next: rudder certs issue --authority {dir} --node I, or --nodes 0-N for all at once\n"))?;
+                style::print(&format!(
+                    "next: rudder certs issue --authority {dir} --node I, or --nodes 0-N for all at once\n"
+                ))?;
             }
         }
         Command::Issue(args) => {

@@ -67,8 +67,7 @@ pub fn run(args: &DownArgs) -> Result<(), CliError> {
 
 /// The places that were meant.
 fn chosen(args: &DownArgs, places: &[Place]) -> Result<Vec<(Place, State)>, CliError> {
-    let found: Vec<(Place, State)> =
-        places.iter().filter_map(|place| Some((place.clone(), place.state()?))).collect();
+    let found: Vec<(Place, State)> = places.iter().filter_map(|place| Some((place.clone(), place.state()?))).collect();
     if args.all {
         return Ok(found);
     }
@@ -93,7 +92,9 @@ fn chosen(args: &DownArgs, places: &[Place]) -> Result<Vec<(Place, State)>, CliE
     };
     let meant: Vec<(Place, State)> = found.iter().filter(|(_, state)| is_it(state)).cloned().collect();
     match meant.is_empty() {
-        true => Err(CliError::message(format!("no daemons of {wanted} run that `rudder up` has started; {}", listed()))),
+        true => {
+            Err(CliError::message(format!("no daemons of {wanted} run that `rudder up` has started; {}", listed())))
+        }
         false => Ok(meant),
     }
 }
@@ -116,7 +117,8 @@ fn end(place: &Place, state: &State, limit: Duration) -> Result<End, CliError> {
 /// Asks the starter, and kills it where it does not end: its daemons end with it.
 fn stop(place: &Place, state: &State, limit: Duration) -> Result<End, CliError> {
     let pid = i32::try_from(state.pid).ok().and_then(Pid::from_raw);
-    let pid = pid.ok_or_else(|| CliError::message(format!("the state in {} names no process", place.folder().display())))?;
+    let pid =
+        pid.ok_or_else(|| CliError::message(format!("the state in {} names no process", place.folder().display())))?;
     // Fails only if it has just ended.
     let _ = kill_process(pid, Signal::TERM);
     if waited(place, limit) {

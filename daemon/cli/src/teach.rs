@@ -14,7 +14,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "down",
-        &[("what `rudder up data` started", "rudder down data"), ("everything that this user started", "rudder down --all")],
+        &[
+            ("what `rudder up data` started", "rudder down data"),
+            ("everything that this user started", "rudder down --all"),
+        ],
     ),
     (
         "get",
@@ -23,7 +26,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("the first values of a row by its number in the dataset", "rudder get feat 17 --ids dataset --limit 4"),
         ],
     ),
-    ("init", &[("a file to fill in", "rudder init --out rudderd.toml"), ("ready to check", "rudder init --dataset /data/graph")]),
+    (
+        "init",
+        &[
+            ("a file to fill in", "rudder init --out rudderd.toml"),
+            ("ready to check", "rudder init --dataset /data/graph"),
+        ],
+    ),
     (
         "import npy",
         &[(

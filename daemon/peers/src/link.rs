@@ -10,9 +10,9 @@ use parking_lot::{Mutex, MutexGuard};
 use quinn::Connection;
 use rudder_telemetry::error_chain;
 
+use super::Identity;
 use super::context::{PeersContext, code};
 use super::dial::{Dialled, dial};
-use super::Identity;
 use super::discovery::{AddressFile, Discovery};
 use super::error::{DialError, PeerError};
 use super::settings::PeersConfig;
@@ -189,7 +189,14 @@ impl Link {
         backoff.failures += 1;
         backoff.last = Some((cause.clone(), Instant::now() + Duration::from_millis(retry_ms)));
         self.count(&shared.stats, |open| open);
-        tracing::warn!(peer = self.peer, address = self.address(), failures = backoff.failures, retry_ms, cause = error_chain(&cause), "cannot reach peer");
+        tracing::warn!(
+            peer = self.peer,
+            address = self.address(),
+            failures = backoff.failures,
+            retry_ms,
+            cause = error_chain(&cause),
+            "cannot reach peer"
+        );
         Away { cause, retry_ms }
     }
 

@@ -64,6 +64,8 @@ pub struct State {
     pub fingerprint: String,
     /// The starter, which ends its daemons when it gets SIGTERM.
     pub pid: u32,
+    /// Whether they end with the last process that uses them.
+    pub shared: bool,
     /// How far the daemons are.
     pub phase: Phase,
     /// Why it failed.
@@ -289,7 +291,9 @@ fn base() -> Result<PathBuf, StageError> {
 fn private_folder(path: &Path) -> Result<(), StageError> {
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(StageError::file("make", path)(error)),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(StageError::file("make", path)(error));
+        }
         Err(_) => {}
     }
     let found = fs::symlink_metadata(path).map_err(StageError::file("look at", path))?;
@@ -348,6 +352,7 @@ mod tests {
             dataset: "/data".to_owned(),
             fingerprint: "0".to_owned(),
             pid: 1,
+            shared: false,
             phase: Phase::Ready,
             reason: String::new(),
             nodes: Vec::new(),

@@ -23,18 +23,47 @@ const TICK: Duration = Duration::from_millis(100);
 /// Looks that find other users before this one is sure that it is not the last.
 const OTHERS_SEEN: u32 = 3;
 
+/// How long a process waits.
+struct Limit {
+    end: Instant,
+    /// A signal asked for the end.
+    stop: Arc<AtomicBool>,
+}
+
+impl Limit {
+    /// As long as was said, and only until a signal comes, where `signals` are to be noted instead of ending the process.
+    fn new(args: &UpArgs, signals: bool) -> Result<Self, CliError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+            if signals {
+                signal_hook::flag::register(signal, Arc::clone(&stop))?;
+            }
+        }
+        Ok(Self { end: Instant::now() + Duration::from_secs(args.wait_s), stop })
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn over(&self) -> bool {
+        Instant::now() > self.end
+    }
+}
+
 /// `rudder up` as a person or a launcher calls it.
 pub(super) fn up(args: &UpArgs, target: &Target) -> Result<(), CliError> {
-    let end = Instant::now() + Duration::from_secs(args.wait_s);
+    // What this process starts for others must not stay half-started when it is interrupted.
+    let limit = Limit::new(args, args.detach)?;
     if target.spot.local_rank > 0 {
-        let state = wait(target, end, &mut Patience::ForStarter)?;
+        let state = wait(target, &limit, &mut Patience::ForStarter)?;
         return tell(args, target, &state, true);
     }
     loop {
         if let Some(taken) = target.place.take()? {
             if args.detach {
                 drop(taken);
-                let (state, already) = start_detached(args, target, Mode::Detached, end)?;
+                let (state, already) = start_detached(args, target, Mode::Detached, &limit)?;
                 return tell(args, target, &state, already);
             }
             let ready = |state: &State| {
@@ -42,16 +71,16 @@ pub(super) fn up(args: &UpArgs, target: &Target) -> Result<(), CliError> {
                 style::note("ready; SIGINT (Ctrl-C) or SIGTERM ends it");
                 Ok(())
             };
-            let served = starter::serve(args, target, Mode::Foreground, &taken, &ready);
-            return served.inspect_err(|_| drop(target.place.remove()));
+            return starter::serve(args, target, Mode::Foreground, &taken, &ready);
         }
-        match wait(target, end, &mut Patience::WhileTaken) {
+        match wait(target, &limit, &mut Patience::WhileTaken) {
             Ok(state) => {
-                style::note("it runs already; its settings stay as they are");
+                let ends = if state.shared { ", and it ends with the processes that share it" } else { "" };
+                style::note(&format!("it runs already; its settings stay as they are{ends}"));
                 return tell(args, target, &state, true);
             }
             // It ended while it was waited for: then it can be started here.
-            Err(_) if !target.place.is_taken() && Instant::now() < end => {}
+            Err(_) if !target.place.is_taken() && !limit.over() && !limit.stopped() => {}
             Err(error) => return Err(error),
         }
     }
@@ -60,19 +89,24 @@ pub(super) fn up(args: &UpArgs, target: &Target) -> Result<(), CliError> {
 /// `rudder up --shared`: uses the daemons, which live as long as anybody does.
 pub(super) fn share(args: &UpArgs, target: &Target) -> Result<(), CliError> {
     let parent = rustix::process::getppid();
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
-    let end = Instant::now() + Duration::from_secs(args.wait_s);
-    let using = use_it(target, end)?;
-    let (state, already) = start_detached(args, target, Mode::Shared, end)?;
+    let limit = Limit::new(args, true)?;
+    let using = use_it(target, &limit)?;
+    let (state, already) = match start_detached(args, target, Mode::Shared, &limit) {
+        Ok(started) => started,
+        Err(error) => {
+            drop(using);
+            tidy(target);
+            return Err(error);
+        }
+    };
     tell(args, target, &state, already)?;
     let mut open = true;
-    while open && !stop.load(Ordering::Acquire) && rustix::process::getppid() == parent {
+    while open && !limit.stopped() && rustix::process::getppid() == parent {
         if !target.place.is_taken() {
             drop(using);
-            return Err(failed(target).unwrap_or_else(|| CliError::message("the daemons were stopped from outside")));
+            let reason = failed(target);
+            tidy(target);
+            return Err(reason.unwrap_or_else(|| CliError::message("the daemons were stopped from outside")));
         }
         open = is_input_open();
     }
@@ -92,12 +126,12 @@ fn is_input_open() -> bool {
 }
 
 /// Notes that this process uses the place, once those who are leaving it have gone.
-fn use_it(target: &Target, end: Instant) -> Result<Lock, CliError> {
+fn use_it(target: &Target, limit: &Limit) -> Result<Lock, CliError> {
     loop {
         if let Some(using) = target.place.use_it()? {
             return Ok(using);
         }
-        if Instant::now() > end {
+        if limit.over() || limit.stopped() {
             return Err(CliError::message("the daemons of this data set are being stopped, and do not end"));
         }
     }
@@ -116,24 +150,33 @@ fn wait_for_end(target: &Target) -> Result<(), CliError> {
         others = if ready && target.place.close_to_users()?.is_none() { others + 1 } else { 0 };
         std::thread::sleep(LOOK);
     }
-    failed(target).map_or(Ok(()), Err)
+    let reason = failed(target);
+    if !target.place.is_taken() {
+        tidy(target);
+    }
+    reason.map_or(Ok(()), Err)
 }
 
-/// Why the daemons of a place ended that should not have. Clears the place, where nobody else has begun to use it.
+/// Why the daemons of a place ended that should not have.
 fn failed(target: &Target) -> Option<CliError> {
-    let state = target.place.state().filter(|state| state.phase == Phase::Failed)?;
-    if let Ok(Some(_taken)) = target.place.take() {
-        let _ = target.place.remove();
-        // Removed with the last of those who saw the failure.
-        let _ = target.place.close_to_users();
-    }
+    let state = target.place.state().filter(|state| state.phase == Phase::Failed && !target.place.is_taken())?;
     Some(CliError::message(state.reason))
 }
 
+/// Removes what is left of a place that nobody keeps or uses. What cannot be removed, the next start or `rudder down`
+/// removes.
+fn tidy(target: &Target) {
+    if let Ok(Some(_taken)) = target.place.take()
+        && let Ok(Some(_closed)) = target.place.close_to_users()
+    {
+        let _ = target.place.remove();
+    }
+}
+
 /// Finds the daemons, or has a process of its own start them; answers whether they were there.
-fn start_detached(args: &UpArgs, target: &Target, mode: Mode, end: Instant) -> Result<(State, bool), CliError> {
+fn start_detached(args: &UpArgs, target: &Target, mode: Mode, limit: &Limit) -> Result<(State, bool), CliError> {
     if target.place.is_taken() {
-        if let Ok(state) = wait(target, end, &mut Patience::WhileTaken) {
+        if let Ok(state) = wait(target, limit, &mut Patience::WhileTaken) {
             return Ok((state, true));
         }
     }
@@ -142,9 +185,10 @@ fn start_detached(args: &UpArgs, target: &Target, mode: Mode, end: Instant) -> R
     let create = || std::fs::File::create(&log).map_err(StageError::file("create", &log));
     let mut command = Command::new(std::env::current_exe()?);
     command.args(words(args, target, mode)).stdin(Stdio::null()).stdout(create()?).stderr(create()?);
-    let child = command.spawn().map_err(|error| CliError::context("cannot start the process that keeps the daemons", error))?;
+    let child =
+        command.spawn().map_err(|error| CliError::context("cannot start the process that keeps the daemons", error))?;
     let mut patience = Patience::ForChild(child, log);
-    let state = wait(target, end, &mut patience);
+    let state = wait(target, limit, &mut patience);
     if let (Err(_), Patience::ForChild(child, _)) = (&state, &mut patience) {
         give_up(target, child);
     }
@@ -163,10 +207,7 @@ fn give_up(target: &Target, child: &mut Child) {
     }
     let _ = child.kill();
     let _ = child.wait();
-    let _ = failed(target);
-    if let Ok(Some(_taken)) = target.place.take() {
-        let _ = target.place.remove();
-    }
+    tidy(target);
 }
 
 /// The process that starts the daemons for others; quiet where another has begun to.
@@ -197,7 +238,10 @@ fn words(args: &UpArgs, target: &Target, mode: Mode) -> Vec<std::ffi::OsString> 
         word.push(value);
         words.push(word);
     };
-    texts.iter().filter_map(|(flag, text)| Some((flag, text.as_ref()?))).for_each(|(flag, text)| push(flag, text.as_ref()));
+    texts
+        .iter()
+        .filter_map(|(flag, text)| Some((flag, text.as_ref()?)))
+        .for_each(|(flag, text)| push(flag, text.as_ref()));
     args.set.iter().for_each(|setting| push("--set", setting.as_ref()));
     let paths = [("--config", &args.config), ("--certs", &args.certs)];
     for (flag, path) in paths.iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?))) {
@@ -217,7 +261,7 @@ enum Patience {
 }
 
 /// Waits until the daemons are ready.
-fn wait(target: &Target, end: Instant, patience: &mut Patience) -> Result<State, CliError> {
+fn wait(target: &Target, limit: &Limit, patience: &mut Patience) -> Result<State, CliError> {
     loop {
         let taken = target.place.is_taken();
         if let Some(state) = target.place.state().filter(|_| taken)
@@ -240,7 +284,10 @@ fn wait(target: &Target, end: Instant, patience: &mut Patience) -> Result<State,
                 }
             }
         }
-        if Instant::now() > end {
+        if limit.stopped() {
+            return Err(CliError::message("interrupted before the daemons were ready"));
+        }
+        if limit.over() {
             let phase = target.place.state().map_or("nobody has started them", |state| match state.phase {
                 Phase::Starting => "they are being started",
                 _ => "they are being stopped",

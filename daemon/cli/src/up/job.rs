@@ -157,7 +157,9 @@ fn list_of(list: &str) -> Result<Vec<String>, String> {
     }
     let hosts: Vec<String> = list.split(',').map(|host| host.trim().to_owned()).collect();
     match hosts.iter().any(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-        true => Err(format!("--nodes {list}: write the hosts of all nodes with commas between, in the order of their indices")),
+        true => Err(format!(
+            "--nodes {list}: write the hosts of all nodes with commas between, in the order of their indices"
+        )),
         false => Ok(hosts),
     }
 }
@@ -227,7 +229,8 @@ fn kubernetes(said: &Said, environment: Environment<'_>) -> Found {
 
 /// torchrun, or what sets the same variables: `GROUP_RANK` is the node.
 fn torch(_: &Said, environment: Environment<'_>) -> Found {
-    let (Some(rank), Some(world)) = (number::<u32>(environment, "RANK")?, number::<u32>(environment, "WORLD_SIZE")?) else {
+    let (Some(rank), Some(world)) = (number::<u32>(environment, "RANK")?, number::<u32>(environment, "WORLD_SIZE")?)
+    else {
         return Ok(None);
     };
     let Some(master) = environment("MASTER_ADDR") else { return Ok(None) };
@@ -258,7 +261,13 @@ const MPI: [[&str; 5]; 4] = [
         "OMPI_COMM_WORLD_LOCAL_SIZE",
         "PMIX_NAMESPACE",
     ],
-    ["MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_SIZE", "PMI_JOBID"],
+    [
+        "MV2_COMM_WORLD_RANK",
+        "MV2_COMM_WORLD_SIZE",
+        "MV2_COMM_WORLD_LOCAL_RANK",
+        "MV2_COMM_WORLD_LOCAL_SIZE",
+        "PMI_JOBID",
+    ],
     ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "PMI_JOBID"],
     ["PMIX_RANK", "PMIX_SIZE", "PMIX_LOCAL_RANK", "PMIX_LOCAL_SIZE", "PMIX_NAMESPACE"],
 ];
@@ -330,7 +339,8 @@ mod tests {
         assert_eq!(member(&Said::default(), &without_groups), (1, Some(2), meet, 1));
         assert_eq!(find(&Said::default(), &torchrun).unwrap().job, "none host0 29500");
         // One machine: all parts here, and the second process waits.
-        let single = [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "h")];
+        let single =
+            [("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "h")];
         let spot = find(&Said::default(), &single).unwrap();
         assert_eq!((spot.member, spot.local_rank, spot.job.as_str()), (None, 1, ""));
     }
@@ -346,7 +356,13 @@ mod tests {
         let found = Way::Found(Discovery::Slurm);
         assert_eq!(member(&Said::default(), &step), (2, Some(4), found.clone(), 0));
         assert_eq!(find(&Said::default(), &step).unwrap().job, "77");
-        step.extend([("LOCAL_RANK", "3"), ("RANK", "3"), ("WORLD_SIZE", "4"), ("MASTER_ADDR", "n1"), ("GROUP_RANK", "0")]);
+        step.extend([
+            ("LOCAL_RANK", "3"),
+            ("RANK", "3"),
+            ("WORLD_SIZE", "4"),
+            ("MASTER_ADDR", "n1"),
+            ("GROUP_RANK", "0"),
+        ]);
         assert_eq!(member(&Said::default(), &step), (2, Some(4), found, 3));
         let error = find(&Said::default(), &[("SLURM_NODEID", "0"), ("SLURM_JOB_NODELIST", "n[1-")]).unwrap_err();
         assert!(error.contains("lacks a closing bracket"), "{error}");
@@ -364,7 +380,13 @@ mod tests {
         assert!(error.contains("node 1 (MPI) does not know where the other nodes are: pass --rendezvous"), "{error}");
         let said = Said { rendezvous: Some("host0".to_owned()), ..Said::default() };
         assert_eq!(member(&said, &open), (1, Some(2), Way::Meet("host0".to_owned()), 0));
-        let intel = [("PMI_RANK", "1"), ("PMI_SIZE", "2"), ("MPI_LOCALRANKID", "0"), ("MPI_LOCALNRANKS", "1"), ("MASTER_ADDR", "h")];
+        let intel = [
+            ("PMI_RANK", "1"),
+            ("PMI_SIZE", "2"),
+            ("MPI_LOCALRANKID", "0"),
+            ("MPI_LOCALNRANKS", "1"),
+            ("MASTER_ADDR", "h"),
+        ];
         assert_eq!(member(&Said::default(), &intel), (1, Some(2), Way::Meet("h".to_owned()), 0));
         let round_robin = [("PMI_RANK", "1"), ("PMI_SIZE", "4"), ("MPI_LOCALRANKID", "0"), ("MPI_LOCALNRANKS", "2")];
         assert!(find(&said, &round_robin).unwrap_err().contains("do not fill one node before the next"));
@@ -393,7 +415,10 @@ mod tests {
         assert_eq!(member(&said, &[]).2, Way::Listed(vec!["n1".to_owned(), "n2".to_owned()]));
         for (said, words) in [
             (Said { nodes: Some("a,b".to_owned()), ..Said::default() }, "--nodes needs the index of this node"),
-            (Said { node: Some(2), nodes: Some("a,b".to_owned()), ..Said::default() }, "node 2 is beyond the last of 2"),
+            (
+                Said { node: Some(2), nodes: Some("a,b".to_owned()), ..Said::default() },
+                "node 2 is beyond the last of 2",
+            ),
             (Said { node: Some(0), nodes: Some("a,,b".to_owned()), ..Said::default() }, "--nodes a,,b"),
             (Said { node: Some(0), ..Said::default() }, "node 0 (--node) does not know"),
             (Said { node: Some(0), nodes: Some("a,b".into()), world: Some(3), ..Said::default() }, "--world says 3"),

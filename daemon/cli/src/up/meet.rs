@@ -79,7 +79,8 @@ fn line(meeting: &Meeting<'_>) -> String {
 
 /// The address in a node's line.
 fn address(meeting: &Meeting<'_>, line: &str, seen: SocketAddr) -> Result<String, String> {
-    let words: Vec<&str> = line.strip_prefix(GREETING).map(|rest| rest.split_whitespace().collect()).unwrap_or_default();
+    let words: Vec<&str> =
+        line.strip_prefix(GREETING).map(|rest| rest.split_whitespace().collect()).unwrap_or_default();
     let [nodes, fingerprint, host, port] = words[..] else {
         return Err("it does not speak as `rudder up` of this version does".to_owned());
     };
@@ -103,7 +104,10 @@ async fn host(meeting: &Meeting<'_>, end: Instant) -> Result<BTreeMap<u16, Strin
     let (own_host, port) = split(&meeting.at);
     let bind = SocketAddr::new(meeting.peers.listen.ip(), port);
     let listener = TcpListener::bind(bind).await.map_err(|error| {
-        CliError::context(format!("cannot wait for the other nodes on {bind} (TCP); choose another port by --port"), error)
+        CliError::context(
+            format!("cannot wait for the other nodes on {bind} (TCP); choose another port by --port"),
+            error,
+        )
     })?;
     let mut guests: BTreeMap<u16, (String, Guest)> = BTreeMap::new();
     let mut last = String::new();

@@ -255,7 +255,8 @@ fn layers(args: &UpArgs, dataset: &str) -> Result<Layers, CliError> {
     let ours =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.display().to_string())));
     layers = layers.environment(ours)?.flag("DATASET", "dataset.path", dataset)?;
-    for (flag, key, value) in [("--capacity", "cache.capacity", &args.capacity), ("--policy", "cache.policy", &args.policy)]
+    for (flag, key, value) in
+        [("--capacity", "cache.capacity", &args.capacity), ("--policy", "cache.policy", &args.policy)]
     {
         if let Some(value) = value {
             layers = layers.flag(flag, key, value)?;
@@ -276,7 +277,8 @@ fn absolute(dataset: &str) -> Result<String, CliError> {
         Some((kind, path)) if !kind.contains('/') && !Path::new(dataset).exists() => (format!("{kind}:"), path),
         _ => (String::new(), dataset),
     };
-    let whole = std::fs::canonicalize(path).map_err(|error| CliError::context(format!("no data set at {path}"), error))?;
+    let whole =
+        std::fs::canonicalize(path).map_err(|error| CliError::context(format!("no data set at {path}"), error))?;
     let text = whole.to_str().ok_or_else(|| CliError::message(format!("{}: not UTF-8", whole.display())))?;
     Ok(format!("{kind}{text}"))
 }

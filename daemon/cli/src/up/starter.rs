@@ -56,6 +56,7 @@ pub(super) fn serve(
         dataset: target.dataset.clone(),
         fingerprint: target.fingerprint.clone(),
         pid: std::process::id(),
+        shared: mode == Mode::Shared,
         phase: Phase::Starting,
         reason: String::new(),
         nodes: Vec::new(),
@@ -99,11 +100,9 @@ fn live(
     state.phase = Phase::Ending;
     place.note(state)?;
     let stopped = cluster.stop_within(end_limit(target));
-    // Nobody may come to use what is about to go; held until the place is gone.
-    let closed = told?;
-    stopped?;
-    drop(closed);
-    Ok(())
+    // Until here, nobody could come to use what is about to end.
+    drop(told?);
+    Ok(stopped?)
 }
 
 /// The daemons to start; where the nodes of a job must meet first, once they have met.

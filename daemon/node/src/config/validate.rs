@@ -77,7 +77,8 @@ impl Config {
     pub fn validate_against(&self, parts: u16) -> Verdict {
         let index = self.node.index();
         if self.node.index.is_none() && parts > 1 {
-            let problem = format!("the dataset has {parts} partitions, and nothing says which of them this daemon owns");
+            let problem =
+                format!("the dataset has {parts} partitions, and nothing says which of them this daemon owns");
             let remedy = format!(
                 "write `index = N`, from 0 to {}, set RUDDER_NODE__INDEX, or pass --node-index; `rudder up` starts a \
                  daemon for each",

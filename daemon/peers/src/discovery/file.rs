@@ -104,12 +104,10 @@ mod tests {
     fn lines_of_both_forms_are_read_and_wrong_ones_named() {
         let text = "# nodes\n[peers.addresses]\n0 a:7400\n\n 2\t[::1]:7401 \n1 = \"b.c:7400\"\n\"3\"=\"d:1\"\n";
         let found = parse_addresses(text).unwrap();
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), [
-            (0, "a:7400".to_owned()),
-            (1, "b.c:7400".to_owned()),
-            (2, "[::1]:7401".to_owned()),
-            (3, "d:1".to_owned()),
-        ]);
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [(0, "a:7400".to_owned()), (1, "b.c:7400".to_owned()), (2, "[::1]:7401".to_owned()), (3, "d:1".to_owned()),]
+        );
         for (text, line, words) in [
             ("0 a:1\nx b:1", 2, "`x` is no index"),
             ("0", 1, "`` is not host:port"),

@@ -5,8 +5,8 @@
 mod file;
 mod hosts;
 
-pub(crate) use file::{AddressFile, is_address};
 pub use file::parse_addresses;
+pub(crate) use file::{AddressFile, is_address};
 pub use hosts::expand_hosts;
 
 use std::collections::BTreeMap;
@@ -137,7 +137,10 @@ impl Discovery {
                 let (hosts, port) = (self.slurm(variable)?, self.known(port)?);
                 if hosts.len() != usize::from(parts) {
                     let problem = format!("the job has {} nodes, and the dataset {parts} partitions", hosts.len());
-                    return self.wrong(problem, "run on as many nodes as the dataset has partitions, or import it again with --parts");
+                    return self.wrong(
+                        problem,
+                        "run on as many nodes as the dataset has partitions, or import it again with --parts",
+                    );
                 }
                 Ok((0..).zip(hosts).map(|(node, host)| (node, format!("{host}:{port}"))).collect())
             }
