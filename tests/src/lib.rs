@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod raw;
+pub mod up_site;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Config, ControllerSpec, Policy};

@@ -1,6 +1,6 @@
-//! `rudder down`: ends what `rudder up` started. Owns the order of that: the starter is asked, and ends its daemons; what
-//! does not end is killed, and what a dead starter left is removed. It must never signal a process that does not hold the
-//! lock of its place.
+//! `rudder down`: ends what `rudder up` started. Owns the order of that: the starter is asked, and ends its daemons;
+//! what does not end is killed, and what a dead starter left is removed. It must never signal a process that does not
+//! hold the lock of its place.
 
 use std::time::{Duration, Instant};
 

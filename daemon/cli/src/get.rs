@@ -1,5 +1,5 @@
-//! `rudder get`: prints rows of a running daemon, by the ids of the user's own files. Owns how an element is written and
-//! how much of a row is shown. It must never print a row of other ids than those that were asked for.
+//! `rudder get`: prints rows of a running daemon, by the ids of the user's own files. Owns how an element is written
+//! and how much of a row is shown. It must never print a row of other ids than those that were asked for.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-//! `rudder init`: a configuration of `rudderd` with every key, its default and what it means. Owns the form of that file.
-//! The words are those of docs/configuration.md, which is compiled in; the values are the daemon's own defaults. It must
-//! never write a value over which the daemon and the page disagree.
+//! `rudder init`: a configuration of `rudderd` with every key, its default and what it means. Owns the form of that
+//! file. The words are those of docs/configuration.md, which is compiled in; the values are the daemon's own defaults.
+//! It must never write a value over which the daemon and the page disagree.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

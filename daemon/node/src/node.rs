@@ -119,12 +119,6 @@ impl Node {
     /// [`StartError`], which names the key, file, address or peer at fault.
     pub fn start(config: Config) -> Result<Self, StartError> {
         let started = Instant::now();
-        if config.node.index.is_none() {
-            // Which of several partitions to open is not known; to find out, no file needs to be read through.
-            let DatasetConfig { path, .. } = &config.dataset;
-            let parts = Dataset::open(path, Part(0), Verify::Shape, &|_, _| ())?.parts();
-            config.validate_against(parts)?;
-        }
         let dataset = Arc::new(open_dataset(&config)?);
         config.validate_against(dataset.parts())?;
         check_table_names(&config.cache, &dataset)?;
@@ -266,10 +260,14 @@ impl Drop for Node {
     }
 }
 
-fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
+fn open_dataset(config: &Config) -> Result<Dataset, StartError> {
     let DatasetConfig { path, verify, access, blocks, .. } = &config.dataset;
     let blocks = (*access == Access::Blocks).then_some(*blocks);
     let begin = Instant::now();
+    if config.node.index.is_none() {
+        // Of several partitions, nothing says which to open. To find out, no file needs to be read through.
+        config.validate_against(Dataset::open(path, Part(0), Verify::Shape, &|_, _| ())?.parts())?;
+    }
     let dataset = Dataset::open_with(path, Part(config.node.index()), *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;

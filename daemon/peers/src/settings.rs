@@ -164,8 +164,8 @@ impl PeersConfig {
         self.addresses.iter().try_for_each(|(node, address)| check_address(*node, address))
     }
 
-    /// `host:port` by node index, listed or found, for a dataset of `parts` partitions. Reads the environment and a file
-    /// where `discovery` says so.
+    /// `host:port` by node index, listed or found, for a dataset of `parts` partitions. Reads the environment and a
+    /// file where `discovery` says so.
     ///
     /// # Errors
     /// [`Invalid`](rudder_settings::Invalid) naming `peers.discovery`.

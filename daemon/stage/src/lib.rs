@@ -1,5 +1,5 @@
-//! Real daemons on this machine: what `rudder up`, `rudder demo`, `rudder bench` and tests start, and take down again. It
-//! owns child processes with their logs ([`Stage`]), certificates and configurations of a cluster ([`Cluster`]), the
+//! Real daemons on this machine: what `rudder up`, `rudder demo`, `rudder bench` and tests start, and take down again.
+//! It owns child processes with their logs ([`Stage`]), certificates and configurations of a cluster ([`Cluster`]), the
 //! folders of daemons that others may find ([`place`]), shaped links in network namespaces ([`link`]) and the questions
 //! over HTTP ([`Door`]).
 //!

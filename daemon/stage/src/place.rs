@@ -1,7 +1,7 @@
-//! The places of daemons that others may find: a folder per data set below a folder of the user's own, with sockets, logs
-//! and a note of what runs there, and beside it a lock that says whether anything runs. Owns where they are, who may
-//! enter, and what is cleared when their starter is gone. It must never take away what a live process holds, nor use a
-//! folder that another user could have prepared.
+//! The places of daemons that others may find: a folder per data set below a folder of the user's own, with sockets,
+//! logs and a note of what runs there, and beside it a lock that says whether anything runs. Owns where they are, who
+//! may enter, and what is cleared when their starter is gone. It must never take away what a live process holds, nor
+//! use a folder that another user could have prepared.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;

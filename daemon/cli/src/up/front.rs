@@ -1,5 +1,5 @@
-//! The way of one process to the daemons: finds those that run, starts those that do not, waits until they are ready, and
-//! for `--shared` uses them until its own end. It must never wait without a limit for what is to start or to end.
+//! The way of one process to the daemons: finds those that run, starts those that do not, waits until they are ready,
+//! and for `--shared` uses them until its own end. It must never wait without a limit for what is to start or to end.
 
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
@@ -31,7 +31,8 @@ struct Limit {
 }
 
 impl Limit {
-    /// As long as was said, and only until a signal comes, where `signals` are to be noted instead of ending the process.
+    /// As long as was said, and only until a signal comes, where `signals` are to be noted instead of ending the
+    /// process.
     fn new(args: &UpArgs, signals: bool) -> Result<Self, CliError> {
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {

@@ -205,8 +205,8 @@ fn slurm(_: &Said, environment: Environment<'_>) -> Found {
     }))
 }
 
-/// A pod of a StatefulSet: its number is the end of its host's name. Only with the name of the headless service, because
-/// a pod may as well serve all parts.
+/// A pod of a StatefulSet: its number is the end of its host's name. Only with the name of the headless service,
+/// because a pod may as well serve all parts.
 fn kubernetes(said: &Said, environment: Environment<'_>) -> Found {
     let Some(service) = said.service.clone() else { return Ok(None) };
     let host = environment("HOSTNAME").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! How the nodes of a job learn each other's addresses where no launcher tells them: all meet at node 0 over TLS with the
-//! cluster's certificates, each says on which port it answers, and gets the list of all. Owns that exchange and its
+//! How the nodes of a job learn each other's addresses where no launcher tells them: all meet at node 0 over TLS with
+//! the cluster's certificates, each says on which port it answers, and gets the list of all. Owns that exchange and its
 //! limits. It must never believe a node that has not proved by its certificate which node it is.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! `rudder up`: one command that starts the daemons which a machine needs, waits until they are ready, and ends them.
-//! Owns the arguments, what is printed, and the way of a process to daemons that it starts or finds. It must never leave
-//! the daemons of a failed start behind, nor start a second set beside one that runs.
+//! Owns the arguments, what is printed, and the way of a process to daemons that it starts or finds. It must never
+//! leave the daemons of a failed start behind, nor start a second set beside one that runs.
 
 mod front;
 mod job;
@@ -48,8 +48,8 @@ pub struct UpArgs {
     /// Host of node 0, where the nodes learn each other's addresses
     #[arg(long, value_name = "HOST[:PORT]", conflicts_with_all = ["nodes", "service"])]
     pub(super) rendezvous: Option<String>,
-    /// Headless service of the StatefulSet that this pod is of, or a pattern of names with {node} in it; $RUDDER_SERVICE
-    /// says the same
+    /// Headless service of the StatefulSet that this pod is of, or a pattern of names with {node} in it;
+    /// $RUDDER_SERVICE says the same
     #[arg(long, value_name = "NAME", conflicts_with = "nodes")]
     pub(super) service: Option<String>,
     /// Port of every host of a job: UDP for the peers, TCP where the nodes meet; the next one is for HTTP
@@ -61,8 +61,8 @@ pub struct UpArgs {
     /// Return when all are ready; `rudder down` ends them
     #[arg(long)]
     pub(super) detach: bool,
-    /// Share the daemons with every process that does the same; this one goes on until its standard input closes, and the
-    /// last ends them
+    /// Share the daemons with every process that does the same; this one goes on until its standard input closes, and
+    /// the last ends them
     #[arg(long, conflicts_with = "detach")]
     pub(super) shared: bool,
     /// Print the result as JSON, on one line

@@ -1,5 +1,5 @@
-//! What `rudder up` is to start: the configuration that was said, what the data set and the job add to it, and the place
-//! where it will run. It must never start anything, nor let two hosts talk without certificates that they share.
+//! What `rudder up` is to start: the configuration that was said, what the data set and the job add to it, and the
+//! place where it will run. It must never start anything, nor let two hosts talk without certificates that they share.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The partition this daemon owns, from 0. [`super::Config::validate_against`] refuses a configuration that does not
-    /// say it for a dataset of several partitions.
+    /// The partition this daemon owns, from 0. [`super::Config::validate_against`] refuses a configuration that does
+    /// not say it for a dataset of several partitions.
     pub index: Option<u16>,
     /// How long a stopping daemon lets requests in progress end, in milliseconds.
     pub drain_ms: u64,

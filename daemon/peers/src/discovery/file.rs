@@ -22,8 +22,8 @@ pub(crate) fn is_address(text: &str) -> bool {
         })
 }
 
-/// Reads lines of `index host:port`, also written `index = "host:port"` as in `[peers.addresses]`. Empty lines and those
-/// that begin with `#` or `[` say nothing.
+/// Reads lines of `index host:port`, also written `index = "host:port"` as in `[peers.addresses]`. Empty lines and
+/// those that begin with `#` or `[` say nothing.
 ///
 /// # Errors
 /// The number of the first line that cannot be read, from 1, and what is wrong with it.
@@ -76,8 +76,8 @@ impl AddressFile {
         Self { path, last: Mutex::new((None, addresses)) }
     }
 
-    /// The address of a node, by the file as it is now; as it was, where it cannot be read now. `again` reads it even if
-    /// it seems the same: clocks of file systems are coarse. May block.
+    /// The address of a node, by the file as it is now; as it was, where it cannot be read now. `again` reads it even
+    /// if it seems the same: clocks of file systems are coarse. May block.
     pub(crate) fn address(&self, node: u16, again: bool) -> Option<String> {
         let version = || {
             let found = std::fs::metadata(&self.path).ok()?;

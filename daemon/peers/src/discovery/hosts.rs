@@ -1,5 +1,5 @@
-//! Lists of hosts as Slurm writes them: `node[01-04,07],login1`. Owns the syntax and its limits. It must never make more
-//! hosts than a cluster can have, whatever a list says.
+//! Lists of hosts as Slurm writes them: `node[01-04,07],login1`. Owns the syntax and its limits. It must never make
+//! more hosts than a cluster can have, whatever a list says.
 
 /// Most hosts of one list: node indices are 16 bits.
 const HOSTS_MAX: usize = 65_535;
