@@ -2,7 +2,7 @@
 //! place where it will run. It must never start anything, nor let two hosts talk without certificates that they share.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use rudder_daemon::config::{Config, Layers};
@@ -49,7 +49,11 @@ impl Target {
         let said_keys: Vec<&'static str> = CHOSEN.into_iter().filter(|key| says(&layers, key)).collect();
         let said_node = says(&layers, "node.index");
         let addresses = says(&layers, "peers.discovery") || says(&layers, "peers.addresses");
-        let config = layers.finish()?;
+        let mut config = layers.finish()?;
+        if config.admin.listen.port() == 0 {
+            // This process asks there whether the daemon is ready.
+            config.admin.listen = TcpListener::bind(config.admin.listen).and_then(|free| free.local_addr())?;
+        }
         let said = Said {
             node: args.node.or(config.node.index.filter(|_| said_node)),
             nodes: args.nodes.clone(),
