@@ -1,4 +1,4 @@
-//! `rudder up` in tests: a folder with a data set and a place of its own for what is started, the process with the line
+//! `rudder up` in tests: a folder with a dataset and a place of its own for what is started, the process with the line
 //! that it prints, and the questions whether anything of it is left. A failure of this scaffolding panics.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)] // the helpers of tests are tests
 
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// Variables of launchers begin so; no test gets those of its own surroundings.
 const LAUNCHERS: [&str; 5] = ["RUDDER_", "SLURM", "OMPI_", "PMI", "KUBERNETES"];
 
-/// A data set, and a folder for what `rudder up` keeps, both of one test.
+/// A dataset, and a folder for what `rudder up` keeps, both of one test.
 #[derive(Debug)]
 pub struct Site {
     folder: tempfile::TempDir,
@@ -119,7 +119,7 @@ pub fn free_port() -> u16 {
 }
 
 impl Site {
-    /// A data set of 100 rows in `parts` parts, called `data`.
+    /// A dataset of 100 rows in `parts` parts, called `data`.
     #[must_use]
     pub fn new(parts: u16) -> Self {
         let folder = tempfile::tempdir().unwrap();

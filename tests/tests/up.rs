@@ -112,7 +112,7 @@ fn what_a_killed_starter_left_is_no_obstacle() {
     let second: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(second["already_running"], false, "{output:?}");
     assert_rows(&client(&socket(&second)).fetch("feat", &[99]).unwrap(), &[99]);
-    // A data set that was replaced under its daemons is not what they serve.
+    // A dataset that was replaced under its daemons is not what they serve.
     fs::remove_dir_all(site.path("data")).unwrap();
     write_dataset(&site.path("data"), 120, 2).unwrap();
     let output = site.run(&["up", "data", "--detach"]);
@@ -157,7 +157,7 @@ fn what_cannot_start_says_why_and_leaves_nothing() {
         }
         assert_eq!(site.left(), [""; 0], "{words:?}");
     };
-    fails(&["up", "nowhere"], &[], &["no data set at nowhere"]);
+    fails(&["up", "nowhere"], &[], &["no dataset at nowhere"]);
     fails(&["up", "."], &[], &["manifest.json"]);
     fails(&["up", "data", "--set", "cache.polcy=lru"], &[], &["unknown key `cache.polcy`", "did you mean"]);
     fails(&["up", "data", "--set", "local.socket=/tmp/s"], &[], &["local.socket is of one daemon, and 2 are started"]);

@@ -158,7 +158,7 @@ fn nodes_are_listed_by_hand_or_found_in_a_file() {
     });
 }
 
-/// `rudderd` alone, over a data set of one part, needs nothing but its path.
+/// `rudderd` alone, over a dataset of one part, needs nothing but its path.
 #[test]
 fn a_daemon_of_one_part_needs_no_configuration() {
     let site = Site::new(1);

@@ -89,7 +89,7 @@ def test_two_launches_share_their_daemons_and_the_last_ends_them(dataset: Path, 
 
 
 def test_what_cannot_start_says_why(dataset: Path, place: Path) -> None:
-    with pytest.raises(rudder.LaunchError, match="no data set at /nowhere"):
+    with pytest.raises(rudder.LaunchError, match="no dataset at /nowhere"):
         rudder.launch("/nowhere")
     with pytest.raises(rudder.LaunchError, match="unknown key `cache.polcy`"):
         rudder.launch(dataset, settings={"cache.polcy": "lru"})

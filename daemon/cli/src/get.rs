@@ -84,7 +84,7 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
     style::print(&text)
 }
 
-/// The socket of the first daemon that `rudder up` keeps, if it keeps those of one data set and nothing else is said.
+/// The socket of the first daemon that `rudder up` keeps, if it keeps those of one dataset and nothing else is said.
 fn of_the_only_place() -> Option<PathBuf> {
     if std::env::var_os("RUDDER_SOCKET").is_some_and(|path| !path.is_empty()) {
         return None;

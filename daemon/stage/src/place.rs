@@ -1,4 +1,4 @@
-//! The places of daemons that others may find: a folder per data set below a folder of the user's own, with sockets,
+//! The places of daemons that others may find: a folder per dataset below a folder of the user's own, with sockets,
 //! logs and a note of what runs there, and beside it a lock that says whether anything runs. Owns where they are, who
 //! may enter, and what is cleared when their starter is gone. It must never take away what a live process holds, nor
 //! use a folder that another user could have prepared.
@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::StageError;
 
-/// Longest part of a data set's name in the name of its place: paths of sockets are short.
+/// Longest part of a dataset's name in the name of its place: paths of sockets are short.
 const NAME_CHARS_MAX: usize = 24;
 /// How long a lock is asked for again: those who only look hold it for a moment.
 const LOCK_PATIENCE: Duration = Duration::from_millis(200);
@@ -58,9 +58,9 @@ pub struct NodeState {
 /// What runs in a place, as its starter notes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// The data set.
+    /// The dataset.
     pub dataset: String,
-    /// Fingerprint of the data set when its daemons were started.
+    /// Fingerprint of the dataset when its daemons were started.
     pub fingerprint: String,
     /// The starter, which ends its daemons when it gets SIGTERM.
     pub pid: u32,

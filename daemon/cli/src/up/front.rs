@@ -133,7 +133,7 @@ fn use_it(target: &Target, limit: &Limit) -> Result<Lock, CliError> {
             return Ok(using);
         }
         if limit.over() || limit.stopped() {
-            return Err(CliError::message("the daemons of this data set are being stopped, and do not end"));
+            return Err(CliError::message("the daemons of this dataset are being stopped, and do not end"));
         }
     }
 }
@@ -299,7 +299,7 @@ fn wait(target: &Target, limit: &Limit, patience: &mut Patience) -> Result<State
     }
 }
 
-/// Daemons that serve another content of the data set are none to use.
+/// Daemons that serve another content of the dataset are none to use.
 fn same(target: &Target, state: State) -> Result<State, CliError> {
     if state.fingerprint == target.fingerprint {
         return Ok(state);

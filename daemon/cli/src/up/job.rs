@@ -247,7 +247,7 @@ fn torch(_: &Said, environment: Environment<'_>) -> Found {
     };
     let node = node.ok_or_else(|| format!("RANK={rank}: too many nodes"))?;
     let job = job(environment, &["TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"]);
-    // On one machine, jobs over the same data set share its daemons.
+    // On one machine, jobs over the same dataset share its daemons.
     let job = if nodes == Some(1) { String::new() } else { job };
     Ok(Some(Launched { by: "torchrun", job, local_rank, node, nodes, way: Some(Way::Meet(master)) }))
 }

@@ -42,7 +42,7 @@ pub(super) struct Meeting<'a> {
     pub(super) at: String,
     /// Where this node answers its peers, and its certificates.
     pub(super) peers: &'a PeersConfig,
-    /// Fingerprint of the data set, which all must have.
+    /// Fingerprint of the dataset, which all must have.
     pub(super) fingerprint: &'a str,
 }
 
@@ -88,7 +88,7 @@ fn address(meeting: &Meeting<'_>, line: &str, seen: SocketAddr) -> Result<String
         return Err(format!("it counts {nodes} nodes, and this one {}", meeting.nodes));
     }
     if fingerprint != meeting.fingerprint {
-        return Err(format!("it has another data set ({fingerprint}) than this one ({})", meeting.fingerprint));
+        return Err(format!("it has another dataset ({fingerprint}) than this one ({})", meeting.fingerprint));
     }
     let port: u16 = port.parse().map_err(|_| "it says no port".to_owned())?;
     let ip = if host == "-" { seen.ip() } else { host.parse().map_err(|_| "it says no address".to_owned())? };
@@ -290,7 +290,7 @@ mod tests {
         let other_data = go(1, folder.path(), "g", 4);
         let stranger = go(2, strangers.path(), "f", 2);
         let error = other_data.join().unwrap();
-        assert!(error.contains("turns this node away: it has another data set (g) than this one (f)"), "{error}");
+        assert!(error.contains("turns this node away: it has another dataset (g) than this one (f)"), "{error}");
         let error = stranger.join().unwrap();
         assert!(error.contains("gave no addresses") && error.to_lowercase().contains("certificate"), "{error}");
         let error = host.join().unwrap();

@@ -1,4 +1,4 @@
-//! What `rudder up` is to start: the configuration that was said, what the data set and the job add to it, and the
+//! What `rudder up` is to start: the configuration that was said, what the dataset and the job add to it, and the
 //! place where it will run. It must never start anything, nor let two hosts talk without certificates that they share.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub(super) const CERTIFICATES: &str = "certs";
 
 /// What is to run, and where.
 pub(super) struct Target {
-    /// The data set: a folder by its whole path, or what else `dataset.path` takes.
+    /// The dataset: a folder by its whole path, or what else `dataset.path` takes.
     pub(super) dataset: String,
     /// Fingerprint of it.
     pub(super) fingerprint: String,
@@ -41,7 +41,7 @@ impl Target {
     /// Reads all that is known before anything starts.
     ///
     /// # Errors
-    /// A key that cannot be used, a data set that cannot be read, a job that contradicts itself or the data set.
+    /// A key that cannot be used, a dataset that cannot be read, a job that contradicts itself or the dataset.
     pub(super) fn find(args: &UpArgs) -> Result<Self, CliError> {
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let dataset = absolute(&args.dataset)?;
@@ -71,13 +71,13 @@ impl Target {
             && *nodes != parts
         {
             return Err(CliError::message(format!(
-                "the data set has {parts} parts, and the job {nodes} nodes ({}): each node serves one part; import it again \
+                "the dataset has {parts} parts, and the job {nodes} nodes ({}): each node serves one part; import it again \
                  with --parts {nodes}, or run on {parts} nodes",
                 spot.by
             )));
         }
         if let Some(member) = spot.member.as_ref().filter(|member| member.node >= parts) {
-            let words = format!("this is node {} ({}), and the data set has {parts} parts", member.node, spot.by);
+            let words = format!("this is node {} ({}), and the dataset has {parts} parts", member.node, spot.by);
             return Err(CliError::message(words));
         }
         let which = match &spot.member {
@@ -275,19 +275,19 @@ fn layers(args: &UpArgs, dataset: &str) -> Result<Layers, CliError> {
     Ok(layers)
 }
 
-/// The data set's whole path; what names its kind (`kind:path`) keeps it.
+/// The dataset's whole path; what names its kind (`kind:path`) keeps it.
 fn absolute(dataset: &str) -> Result<String, CliError> {
     let (kind, path) = match dataset.split_once(':') {
         Some((kind, path)) if !kind.contains('/') && !Path::new(dataset).exists() => (format!("{kind}:"), path),
         _ => (String::new(), dataset),
     };
     let whole =
-        std::fs::canonicalize(path).map_err(|error| CliError::context(format!("no data set at {path}"), error))?;
+        std::fs::canonicalize(path).map_err(|error| CliError::context(format!("no dataset at {path}"), error))?;
     let text = whole.to_str().ok_or_else(|| CliError::message(format!("{}: not UTF-8", whole.display())))?;
     Ok(format!("{kind}{text}"))
 }
 
-/// Parts and fingerprint of a data set.
+/// Parts and fingerprint of a dataset.
 fn look_at(dataset: &str) -> Result<(u16, String), CliError> {
     let manifest = Manifest::load(Path::new(dataset))?;
     Ok((manifest.parts, format!("{:016x}", manifest.fingerprint())))
