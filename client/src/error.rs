@@ -44,6 +44,16 @@ pub enum ClientError {
         /// The names there are.
         known: String,
     },
+    /// A name that means two vertex types.
+    #[error(
+        "`{name}` is a table of vertex type `{vertex_type}` and also a vertex type: name another table of the type you mean"
+    )]
+    Ambiguous {
+        /// The name asked for.
+        name: String,
+        /// The type of the table of that name.
+        vertex_type: String,
+    },
     /// The daemon refused or failed.
     #[error("{message}")]
     Daemon {

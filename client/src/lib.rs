@@ -18,6 +18,7 @@ mod client;
 mod course;
 mod dtype;
 mod error;
+mod ids;
 mod loader;
 mod lock;
 mod session;

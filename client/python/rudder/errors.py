@@ -27,6 +27,7 @@ __all__ = [
     "StorageError",
     "TablesChangedError",
     "TimeoutError",
+    "UnknownNameError",
     "UnknownTableError",
 ]
 
@@ -95,8 +96,18 @@ class UnknownTableError(RudderError, KeyError):
         return Exception.__str__(self)
 
 
+class UnknownNameError(RudderError, KeyError):
+    """No vertex has that name, or vertices of this type have no names."""
+
+    code = "unknown_name"
+
+    def __str__(self) -> str:
+        # KeyError would show the message in quotes.
+        return Exception.__str__(self)
+
+
 class IdOutOfRangeError(RudderError, IndexError):
-    """An id is not below the table's number of rows."""
+    """No vertex of the table has that id; in most datasets it is not below the number of rows."""
 
     code = "id_out_of_range"
 

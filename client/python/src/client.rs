@@ -4,7 +4,7 @@ use crate::errors::to_python;
 use crate::ids::Ids;
 use crate::rows::NativeRows;
 use crate::signals;
-use numpy::PyReadonlyArray1;
+use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use rudder_client::{Client, ConnectOptions, IdSpace, Pending};
@@ -130,6 +130,42 @@ impl NativeClient {
         let ids = Ids::borrow(ids)?;
         let (ids, rows) = (ids.as_slice()?, rows.as_slice()?);
         py.detach(|| self.client.update(table, ids, rows)).map_err(|error| to_python(py, error))
+    }
+
+    fn original_ids<'py>(
+        &self,
+        py: Python<'py>,
+        of: &str,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let ids = py.detach(|| self.client.original_ids(of, ids)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    fn dataset_ids<'py>(
+        &self,
+        py: Python<'py>,
+        of: &str,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let ids = py.detach(|| self.client.dataset_ids(of, ids)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn ids_of_names<'py>(&self, py: Python<'py>, of: &str, names: Vec<String>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = py.detach(|| self.client.ids_of_names(of, &names)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    fn names(&self, py: Python<'_>, of: &str, ids: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        py.detach(|| self.client.names(of, ids)).map_err(|error| to_python(py, error))
     }
 
     fn warm(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>) -> PyResult<String> {

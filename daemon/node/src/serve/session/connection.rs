@@ -5,11 +5,11 @@ use crate::serve::error::RequestError;
 use crate::serve::session::checks::{IdsCall, Local, Peer, Session, unknown_arena};
 use crate::serve::session::receive::{Receiver, SAME_VERSION};
 use crate::serve::trainers::TrainerKey;
-use rudder_client::TableInfo;
 use rudder_client::wire::frame::Frame;
 use rudder_client::wire::{Call, PROTOCOL_VERSION, Reply, Request, codec};
+use rudder_client::{IdSpace, TableInfo};
 use rudder_core::progress::Progress;
-use rudder_dataset::{Dataset, Table};
+use rudder_dataset::Table;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
@@ -86,8 +86,8 @@ impl Session {
             return Err(RequestError::Protocol("the first message of a connection must be Hello".to_owned()));
         }
         let reply = match request {
-            Request::Hello { version, name, trainer, ids: _, fingerprint } => {
-                self.welcome(Hello { version, name, trainer, fingerprint })?
+            Request::Hello { version, name, trainer, ids, fingerprint } => {
+                self.welcome(Hello { version, name, trainer, ids, fingerprint })?
             }
             Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
             Request::DropArena { arena } => {
@@ -113,9 +113,11 @@ impl Session {
                 return self.warm(id, &IdsCall { table, count, ids }, &payload).await;
             }
             Request::Tool { call } => return self.tool(id, &call).await,
-            Request::Translate { .. } | Request::FindNames { .. } | Request::NamesOf { .. } => {
-                return Err(RequestError::Senseless("ids are not translated yet".to_owned()));
+            Request::Translate { table, from, count, ids } => {
+                return self.translate(id, &IdsCall { table, count, ids }, from, &payload).await;
             }
+            Request::FindNames { table, count } => return self.find_names(id, table, count, payload).await,
+            Request::NamesOf { table, count } => return self.names_of(id, table, count, &payload).await,
         };
         self.replies.send(id, reply, &[]).await;
         Ok(())
@@ -134,10 +136,11 @@ impl Session {
         let key = TrainerKey { uid: self.peer.uid, number: hello.trainer };
         self.member = Some(Arc::new(self.local.engine.trainers.join(key)));
         self.name = Some(hello.name.chars().take(128).collect());
+        self.ids = hello.ids;
         Ok(Reply::Welcome {
             version: PROTOCOL_VERSION,
             node: dataset.node().0,
-            tables: dataset.tables().iter().map(|table| table_info(dataset, table)).collect(),
+            tables: dataset.tables().iter().map(table_info).collect(),
             fingerprint,
             arena_bytes_max: self.local.config.arena_bytes_max,
         })
@@ -149,12 +152,12 @@ struct Hello {
     version: u16,
     name: String,
     trainer: u128,
+    ids: IdSpace,
     fingerprint: Option<u64>,
 }
 
 /// A table as clients see it.
-fn table_info(dataset: &Dataset, table: &Table) -> TableInfo {
-    let vertex_type = dataset.manifest().vertex_type(&table.vertex_type);
+fn table_info(table: &Table) -> TableInfo {
     TableInfo {
         id: table.id,
         name: table.name.clone(),
@@ -163,7 +166,7 @@ fn table_info(dataset: &Dataset, table: &Table) -> TableInfo {
         width: table.width,
         rows: table.rows,
         local_rows: table.shard.rows(),
-        renumbered: vertex_type.is_some_and(|it| it.original_ids.is_some()),
-        named: vertex_type.is_some_and(|it| it.names.is_some()),
+        renumbered: table.ids.is_some(),
+        named: table.names.is_some(),
     }
 }
