@@ -77,6 +77,34 @@ fn detached_daemons_stay_until_they_are_taken_down() {
     assert!(site.run(&["down", "--all"]).status.success());
 }
 
+/// An edge list of named vertices is renumbered by its import; `get` takes what stands in the user's own files.
+#[test]
+fn rows_are_printed_by_original_ids_and_by_names() {
+    let site = Site::new(1);
+    fs::write(site.path("edges.txt"), "libc6 bash\nbash coreutils\ncoreutils libc6\nperl libc6\n").unwrap();
+    fs::write(site.path("labels.txt"), "libc6\t7\nbash\t8\ncoreutils\t9\nperl\t6\n").unwrap();
+    let import = ["import", "edges", "edges.txt", "--out", "named", "--parts", "2", "--labels", "labels.txt", "--json"];
+    let output = site.run(&import);
+    assert!(output.status.success(), "{output:?}");
+    let output = site.run(&["up", "named", "--detach", "--json"]);
+    assert!(output.status.success(), "{output:?}");
+    let row = |words: &[&str]| {
+        let output = site.run(&[&["get", "label", "--json"], words].concat());
+        assert!(output.status.success(), "{output:?}");
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (said["rows"][0]["id"].as_u64().unwrap(), said["rows"][0]["row"][0].clone())
+    };
+    let (id, label) = row(&["bash"]);
+    assert_eq!(label, 8);
+    assert_eq!(row(&[&id.to_string()]), (id, label));
+    assert_eq!(row(&["perl"]).1, 6);
+    let output = site.run(&["get", "label", "zsh"]);
+    assert!(output.status.code() == Some(1) && text(&output.stderr).contains("zsh"), "{output:?}");
+    let output = site.run(&["get", "label", "bash"]);
+    assert!(text(&output.stdout).contains("the import renumbered the vertices\nbash = "), "{output:?}");
+    assert!(site.run(&["down", "--all"]).status.success());
+}
+
 #[test]
 fn a_daemon_that_dies_ends_all_with_its_last_words() {
     let site = Site::new(2);

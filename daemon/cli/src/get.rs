@@ -20,12 +20,15 @@ pub struct GetArgs {
     /// Name of the table
     #[arg(value_name = "TABLE")]
     table: String,
-    /// Ids of the rows
+    /// Ids of the rows; where vertices have names, names
     #[arg(value_name = "ID", required = true, num_args = 1..)]
-    ids: Vec<u64>,
+    ids: Vec<String>,
     /// Which ids these are, where the import renumbered vertices: `original` (of your own files) or `dataset`
     #[arg(long = "ids", value_name = "SPACE", default_value = "original", value_parser = ["original", "dataset"])]
     space: String,
+    /// Take each ID for a name, also those that are numbers
+    #[arg(long)]
+    names: bool,
     /// Elements of a row to print; 0 prints all
     #[arg(long, value_name = "N", default_value_t = 8)]
     limit: usize,
@@ -54,12 +57,14 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
     let table = client.table(&args.table)?.clone();
     // One by one, so that each tells where it came from.
     let mut rows = Vec::with_capacity(args.ids.len());
-    for &id in &args.ids {
+    for word in &args.ids {
+        let id = id_of(args, &client, table.named, word)?;
         let fetched = client.fetch(&args.table, &[id])?;
-        rows.push((id, source(fetched.sources()), elements(table.dtype, fetched.row(0))));
+        rows.push((word, id, source(fetched.sources()), elements(table.dtype, fetched.row(0))));
     }
     if args.json {
-        let rows: Vec<Value> = rows.iter().map(|(id, from, row)| json!({"id": id, "from": from, "row": row})).collect();
+        let value = |(word, id, from, row): &(&String, u64, &str, Vec<Value>)| json!({"asked": word, "id": id, "from": from, "row": row});
+        let rows: Vec<Value> = rows.iter().map(value).collect();
         return style::print_json_line(&json!({
             "table": table.name, "dtype": table.dtype.name(), "width": table.width, "rows_of_table": table.rows,
             "ids": space.name(), "renumbered": table.renumbered, "node": client.node(), "rows": rows,
@@ -72,7 +77,8 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
     };
     let (total, dtype) = (grouped(table.rows), table.dtype.name());
     let mut text = format!("# {}: {total} rows of {} {dtype}; {numbers}\n", table.name, table.width);
-    for (id, from, row) in &rows {
+    for (word, id, from, row) in &rows {
+        let _ = if **word == id.to_string() { Ok(()) } else { write!(text, "{word} = ") };
         let shown = if args.limit == 0 { row.len() } else { args.limit.min(row.len()) };
         let _ = write!(text, "{id}  [");
         for (at, element) in row[..shown].iter().enumerate() {
@@ -82,6 +88,21 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
         let _ = writeln!(text, "{}]  {from}", if more > 0 { format!(", ... {more} more") } else { String::new() });
     }
     style::print(&text)
+}
+
+/// The id that was meant: a number, or the name of a vertex.
+fn id_of(args: &GetArgs, client: &Client, named: bool, word: &str) -> Result<u64, CliError> {
+    match word.parse() {
+        Ok(id) if !args.names => Ok(id),
+        _ if !named && !args.names => {
+            let words = format!("`{word}` is no id, and the vertices of table `{}` have no names", args.table);
+            Err(CliError::message(words))
+        }
+        _ => {
+            let found = client.ids_of_names(&args.table, &[word])?;
+            found.first().copied().ok_or_else(|| CliError::message(format!("no vertex is called `{word}`")))
+        }
+    }
 }
 
 /// The socket of the first daemon that `rudder up` keeps, if it keeps those of one dataset and nothing else is said.

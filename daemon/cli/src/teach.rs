@@ -23,6 +23,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "get",
         &[
             ("two rows, by the ids of your own files", "rudder get feat 17 42"),
+            ("the row of a vertex by its name, in a graph that has names", "rudder get feat libc6"),
             ("the first values of a row by its number in the dataset", "rudder get feat 17 --ids dataset --limit 4"),
         ],
     ),
