@@ -11,6 +11,7 @@ mod error;
 pub mod link;
 mod role;
 mod say;
+mod speed;
 mod stage;
 mod undo;
 
@@ -19,4 +20,5 @@ pub use door::Door;
 pub use error::StageError;
 pub use role::{DaemonRole, Role, assume_role};
 pub use say::{Say, Saying};
+pub use speed::LinkSpeed;
 pub use stage::Stage;
