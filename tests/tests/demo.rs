@@ -218,6 +218,17 @@ fn a_daemon_that_dies_is_named_and_the_rest_is_taken_down() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_made_fails_before_anything_is_trained() {
+    let temp = tempfile::tempdir().unwrap();
+    for option in ["--trace", "--journal"] {
+        let output = demo(temp.path(), &["--epochs", "1", option, "/proc/no-such-folder"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option}");
+        assert!(text(&output.stderr).contains("cannot create /proc/no-such-folder"), "{}", text(&output.stderr));
+    }
+    assert!(is_empty(temp.path()));
+}
+
+#[test]
 fn wrong_usage_is_status_2_and_starts_nothing() {
     let temp = tempfile::tempdir().unwrap();
     for arguments in [

@@ -155,6 +155,7 @@ pub fn play(file: &Path) -> Result<(), DemoError> {
 /// Whatever went wrong, with the culprit. Wrong rows are no error of the run: they are in the report.
 pub fn run(spec: &DemoSpec, watch: &dyn Watch, say: Say) -> Result<Finished, DemoError> {
     let program = find_daemon()?;
+    make_folders(spec)?;
     let (stage, folder) = Stage::set(spec.keep, say)?;
     let recipe = Recipe { graph: spec.graph, nodes: spec.nodes, dim: spec.dim, seed: spec.seed };
     let prepared = prepare::prepare(&folder, recipe, watch)?;
@@ -183,6 +184,13 @@ pub fn run(spec: &DemoSpec, watch: &dyn Watch, say: Say) -> Result<Finished, Dem
     Ok(finish(spec, prepared, outcomes))
 }
 
+/// The folders that results go to. They are made first: a training that cannot be written is not begun.
+fn make_folders(spec: &DemoSpec) -> Result<(), DemoError> {
+    let journal = Some(&spec.agent.journal.path).filter(|path| !path.as_os_str().is_empty());
+    let make = |path: &PathBuf| std::fs::create_dir_all(path).map_err(DemoError::file("create", path));
+    spec.trace.iter().chain(journal).try_for_each(make)
+}
+
 /// Certificates and, with a link speed, the links.
 fn site(
     stage: &Stage,
@@ -191,10 +199,6 @@ fn site(
     prepared: &Prepared,
     spec: &DemoSpec,
 ) -> Result<Site, DemoError> {
-    let journal = &spec.agent.journal.path;
-    if !journal.as_os_str().is_empty() {
-        std::fs::create_dir_all(journal).map_err(DemoError::file("create", journal))?;
-    }
     let certificates = folder.join("certs");
     certify(&certificates, spec.nodes)?;
     let ports = match spec.link {
