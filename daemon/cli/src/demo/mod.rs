@@ -139,6 +139,9 @@ impl DemoArgs {
                     .to_owned(),
             );
         }
+        if self.controller == ControllerSpec::Llm && self.llm_model.is_empty() {
+            return Err("--controller llm needs --llm-model: the name of a model that the endpoint serves".to_owned());
+        }
         if self.controller == ControllerSpec::Contrary {
             return Err("--controller contrary is for `rudder replay` only: no daemon starts it".to_owned());
         }
@@ -287,6 +290,7 @@ mod tests {
             (&["--dim", "0"], "1..=32768"),
             (&["--shift", "8"], "never comes"),
             (&["--private"], "raise --trainers"),
+            (&["--controller", "llm"], "needs --llm-model"),
         ] {
             let error = parse(words).unwrap_err();
             assert!(error.contains(says), "{words:?}: {error}");

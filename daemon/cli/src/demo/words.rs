@@ -37,14 +37,17 @@ pub(super) fn in_words(report: &DemoReport, notes: &Footnotes) -> String {
         parts.push(table(&private, notes.columns));
     }
     parts.push(verdict(runs, notes.columns));
-    parts.push(comparisons(runs, notes.columns).join("\n"));
-    parts.push(report.sharing.iter().map(|one| wrapped(&sentence(one), notes.columns)).collect::<Vec<_>>().join("\n"));
+    parts.push(comparisons(runs, notes.columns));
+    parts.push(listed(
+        "Network rows of one daemon per node against one per trainer:",
+        report.sharing.iter().map(sharing_line),
+        notes.columns,
+    ));
     parts.push(meaning(report, notes).iter().map(|text| wrapped(text, notes.columns)).collect::<Vec<_>>().join("\n"));
     if let Some(shift) = notes.shift {
-        let from =
+        let head =
             format!("From epoch {} on, other vertices are the seeds. Hits of each epoch, in percent:", shift + 1);
-        let lines = std::iter::once(from).chain(runs.iter().map(hit_rates));
-        parts.push(lines.map(|text| wrapped(&text, notes.columns)).collect::<Vec<_>>().join("\n"));
+        parts.push(listed(&head, runs.iter().map(hit_rates), notes.columns));
     }
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n") + "\n"
@@ -150,9 +153,9 @@ fn meaning(report: &DemoReport, notes: &Footnotes) -> Vec<String> {
         report.epochs,
     )];
     if report.epochs > 1 {
-        let later = |run: &RunReport| format!("{} {}", label(run), percent(run.later_stall_share));
+        let later = |run: &RunReport| format!("{}: {}", label(run), percent(run.later_stall_share));
         let later: Vec<String> = runs.iter().map(later).collect();
-        texts.push(format!("Waited for after the first epoch: {}.", later.join(", ")));
+        texts.push(format!("Waited for after the first epoch: {}.", later.join("; ")));
     }
     let mut model = format!(
         "The model is right for {} of the test vertices; a constant guess would be for {}.",
@@ -179,17 +182,23 @@ fn hit_rates(run: &RunReport) -> String {
 }
 
 /// The last policy against each of the others, a line each; of the runs with the nodes' own daemons.
-fn comparisons(runs: &[RunReport], columns: usize) -> Vec<String> {
+fn comparisons(runs: &[RunReport], columns: usize) -> String {
     let shared: Vec<&RunReport> = runs.iter().filter(|run| !run.private).collect();
-    let Some((last, others)) = shared.split_last().filter(|(_, others)| !others.is_empty()) else { return Vec::new() };
-    let head = wrapped(&format!("Policy {} against:", label(last)), columns);
-    let line = |other: &&RunReport| format!("  {}", wrapped(&comparison(last, other), columns.saturating_sub(2)));
-    std::iter::once(head).chain(others.iter().map(line)).collect()
+    let Some((last, others)) = shared.split_last() else { return String::new() };
+    let head = format!("Policy {} against:", label(last));
+    listed(&head, others.iter().map(|other| comparison(last, other)), columns)
 }
 
-fn sentence(sharing: &Sharing) -> String {
+/// A heading with lines below it; nothing where there are no lines.
+fn listed(head: &str, lines: impl Iterator<Item = String>, columns: usize) -> String {
+    let indented = |line: String| wrapped(&line, columns.saturating_sub(2)).replace('\n', "\n  ");
+    let lines: Vec<String> = lines.map(indented).collect();
+    if lines.is_empty() { String::new() } else { format!("{}\n  {}", wrapped(head, columns), lines.join("\n  ")) }
+}
+
+fn sharing_line(sharing: &Sharing) -> String {
     format!(
-        "Policy {}: one daemon per node moved {} rows over the network, a daemon per trainer moved {} (ratio {:.2}).",
+        "{}: {} against {} (ratio {:.2})",
         name(&sharing.policy, sharing.lookahead),
         grouped(sharing.shared_network_rows),
         grouped(sharing.private_network_rows),
@@ -296,10 +305,8 @@ mod tests {
         let runs = [run("none", 900, 1.0), run("epoch", 300, 1.0), private("none", 900), private("epoch", 1_200)];
         let found = sharing(&runs);
         assert_eq!(found.iter().map(|one| one.ratio).collect::<Vec<_>>(), [1.0, 0.25]);
-        assert!(
-            sentence(&found[1]).contains("moved 300 rows") && sentence(&found[1]).contains("moved 1,200 (ratio 0.25)")
-        );
-        assert_eq!(comparisons(&runs, 80).len(), 2);
+        assert_eq!(sharing_line(&found[1]), "epoch: 300 against 1,200 (ratio 0.25)");
+        assert_eq!(comparisons(&runs, 80).lines().count(), 2);
         assert!(sharing(&runs[..2]).is_empty());
     }
 
@@ -308,11 +315,8 @@ mod tests {
         let lines = comparisons(&[run("none", 1_000, 2.0), run("periodic", 400, 0.5), run("epoch", 500, 1.0)], 80);
         assert_eq!(
             lines,
-            [
-                "Policy epoch against:",
-                "  none: 50 % fewer network rows, 50 % less time waited",
-                "  periodic: 25 % more network rows, 100 % more time waited",
-            ]
+            "Policy epoch against:\n  none: 50 % fewer network rows, 50 % less time waited\n  \
+             periodic: 25 % more network rows, 100 % more time waited"
         );
         assert!(comparisons(&[run("epoch", 1, 1.0)], 80).is_empty());
     }
