@@ -58,9 +58,7 @@ def from_pyg(partition: _StrPath, out: _StrPath, *, name: Optional[str] = None, 
     Raises
     ------
     FormatError
-        If the partition is something else, or its parts do not fit together.
-    subprocess.CalledProcessError
-        If ``rudder import`` refuses; its words are in ``stderr``.
+        If the partition is something else, its parts do not fit together, or ``rudder import`` refuses (with its words).
     FileExistsError
         If `out` is there and `force` is not given.
     """
@@ -85,7 +83,7 @@ def from_glt(partition: _StrPath, out: _StrPath, *, name: Optional[str] = None, 
 
     Raises
     ------
-    FormatError, subprocess.CalledProcessError, FileExistsError
+    FormatError, FileExistsError
         As :func:`from_pyg`.
     """
     done = _convert(read_glt(Path(partition)), Path(out), name, tables, force, quiet=True)
@@ -112,10 +110,22 @@ def _convert(partition: Partition, out: Path, name: Optional[str], tables: Itera
         for number, table in enumerate(tables):
             command += ["--table", _own_table(table, work / f"own{number}.npy")]
         command += (["--name", name] if name else []) + (["--force"] if force else [])
-        if quiet:
-            return subprocess.run([*command, "--json"], check=True, capture_output=True, text=True).stdout
-        subprocess.run(command, check=True)
-        return ""
+        return _import(command, quiet)
+
+
+def _import(command: list[str], quiet: bool) -> str:
+    """Run ``rudder import``; who ends this process lets it end by itself, so that it can remove what it has begun."""
+    pipe = subprocess.PIPE if quiet else None
+    process = subprocess.Popen([*command, "--json"] if quiet else command, stdout=pipe, stderr=pipe, text=True)
+    try:
+        said, complaint = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if process.returncode != 0:
+        raise FormatError((complaint or "").strip() or f"rudder import ended with {process.returncode}")
+    return said or ""
 
 
 def _own_table(argument: str, target: Path) -> str:
@@ -201,9 +211,6 @@ def main(arguments: Optional[list[str]] = None) -> int:
         print(_convert(partition, args.out, args.name, args.table, args.force, quiet=args.json), end="")
     except KeyboardInterrupt:
         return 130
-    except subprocess.CalledProcessError as error:
-        print(error.stderr or "", end="", file=sys.stderr)
-        return error.returncode
     except (FormatError, OSError) as error:
         print(f"rudder.convert: {error}", file=sys.stderr)
         return 1

@@ -268,7 +268,7 @@ def test_a_dataset_that_is_there_stays(tmp_path: Path, plain: Truth) -> None:
     (tmp_path / "out" / "mine").write_text("keep")
     with pytest.raises(FileExistsError, match="--force"):
         convert.from_pyg(folder, tmp_path / "out")
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(rudder.FormatError, match=r"rudder: .*/out"):
         convert.from_pyg(folder, tmp_path / "out", force=True)
     assert (tmp_path / "out" / "mine").read_text() == "keep"
 
@@ -302,6 +302,24 @@ def test_an_end_in_the_middle_leaves_nothing(tmp_path: Path, plain: Truth, endin
     process.send_signal(ending)
     assert process.wait(60) == 128 + ending
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_import_may_clean_up(tmp_path: Path, plain: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who ends the conversion while ``rudder import`` runs ends that as well, and waits for what it has to remove."""
+    stand_in = tmp_path / "bin" / "rudder"
+    stand_in.parent.mkdir()
+    stand_in.write_text(f"#!/bin/sh\ntrap 'sleep 0.3; touch {tmp_path}/removed; exit 1' TERM\ntouch {tmp_path}/begun\nwhile :; do sleep 0.05; done\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("RUDDER_BIN_DIR", str(stand_in.parent))
+    folder = write_glt(tmp_path / "in", plain)
+    process = subprocess.Popen([sys.executable, "-m", "rudder.convert", "glt", str(folder), "--out", str(tmp_path / "out"), "--json"])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 143
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "bin", "in", "removed"]
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1", "V2"])
