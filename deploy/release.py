@@ -199,13 +199,13 @@ def build_tarball(architecture: str, programs: Path, out: Path, time: int) -> Pa
     target = out / f"{name}.tar.gz"
     files = [(REPOSITORY / path, str(path)) for path in tracked()] + [(programs / program, f"bin/{program}") for program in PROGRAMS]
     # The time of the compressed stream is 0, and its name is left out.
-    with target.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for source, path in files:
-            info = archive.gettarinfo(source, f"{name}/{path}")
-            info.mtime, info.uid, info.gid, info.uname, info.gname = time, 0, 0, "", ""
-            info.mode = 0o755 if os.access(source, os.X_OK) else 0o644
-            with source.open("rb") as file:
-                archive.addfile(info, file)
+    with target.open("wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as stream:
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for source, path in files:
+                info = tarfile.TarInfo(f"{name}/{path}")
+                info.size, info.mtime, info.mode = source.stat().st_size, time, 0o755 if os.access(source, os.X_OK) else 0o644
+                with source.open("rb") as file:
+                    archive.addfile(info, file)
     return target
 
 
@@ -255,12 +255,16 @@ def wheel_of_target(programs: Path, out: Path) -> Path:
 def main() -> None:
     """Build the release, or the wheel of a test."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], epilog="docs/install.md says what each file is for.")
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "target" / "release-files", help="folder for the files [default: target/release-files]")
-    parser.add_argument("--target-dir", type=Path, default=REPOSITORY / "target" / "dist", help="folder of the build [default: target/dist]")
-    parser.add_argument("--architecture", action="append", choices=ARCHITECTURES, help="repeatable [default: all]; package and image are made for this machine's only")
+    built = REPOSITORY / "target"
+    parser.add_argument("--out", type=Path, default=built / "release-files", help="folder for the files [default: target/release-files]")
+    parser.add_argument("--target-dir", type=Path, default=built / "dist", help="folder of the build [default: target/dist]")
+    help_of_architecture = "repeatable [default: all]; package and image are made for this machine's only"
+    parser.add_argument("--architecture", action="append", choices=ARCHITECTURES, help=help_of_architecture)
     parser.add_argument("--check", action="store_true", help="build a second time in an empty folder, and fail where the files differ")
-    parser.add_argument("--from-target", action="store_true", help="only a wheel of programs that are built, for this machine: a minute instead of an hour")
-    parser.add_argument("--programs", type=Path, default=REPOSITORY / "target" / "release", help="with --from-target: where the programs lie [default: target/release]")
+    help_of_target = "only a wheel of programs that are built, for this machine: a minute instead of an hour"
+    parser.add_argument("--from-target", action="store_true", help=help_of_target)
+    help_of_programs = "with --from-target: where the programs lie [default: target/release]"
+    parser.add_argument("--programs", type=Path, default=built / "release", help=help_of_programs)
     args = parser.parse_args()
     out, target = args.out.resolve(), args.target_dir.resolve()
     if args.from_target:

@@ -71,8 +71,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if subprocess.run([sys.executable, "-m", "maturin", "--version"], capture_output=True, check=False).returncode != 0:
         absent("maturin is missing: pip install 'maturin>=1.7,<2'")
     programs = Path(program("rudderd")).parent
-    command = [sys.executable, REPOSITORY / "deploy" / "release.py", "--from-target", "--programs", programs, "--out", tmp_path_factory.mktemp("wheel")]
-    return Path(run(*command).strip())
+    command = [sys.executable, REPOSITORY / "deploy" / "release.py", "--from-target", "--programs", programs]
+    return Path(run(*command, "--out", tmp_path_factory.mktemp("wheel")).strip())
 
 
 @pytest.fixture(scope="module")

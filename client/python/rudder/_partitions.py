@@ -219,7 +219,8 @@ class _PygPieces:
 
     def __call__(self) -> Iterator[Piece]:
         entries = [_pyg_entry(file, self.graph_type) for file in self.files]
-        # `id` counts from 0 in each type. Where it is missing, some versions of PyG count so in `global_id`, and others over all types.
+        # `id` counts from 0 in each type. Where it is missing, some versions of PyG count so in `global_id`, and others
+        # over all types.
         all_ids: list[Optional[np.ndarray]] = [
             None if not entry else _ids(entry.get("id", entry.get("global_id")), file, "`global_id`") for entry, file in zip(entries, self.files)
         ]
@@ -252,7 +253,7 @@ def read_glt(folder: Path) -> Partition:
     file = folder / "META"
     if not file.exists():
         raise FormatError(f"{file} is missing: name the folder that GraphLearn's partitioner wrote")
-    meta = next(load_all(file), None)
+    meta: Any = next(load_all(file), None)
     partition = Partition(_parts(meta, file))
     for kind, default in (("node", NODE_TYPE), ("edge", EDGE_TYPE)):
         types = _types(meta, f"{kind}_types", file) if meta.get("data_cls") == "hetero" else [None]

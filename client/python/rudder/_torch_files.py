@@ -25,7 +25,8 @@ from .errors import FormatError
 
 __all__ = ["RangeBook", "Tensor", "TorchFileError", "load", "load_all"]
 
-#: Element types by the name of torch's storage. NumPy has no brain float: two bytes without a meaning, which ``rudder import`` takes for one.
+#: Element types by the name of torch's storage. NumPy has no brain float: it is two bytes without a meaning here, which
+#: ``rudder import`` takes for one.
 _ELEMENTS = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",

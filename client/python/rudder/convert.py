@@ -107,8 +107,8 @@ def _convert(partition: Partition, out: Path, name: Optional[str], tables: Itera
         for number, table in enumerate(partition.tables):
             _write_table(table, partition.owners[table.vertex_type], work / f"{number}.npy", quiet)
             command += ["--table", f"{table.name}@{table.vertex_type}={work / f'{number}.npy'}"]
-        for number, table in enumerate(tables):
-            command += ["--table", _own_table(table, work / f"own{number}.npy")]
+        for number, argument in enumerate(tables):
+            command += ["--table", _own_table(argument, work / f"own{number}.npy")]
         command += (["--name", name] if name else []) + (["--force"] if force else [])
         return _import(command, quiet)
 
@@ -192,7 +192,8 @@ def _copy(piece: Piece, owners: np.ndarray, seen: np.ndarray, out: np.ndarray) -
 
 def main(arguments: Optional[list[str]] = None) -> int:
     """Run ``python -m rudder.convert``; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m rudder.convert", description="Make a Rudder dataset of a partition that another framework wrote.")
+    description = "Make a Rudder dataset of a partition that another framework wrote."
+    parser = argparse.ArgumentParser(prog="python -m rudder.convert", description=description)
     parser.add_argument("format", choices=("pyg", "glt"), help="who wrote it: torch_geometric's Partitioner, or GraphLearn-for-PyTorch")
     parser.add_argument("partition", type=Path, metavar="PARTITION", help="folder that holds META.json (pyg) or META (glt)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the dataset to; it appears when it is complete")

@@ -239,7 +239,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path, plain: Truth) -> None:
     cases: list[tuple[Any, str]] = [
         ({"global_id": ids[1:], "feats": {"x": rows[1:]}}, f"1 ids have no row; the first is {ids[0]}, owned by part 1"),
         ({"global_id": ids, "feats": {"x": rows[1:]}}, f"part_1/node_feats.pt: {len(ids)} ids for {len(ids) - 1} rows"),
-        ({"global_id": np.concatenate((foreign, ids[1:])), "feats": {"x": rows}}, f"id {foreign[0]} lies in part 1, but the partition book gives it to part 2"),
+        (
+            {"global_id": np.concatenate((foreign, ids[1:])), "feats": {"x": rows}},
+            f"id {foreign[0]} lies in part 1, but the partition book gives it to part 2",
+        ),
         ({"global_id": np.concatenate((ids[1:2], ids[1:])), "feats": {"x": rows}}, f"the first is {ids[0]}"),
         ({"global_id": ids + 1000, "feats": {"x": rows}}, "the partition book has the ids 0 to 310"),
         ({"global_id": ids, "feats": {"x": rows.astype(np.float64)}}, "rows of float64"),
@@ -353,7 +356,8 @@ def test_files_of_torch(tmp_path: Path) -> None:
     """What torch itself writes: slices, transposed, brain floats, both formats."""
     torch = pytest.importorskip("torch")
     whole = torch.arange(60, dtype=torch.float32).reshape(12, 5)
-    tensors = {"whole": whole, "slice": whole[3:9:2], "turned": whole.T, "half": whole.half(), "mask": whole > 7, "ids": torch.arange(9), "none": None}
+    tensors = {"whole": whole, "slice": whole[3:9:2], "turned": whole.T, "half": whole.half(), "mask": whole > 7}
+    tensors |= {"ids": torch.arange(9), "none": None}
     tensors |= {"brain": whole.bfloat16(), "empty": torch.empty(0, 4), "number": 3, ("a", "b", "c"): {"x": whole[1:]}}
     for name, archive in (("new.pt", True), ("old.pt", False)):
         torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=archive)

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-_STORAGES = {"f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char", "u1": "Byte", "b1": "Bool", "V2": "BFloat16"}
+_FLOATS = {"f8": "Double", "f4": "Float", "f2": "Half", "V2": "BFloat16"}
+_STORAGES = {**_FLOATS, "i8": "Long", "i4": "Int", "i2": "Short", "i1": "Char", "u1": "Byte", "b1": "Bool"}
 
 
 @dataclass
