@@ -104,12 +104,17 @@ def environment(target: Path, binaries: Path) -> dict[str, str]:
     }
 
 
+def check_paths(data: bytes, name: str, folders: list[str]) -> None:
+    """What is shipped must not say where it was built."""
+    for folder in folders:
+        if folder.encode() + b"/" in data:
+            fail(f"{name} holds the path {folder}")
+
+
 def check(file: Path, folders: list[str]) -> None:
     """A built file must run on the platform of its name, and must not say where it was built."""
     data = file.read_bytes()
-    for folder in folders:
-        if folder.encode() + b"/" in data:
-            fail(f"{file} holds the path {folder}")
+    check_paths(data, str(file), folders)
     versions = re.findall(r"\bGLIBC_(\d+)\.(\d+)", run("readelf", "--version-info", "--wide", file))
     newest = max(((int(major), int(minor)) for major, minor in versions), default=(0, 0))
     if newest > GLIBC:
@@ -149,17 +154,23 @@ def build_wheel(architecture: str, target: Path, programs: Path, out: Path) -> P
         with zipfile.ZipFile(module) as archive:
             archive.extract("rudder/_native.abi3.so", folder)
         check(Path(folder) / "rudder/_native.abi3.so", list(own_folders(target)))
-        return add_programs(module, programs, out, epoch())
+        wheel = add_programs(module, programs, out, epoch())
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            check_paths(archive.read(name), f"{wheel}: {name}", list(own_folders(target)))
+    return wheel
 
 
 def add_programs(module: Path, programs: Path, out: Path, time: int) -> Path:
     """Write a wheel again with the programs in it: pip puts what lies in ``NAME.data/scripts`` beside the environment's Python.
 
     maturin makes wheels of a module or of programs, not of both. Entries are sorted and have one time, so that the same contents are the
-    same bytes.
+    same bytes. maturin's list of crates stays out: it has a random number, the time and folders of this machine in it, and knows the
+    module's crates only. ``Cargo.lock`` has all of them.
     """
     with zipfile.ZipFile(module) as archive:
-        files = {info.filename: (archive.read(info), 0o644) for info in archive.infolist() if not info.is_dir()}
+        infos = [info for info in archive.infolist() if not info.is_dir() and ".dist-info/sboms/" not in info.filename]
+        files = {info.filename: (archive.read(info), 0o644) for info in infos}
     (record,) = (name for name in files if name.endswith(".dist-info/RECORD"))
     data = record.replace(".dist-info/RECORD", ".data/scripts")
     for name in PROGRAMS:
@@ -243,7 +254,7 @@ def wheel_of_target(programs: Path, out: Path) -> Path:
         if maturin is None:
             fail("maturin is missing: pip install maturin")
         command = [maturin, "build", "--release", "--locked", "--compatibility", "linux", "--manifest-path", "client/python/Cargo.toml"]
-        run(*command, "--out", folder, "--strip")
+        run(*command, "--out", folder)
         (module,) = Path(folder).glob("*.whl")
         for name in PROGRAMS:
             if not (programs / name).exists():

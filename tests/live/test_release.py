@@ -32,7 +32,8 @@ def module(folder: Path, names: list[str]) -> Path:
 
 def test_wheel_repeats(tmp_path: Path) -> None:
     """Neither the order of files, nor their times, nor the folder change the bytes; programs may be executed."""
-    names = ["rudder/__init__.py", "rudder_gnn-1.0.dist-info/WHEEL", "rudder_gnn-1.0.dist-info/RECORD", "rudder/a.py"]
+    info = "rudder_gnn-1.0.dist-info"
+    names = ["rudder/__init__.py", f"{info}/WHEEL", f"{info}/RECORD", f"{info}/sboms/a.json", "rudder/a.py"]
     made = []
     for folder, order in ((tmp_path / "a", names), (tmp_path / "b", names[::-1])):
         (folder / "out").mkdir(parents=True)
@@ -43,6 +44,7 @@ def test_wheel_repeats(tmp_path: Path) -> None:
     with zipfile.ZipFile(made[0]) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         record = archive.read("rudder_gnn-1.0.dist-info/RECORD").decode().splitlines()
+    assert f"{info}/sboms/a.json" not in infos
     assert list(infos)[-1] == "rudder_gnn-1.0.dist-info/RECORD"
     assert sorted(line.rsplit(",", 2)[0] for line in record) == sorted(infos)
     scripts = [infos[f"rudder_gnn-1.0.data/scripts/{name}"] for name in release.PROGRAMS]
