@@ -82,7 +82,7 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
         let shown = if args.limit == 0 { row.len() } else { args.limit.min(row.len()) };
         let _ = write!(text, "{id}  [");
         for (at, element) in row[..shown].iter().enumerate() {
-            let _ = write!(text, "{}{}", if at > 0 { ", " } else { "" }, word(element));
+            let _ = write!(text, "{}{}", if at > 0 { ", " } else { "" }, plain(element));
         }
         let more = row.len() - shown;
         let _ = writeln!(text, "{}]  {from}", if more > 0 { format!(", ... {more} more") } else { String::new() });
@@ -150,7 +150,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 }
 
 /// An element as a person reads it.
-fn word(element: &Value) -> String {
+fn plain(element: &Value) -> String {
     match element {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     fn text(dtype: DType, row: &[u8]) -> String {
-        elements(dtype, row).iter().map(word).collect::<Vec<_>>().join(" ")
+        elements(dtype, row).iter().map(plain).collect::<Vec<_>>().join(" ")
     }
 
     #[test]

@@ -177,8 +177,11 @@ fn tidy(target: &Target) {
 /// Finds the daemons, or has a process of its own start them; answers whether they were there.
 fn start_detached(args: &UpArgs, target: &Target, mode: Mode, limit: &Limit) -> Result<(State, bool), CliError> {
     if target.place.is_taken() {
-        if let Ok(state) = wait(target, limit, &mut Patience::WhileTaken) {
-            return Ok((state, true));
+        match wait(target, limit, &mut Patience::WhileTaken) {
+            Ok(state) => return Ok((state, true)),
+            Err(error) if target.place.is_taken() => return Err(error),
+            // It ended while it was waited for.
+            Err(_) => {}
         }
     }
     target.place.prepare()?;
