@@ -8,13 +8,15 @@ partition.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -113,15 +115,35 @@ def _convert(partition: Partition, out: Path, name: Optional[str], tables: Itera
         return _import(command, quiet)
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let signals that end this process wait, so that no process is started that nobody ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers of signals run in the main thread only
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for late in came:
+        signal.raise_signal(late)
+
+
 def _import(command: list[str], quiet: bool) -> str:
     """Run ``rudder import``; who ends this process lets it end by itself, so that it can remove what it has begun."""
     pipe = subprocess.PIPE if quiet else None
-    process = subprocess.Popen([*command, "--json"] if quiet else command, stdout=pipe, stderr=pipe, text=True)
+    process: Optional[subprocess.Popen[str]] = None
     try:
+        with _signals_wait():
+            process = subprocess.Popen([*command, "--json"] if quiet else command, stdout=pipe, stderr=pipe, text=True)
         said, complaint = process.communicate()
     except BaseException:
-        process.terminate()
-        process.wait()
+        if process is not None:
+            process.terminate()
+            process.wait()
         raise
     if process.returncode != 0:
         raise FormatError((complaint or "").strip() or f"rudder import ended with {process.returncode}")
