@@ -108,7 +108,8 @@ fn ids_note(target: &Target<'_>, written: &GraphSummary) -> String {
     if written.renumbered {
         format!(
             "vertices of `{vertex_type}` were renumbered, so that each part owns one range: a vertex's dataset id is not \
-             its original id; ids/{vertex_type}.npy holds the original id of each dataset id (--keep-ids keeps ids)"
+             its original id; trainers ask by original ids, unless they connect with ids=\"dataset\" (--keep-ids keeps \
+             ids)"
         )
     } else {
         format!("ids of `{vertex_type}` were kept: original ids and dataset ids are the same")

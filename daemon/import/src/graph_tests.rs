@@ -379,7 +379,8 @@ fn kept_ids_are_the_users_ids() {
     let graph = summary.graph.unwrap();
     assert!(!graph.renumbered && summary.notes.iter().any(|note| note.contains("ids of `_N` were kept")));
     let dataset = bench.open();
-    assert_eq!((rows_in_order(&dataset, "feat"), dataset.original_ids("_N").unwrap()), (feat, None));
+    assert_eq!((rows_in_order(&dataset, "feat"), dataset.original_ids("_N").unwrap()), (feat, Some((0..60).collect())));
+    assert!(!bench.out().join("ids/_N.npy").exists());
     let kept = dataset.load_graph().unwrap().unwrap();
     let expected: Vec<(u32, u32)> = (0..60).map(|id| (id, (id * 7 + 1) % 60)).collect();
     assert_eq!(kept, rudder_dataset::CsrGraph::from_edges(60, &expected).unwrap());
