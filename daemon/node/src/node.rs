@@ -4,7 +4,7 @@
 mod pulse;
 mod steering;
 
-use crate::config::{Access, CacheConfig, Config, DatasetConfig};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Policy};
 use crate::daemon::{Answer, Daemon};
 use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
@@ -18,10 +18,10 @@ use pulse::Pulse;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
-use rudder_core::cache::CacheSpec;
+use rudder_core::cache::{CacheSpec, TABLE_ROWS_MAX};
 use rudder_dataset::{Dataset, DatasetError, Part, Table};
 use rudder_peers::{Identity, PeerError, Peers};
-use rudder_settings::Invalid;
+use rudder_settings::{Capacity, Invalid};
 use rudder_telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use std::io;
@@ -301,12 +301,26 @@ fn or_else(configured: usize, automatic: usize) -> usize {
 fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSpec {
     let (capacity, policy) = config.for_table(&table.name);
     let remote_rows = table.rows - table.book.owned(dataset.node());
+    let rows_of =
+        |capacity: Capacity| usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX);
+    let (wished, ceiling) = (rows_of(capacity), rows_of(config.ceiling_of(&table.name)));
+    let rows_max =
+        if table.rows > TABLE_ROWS_MAX { (config.tracked_rows_max + 1).next_power_of_two() / 4 } else { usize::MAX };
+    if wished > rows_max && policy != Policy::None {
+        tracing::warn!(
+            table = table.name,
+            rows = wished,
+            rows_max,
+            "cache.capacity is more than half of cache.tracked_rows_max, which holds for tables of 2^32 rows and more: \
+             fewer rows are cached"
+        );
+    }
     CacheSpec {
         table_rows: table.rows,
         row_bytes: table.row_bytes,
-        capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
-        ceiling_rows: usize::try_from(config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes))
-            .unwrap_or(usize::MAX),
+        capacity_rows: wished.min(rows_max),
+        ceiling_rows: ceiling.min(rows_max),
+        tracked_rows_max: config.tracked_rows_max,
         policy: policy.with(config.policy_settings()),
         seed: config.seed,
     }

@@ -27,8 +27,8 @@ pub(crate) enum RequestError {
         "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect again to see them"
     )]
     UnknownTable { number: u16, tables: usize },
-    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
-    IdOutOfRange { table: String, id: u64, at: usize, last: u64 },
+    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has {}", ids_of(*rows))]
+    IdOutOfRange { table: String, id: u64, at: usize, rows: u64 },
     #[error("table `{table}` has rows of {dtype} × {width}; the request expects {asked_dtype} × {asked_width}")]
     Shape { table: String, dtype: DType, width: u32, asked_dtype: DType, asked_width: u32 },
     #[error("{0}")]
@@ -56,6 +56,15 @@ pub(crate) enum RequestError {
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
     Internal(&'static str),
+}
+
+/// The ids of a table of `rows` rows, in words.
+fn ids_of(rows: u64) -> String {
+    match rows {
+        0 => "no rows".to_owned(),
+        1 => "one row, with id 0".to_owned(),
+        rows => format!("ids 0 to {}", rows - 1),
+    }
 }
 
 /// Why rows of an update were not applied.
@@ -92,7 +101,7 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 impl RequestError {
     /// Id `id`, at position `at` of the request, is not an id of `table`.
     pub(crate) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
-        Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
+        Self::IdOutOfRange { table: table.name.clone(), id, at, rows: table.rows }
     }
 
     /// The code for programs.
