@@ -1,5 +1,5 @@
-//! Tables of more rows than 32 bits count, as sparse files of one byte per row: right rows, local and remote, whatever the
-//! policy, with lookahead, updates and refreshes, after a start that is as fast as ever.
+//! Tables of more rows than 32 bits count, as sparse files of one byte per row: right rows, local and remote, whatever
+//! the policy, with lookahead, updates and refreshes, after a start that is as fast as ever.
 #![allow(clippy::unwrap_used)]
 
 use rudder_client::{Client, DType, ErrorCode, Horizon, Loader};

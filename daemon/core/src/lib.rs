@@ -18,8 +18,8 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let trace: [&[u64]; 4] = [&[1, 2, 3], &[1, 4], &[1, 2], &[1, 5]];
 //! let (capacity_rows, policy) = (2, PolicySpec::Lfu);
-//! let (ceiling_rows, tracked_rows_max) = (capacity_rows, 0);
-//! let spec = CacheSpec { table_rows: 10, row_bytes: 0, capacity_rows, ceiling_rows, tracked_rows_max, policy, seed: 1 };
+//! let (ceiling_rows, tracked_rows_max, row_bytes) = (capacity_rows, 0, 0);
+//! let spec = CacheSpec { table_rows: 10, row_bytes, capacity_rows, ceiling_rows, tracked_rows_max, policy, seed: 1 };
 //! let cache = TableCache::new(spec)?;
 //! let (mut hits, mut requests) = (0, 0);
 //! for ids in trace {

@@ -18,10 +18,10 @@ use pulse::Pulse;
 use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
-use rudder_core::cache::{CacheSpec, TABLE_ROWS_MAX};
+use rudder_core::cache::CacheSpec;
 use rudder_dataset::{Dataset, DatasetError, Part, Table};
 use rudder_peers::{Identity, PeerError, Peers};
-use rudder_settings::{Capacity, Invalid};
+use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
 use serde_json::{Value, json};
 use std::io;
@@ -301,11 +301,9 @@ fn or_else(configured: usize, automatic: usize) -> usize {
 fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSpec {
     let (capacity, policy) = config.for_table(&table.name);
     let remote_rows = table.rows - table.book.owned(dataset.node());
-    let rows_of =
-        |capacity: Capacity| usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX);
-    let (wished, ceiling) = (rows_of(capacity), rows_of(config.ceiling_of(&table.name)));
-    let rows_max =
-        if table.rows > TABLE_ROWS_MAX { (config.tracked_rows_max + 1).next_power_of_two() / 4 } else { usize::MAX };
+    let (wished, rows_max) = (capacity.rows(remote_rows, table.row_bytes), config.rows_max(table.rows));
+    let ceiling = config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes);
+    let held = |rows: u64| usize::try_from(rows.min(rows_max)).unwrap_or(usize::MAX);
     if wished > rows_max && policy != Policy::None {
         tracing::warn!(
             table = table.name,
@@ -318,8 +316,8 @@ fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSp
     CacheSpec {
         table_rows: table.rows,
         row_bytes: table.row_bytes,
-        capacity_rows: wished.min(rows_max),
-        ceiling_rows: ceiling.min(rows_max),
+        capacity_rows: held(wished),
+        ceiling_rows: held(ceiling),
         tracked_rows_max: config.tracked_rows_max,
         policy: policy.with(config.policy_settings()),
         seed: config.seed,

@@ -1,5 +1,5 @@
-//! What a table's cache is made of, why it cannot be made, and what it counts. It owns the choice of the index: by id, or
-//! by number where ids do not fit into 32 bits.
+//! What a table's cache is made of, why it cannot be made, and what it counts. It owns the choice of the index: by id,
+//! or by number where ids do not fit into 32 bits.
 
 use super::index::Index;
 use super::numbers::Numbers;

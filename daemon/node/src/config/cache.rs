@@ -2,7 +2,7 @@
 
 use crate::serve::SteerSettings;
 pub use rudder_core::cache::PolicyName as Policy;
-use rudder_core::cache::PolicySettings;
+use rudder_core::cache::{PolicySettings, TABLE_ROWS_MAX};
 use rudder_settings::{Capacity, Verdict, WAIT_MS, within, wrong};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -70,6 +70,14 @@ impl CacheConfig {
             table.and_then(|table| table.capacity).unwrap_or(self.capacity),
             table.and_then(|table| table.policy).unwrap_or(self.policy),
         )
+    }
+
+    /// Most rows that the cache of a table of `table_rows` rows may hold, whatever capacity and ceiling say: half of
+    /// those that are tracked, in the tables that [`CacheConfig::tracked_rows_max`] is for.
+    #[must_use]
+    pub fn rows_max(&self, table_rows: u64) -> u64 {
+        let tracked = (self.tracked_rows_max + 1).next_power_of_two() / 2;
+        if table_rows > TABLE_ROWS_MAX { tracked as u64 / 2 } else { u64::MAX }
     }
 
     /// What policies are made with.
