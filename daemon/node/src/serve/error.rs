@@ -159,3 +159,19 @@ pub enum ServeError {
         cause: std::io::Error,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_one_row_has_no_range_of_ids() {
+        let said = |rows| RequestError::IdOutOfRange { table: "x".to_owned(), id: 7, at: 2, rows }.to_string();
+        assert_eq!(said(0), "id 7 (position 2 of the fetch) is out of range: table `x` has no rows");
+        assert_eq!(said(1), "id 7 (position 2 of the fetch) is out of range: table `x` has one row, with id 0");
+        assert_eq!(
+            said(5_000_000_000),
+            "id 7 (position 2 of the fetch) is out of range: table `x` has ids 0 to 4999999999"
+        );
+    }
+}
