@@ -24,7 +24,7 @@ const ALL: [PolicySpec; 9] = [
 
 fn cache(policy: PolicySpec, capacity_rows: usize) -> TableCache {
     TableCache::new(CacheSpec {
-        table_rows: u64::from(IDS),
+        table_rows: IDS,
         row_bytes: 0,
         capacity_rows,
         ceiling_rows: capacity_rows,
