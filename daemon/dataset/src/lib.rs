@@ -4,11 +4,14 @@
 
 mod blocks;
 mod book;
+mod column;
 mod error;
 mod graph;
 mod halo;
+mod ids;
 pub mod manifest;
 pub mod map;
+mod names;
 pub mod npy;
 mod open;
 mod part;
@@ -20,10 +23,12 @@ pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, Bloc
 pub use book::{BookError, Location, PartitionBook};
 pub use error::DatasetError;
 pub use graph::{CsrGraph, GraphError};
+pub use ids::{IdError, Inverse, VertexIds};
 pub use manifest::{
     BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX,
     ShardManifest, TableManifest, VertexType,
 };
+pub use names::{NameError, NameIndex, VertexNames};
 pub use open::{Dataset, Table};
 pub use part::{LocalRow, Part};
 pub use settings::{Access, BlockSettings, Verify};

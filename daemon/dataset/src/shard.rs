@@ -146,10 +146,20 @@ pub fn open_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
 
 /// [`open_npy`] of a file that the manifest names.
 pub fn open_listed_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
-    open_npy(path).map_err(|error| match error {
+    open_npy(path).map_err(listed)
+}
+
+/// Opens a file that the manifest names.
+pub(crate) fn open_listed(path: &Path) -> Result<File, DatasetError> {
+    File::open(path).map_err(DatasetError::io(path, "open")).map_err(listed)
+}
+
+/// What the absence of a file means where the manifest names it.
+fn listed(error: DatasetError) -> DatasetError {
+    match error {
         DatasetError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
             DatasetError::FileMissing { path }
         }
         other => other,
-    })
+    }
 }
