@@ -15,7 +15,8 @@ const PIECE_IDS: usize = 1 << 16;
 const PIECE_BYTES: usize = 1 << 20;
 
 impl Client {
-    /// The ids that vertices have in their source, in the order of `dataset_ids`. `of` is a vertex type or a table of it.
+    /// The ids that vertices have in their source, in the order of `dataset_ids`. `of` is a vertex type or a table of
+    /// it.
     ///
     /// # Errors
     /// [`ClientError::UnknownTable`], [`ClientError::Ambiguous`], and what the daemon refuses (an id out of range, a file
@@ -24,7 +25,8 @@ impl Client {
         self.translate(of, IdSpace::Dataset, dataset_ids)
     }
 
-    /// The ids that the import gave to vertices, in the order of `original_ids`. `of` is a vertex type or a table of it.
+    /// The ids that the import gave to vertices, in the order of `original_ids`. `of` is a vertex type or a table of
+    /// it.
     ///
     /// # Errors
     /// As [`Client::original_ids`].
@@ -57,7 +59,8 @@ impl Client {
         Ok(ids)
     }
 
-    /// The names of the vertices `ids`, which are in the numbers of this client. `of` is a vertex type or a table of it.
+    /// The names of the vertices `ids`, which are in the numbers of this client. `of` is a vertex type or a table of
+    /// it.
     ///
     /// # Errors
     /// As [`Client::original_ids`]; [`ErrorCode::UnknownName`] where vertices of the type have no names.

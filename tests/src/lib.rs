@@ -82,10 +82,10 @@ pub fn renumbered(rows: u64, spread: u64, seed: u64) -> Vec<u64> {
     original
 }
 
-/// Writes a dataset over `parts` even ranges whose vertices were renumbered as `seed` says. Table `feat` is of type `_N`,
-/// whose vertex with the original id `i` is called [`name_of`]`(i)`. Table `far` is of type `far`, whose original ids are
-/// `1_000_003` times as large. Table `same` is of type `same`, which was not renumbered. Row `i` of each is [`row_of`]
-/// of the original id, taken modulo 4,096.
+/// Writes a dataset over `parts` even ranges whose vertices were renumbered as `seed` says. Table `feat` is of type
+/// `_N`, whose vertex with the original id `i` is called [`name_of`]`(i)`. Table `far` is of type `far`, whose original
+/// ids are `1_000_003` times as large. Table `same` is of type `same`, which was not renumbered. Row `i` of each is
+/// [`row_of`] of the original id, taken modulo 4,096.
 ///
 /// # Errors
 /// What the disk says.

@@ -14,6 +14,7 @@ __all__ = [
     "ConnectionLostError",
     "DrainingError",
     "ForbiddenError",
+    "FormatError",
     "IdOutOfRangeError",
     "InternalError",
     "LaunchError",
@@ -158,6 +159,12 @@ class StorageError(RudderError, OSError):
     """The daemon cannot read its own shard: the file shrank, or the disk fails or hangs."""
 
     code = "storage"
+
+
+class FormatError(RudderError, ValueError):
+    """A file that was to be converted is not what its name says, or its parts do not fit together."""
+
+    code = "format"
 
 
 class InternalError(RudderError):

@@ -206,8 +206,8 @@ pub enum Reply {
         node: u16,
         /// Every table of the dataset, in the order of their ids.
         tables: Vec<TableInfo>,
-        /// Fingerprint of the dataset, with every checksum in it: two datasets with the same serve the same rows under the
-        /// same ids.
+        /// Fingerprint of the dataset, with every checksum in it: two datasets with the same serve the same rows under
+        /// the same ids.
         fingerprint: u64,
         /// Most bytes of all arenas of this connection that the daemon accepts.
         arena_bytes_max: u64,

@@ -23,6 +23,8 @@ pub enum IdError {
         at: usize,
         /// The id.
         id: u64,
+        /// Whether ids are the numbers from 0 to `rows - 1`.
+        is_dense: bool,
     },
     /// A file of the dataset is absent, damaged, or cannot be read.
     #[error("ids of vertex type `{vertex_type}` cannot be translated: {cause}")]
@@ -72,13 +74,14 @@ impl VertexIds {
         let inverse = self.inverse()?;
         // A file whose bytes are not in memory was read by `inverse`.
         let data = inverse.data().unwrap_or_default();
-        let bad = match (inverse.numbers() == self.rows, inverse.size()) {
+        let is_dense = inverse.numbers() == self.rows;
+        let bad = match (is_dense, inverse.size()) {
             (true, 4) => look_up(bytemuck::cast_slice(data), self.rows, ids, |cell| u32::from_le_bytes(cell).into()),
             (true, _) => look_up(bytemuck::cast_slice(data), self.rows, ids, u64::from_le_bytes),
             (false, _) => search(bytemuck::cast_slice(data), self.rows, ids),
         };
         bad.map_err(|bad| match bad {
-            Bad::Unknown { at } => IdError::Unknown { at, id: ids[at] },
+            Bad::Unknown { at } => IdError::Unknown { at, id: ids[at], is_dense },
             Bad::Entry { at, found } => self.damaged(inverse, ids[at], found),
         })
     }
@@ -91,7 +94,7 @@ impl VertexIds {
         let original = self.original.as_ref().map_err(|cause| self.file(Arc::clone(cause)))?;
         for (at, id) in ids.iter_mut().enumerate() {
             if *id >= self.rows {
-                return Err(IdError::Unknown { at, id: *id });
+                return Err(IdError::Unknown { at, id: *id, is_dense: true });
             }
             *id = original.get(*id).map_err(|cause| self.file(Arc::new(cause)))?;
         }
@@ -110,14 +113,6 @@ impl VertexIds {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.inverse.get().is_some()
-    }
-
-    /// Whether original ids are the numbers from 0 to `rows - 1`.
-    ///
-    /// # Errors
-    /// [`IdError::File`].
-    pub fn is_dense(&self) -> Result<bool, IdError> {
-        Ok(self.inverse()?.numbers() == self.rows)
     }
 
     /// The inverse, read or made if nobody has asked for it yet.
@@ -358,11 +353,10 @@ mod tests {
             prop_assert_eq!(&there, &(0..rows).collect::<Vec<_>>());
             ids.to_original(&mut there).unwrap();
             prop_assert_eq!(&there, &original);
-            prop_assert_eq!(ids.is_dense().unwrap(), spread == 1 || rows == 1);
             let unknown = (rows - 1) * spread + 1;
             let mut wrong = vec![original[0], unknown];
             let refused = |refused: Result<(), IdError>| match refused {
-                Err(IdError::Unknown { at, id }) => Some((at, id)),
+                Err(IdError::Unknown { at, id, .. }) => Some((at, id)),
                 _ => None,
             };
             prop_assert_eq!(refused(ids.to_dataset(&mut wrong)), Some((1, unknown)));

@@ -56,9 +56,9 @@ pub struct VertexType {
     /// `.npy` (u64, `rows`): the id each id had in the source. Absent where the import kept the source's ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_ids: Option<FileManifest>,
-    /// `.npy`, the inverse of `original_ids`. Where original ids are 0 to `rows - 1`: u32 or u64, `rows`, the dataset id
-    /// of each original id. Else u64, `rows` x 2: (original id, dataset id), in the order of original ids. Datasets from
-    /// before this field have none.
+    /// `.npy`, the inverse of `original_ids`. Where original ids are 0 to `rows - 1`: u32 or u64, `rows`, the dataset
+    /// id of each original id. Else u64, `rows` x 2: (original id, dataset id), in the order of original ids. Datasets
+    /// from before this field have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset_ids: Option<FileManifest>,
     /// Text, one line per *original* id: the name the vertex has in the source.

@@ -132,6 +132,7 @@ impl Dataset {
         let manifest = Manifest::load(dir)?;
         if verify == Verify::Full {
             verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
+            manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(dir, vertex_type))?;
         }
         let dataset = Self::open(dir, Part(0), Verify::Shape, &|_, _| ())?;
         for table in &dataset.tables {
@@ -209,14 +210,14 @@ impl Dataset {
         Shard::open(&self.dir, manifest, shard, None)
     }
 
-    /// The id that each id of `vertex_type` had before relabelling; `None` when the dataset keeps no such map. Its
-    /// checksum is checked.
+    /// The original id of each id of `vertex_type`: the ids themselves where the import kept them. `None` when there is
+    /// no such type. The file's checksum is checked.
     ///
     /// # Errors
     /// [`DatasetError`] naming the file.
     pub fn original_ids(&self, vertex_type: &str) -> Result<Option<Vec<u64>>, DatasetError> {
         let Some(vertex_type) = self.manifest.vertex_type(vertex_type) else { return Ok(None) };
-        let Some(file) = &vertex_type.original_ids else { return Ok(None) };
+        let Some(file) = &vertex_type.original_ids else { return Ok(Some((0..vertex_type.rows).collect())) };
         let column = Column::open_checked(&self.dir, file, vertex_type.rows, &[NpyType::U64])?;
         Ok(Some(column.iter().collect()))
     }

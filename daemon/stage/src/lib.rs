@@ -13,6 +13,7 @@ pub mod link;
 pub mod place;
 mod role;
 mod say;
+mod speed;
 mod stage;
 mod undo;
 
@@ -24,4 +25,5 @@ pub use door::Door;
 pub use error::StageError;
 pub use role::{DaemonRole, Role, assume_role};
 pub use say::{Say, Saying};
+pub use speed::LinkSpeed;
 pub use stage::Stage;

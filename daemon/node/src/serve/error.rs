@@ -117,8 +117,8 @@ impl RequestError {
     /// Ids of vertices of `table` cannot be translated.
     pub(crate) fn of_ids(table: &Table, error: IdError) -> Self {
         match error {
-            IdError::Unknown { at, id } if id >= table.rows => Self::out_of_range(table, at, id),
-            IdError::Unknown { at, id } => Self::UnknownId { table: table.name.clone(), id, at },
+            IdError::Unknown { at, id, is_dense: true } => Self::out_of_range(table, at, id),
+            IdError::Unknown { at, id, is_dense: false } => Self::UnknownId { table: table.name.clone(), id, at },
             file @ IdError::File { .. } => Self::Ids(file),
         }
     }
