@@ -230,8 +230,8 @@ impl Target {
     }
 }
 
-/// A variable of the environment that is set and not empty. The name of the host, which shells need not export, is known
-/// to the kernel.
+/// A variable of the environment that is set and not empty. The name of the host, which shells need not export, is
+/// known to the kernel.
 fn environment(name: &str) -> Option<String> {
     let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| name == "HOSTNAME");
     let value = std::env::var(name).ok().filter(|value| !value.is_empty());
