@@ -138,7 +138,7 @@ impl Discovery {
                 if hosts.len() != usize::from(parts) {
                     let problem = format!("the job has {} nodes, and the dataset {parts} partitions", hosts.len());
                     return self.wrong(
-                        problem,
+                        &problem,
                         "run on as many nodes as the dataset has partitions, or import it again with --parts",
                     );
                 }
