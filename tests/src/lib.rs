@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod raw;
+pub mod up_site;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Config, ControllerSpec, Policy};
@@ -201,7 +202,7 @@ impl Cluster {
         for node in 0..nodes {
             authority::issue(&certificates, node, &certificates, 1, false)?;
             let mut config = Config::default();
-            config.node.index = node;
+            config.node.index = Some(node);
             config.node.drain_ms = 2_000;
             config.dataset.path = dir.path().join("data");
             config.local.socket = dir.path().join(format!("{node}.sock"));

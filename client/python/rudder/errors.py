@@ -14,8 +14,10 @@ __all__ = [
     "ConnectionLostError",
     "DrainingError",
     "ForbiddenError",
+    "FormatError",
     "IdOutOfRangeError",
     "InternalError",
+    "LaunchError",
     "LimitError",
     "PeerFailedError",
     "PeerUnavailableError",
@@ -47,6 +49,12 @@ class ConnectError(RudderError, ConnectionError):
     """No daemon answers on the socket."""
 
     code = "connect"
+
+
+class LaunchError(RudderError, RuntimeError):
+    """:func:`rudder.launch` could not start the daemons, or one of them failed."""
+
+    code = "launch"
 
 
 class ConnectionLostError(RudderError, ConnectionError):
@@ -151,6 +159,12 @@ class StorageError(RudderError, OSError):
     """The daemon cannot read its own shard: the file shrank, or the disk fails or hangs."""
 
     code = "storage"
+
+
+class FormatError(RudderError, ValueError):
+    """A file that was to be converted is not what its name says, or its parts do not fit together."""
+
+    code = "format"
 
 
 class InternalError(RudderError):
