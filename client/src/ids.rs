@@ -19,8 +19,8 @@ impl Client {
     /// it.
     ///
     /// # Errors
-    /// [`ClientError::UnknownTable`], [`ClientError::Ambiguous`], and what the daemon refuses (an id out of range, a file
-    /// that is not there) or the connection suffers.
+    /// [`ClientError::UnknownTable`], [`ClientError::Ambiguous`], and what the daemon refuses (an id out of range, a
+    /// file that is not there) or the connection suffers.
     pub fn original_ids(&self, of: &str, dataset_ids: &[u64]) -> Result<Vec<u64>, ClientError> {
         self.translate(of, IdSpace::Dataset, dataset_ids)
     }

@@ -81,8 +81,9 @@ fn many_fetches_are_in_flight_on_one_connection() {
 }
 
 #[test]
-fn a_row_that_several_wait_for_crosses_the_network_once() {
-    let cluster = Cluster::start(2, 2000, |config| config.cache.policy = rudder_daemon::config::Policy::None).unwrap();
+fn a_row_for_the_cache_that_several_wait_for_crosses_the_network_once() {
+    let cluster =
+        Cluster::start(2, 2000, |config| config.cache.capacity = rudder_settings::Capacity::Share(1.0)).unwrap();
     let ids: Vec<u64> = (1000..2000).collect();
     let clients: Vec<Client> = (0..4).map(|_| cluster.client(0).unwrap()).collect();
     let pending: Vec<_> = clients.iter().map(|client| client.fetch_async("feat", &ids).unwrap()).collect();

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
 use rudder_client::{Client, ConnectOptions, ErrorCode};
+use rudder_daemon::config::{Config, Policy};
 use rudder_settings::Capacity;
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
 use serde_json::Value;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Row `id` as it is after update number `version`.
@@ -98,6 +100,41 @@ fn a_writer_and_the_owner_see_an_update_at_once_and_others_when_they_refresh() {
     assert_eq!((b["applied_updates"].clone(), b["applied_rows"].clone()), (6.into(), 24.into()), "{b}");
     assert_eq!((b["updated_rows"].clone(), b["stale_rows"].clone()), (4.into(), 8.into()), "{b}");
     assert!(a["revalidation_age_seconds"].as_f64().unwrap() < 60.0, "{a}");
+}
+
+/// Without a cache, whatever is on its way or was just answered to others, a fetch that begins when the owner's update
+/// has returned gets the new row.
+#[test]
+fn without_a_cache_no_fetch_gets_a_row_older_than_itself() {
+    for no_cache in [
+        |config: &mut Config| config.cache.policy = Policy::None,
+        |config: &mut Config| {
+            config.cache.policy = Policy::Lru;
+            config.cache.capacity = Capacity::Rows(0);
+        },
+    ] {
+        let cluster = Cluster::start(2, 20_000, no_cache).unwrap();
+        let (reader, other, owner) =
+            (cluster.client(0).unwrap(), cluster.client(0).unwrap(), cluster.client(1).unwrap());
+        let (ids, last) = ((10_000..20_000).collect::<Vec<u64>>(), [19_999]);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // One that asks for the same rows all the time: its requests are there to be joined at every moment.
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    other.fetch("feat", &ids).unwrap();
+                }
+            });
+            let mut old = 0;
+            for version in 1..=60 {
+                reader.fetch("feat", &ids).unwrap();
+                write(&owner, &last, version);
+                old += usize::from(reader.fetch("feat", &ids).unwrap().row(9_999) != row_at(19_999, version));
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert_eq!(old, 0, "of 60 fetches that began after the owner's update had returned got the old row");
+        });
+    }
 }
 
 #[test]

@@ -10,18 +10,15 @@ import atexit
 import contextlib
 import json
 import os
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ._client import Client, connect
+from ._programs import find_program
 from .errors import LaunchError
 
 __all__ = ["Daemon", "launch"]
@@ -34,19 +31,11 @@ _running: set[Daemon] = set()
 
 
 def _program() -> str:
-    """Path of the program ``rudder``: of ``$RUDDER_BIN_DIR``, beside the interpreter, or on the path."""
-    folders = [os.environ.get("RUDDER_BIN_DIR"), sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    for folder in filter(None, folders):
-        found = Path(folder) / "rudder"
-        if found.is_file() and os.access(found, os.X_OK):
-            return str(found)
-    found_on_path = shutil.which("rudder")
-    if found_on_path is None:
-        raise LaunchError(
-            "the program `rudder` is neither beside this interpreter nor on the PATH: install the package with its programs, "
-            "or name the folder of `rudder` and `rudderd` by RUDDER_BIN_DIR"
-        )
-    return found_on_path
+    """Path of the program ``rudder``."""
+    try:
+        return find_program("rudder")
+    except FileNotFoundError as error:
+        raise LaunchError(str(error)) from None
 
 
 class Daemon:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy as np
+
+from ._arrays import as_ids
 from ._client import Client, default_client
 from .errors import LimitError
 
@@ -71,7 +75,13 @@ class Loader(Generic[Batch]):
     ValueError
         If a number makes no sense, or ``iterable`` can be used once only (a generator) and ``epochs`` is above 1.
     RuntimeError
-        While iterating: if ``iterable`` is used up.
+        While iterating: if ``iterable`` is used up, gives fewer minibatches in a later epoch than before although it has a
+        length or ``steps_per_epoch`` is given, or puts new ids where those of a minibatch lie that still waits.
+
+    Warns
+    -----
+    RuntimeWarning
+        If ``iterable`` gives fewer minibatches in a later epoch than in the first, and its length is not known.
 
     Examples
     --------
@@ -122,12 +132,36 @@ class Loader(Generic[Batch]):
 
     def _batches(self) -> Iterator[tuple[int, int, Batch]]:
         """Every minibatch of every epoch, with its epoch (0 is the iteration's first) and step."""
+        first = 0
         for epoch in range(self._epochs):
             step = -1
             for step, batch in enumerate(self._iterable):
                 yield epoch, step, batch
-            if step < 0 and epoch > 0:
-                raise _UsedUpError(epoch)
+            if epoch == 0:
+                first = step + 1
+            else:
+                self._check_epoch(epoch, step + 1, first)
+
+    def _check_epoch(self, epoch: int, steps: int, first: int) -> None:
+        """Speak up if an epoch after the first gave fewer minibatches: training would end early without a word."""
+        if steps == 0:
+            raise _EpochError(
+                f"the iterable gave no minibatch in epoch {epoch} of {self._epochs}: it can be used once only; give one whose "
+                "iter() begins again"
+            )
+        if self._steps_per_epoch is None:
+            if steps < first:
+                warnings.warn(
+                    f"the iterable gave {steps} minibatches in epoch {epoch} and {first} in epoch 0; give steps_per_epoch to "
+                    "have that refused",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        elif steps < min(first, self._steps_per_epoch):
+            raise _EpochError(
+                f"the iterable gave {steps} minibatches in epoch {epoch} of {self._epochs}, of {self._steps_per_epoch} that "
+                f"an epoch has, and {first} in epoch 0: give one whose iter() begins again, or the right steps_per_epoch"
+            )
 
     def __iter__(self) -> Iterator[tuple[Batch, Any]]:
         if self._used and _is_one_shot(self._iterable):
@@ -148,21 +182,61 @@ class Loader(Generic[Batch]):
             ahead.announce()
             if not ahead.waiting:
                 break
-            epoch, step, batch, ids = ahead.pop()
+            epoch, step, batch, ids, _ = ahead.pop()
             if self._progress and self._steps_per_epoch:
                 course.epoch = first_epoch + epoch + 1
                 step = min(step, self._steps_per_epoch)
                 self._client.progress(first_epoch + epoch, step, self._steps_per_epoch)
             yield batch, self._client.fetch(self._table, ids)
-        if ahead.used_up is not None:
-            raise RuntimeError(
-                f"the iterable gave no minibatch in epoch {ahead.used_up} of {self._epochs}: it can be used once only; give one "
-                "whose iter() begins again"
-            )
+        if ahead.failure is not None:
+            raise ahead.failure
 
 
-class _UsedUpError(Exception):
-    """The iterable gave nothing in an epoch after the first."""
+class _EpochError(RuntimeError):
+    """An epoch after the first gave too few minibatches."""
+
+
+#: Ids of a minibatch that are looked at one by one.
+_LOOKED_AT = 64
+
+
+class _Digest(NamedTuple):
+    """What tells the ids of one minibatch from those of another."""
+
+    count: int
+    total: int
+    some: tuple[int, ...]
+
+    @classmethod
+    def of(cls, ids: Any) -> _Digest | None:
+        """The digest of ids, or ``None`` where they lie on a device, or are no ids: whoever uses them will say so."""
+        if getattr(ids, "is_cuda", False):
+            return None
+        try:
+            array, _ = as_ids(ids)
+        except (TypeError, ValueError):
+            return None
+        some = array[:: max(1, len(array) // _LOOKED_AT)]
+        return cls(len(array), int(np.add.reduce(array, dtype=np.uint64)), tuple(some.tolist()))
+
+
+class _Waiting(NamedTuple):
+    """A minibatch that was sampled and not fetched yet."""
+
+    epoch: int
+    step: int
+    batch: Any
+    ids: Any
+    #: Of the ids when they were sampled.
+    digest: _Digest | None
+
+
+def _reused(waiting: _Waiting) -> RuntimeError:
+    return RuntimeError(
+        f"the ids of minibatch {waiting.step} of epoch {waiting.epoch} of this iteration have changed while it waited to be "
+        "fetched: the iterable puts each minibatch where the one before lies. Have it give copies (ids.copy(), ids.clone()), "
+        "or give horizon=0 to announce nothing ahead"
+    )
 
 
 class _Ahead:
@@ -175,15 +249,15 @@ class _Ahead:
 
     Attributes
     ----------
-    waiting : deque
-        Epoch, step, minibatch and ids of each.
-    used_up : int or None
-        The epoch in which the iterable gave nothing, though it did before.
+    waiting : deque of _Waiting
+        What was sampled and not fetched yet.
+    failure : RuntimeError or None
+        What was wrong with the iterable; raised when all that it gave before was fetched.
     """
 
     def __init__(self, loader: Loader[Any]) -> None:
-        self.waiting: deque[tuple[int, int, Any, Any]] = deque()
-        self.used_up: int | None = None
+        self.waiting: deque[_Waiting] = deque()
+        self.failure: RuntimeError | None = None
         self._loader = loader
         self._batches: Iterator[tuple[int, int, Any]] | None = loader._batches()
         self._announced = 0
@@ -195,10 +269,13 @@ class _Ahead:
         while self._announce_waiting() and len(self.waiting) <= self._asked and self._sample():
             pass
 
-    def pop(self) -> tuple[int, int, Any, Any]:
+    def pop(self) -> _Waiting:
         """Take the minibatch that is fetched next."""
         self._announced = max(0, self._announced - 1)
-        return self.waiting.popleft()
+        taken = self.waiting.popleft()
+        if taken.digest is not None and taken.digest != _Digest.of(taken.ids):
+            raise _reused(taken)
+        return taken
 
     def _sample(self) -> bool:
         if self._batches is None:
@@ -208,10 +285,16 @@ class _Ahead:
         except StopIteration:
             self._batches = None
             return False
-        except _UsedUpError as used_up:
-            self._batches, self.used_up = None, used_up.args[0]
+        except _EpochError as error:
+            self._batches, self.failure = None, error
             return False
-        self.waiting.append((epoch, step, batch, self._loader._ids(batch)))
+        ids = self._loader._ids(batch)
+        new = _Waiting(epoch, step, batch, ids, _Digest.of(ids) if self._asked > 0 else None)
+        # One object for every minibatch: its ids may be new each time, but what is yielded with the rows is the last.
+        last = self.waiting[-1] if self.waiting else None
+        if last is not None and last.batch is batch and last.digest != new.digest:
+            raise _reused(last)
+        self.waiting.append(new)
         return True
 
     def _announce_waiting(self) -> bool:
@@ -219,7 +302,7 @@ class _Ahead:
         loader = self._loader
         client, table = loader._client, loader._table
         while self._asked > 0 and self._announced < len(self.waiting):
-            ids = self.waiting[self._announced][3]
+            ids = self.waiting[self._announced].ids
             try:
                 asked = client.announce(table, ids, client._course.next_step(table))
             except LimitError:

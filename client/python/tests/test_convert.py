@@ -325,6 +325,31 @@ def test_the_import_may_clean_up(tmp_path: Path, plain: Truth, monkeypatch: pyte
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "bin", "in", "removed"]
 
 
+def test_a_signal_while_the_import_starts(tmp_path: Path, plain: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that comes before anybody holds the new process does not leave it behind."""
+    started: list[subprocess.Popen[str]] = []
+
+    class Interrupted(subprocess.Popen):  # type: ignore[type-arg]
+        def __init__(self, *_: Any, **__: Any) -> None:
+            super().__init__(["sleep", "600"], text=True)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(convert.subprocess, "Popen", Interrupted)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises(SystemExit):
+            convert.from_glt(write_glt(tmp_path / "in", plain), tmp_path / "out")
+        assert signal.getsignal(signal.SIGTERM) not in (None, signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        left = [process.poll() is None for process in started]
+        for process in started:
+            process.kill()
+            process.wait()
+    assert left == [False]
+
+
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "b1", "V2"])
 def test_element_types(tmp_path: Path, dtype: str) -> None:
     """Each type of element, from an archive, a file without one, and a pickle."""

@@ -172,13 +172,15 @@ def test_vertices_are_found_by_their_names(folder: Path, authority: Path) -> Non
     path = folder / "named"
     path.mkdir()
     rng = np.random.default_rng(2)
-    labels = {f"user {name}" if name % 2 else str(name): name % CLASSES for name in rng.permutation(4_000)[:500] + 3_000_000_000}
+    numbers = rng.permutation(4_000)[:500] + 3_000_000_000
+    labels = {f"user_{number}" if number % 2 else str(number): number % CLASSES for number in numbers}
     names = list(labels)
     ends = rng.integers(0, len(names), (3_000, 2))
     (path / "edges.tsv").write_text("".join(f"{names[a]}\t{names[b]}\n" for a, b in ends))
     (path / "labels.tsv").write_text("".join(f"{name}\t{label}\n" for name, label in labels.items()))
     edges, out = str(path / "edges.tsv"), path / "dataset"
-    run("rudder", "import", "edges", edges, "--labels", path / "labels.tsv", "--out", out, "--parts", "2", "--names", "--json")
+    options = ["--labels", path / "labels.tsv", "--out", out, "--parts", "2", "--names", "--json"]
+    run("rudder", "import", "edges", edges, *options)
     with cluster(path, out, authority) as daemons:
         for space in ("original", "dataset"):
             client = daemons[0].connect(ids=space)

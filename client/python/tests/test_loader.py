@@ -198,6 +198,72 @@ def test_an_epoch_without_minibatches_ends_the_training_with_an_error(client: ru
     assert len(seen) == 4
 
 
+class Shrinking:
+    """An iterable that gives fewer minibatches from its second epoch on."""
+
+    def __init__(self, epoch: list[np.ndarray], later: int) -> None:
+        self.epoch, self.later, self.begun = epoch, later, 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self.begun += 1
+        return iter(self.epoch if self.begun == 1 else self.epoch[: self.later])
+
+
+def test_an_epoch_that_ends_early_is_no_secret(client: rudder.Client, source: Source) -> None:
+    def load(iterable: Any, **options: Any) -> Iterator[Any]:
+        return iter(rudder.Loader(iterable, "f32", client=client, epochs=3, **options))
+
+    seen = []
+    with pytest.raises(RuntimeError, match="gave 2 minibatches in epoch 1 of 3, of 4 that an epoch has"):
+        seen.extend(load(Shrinking(batches(source, 4), 2), steps_per_epoch=4))
+    assert len(seen) == 6, "what came is yielded"
+    with pytest.warns(RuntimeWarning, match="gave 2 minibatches in epoch 1 and 4 in epoch 0"):
+        assert sum(1 for _ in load(Shrinking(batches(source, 4), 2))) == 8
+    for one_shot in (iter(batches(source, 4)), (ids for ids in batches(source, 4)), map(np.asarray, batches(source, 4))):
+        with pytest.raises(ValueError, match="can be used once"):
+            load(one_shot, steps_per_epoch=4)
+
+
+@pytest.mark.parametrize("horizon", [1, 5, None])
+@pytest.mark.parametrize("kind", ["array", "int32", "list", "object", "ring"])
+def test_a_buffer_that_is_used_again_is_an_error(
+    client: rudder.Client, source: Source, horizon: int | None, kind: str
+) -> None:
+    epoch = batches(source, 8)
+
+    def reusing() -> Iterator[Any]:
+        dtype = np.int32 if kind == "int32" else np.int64
+        ring = [np.empty(len(epoch[0]), dtype) for _ in range(2 if kind == "ring" and horizon == 5 else 1)]
+        numbers: list[int] = []
+        holder: dict[str, Any] = {}
+        for at, ids in enumerate(epoch):
+            if kind == "list":
+                numbers[:] = ids.tolist()
+                yield numbers
+            elif kind == "object":
+                holder["ids"] = ids
+                yield holder
+            else:
+                ring[at % len(ring)][:] = ids
+                yield ring[at % len(ring)]
+
+    def ids_of(batch: Any) -> Any:
+        return batch["ids"].copy() if kind == "object" else batch
+
+    loader = rudder.Loader(reusing(), "f32", client=client, ids=ids_of, horizon=horizon)
+    with pytest.raises(RuntimeError, match=r"have changed while it waited.*\.copy\(\)"):
+        for _ in loader:
+            pass
+    # Nothing waits where nothing is announced ahead.
+    loader = rudder.Loader(reusing(), "f32", client=client, ids=ids_of, horizon=0)
+    for at, (batch, rows) in enumerate(loader):
+        source.check("f32", np.asarray(ids_of(batch)), rows)
+        assert np.array_equal(ids_of(batch), epoch[at])
+    # The same ids again and again are no reused buffer.
+    same = [epoch[0]] * 6
+    assert sum(1 for _ in rudder.Loader(same, "f32", client=client, horizon=horizon)) == 6
+
+
 def test_a_refused_announcement_ends_no_training(folder: Path, dataset: Path, authority: Path, source: Source) -> None:
     # A minibatch has about 100 remote rows: the third that waits is refused.
     path = Path(tempfile.mkdtemp(dir=folder))

@@ -5,18 +5,17 @@
 
 mod mapping;
 
+use mapping::page_bytes;
 pub use mapping::{AdoptError, Mapping};
 
 use crate::lock::lock;
 use crate::wire::ARENA_ALIGN_BYTES;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Bytes of the first arena; later ones double.
 const FIRST_ARENA_BYTES: usize = 16 << 20;
-
-/// Bytes of a page: sizes of arenas are multiples of it, but for one that a limit cuts short.
-const PAGE_BYTES: usize = 4096;
 
 /// The arenas of one connection.
 #[derive(Debug)]
@@ -61,6 +60,8 @@ struct Arena {
     mapping: Arc<Mapping>,
     /// Free runs as (offset, length), by offset, never adjacent.
     free: Vec<(usize, usize)>,
+    /// Bytes from the start whose pages this process has taken: whole pages, or all.
+    taken: usize,
 }
 
 /// A run of bytes that its holder alone may use. Dropping it gives the run back.
@@ -143,6 +144,15 @@ impl Arena {
         }
     }
 
+    /// What must be taken of memory before the first `end` bytes are lent; it counts as taken from now on. A lease
+    /// begins at the lowest free byte that has room, so that nothing is taken long before it is used.
+    fn take_up_to(&mut self, end: usize) -> Range<usize> {
+        let end = end.next_multiple_of(page_bytes()).min(self.mapping.bytes());
+        let fresh = self.taken..end;
+        self.taken = self.taken.max(end);
+        fresh
+    }
+
     fn idle(&self) -> bool {
         self.free == [(0, self.mapping.bytes())]
     }
@@ -168,13 +178,18 @@ impl Pool {
     pub(crate) fn lease(self: &Arc<Self>, bytes: usize) -> Result<(Lease, Option<Growth>), MemoryError> {
         let len = bytes.max(1).next_multiple_of(ARENA_ALIGN_BYTES as usize);
         let mut state = self.lock();
-        if let Some((number, mapping, offset)) = state.take(len) {
+        if let Some((number, mapping, offset, fresh)) = state.take(len) {
+            drop(state);
+            // Charged to this process, though the daemon writes the rows: who holds rows pays for their memory.
+            mapping.take_pages(fresh);
             return Ok((Lease { pool: Arc::clone(self), mapping, number, offset, len }, None));
         }
         let bytes = state.size_of_next(len)?;
         let mapping = Mapping::create(bytes).map_err(|cause| MemoryError::Io { bytes, cause })?;
-        let growth = state.grow(Arc::new(mapping), len);
+        let (growth, fresh) = state.grow(Arc::new(mapping), len);
+        drop(state);
         let (number, mapping) = (growth.arena, Arc::clone(&growth.mapping));
+        mapping.take_pages(fresh);
         Ok((Lease { pool: Arc::clone(self), mapping, number, offset: 0, len }, Some(growth)))
     }
 
@@ -202,11 +217,13 @@ impl Pool {
 }
 
 impl PoolState {
-    /// Takes `len` bytes of the first arena that has them.
-    fn take(&mut self, len: usize) -> Option<(u32, Arc<Mapping>, usize)> {
+    /// Takes `len` bytes of the first arena that has them. Answers its number, where they begin, and the bytes whose
+    /// pages are to be taken first.
+    fn take(&mut self, len: usize) -> Option<(u32, Arc<Mapping>, usize, Range<usize>)> {
         self.arenas.iter_mut().find_map(|arena| {
             let offset = arena.take(len)?;
-            Some((arena.number, Arc::clone(&arena.mapping), offset))
+            let fresh = arena.take_up_to(offset + len);
+            Some((arena.number, Arc::clone(&arena.mapping), offset, fresh))
         })
     }
 
@@ -222,7 +239,7 @@ impl PoolState {
             return Err(self.over_limit(len));
         }
         let largest = self.arenas.iter().map(|arena| arena.mapping.bytes()).max().unwrap_or(0);
-        let wished = len.next_multiple_of(PAGE_BYTES).max(FIRST_ARENA_BYTES).max(largest.saturating_mul(2));
+        let wished = len.next_multiple_of(page_bytes()).max(FIRST_ARENA_BYTES).max(largest.saturating_mul(2));
         Ok(wished.min(room))
     }
 
@@ -231,8 +248,9 @@ impl PoolState {
         MemoryError::Limit { wanted: len as u64, held: self.held(), limit: bytes_max, key }
     }
 
-    /// Adds an arena whose first `len` bytes are leased, and drops those that lie idle: they were too small.
-    fn grow(&mut self, mapping: Arc<Mapping>, len: usize) -> Growth {
+    /// Adds an arena whose first `len` bytes are leased, and drops those that lie idle: they were too small. Answers
+    /// it with the bytes whose pages are to be taken first.
+    fn grow(&mut self, mapping: Arc<Mapping>, len: usize) -> (Growth, Range<usize>) {
         let PoolState { arenas, drops_due, .. } = self;
         arenas.retain(|arena| {
             let idle = arena.idle();
@@ -245,8 +263,10 @@ impl PoolState {
         self.next_number = arena.wrapping_add(1);
         let rest = mapping.bytes() - len;
         let free = if rest > 0 { vec![(len, rest)] } else { Vec::new() };
-        self.arenas.push(Arena { number: arena, mapping: Arc::clone(&mapping), free });
-        Growth { arena, mapping }
+        let mut added = Arena { number: arena, mapping: Arc::clone(&mapping), free, taken: 0 };
+        let fresh = added.take_up_to(len);
+        self.arenas.push(added);
+        (Growth { arena, mapping }, fresh)
     }
 }
 
@@ -320,6 +340,34 @@ mod tests {
         let (_big, growth) = pool.lease(FIRST_ARENA_BYTES + 1).unwrap();
         assert_eq!(growth.unwrap().arena, 1);
         assert_eq!(tell(&pool), [0]);
+    }
+
+    /// Bytes of all arenas that are in memory.
+    fn resident(pool: &Pool) -> u64 {
+        let blocks = |arena: &Arena| rustix::fs::fstat(arena.mapping.fd()).unwrap().st_blocks as u64;
+        pool.lock().arenas.iter().map(|arena| blocks(arena) * 512).sum()
+    }
+
+    /// What a lease lends is in memory before anybody writes: the kernel charges the trainer and not the daemon.
+    #[test]
+    fn a_leased_page_is_taken_once_and_no_page_before_it_is_leased() {
+        let pool = pool(1 << 30);
+        let page = page_bytes() as u64;
+        let (first, _) = pool.lease(10 * page_bytes()).unwrap();
+        assert_eq!(resident(&pool), 10 * page);
+        let (second, _) = pool.lease(page_bytes() / 2).unwrap();
+        let (third, _) = pool.lease(page_bytes() / 4).unwrap();
+        assert_eq!(resident(&pool), 11 * page);
+        drop(first);
+        let (again, _) = pool.lease(10 * page_bytes()).unwrap();
+        assert_eq!((again.offset(), resident(&pool)), (0, 11 * page), "taken before");
+        drop((second, third, again));
+        let (all, growth) = pool.lease(FIRST_ARENA_BYTES).unwrap();
+        assert!(growth.is_none());
+        assert_eq!(resident(&pool), FIRST_ARENA_BYTES as u64);
+        drop(all);
+        let (_big, _) = pool.lease(2 * FIRST_ARENA_BYTES + 1).unwrap();
+        assert_eq!(resident(&pool), 2 * FIRST_ARENA_BYTES as u64 + page, "the old arena is dropped");
     }
 
     #[test]

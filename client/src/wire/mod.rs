@@ -105,8 +105,8 @@ pub enum Request {
         trainer: u128,
         /// Which numbers all ids of this connection are, in both directions.
         ids: IdSpace,
-        /// [`Reply::Welcome`]'s fingerprint at an earlier connection of this client. A daemon that serves another dataset
-        /// refuses with [`ErrorCode::DatasetChanged`].
+        /// [`Reply::Welcome`]'s fingerprint at an earlier connection of this client. A daemon that serves another
+        /// dataset refuses with [`ErrorCode::DatasetChanged`].
         fingerprint: Option<u64>,
     },
     /// Registers the memfd sent along with this frame. It must be sealed against shrinking.

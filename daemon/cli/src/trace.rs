@@ -3,10 +3,12 @@
 
 use super::{CliError, http, style};
 use indicatif::{ProgressBar, ProgressStyle};
+use rudder_core::cache::TABLE_ROWS_MAX;
 use rudder_daemon::recording::{Recorded, TraceAnswer, TraceCall};
 use rudder_dataset::{Dataset, Part, Verify};
 use rudder_lab::replay::Trace;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -64,7 +66,7 @@ struct RecordArgs {
 #[derive(Default)]
 struct Taken {
     last: TraceAnswer,
-    minibatches: Vec<Vec<u32>>,
+    minibatches: Vec<Vec<u64>>,
     /// The epoch that was running at the start, while it is left out.
     skipped_epoch: Option<u32>,
 }
@@ -181,14 +183,51 @@ fn trace_of(args: &RecordArgs, table: &str, taken: &Taken) -> Result<Trace, CliE
         }
     };
     let extra = Map::from_iter([("table".to_owned(), json!(table)), ("node".to_owned(), json!(taken.last.node))]);
-    Ok(Trace::new(taken.last.universe, per_epoch, &taken.minibatches, degree, extra)?)
+    let (universe, minibatches) = numbered(taken.last.universe, &taken.minibatches)?;
+    Ok(Trace::new(universe, per_epoch, &minibatches, degree, extra)?)
+}
+
+/// The minibatches as a trace holds them, in 32 bits, and the number of ids that there are. The ids of a table that is
+/// too large for that are numbered in the order of their first appearance: a replay asks only which are the same.
+fn numbered(universe: u64, minibatches: &[Vec<u64>]) -> Result<(u64, Vec<Vec<u32>>), CliError> {
+    let beyond =
+        |_| CliError::message("more distinct rows were asked for than a trace can number: record fewer minibatches");
+    if universe <= TABLE_ROWS_MAX {
+        let narrow = |ids: &Vec<u64>| ids.iter().map(|&id| u32::try_from(id)).collect::<Result<_, _>>();
+        return Ok((universe, minibatches.iter().map(narrow).collect::<Result<_, _>>().map_err(beyond)?));
+    }
+    let mut numbers: HashMap<u64, u32> = HashMap::new();
+    let mut traced = Vec::with_capacity(minibatches.len());
+    for ids in minibatches {
+        let mut of_ids = Vec::with_capacity(ids.len());
+        for &id in ids {
+            let next = u32::try_from(numbers.len()).map_err(beyond)?;
+            of_ids.push(*numbers.entry(id).or_insert(next));
+        }
+        traced.push(of_ids);
+    }
+    style::warn(&format!(
+        "the table has {universe} rows, too many for the ids of a trace: the {} rows asked for are numbered in the order of \
+         their first appearance",
+        numbers.len()
+    ));
+    Ok((numbers.len() as u64, traced))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn answer(minibatches: &[(u32, f32, u32)]) -> TraceAnswer {
+    #[test]
+    fn ids_beyond_32_bits_are_numbered_by_their_appearance() {
+        let minibatches = [vec![1 << 40, 7], vec![7, 5_000_000_000, 1 << 40]];
+        let (universe, traced) = numbered(1 << 41, &minibatches).unwrap();
+        assert_eq!((universe, traced), (3, vec![vec![0, 1], vec![1, 2, 0]]));
+        let (universe, traced) = numbered(10, &[vec![7, 9]]).unwrap();
+        assert_eq!((universe, traced), (10, vec![vec![7, 9]]));
+    }
+
+    fn answer(minibatches: &[(u32, f32, u64)]) -> TraceAnswer {
         let recorded = |&(epoch, progress, id)| Recorded { epoch, progress, ids: vec![id] };
         TraceAnswer { minibatches: minibatches.iter().map(recorded).collect(), ..TraceAnswer::default() }
     }
@@ -196,7 +235,7 @@ mod tests {
     #[test]
     fn a_part_of_an_epoch_is_left_out_when_whole_ones_are_asked_for() {
         let seen = [(3, 0.5, 1), (3, 0.9, 2), (4, 0.0, 3), (4, 0.5, 4)];
-        let taken = |whole, seen: &[(u32, f32, u32)]| {
+        let taken = |whole, seen: &[(u32, f32, u64)]| {
             let mut taken = Taken::default();
             seen.iter().for_each(|one| taken.add(answer(&[*one]), whole));
             taken.minibatches.concat()

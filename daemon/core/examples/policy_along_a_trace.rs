@@ -31,6 +31,7 @@ fn drive(trace: &[Vec<u32>], policy: PolicySpec) -> Result<HitTotals, CacheError
         row_bytes: 0,
         capacity_rows: CAPACITY_ROWS,
         ceiling_rows: CAPACITY_ROWS,
+        tracked_rows_max: 0,
         policy,
         seed: 1,
     })?;
@@ -38,7 +39,8 @@ fn drive(trace: &[Vec<u32>], policy: PolicySpec) -> Result<HitTotals, CacheError
     for (at, ids) in trace.iter().enumerate() {
         let (epoch, step) = (at / MINIBATCHES_PER_EPOCH, at % MINIBATCHES_PER_EPOCH);
         cache.tick(Clock { epoch: epoch as u32, progress: step as f32 / MINIBATCHES_PER_EPOCH as f32 });
-        let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+        let ids = ids.iter().map(|&id| u64::from(id));
+        let (hit, missed): (Vec<u64>, Vec<u64>) = ids.partition(|&id| cache.contains(id));
         totals.add(hit.len() as u64, missed.len() as u64);
         totals.end_minibatch();
         let wanted = cache.record(&hit, &missed, |_| Some(&[]), None);

@@ -16,13 +16,14 @@
 //! use rudder_core::cache::{CacheSpec, PolicySpec, TableCache};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let trace: [&[u32]; 4] = [&[1, 2, 3], &[1, 4], &[1, 2], &[1, 5]];
+//! let trace: [&[u64]; 4] = [&[1, 2, 3], &[1, 4], &[1, 2], &[1, 5]];
 //! let (capacity_rows, policy) = (2, PolicySpec::Lfu);
-//! let spec = CacheSpec { table_rows: 10, row_bytes: 0, capacity_rows, ceiling_rows: capacity_rows, policy, seed: 1 };
+//! let (ceiling_rows, tracked_rows_max, row_bytes) = (capacity_rows, 0, 0);
+//! let spec = CacheSpec { table_rows: 10, row_bytes, capacity_rows, ceiling_rows, tracked_rows_max, policy, seed: 1 };
 //! let cache = TableCache::new(spec)?;
 //! let (mut hits, mut requests) = (0, 0);
 //! for ids in trace {
-//!     let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+//!     let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
 //!     hits += hit.len();
 //!     requests += ids.len();
 //!     cache.record(&hit, &missed, |_| Some(&[]), None);

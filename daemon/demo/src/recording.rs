@@ -111,7 +111,9 @@ fn drain(door: &Door, taken: &mut Accesses) -> Result<(), DemoError> {
         if answer.minibatches.is_empty() {
             return Ok(());
         }
-        taken.minibatches.extend(answer.minibatches.into_iter().map(|minibatch| minibatch.ids));
+        // The ids of a demo fit: its graphs number vertices in 32 bits.
+        let narrow = |ids: Vec<u64>| ids.into_iter().map(|id| id as u32).collect();
+        taken.minibatches.extend(answer.minibatches.into_iter().map(|minibatch| narrow(minibatch.ids)));
     }
 }
 

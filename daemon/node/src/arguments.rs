@@ -8,8 +8,8 @@ use std::path::PathBuf;
 /// peers.
 ///
 /// Flags win over environment variables RUDDER_SECTION__KEY, those over the file, that over the defaults; every key is
-/// in docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, a second one stops at once; SIGHUP reads
-/// the configuration again and takes over log.level.
+/// in docs/configuration.md. SIGTERM and SIGINT drain within node.drain_ms, another one a second later or more stops at
+/// once; SIGHUP reads the configuration again and takes over log.level.
 #[derive(Debug, Parser)]
 #[command(name = "rudderd", version)]
 pub struct Arguments {

@@ -4,7 +4,7 @@
 mod pulse;
 mod steering;
 
-use crate::config::{Access, CacheConfig, Config, DatasetConfig};
+use crate::config::{Access, CacheConfig, Config, DatasetConfig, Policy};
 use crate::daemon::{Answer, Daemon};
 use crate::memory::MemorySource;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
@@ -305,12 +305,24 @@ fn or_else(configured: usize, automatic: usize) -> usize {
 fn cache_spec(config: &CacheConfig, dataset: &Dataset, table: &Table) -> CacheSpec {
     let (capacity, policy) = config.for_table(&table.name);
     let remote_rows = table.rows - table.book.owned(dataset.node());
+    let (wished, rows_max) = (capacity.rows(remote_rows, table.row_bytes), config.rows_max(table.rows));
+    let ceiling = config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes);
+    let held = |rows: u64| usize::try_from(rows.min(rows_max)).unwrap_or(usize::MAX);
+    if wished > rows_max && policy != Policy::None {
+        tracing::warn!(
+            table = table.name,
+            rows = wished,
+            rows_max,
+            "cache.capacity is more than half of cache.tracked_rows_max, which holds for tables of 2^32 rows and more: \
+             fewer rows are cached"
+        );
+    }
     CacheSpec {
         table_rows: table.rows,
         row_bytes: table.row_bytes,
-        capacity_rows: usize::try_from(capacity.rows(remote_rows, table.row_bytes)).unwrap_or(usize::MAX),
-        ceiling_rows: usize::try_from(config.ceiling_of(&table.name).rows(remote_rows, table.row_bytes))
-            .unwrap_or(usize::MAX),
+        capacity_rows: held(wished),
+        ceiling_rows: held(ceiling),
+        tracked_rows_max: config.tracked_rows_max,
         policy: policy.with(config.policy_settings()),
         seed: config.seed,
     }

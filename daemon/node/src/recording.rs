@@ -62,7 +62,7 @@ pub struct Recorded {
     /// Share of the epoch that was over.
     pub progress: f32,
     /// Unique remote ids.
-    pub ids: Vec<u32>,
+    pub ids: Vec<u64>,
 }
 
 /// Why a call was refused.

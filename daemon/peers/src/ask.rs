@@ -47,17 +47,23 @@ impl From<ReadError> for AskError {
     }
 }
 
-/// Sends `message`, a whole request, and receives what is `expected`; rows or words fill the start of `out`.
+/// What is to be called before a request leaves.
+pub(crate) type Sending<'a> = dyn Fn() + Send + Sync + 'a;
+
+/// Sends `message`, a whole request, and receives what is `expected`; rows or words fill the start of `out`. `sending`
+/// is called before the first byte leaves.
 pub(crate) async fn exchange(
     connection: &Connection,
     message: Bytes,
     class: Class,
     expected: Expected,
     out: &mut [u8],
+    sending: &Sending<'_>,
 ) -> Result<ResponseDecoder, AskError> {
     let (mut send, mut recv) = connection.open_bi().await.map_err(|error| AskError::Lost(error.to_string()))?;
     // Fails only on closed streams, which the write below reports.
     let _ = send.set_priority(stream_priority(class));
+    sending();
     match send.write_chunk(message).await {
         // A peer that refuses the request stops the stream; its answer says why.
         Ok(()) | Err(WriteError::Stopped(_)) => {}

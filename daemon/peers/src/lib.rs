@@ -15,6 +15,7 @@ mod error;
 mod link;
 mod priority;
 mod probe;
+mod rows;
 pub mod settings;
 mod stats;
 mod tls;
@@ -35,6 +36,7 @@ pub use buffers::RowBatch;
 pub use error::{DialError, PeerError};
 pub use link::Met;
 pub use probe::{Meeting, Probe};
+pub use rows::Wanted;
 pub use settings::PeersConfig;
 pub use stats::{PeerStats, PeerTotals};
 pub use tls::{NodeName, Validity, install_tls_provider, tls_configs};
@@ -43,7 +45,7 @@ pub use wire::{BLOCK_ROWS, Class, Purpose, RemoteError, RequestId, Stamp};
 
 use bytes::Bytes;
 
-use ask::{AskError, all, exchange};
+use ask::{AskError, Sending, exchange};
 use buffers::BufferPool;
 use context::{PeersContext, code};
 use link::{Link, connect_lazily};
@@ -51,9 +53,9 @@ use priority::Turns;
 use rudder_telemetry::spans::Tracer;
 use tls::Credentials;
 use transport::Transport;
+use wire::{Expected, PROTOCOL_VERSION, ResponseDecoder};
 #[cfg(test)]
-use wire::WireError;
-use wire::{Expected, PROTOCOL_VERSION, Request, ResponseDecoder, RowsRequest, frame};
+use wire::{Request, RowsRequest, WireError, frame};
 
 /// Shortest wait for peers to learn that this node leaves.
 const FAREWELL_MIN: Duration = Duration::from_millis(200);
@@ -265,57 +267,6 @@ impl Peers {
         let _ = self.shared.tracer.set(tracer);
     }
 
-    /// The rows of `ids`, all owned by `part`, in their order; duplicates allowed. Fetches longer than
-    /// `request_rows_max` are split. One request is repeated once when its connection is lost.
-    ///
-    /// # Errors
-    /// Within `request_timeout_ms` in every case, naming the peer and the number of rows.
-    pub async fn fetch(
-        &self,
-        part: u16,
-        table: u16,
-        row_bytes: usize,
-        ids: &[u64],
-        purpose: impl Into<Purpose>,
-    ) -> Result<RowBatch, PeerError> {
-        let begin = Instant::now();
-        let outcome = self.fetch_timed(part, table, row_bytes, ids, purpose.into()).await;
-        match &outcome {
-            Ok(batch) => self.shared.stats.received(part, batch.len(), batch.bytes().len()),
-            Err(_) => self.shared.stats.fetch_failed(part),
-        }
-        if let Some(handles) = self.shared.stats.peer(part) {
-            handles.seconds.observe(begin.elapsed().as_secs_f64());
-        }
-        outcome
-    }
-
-    async fn fetch_timed(
-        &self,
-        part: u16,
-        table: u16,
-        row_bytes: usize,
-        ids: &[u64],
-        purpose: Purpose,
-    ) -> Result<RowBatch, PeerError> {
-        let shared = &self.shared;
-        let rows = ids.len();
-        let link = shared.links.get(&part).ok_or(PeerError::UnknownPeer { peer: part, rows })?;
-        let bytes = rows.checked_mul(row_bytes).filter(|bytes| *bytes <= isize::MAX as usize);
-        let (Some(bytes), Ok(wire_row_bytes)) = (bytes, u32::try_from(row_bytes)) else {
-            return Err(PeerError::TooLarge { rows, row_bytes });
-        };
-        let mut buffer = shared.receive_pool.take(bytes);
-        let Purpose { class, request: RequestId(request) } = purpose;
-        let template = RowsRequest { table, row_bytes: wire_row_bytes, count: 0, class, request };
-        let rows_max = shared.config.request_rows_max;
-        let pieces = ids.chunks(rows_max).zip(pieces_mut(&mut buffer, rows_max * row_bytes));
-        // Collected: inside a stream, the compiler does not see that the closure's futures may go to other threads.
-        let requests: Vec<_> = pieces.map(|(ids, out)| self.request_rows(link, template, ids, out)).collect();
-        let all = all(requests, shared.config.requests_in_flight);
-        self.within(link, (table, rows), all).await.map(|()| RowBatch::new(buffer, row_bytes, rows))
-    }
-
     /// Bounds the time of requests to a peer, and says what became of them.
     async fn within<T>(
         &self,
@@ -341,23 +292,8 @@ impl Peers {
         }
     }
 
-    /// One request for rows.
-    async fn request_rows(
-        &self,
-        link: &Arc<Link>,
-        template: RowsRequest,
-        ids: &[u64],
-        out: &mut [u8],
-    ) -> Result<(), Failure> {
-        let request = RowsRequest { count: ids.len() as u32, ..template };
-        let mut message = frame(&Request::Rows(request)).map_err(AskError::from)?;
-        message.reserve(ids.len() * 8);
-        ids.iter().for_each(|id| message.extend_from_slice(&id.to_le_bytes()));
-        let expected = Expected::Rows { count: request.count, row_bytes: request.row_bytes as usize };
-        self.request(link, message.into(), request.class, expected, out).await.map(|_| ())
-    }
-
-    /// One request, repeated once on a fresh connection when its own was lost.
+    /// One request, repeated once on a fresh connection when its own was lost. `sending` is called before each try
+    /// leaves.
     async fn request(
         &self,
         link: &Arc<Link>,
@@ -365,11 +301,12 @@ impl Peers {
         class: Class,
         expected: Expected,
         out: &mut [u8],
+        sending: &Sending<'_>,
     ) -> Result<ResponseDecoder, Failure> {
         let mut repeated = false;
         loop {
             let connection = link.connection(&self.shared).await.map_err(Failure::Away)?;
-            match exchange(&connection, message.clone(), class, expected, out).await {
+            match exchange(&connection, message.clone(), class, expected, out, sending).await {
                 Err(AskError::Lost(cause)) if !repeated && !self.shared.is_draining() => {
                     tracing::info!(peer = link.peer, cause, "connection lost, asking again");
                     self.shared.stats.request_repeated(link.peer);
@@ -458,17 +395,6 @@ fn own_runtime(threads: usize) -> std::io::Result<Option<tokio::runtime::Runtime
     }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(threads).thread_name("rudder-peers").enable_all().build().map(Some)
-}
-
-/// `buffer` in pieces of `bytes`, as often as there are ids; pieces of no bytes for rows of no bytes.
-fn pieces_mut(buffer: &mut [u8], bytes: usize) -> impl Iterator<Item = &mut [u8]> {
-    let mut rest = buffer;
-    std::iter::from_fn(move || {
-        let at = bytes.min(rest.len());
-        let (piece, next) = std::mem::take(&mut rest).split_at_mut(at);
-        rest = next;
-        Some(piece)
-    })
 }
 
 enum Failure {

@@ -161,7 +161,7 @@ impl Peers {
             // Untouched where few words come.
             let mut bytes = vec![0; Changes::words_max(rows) * WORD_BYTES];
             let expected = Expected::Changes { words: expected_words };
-            let answer = self.request(link, message.into(), Class::Demand, expected, &mut bytes).await?;
+            let answer = self.request(link, message.into(), Class::Demand, expected, &mut bytes, &|| ()).await?;
             bytes.truncate(answer.count() as usize * WORD_BYTES);
             let words = bytes.chunks_exact(WORD_BYTES);
             let words = words.map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default())).collect();
@@ -216,7 +216,7 @@ impl Peers {
         let begin = head_bytes - head.len();
         message[begin..head_bytes].copy_from_slice(&head);
         let message = Bytes::from(message).slice(begin..);
-        self.request(link, message, Class::Demand, Expected::Updated, &mut []).await.map(|_| ())
+        self.request(link, message, Class::Demand, Expected::Updated, &mut [], &|| ()).await.map(|_| ())
     }
 }
 

@@ -53,12 +53,14 @@ pub(super) fn sizes(config: &Config, dataset: &Dataset) -> Vec<TableSize> {
     let size = |table: &rudder_dataset::Table| {
         let remote_rows = table.rows - table.book.owned(dataset.node());
         let (capacity, _) = config.cache.for_table(&table.name);
+        let rows_max = config.cache.rows_max(table.rows);
         TableSize {
-            rows: table.rows,
+            // Those with bookkeeping: where it is bounded, each tracked row takes that of two.
+            rows: table.rows.min(rows_max.saturating_mul(4)),
             remote_rows,
             row_bytes: table.row_bytes as u64,
-            capacity_rows: capacity.rows(remote_rows, table.row_bytes),
-            ceiling_rows: config.cache.ceiling_of(&table.name).rows(remote_rows, table.row_bytes),
+            capacity_rows: capacity.rows(remote_rows, table.row_bytes).min(rows_max),
+            ceiling_rows: config.cache.ceiling_of(&table.name).rows(remote_rows, table.row_bytes).min(rows_max),
         }
     };
     dataset.tables().iter().map(size).collect()

@@ -89,7 +89,7 @@ impl Spot {
             Some(it) => (it.by, it.job, it.local_rank, it.nodes, it.way),
             None => ("--node", String::new(), 0, None, None),
         };
-        let listed = said.nodes.as_deref().map(|list| list_of(list)).transpose()?;
+        let listed = said.nodes.as_deref().map(list_of).transpose()?;
         let nodes = match (&listed, said.world) {
             (Some(hosts), Some(world)) if hosts.len() != usize::from(world) => {
                 return Err(format!("--nodes lists {} hosts, and --world says {world}", hosts.len()));

@@ -43,7 +43,6 @@ impl Target {
     /// # Errors
     /// A key that cannot be used, a dataset that cannot be read, a job that contradicts itself or the dataset.
     pub(super) fn find(args: &UpArgs) -> Result<Self, CliError> {
-        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let dataset = absolute(&args.dataset)?;
         let layers = layers(args, &dataset)?;
         let said_keys: Vec<&'static str> = CHOSEN.into_iter().filter(|key| says(&layers, key)).collect();
@@ -229,6 +228,14 @@ impl Target {
         }
         Plan::new(daemon_name(node), folder, None, config)
     }
+}
+
+/// A variable of the environment that is set and not empty. The name of the host, which shells need not export, is
+/// known to the kernel.
+fn environment(name: &str) -> Option<String> {
+    let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok().filter(|_| name == "HOSTNAME");
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    value.or_else(|| host().map(|text| text.trim().to_owned()))
 }
 
 /// The port that a node answers on, on every address of its host.

@@ -66,12 +66,12 @@ struct Uses {
     uses: Vec<Use>,
     /// Free places in `uses`.
     free: Vec<u32>,
-    ends: HashMap<u32, Ends>,
+    ends: HashMap<u64, Ends>,
 }
 
 impl Uses {
     /// Adds a use of `id` at `step` and answers the step of the first that waits.
-    fn add(&mut self, id: u32, step: Step) -> Step {
+    fn add(&mut self, id: u64, step: Step) -> Step {
         let known = self.ends.get(&id).copied();
         // What is announced last is used last, except between trainers that are a step apart.
         let mut before = known.map_or(NONE, |ends| ends.last);
@@ -107,7 +107,7 @@ impl Uses {
     }
 
     /// Takes a use of `id` at `step` away and answers the step of the first that is left, if any.
-    fn remove(&mut self, id: u32, step: Step) -> Option<Step> {
+    fn remove(&mut self, id: u64, step: Step) -> Option<Step> {
         let mut ends = self.ends.get(&id).copied()?;
         let mut at = ends.first;
         while at != NONE && self.uses[at as usize].step != step {
@@ -137,7 +137,7 @@ impl Uses {
 #[derive(Debug)]
 struct Batch {
     step: Step,
-    ids: Vec<u32>,
+    ids: Vec<u64>,
 }
 
 /// Announced batches and the next uses of residents.
@@ -179,12 +179,12 @@ impl Future {
 
     /// The ids of a batch that waits.
     #[must_use]
-    pub fn ids(&self, key: BatchKey) -> &[u32] {
+    pub fn ids(&self, key: BatchKey) -> &[u64] {
         self.batches.get(&key).map_or(&[], |batch| &batch.ids)
     }
 
     /// Takes an announcement: `ids`, each once, will be used at `step`. `slot` tells where an id is cached.
-    pub fn announce(&mut self, step: Step, ids: Vec<u32>, slot: impl Fn(u32) -> Option<Slot>) -> BatchKey {
+    pub fn announce(&mut self, step: Step, ids: Vec<u64>, slot: impl Fn(u64) -> Option<Slot>) -> BatchKey {
         self.keys += 1;
         let key = BatchKey(self.keys);
         *self.steps.entry(step).or_default() += 1;
@@ -200,7 +200,7 @@ impl Future {
     }
 
     /// Removes a batch, used or given up, and answers its ids and the step at which each is used next.
-    pub fn consume(&mut self, key: BatchKey) -> (Vec<u32>, Vec<Option<Step>>) {
+    pub fn consume(&mut self, key: BatchKey) -> (Vec<u64>, Vec<Option<Step>>) {
         let Some(Batch { step, ids }) = self.batches.remove(&key) else { return Default::default() };
         self.entries -= ids.len();
         self.leave_step(step);
@@ -315,7 +315,7 @@ impl Future {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let per_slot = 2 * size_of::<u32>();
-        let per_use = 2 * size_of::<u32>() + size_of::<Use>() + size_of::<(u32, Ends)>();
+        let per_use = size_of::<u64>() + size_of::<Slot>() + size_of::<Use>() + size_of::<(u64, Ends)>();
         self.next_use.len() * per_slot + self.entries * per_use
     }
 }
@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn each_use_knows_the_next() {
         let mut future = Future::default();
-        let cached = |id: u32| (id == 7).then_some(Slot(0));
+        let cached = |id: u64| (id == 7).then_some(Slot(0));
         let first = future.announce(at(10), vec![7, 8], cached);
         let second = future.announce(at(11), vec![8, 9], cached);
         future.announce(at(13), vec![7], cached);
@@ -366,16 +366,16 @@ mod tests {
     #[test]
     fn what_is_due_ends_with_its_step() {
         let mut future = Future::default();
-        let cached = |id: u32| Some(Slot(id));
+        let cached = |id: u64| Some(Slot(id as u32));
         let mut waiting = std::collections::VecDeque::new();
         for step in 0..5_000u32 {
-            let ids: Vec<u32> = (0..20).map(|at| (step * 7 + at * 13) % 100).collect();
+            let ids: Vec<u64> = (0..20).map(|at| u64::from(step * 7 + at * 13) % 100).collect();
             waiting.push_back(future.announce(at(step), ids, cached));
             if waiting.len() > 16
                 && let Some(first) = waiting.pop_front()
             {
                 let (ids, next) = future.consume(first);
-                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(Slot(id), next));
+                ids.iter().zip(next).for_each(|(&id, next)| future.set_next_use(Slot(id as u32), next));
             }
             assert!(future.due.len() <= 16, "{} steps are due, 16 batches wait", future.due.len());
         }

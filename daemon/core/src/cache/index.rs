@@ -1,20 +1,25 @@
-//! One 64-bit word per id of a table: the slot that holds its row, if any, and its heat. It owns where rows are found.
+//! One 64-bit word per row of a table: the slot that holds the row, if any, and its heat. It owns where rows are found.
 //! Readers load words without a lock; only the holder of the table's writer lock may store.
 //!
-//! The words are zeroed lazily by the kernel: ids that were never touched cost address space, not memory.
+//! Rows have numbers of 32 bits: in all but the largest tables their ids ([`super::numbers`]). The words are zeroed
+//! lazily by the kernel: rows that were never touched cost address space, not memory.
 
 use super::heat::Heat;
+use super::numbers::Numbers;
 use super::slots::Slot;
-use bytemuck::allocation::zeroed_slice_box;
+use super::zeros::Zeros;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Words that share one bit of "was touched", so that sweeps skip what never was.
 const BLOCK_IDS: usize = 4096;
 
-/// Slots and heat of every id of one table.
+/// Slots and heat of every row of one table that has a number.
 #[derive(Debug)]
 pub struct Index {
-    words: Box<[AtomicU64]>,
+    words: Zeros<AtomicU64>,
+    /// Where ids are not their own numbers.
+    numbers: Option<Numbers>,
 }
 
 /// Which blocks of ids hold anything; kept by the writer.
@@ -30,19 +35,85 @@ fn slot_in(word: u64) -> Option<Slot> {
 }
 
 impl Index {
-    /// An index over ids `0..ids`, all absent and cold.
-    #[must_use]
-    pub fn new(ids: usize) -> Self {
-        Self { words: zeroed_slice_box(ids) }
+    /// An index over ids `0..ids`, which are their own numbers, all absent and cold.
+    ///
+    /// # Errors
+    /// What the kernel says when there is no address space.
+    pub fn new(ids: usize) -> io::Result<Self> {
+        Ok(Self { words: Zeros::new(ids)?, numbers: None })
     }
 
-    /// Number of ids.
+    /// An index over any ids, of which `count` have a number at a time: a power of two.
+    pub(super) fn numbered(count: usize) -> io::Result<Self> {
+        Ok(Self { words: Zeros::new(count)?, numbers: Some(Numbers::new(count)?) })
+    }
+
+    /// Whether rows have numbers that are not their ids.
+    pub(super) fn is_numbered(&self) -> bool {
+        self.numbers.is_some()
+    }
+
+    /// How many rows have a number.
     #[must_use]
-    pub fn ids(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.words.len()
     }
 
-    /// The slot of `id`, if its row is cached. Ids out of range are absent.
+    /// Whether no row has a number.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// The number of row `id`, if it has one. For the writer, whose numbers stay.
+    #[inline]
+    pub(super) fn number(&self, id: u64) -> Option<u32> {
+        match &self.numbers {
+            None => u32::try_from(id).ok().filter(|&number| (number as usize) < self.words.len()),
+            Some(numbers) => numbers.find(id),
+        }
+    }
+
+    /// The id of the row with this number.
+    #[inline]
+    pub(super) fn id(&self, number: u32) -> Option<u64> {
+        match &self.numbers {
+            None => Some(u64::from(number)),
+            Some(numbers) => numbers.id(number),
+        }
+    }
+
+    /// The slot of the row `id`, if it is cached. Ids out of range are absent.
+    #[inline]
+    #[must_use]
+    pub fn slot_of(&self, id: u64) -> Option<Slot> {
+        match &self.numbers {
+            None => slot_in(self.words.get(id as usize)?.load(Ordering::Acquire)),
+            Some(numbers) => numbers.read(id, |number| self.slot(number)),
+        }
+    }
+
+    /// Gives row `id` a number if it has none, for which another that is not cached may lose its own: then `forgotten`
+    /// is told. `None` where all that `id` could have are those of cached rows. `first` is any number. Writer only.
+    pub(super) fn give_number(&self, id: u64, first: usize, forgotten: impl FnOnce(u32)) -> Option<u32> {
+        let known = self.number(id);
+        let (None, Some(numbers)) = (known, &self.numbers) else { return known };
+        let cold = |number: u32| {
+            let word = self.words[number as usize].load(Ordering::Relaxed);
+            slot_in(word).is_none().then(|| Heat::unpack(word as u32).frequency())
+        };
+        let mut lost = None;
+        let given = numbers.give(id, first, cold, |number, taken| {
+            self.words[number as usize].store(0, Ordering::Relaxed);
+            lost = taken.then_some(number);
+        });
+        if let Some(number) = lost {
+            forgotten(number);
+        }
+        given
+    }
+
+    /// The slot of the row with number `id`, if it is cached.
     #[inline]
     #[must_use]
     pub fn slot(&self, id: u32) -> Option<Slot> {
@@ -50,11 +121,16 @@ impl Index {
         slot_in(word)
     }
 
-    /// Asks the processor to load the word of `id` soon.
+    /// Asks the processor to load the word of row `id` soon, or what leads to it.
     #[inline]
-    pub fn prefetch(&self, id: u32) {
-        if let Some(word) = self.words.get(id as usize) {
-            super::prefetch::line(std::ptr::from_ref(word).cast());
+    pub fn prefetch(&self, id: u64) {
+        match &self.numbers {
+            Some(numbers) => numbers.prefetch(id),
+            None => {
+                if let Some(word) = self.words.get(id as usize) {
+                    super::prefetch::line(std::ptr::from_ref(word).cast());
+                }
+            }
         }
     }
 
@@ -124,8 +200,12 @@ impl Index {
         }
     }
 
-    /// Bytes per id that this index takes once the id was touched.
-    pub const BYTES_PER_ID: usize = size_of::<AtomicU64>();
+    /// Bytes per number that this index takes once it was touched.
+    #[must_use]
+    pub fn bytes_per_number(&self) -> usize {
+        let words = if self.numbers.is_some() { 2 } else { 1 };
+        words * size_of::<AtomicU64>()
+    }
 }
 
 impl Touched {
@@ -154,7 +234,7 @@ mod tests {
 
     #[test]
     fn slots_and_heat_share_a_word_without_harm() {
-        let index = Index::new(10_000);
+        let index = Index::new(10_000).unwrap();
         let mut touched = Touched::new(10_000);
         index.update_heat(9_999, &mut touched, Heat::touched);
         index.set_slot(9_999, Slot(0), &mut touched);

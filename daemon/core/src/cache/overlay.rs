@@ -9,7 +9,7 @@ use super::prefetch;
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::Slot;
-use bytemuck::allocation::zeroed_slice_box;
+use super::zeros::Zeros;
 use parking_lot::Mutex;
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ const STEP_ROWS: usize = 512;
 #[derive(Debug)]
 pub struct Overlay {
     /// Slot and one of each local row, 0 where it was never updated. Zeroed lazily by the kernel.
-    slots: Box<[AtomicU32]>,
+    slots: Zeros<AtomicU32>,
     slab: Slab,
     readers: Readers,
     writer: Mutex<Writer>,
@@ -67,7 +67,7 @@ impl Overlay {
         let rows_max = rows_max.min(rows).min((u32::MAX - 1) as usize - STEP_ROWS);
         let slots = if rows_max == 0 { 0 } else { rows_max + STEP_ROWS };
         Ok(Self {
-            slots: zeroed_slice_box(if rows_max == 0 { 0 } else { rows }),
+            slots: Zeros::new(if rows_max == 0 { 0 } else { rows })?,
             slab: Slab::new(slots, row_bytes)?,
             readers: Readers::default(),
             writer: Mutex::default(),

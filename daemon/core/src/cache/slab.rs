@@ -1,6 +1,7 @@
 //! The rows themselves: one mapping of anonymous memory, cut into slots of one row each. It owns the bytes and must
 //! never let a slot be written while a reader may hold it: [`super::TableCache`] alone calls it, under the rules of
-//! [`super::readers`]. With [`super::prefetch`] it is the only place in the cache that holds `unsafe` code.
+//! [`super::readers`]. With [`super::prefetch`] and [`super::zeros`] it is the only place in the cache that holds
+//! `unsafe` code.
 #![allow(unsafe_code)]
 
 use super::slots::Slot;
@@ -109,9 +110,9 @@ pub(super) fn read<'a>(
     slab: &'a Slab,
     index: &super::index::Index,
     _inside: &'a super::readers::Inside<'_>,
-    id: u32,
+    id: u64,
 ) -> Option<&'a [u8]> {
-    let slot = index.slot(id)?;
+    let slot = index.slot_of(id)?;
     // SAFETY: found in the index just now by a reader that stays inside for as long as the slice lives.
     Some(unsafe { slab.row(slot) })
 }

@@ -35,7 +35,7 @@ pub struct Resized {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Survey {
     /// Absent ids, the hottest first: first those for free slots, then those that each beat a resident.
-    pub bring_in: Vec<u32>,
+    pub bring_in: Vec<u64>,
     /// Share of the residents that are not expected again soon.
     pub cold_share: f64,
     /// Share of the residents that are not expected again in the running epoch.
@@ -251,7 +251,7 @@ impl TableCache {
         let rivals = hot[for_free_slots..].iter().zip(&cold);
         let swaps = rivals.take_while(|(newcomer, resident)| newcomer.0 > resident.0).count();
         Survey {
-            bring_in: hot[..for_free_slots + swaps].iter().map(|&(_, id)| id).collect(),
+            bring_in: self.ids_of(hot[..for_free_slots + swaps].iter().map(|&(_, id)| id).collect()),
             cold_share: cold_residents as f64 / residents.max(1) as f64,
             spent_share: spent_residents as f64 / residents.max(1) as f64,
         }
@@ -260,7 +260,7 @@ impl TableCache {
     /// What is worth bringing in for at most `free` free slots and in place of at most `turnover` residents: by
     /// scores, or by the plan of a policy that plans. Nothing if the policy keeps no record of absent rows.
     #[must_use]
-    pub fn worth_bringing(&self, free: usize, turnover: usize) -> Vec<u32> {
+    pub fn worth_bringing(&self, free: usize, turnover: usize) -> Vec<u64> {
         if self.scorer().is_some() {
             return self.survey(free, turnover).bring_in;
         }
@@ -279,11 +279,12 @@ impl TableCache {
 
     /// Has the policy replace what it finds stale now, if it is one that replaces by plan. Answers what to bring in.
     #[must_use]
-    pub fn replace_now(&self) -> Vec<u32> {
+    pub fn replace_now(&self) -> Vec<u64> {
         let mut writer = self.lock();
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         policy.decide(Replacement::Replace);
-        policy.replace_now(&mut ledger)
+        let wanted = policy.replace_now(&mut ledger);
+        self.ids_of(wanted)
     }
 
     /// Lets the policy keep its residents until the next decision, if it is one that acts on decisions.
@@ -302,9 +303,12 @@ impl TableCache {
     /// Overwrites the rows of those of `ids` that are cached: `row(i)` is the row of `ids[i]`, or nothing where it
     /// may not be kept; it is asked under the writer lock. Readers see the old row, no row, or the new row. Answers
     /// how many.
-    pub fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
+    pub fn renew<'r>(&self, ids: &[u64], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
         let mut writer = self.lock();
-        let found = |(at, &id): (usize, &u32)| Some((id, self.index.slot(id)?, row(at)?));
+        let found = |(at, &id): (usize, &u64)| {
+            let number = self.index.number(id)?;
+            Some((number, self.index.slot(number)?, row(at)?))
+        };
         let rows: Vec<(u32, Slot, &[u8])> = ids.iter().enumerate().filter_map(found).collect();
         if rows.is_empty() {
             return 0;
@@ -317,12 +321,12 @@ impl TableCache {
     }
 
     /// Takes `ids` out of the cache. Answers how many were in it.
-    pub fn discard(&self, ids: &[u32]) -> usize {
+    pub fn discard(&self, ids: &[u64]) -> usize {
         let mut discarded = 0;
         for ids in ids.chunks(PIECE_SLOTS) {
             let mut writer = self.lock();
             for &id in ids {
-                if let Some(slot) = self.index.slot(id) {
+                if let Some(slot) = self.index.slot_of(id) {
                     discarded += usize::from(writer.release(&self.index, slot).is_some());
                 }
             }
@@ -333,7 +337,7 @@ impl TableCache {
     }
 
     /// The cached ids that `pick` accepts. Rows that come or go meanwhile may be missed, rows that stay never are.
-    pub fn residents(&self, mut pick: impl FnMut(u32) -> bool) -> Vec<u32> {
+    pub fn residents(&self, mut pick: impl FnMut(u64) -> bool) -> Vec<u64> {
         let _unmoved = self.resizing.lock();
         let mut picked = Vec::new();
         let mut first = 0;
@@ -344,7 +348,8 @@ impl TableCache {
                 return picked;
             }
             let end = span.min(first.saturating_add(WALK_SLOTS));
-            picked.extend((first..end).filter_map(|slot| writer.slots.id(Slot(slot))).filter(|&id| pick(id)));
+            let ids = (first..end).filter_map(|slot| self.index.id(writer.slots.id(Slot(slot))?));
+            picked.extend(ids.filter(|&id| pick(id)));
             first = end;
         }
     }

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-const IDS: u32 = 64;
+const IDS: u64 = 64;
 const ROW_BYTES: usize = 48;
 
 const ALL: [PolicySpec; 9] = [
@@ -21,31 +21,38 @@ const ALL: [PolicySpec; 9] = [
     PolicySpec::Epoch { sample: 16 },
 ];
 
-fn row_of(id: u32, version: u32) -> [u8; ROW_BYTES] {
+fn row_of(id: u64, version: u32) -> [u8; ROW_BYTES] {
     let mut row = [0; ROW_BYTES];
     for (i, word) in row.chunks_exact_mut(4).enumerate() {
-        let value = if i % 2 == 0 { id } else { version };
+        let value = if i % 2 == 0 { id as u32 } else { version };
         word.copy_from_slice(&value.wrapping_mul(2_654_435_761).wrapping_add(i as u32).to_le_bytes());
     }
     row
 }
 
-fn cache(rows: u32, capacity_rows: usize, ceiling_rows: usize, policy: PolicySpec) -> TableCache {
-    let spec =
-        CacheSpec { table_rows: u64::from(rows), row_bytes: ROW_BYTES, capacity_rows, ceiling_rows, policy, seed: 1 };
+fn cache(rows: u64, capacity_rows: usize, ceiling_rows: usize, policy: PolicySpec) -> TableCache {
+    let spec = CacheSpec {
+        table_rows: rows,
+        row_bytes: ROW_BYTES,
+        capacity_rows,
+        ceiling_rows,
+        tracked_rows_max: 0,
+        policy,
+        seed: 1,
+    };
     TableCache::new(spec).unwrap()
 }
 
-fn held(cache: &TableCache) -> Vec<u32> {
+fn held(cache: &TableCache) -> Vec<u64> {
     let mut ids = cache.residents(|_| true);
     ids.sort_unstable();
     ids
 }
 
 /// Serves a minibatch of rows of version 0, or of what `versions` says.
-fn serve(cache: &TableCache, ids: &[u32], versions: &HashMap<u32, u32>) -> usize {
-    let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
-    let row = |id: u32| row_of(id, versions.get(&id).copied().unwrap_or(0));
+fn serve(cache: &TableCache, ids: &[u64], versions: &HashMap<u64, u32>) -> usize {
+    let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
+    let row = |id: u64| row_of(id, versions.get(&id).copied().unwrap_or(0));
     let rows: Vec<_> = missed.iter().map(|&id| row(id)).collect();
     let wanted = cache.record(&hit, &missed, |i| Some(&rows[i]), None);
     let rows: Vec<_> = wanted.iter().map(|&id| row(id)).collect();
@@ -55,12 +62,12 @@ fn serve(cache: &TableCache, ids: &[u32], versions: &HashMap<u32, u32>) -> usize
 
 #[derive(Debug, Clone)]
 enum Step {
-    Serve(Vec<u32>),
-    Announce(Vec<u32>),
+    Serve(Vec<u64>),
+    Announce(Vec<u64>),
     Resize(usize),
-    Discard(Vec<u32>),
-    Renew(Vec<u32>),
-    Warm(Vec<u32>),
+    Discard(Vec<u64>),
+    Renew(Vec<u64>),
+    Warm(Vec<u64>),
     Replace,
     Forget,
 }
@@ -68,7 +75,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ids = || {
         prop::collection::hash_set((0..IDS, 0..IDS).prop_map(|(a, b)| a.min(b)), 0..10)
-            .prop_map(|ids| ids.into_iter().collect::<Vec<u32>>())
+            .prop_map(|ids| ids.into_iter().collect::<Vec<u64>>())
     };
     let step = prop_oneof![
         6 => ids().prop_map(Step::Serve),
@@ -83,8 +90,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..60)
 }
 
-fn take(cache: &TableCache, at: u32, step: &Step, versions: &mut HashMap<u32, u32>) {
-    let rows = |ids: &[u32], versions: &HashMap<u32, u32>| -> Vec<[u8; ROW_BYTES]> {
+fn take(cache: &TableCache, at: u32, step: &Step, versions: &mut HashMap<u64, u32>) {
+    let rows = |ids: &[u64], versions: &HashMap<u64, u32>| -> Vec<[u8; ROW_BYTES]> {
         ids.iter().map(|id| row_of(*id, versions.get(id).copied().unwrap_or(0))).collect()
     };
     match step {
@@ -141,12 +148,12 @@ proptest! {
                     let held = held(twin);
                     prop_assert_eq!(held.len() as u64, twin.used_rows(), "{} after {:?}", policy.name(), step);
                     prop_assert!(held.len() <= twin.capacity_rows(), "{} after {:?}", policy.name(), step);
-                    let reachable: Vec<u32> = (0..IDS).filter(|&id| twin.contains(id)).collect();
+                    let reachable: Vec<u64> = (0..IDS).filter(|&id| twin.contains(id)).collect();
                     prop_assert_eq!(&held, &reachable, "{} after {:?}", policy.name(), step);
                     let reader = twin.read();
                     for &id in &held {
                         let version = versions.get(&id).copied().unwrap_or(0);
-                        prop_assert_eq!(reader.get(u64::from(id)).unwrap(), row_of(id, version), "{}: {}", policy.name(), id);
+                        prop_assert_eq!(reader.get(id).unwrap(), row_of(id, version), "{}: {}", policy.name(), id);
                     }
                 }
                 prop_assert_eq!(held(&twins[0]), held(&twins[1]), "{} decides alike", policy.name());
@@ -174,7 +181,7 @@ const EPOCH: PolicySpec = PolicySpec::Epoch { sample: 16 };
 fn a_cache_that_shrinks_keeps_its_hottest_rows() {
     let cache = cache(1000, 200, 200, EPOCH);
     let none = HashMap::new();
-    let ids: Vec<u32> = (0..200).collect();
+    let ids: Vec<u64> = (0..200).collect();
     serve(&cache, &ids, &none);
     for _ in 0..3 {
         serve(&cache, &ids[150..], &none);
@@ -224,7 +231,7 @@ fn a_turn_over_brings_only_what_beats_a_resident() {
 /// older than what was renewed before the reader came.
 #[test]
 fn readers_never_see_a_mixture_while_the_cache_is_steered() {
-    const ROWS: u32 = 4096;
+    const ROWS: u64 = 4096;
     let cache = cache(ROWS, 256, 512, EPOCH);
     let versions: Vec<AtomicU32> = (0..ROWS).map(|_| AtomicU32::new(0)).collect();
     let (done, checked) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -234,10 +241,10 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed);
                 while !done.load(Ordering::Relaxed) {
-                    let id = random.u32(0..ROWS);
+                    let id = random.u64(0..ROWS);
                     let oldest = versions[id as usize].load(Ordering::SeqCst);
                     let reader = cache.read();
-                    if let Some(row) = reader.get(u64::from(id)) {
+                    if let Some(row) = reader.get(id) {
                         let first = row.to_vec();
                         std::thread::yield_now();
                         assert_eq!(first, row, "row of {id} changed while a reader was inside (seed {seed})");
@@ -253,8 +260,8 @@ fn readers_never_see_a_mixture_while_the_cache_is_steered() {
         let mut rounds = 0;
         // Bounded, so that readers that found a wrong row end the test.
         while rounds < 3000 || (rounds < 300_000 && checked.load(Ordering::Relaxed) < 20_000) {
-            let base = random.u32(0..ROWS - 32);
-            let ids: Vec<u32> = (base..base + 32).collect();
+            let base = random.u64(0..ROWS - 32);
+            let ids: Vec<u64> = (base..base + 32).collect();
             let known = ids.iter().map(|&id| (id, versions[id as usize].load(Ordering::SeqCst))).collect();
             serve(&cache, &ids, &known);
             match random.u32(0..8) {

@@ -10,108 +10,9 @@ use super::policy::{Clock, Ledger, Policy, PolicySpec, Replacement};
 use super::readers::{Inside, Readers};
 use super::slab::{self, Slab};
 use super::slots::{Slot, Slots};
+use super::spec::{CacheError, CacheSpec, CacheStats, Fill};
 use parking_lot::{Mutex, MutexGuard};
-use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-/// Most rows a cached table may have: ids are held in 32 bits, and one value is kept for "none".
-pub const TABLE_ROWS_MAX: u64 = u32::MAX as u64 - 1;
-
-/// What a cache is made of.
-#[derive(Debug, Clone, Copy)]
-pub struct CacheSpec {
-    /// Rows of the whole table, local and remote: ids are below.
-    pub table_rows: u64,
-    /// Bytes of one row.
-    pub row_bytes: usize,
-    /// Rows to hold at most, at the start.
-    pub capacity_rows: usize,
-    /// Highest capacity that can be set later; address space is reserved for it. At least `capacity_rows`.
-    pub ceiling_rows: usize,
-    /// Who gets a slot.
-    pub policy: PolicySpec,
-    /// Seed of the policy's randomness.
-    pub seed: u64,
-}
-
-/// Why a cache cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum CacheError {
-    /// Ids do not fit.
-    #[error("a table of {rows} rows cannot be cached; the most is {TABLE_ROWS_MAX}")]
-    TooManyRows {
-        /// Rows of the table.
-        rows: u64,
-    },
-    /// No memory for the rows.
-    #[error(
-        "no address space for {rows} cached rows of {row_bytes} bytes ({cause}): lower cache.capacity or cache.ceiling"
-    )]
-    Memory {
-        /// Rows to hold.
-        rows: usize,
-        /// Bytes of one.
-        row_bytes: usize,
-        /// What the kernel said.
-        cause: io::Error,
-    },
-}
-
-/// Counters since the start; exact, read at any time.
-#[derive(Debug, Default)]
-pub struct CacheStats {
-    /// Rows that took a slot, by [`Fill`].
-    pub fills: [AtomicU64; Fill::ALL.len()],
-    /// Rows that lost their slot to a newcomer.
-    pub evicted_rows: AtomicU64,
-    /// Rows that lost their slot because the cache shrank.
-    pub shrunk_rows: AtomicU64,
-    /// Rows that were thrown out because they may be old.
-    pub discarded_rows: AtomicU64,
-    /// Rows that were overwritten with a newer version.
-    pub renewed_rows: AtomicU64,
-    /// Rows in hand that were not worth a slot.
-    pub refused_rows: AtomicU64,
-    /// Times that the policy found the accesses shifted and forgot its history.
-    pub shifts: AtomicU64,
-}
-
-/// Why a row is offered to the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fill {
-    /// A trainer had asked for it.
-    Demand,
-    /// The policy had asked for it.
-    Policy,
-    /// A tool call brought it in: room was made, or a colder row was to go.
-    Tool,
-    /// A trainer has asked to have it cached, without using it yet. It takes a free slot whatever the policy thinks.
-    Warm,
-}
-
-impl Fill {
-    /// All of them.
-    pub const ALL: [Fill; 4] = [Fill::Demand, Fill::Policy, Fill::Tool, Fill::Warm];
-
-    /// The name in metrics.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Fill::Demand => "demand",
-            Fill::Policy => "prefetch",
-            Fill::Tool => "tool",
-            Fill::Warm => "warm",
-        }
-    }
-}
-
-impl CacheStats {
-    /// Rows that took a slot for `reason`.
-    #[must_use]
-    pub fn filled(&self, reason: Fill) -> u64 {
-        self.fills[reason as usize].load(Ordering::Relaxed)
-    }
-}
 
 /// A cache of rows of one table.
 #[derive(Debug)]
@@ -150,7 +51,8 @@ pub struct Reader<'a> {
 /// Rows in hand.
 #[derive(Debug, Clone, Copy)]
 struct Offer<'a> {
-    ids: &'a [u32],
+    /// Those without a number are not worth a slot.
+    ids: &'a [u64],
     /// By position in `ids`, the step of the next announced use; shorter where nothing is announced.
     next_uses: &'a [Option<Step>],
 }
@@ -159,7 +61,7 @@ struct Offer<'a> {
 #[derive(Debug, Clone, Copy)]
 struct Placement<'r> {
     slot: Slot,
-    id: u32,
+    number: u32,
     row: &'r [u8],
 }
 
@@ -171,6 +73,21 @@ impl Writer {
 }
 
 impl Writer {
+    /// Gives each of `ids` a number, as far as there are any. An id of the same call may lose its own again.
+    fn give_numbers(&mut self, index: &Index, ids: &[u64]) {
+        if !index.is_numbered() {
+            return;
+        }
+        for &id in ids {
+            let first = self.random.usize(..);
+            index.give_number(id, first, |number| {
+                if let Some(policy) = &mut self.policy {
+                    policy.forget_row(number);
+                }
+            });
+        }
+    }
+
     fn note_next_use(&mut self, slot: Slot, step: Option<Step>) {
         if self.future.is_covering() {
             self.future.set_next_use(slot, step);
@@ -202,31 +119,29 @@ impl TableCache {
     /// # Errors
     /// [`CacheError`].
     pub fn new(spec: CacheSpec) -> Result<Self, CacheError> {
-        if spec.table_rows > TABLE_ROWS_MAX {
-            return Err(CacheError::TooManyRows { rows: spec.table_rows });
-        }
-        let ids = usize::try_from(spec.table_rows).map_err(|_| CacheError::TooManyRows { rows: spec.table_rows })?;
-        let (capacity, ids) = match spec.policy {
-            PolicySpec::None => (0, 0),
-            _ => (spec.capacity_rows.min(ids), ids),
+        let rows = match spec.policy {
+            PolicySpec::None => 0,
+            _ => usize::try_from(spec.table_rows).unwrap_or(usize::MAX),
         };
-        let ceiling = spec.ceiling_rows.min(ids).max(capacity);
+        let capacity = spec.capacity_rows.min(rows);
+        let ceiling = spec.ceiling_rows.min(rows).max(capacity);
+        let index = spec.index(rows, ceiling)?;
         let memory = |cause| CacheError::Memory { rows: ceiling, row_bytes: spec.row_bytes, cause };
         let policy = (ceiling > 0).then(|| spec.policy.build(capacity)).flatten();
         Ok(Self {
             spec: CacheSpec { capacity_rows: capacity, ceiling_rows: ceiling, ..spec },
             slab: Slab::new(ceiling, spec.row_bytes).map_err(memory)?,
-            index: Index::new(ids),
             readers: Readers::default(),
             resizing: Mutex::default(),
             capacity: AtomicUsize::new(capacity),
             writer: Mutex::new(Writer {
                 slots: Slots::new(capacity, ceiling),
-                touched: Touched::new(ids),
+                touched: Touched::new(index.len()),
                 future: Future::default(),
                 random: fastrand::Rng::with_seed(spec.seed),
                 policy,
             }),
+            index,
             used: AtomicU64::new(0),
             tracked: AtomicU64::new(0),
             future_bytes: AtomicUsize::new(0),
@@ -275,13 +190,13 @@ impl TableCache {
     pub fn bookkeeping_bytes(&self) -> u64 {
         let slots = self.capacity_rows() * Slots::BYTES_PER_SLOT;
         let future = self.future_bytes.load(Ordering::Relaxed);
-        (slots + future) as u64 + self.tracked.load(Ordering::Relaxed) * Index::BYTES_PER_ID as u64
+        (slots + future) as u64 + self.tracked.load(Ordering::Relaxed) * self.index.bytes_per_number() as u64
     }
 
     /// Asks the processor for the index word of `id`.
     #[inline]
     pub fn prefetch(&self, id: u64) {
-        self.index.prefetch(id as u32);
+        self.index.prefetch(id);
     }
 
     /// Enters as a reader.
@@ -307,42 +222,50 @@ impl TableCache {
     /// minibatch was, if it was announced; `missed` then are ids of it, in its order.
     pub fn record<'r>(
         &self,
-        hit: &[u32],
-        missed: &[u32],
+        hit: &[u64],
+        missed: &[u64],
         row: impl Fn(usize) -> Option<&'r [u8]>,
         consumed: Option<BatchKey>,
-    ) -> Vec<u32> {
+    ) -> Vec<u64> {
         let mut guard = self.lock();
         let writer = &mut *guard;
         let next_uses = consumed.map(|key| self.consume(writer, key, missed)).unwrap_or_default();
+        writer.give_numbers(&self.index, missed);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
-        for &id in hit {
-            let slot = ledger.index.slot(id);
-            policy.touch(&mut ledger, id, slot);
+        for number in hit.iter().filter_map(|&id| self.index.number(id)) {
+            let slot = ledger.index.slot(number);
+            policy.touch(&mut ledger, number, slot);
         }
-        for &id in missed {
-            policy.touch(&mut ledger, id, None);
+        for number in missed.iter().filter_map(|&id| self.index.number(id)) {
+            policy.touch(&mut ledger, number, None);
         }
         policy.end_minibatch(&mut ledger);
         self.place(writer, Offer { ids: missed, next_uses: &next_uses }, row, Fill::Demand);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
         let wanted = policy.wanted(&mut ledger);
         self.tracked.store(writer.touched.ids() as u64, Ordering::Relaxed);
-        wanted
+        self.ids_of(wanted)
+    }
+
+    /// The ids of rows that the policy named by their numbers.
+    pub(super) fn ids_of(&self, numbers: Vec<u32>) -> Vec<u64> {
+        numbers.into_iter().filter_map(|number| self.index.id(number)).collect()
     }
 
     /// Offers rows that no trainer waits for: `row(i)` is the row of `ids[i]`, or nothing where it may not be kept;
     /// it is asked under the writer lock. Answers how many took a slot.
-    pub fn fill<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>, reason: Fill) -> usize {
-        self.place(&mut self.lock(), Offer { ids, next_uses: &[] }, row, reason)
+    pub fn fill<'r>(&self, ids: &[u64], row: impl Fn(usize) -> Option<&'r [u8]>, reason: Fill) -> usize {
+        let mut writer = self.lock();
+        writer.give_numbers(&self.index, ids);
+        self.place(&mut writer, Offer { ids, next_uses: &[] }, row, reason)
     }
 
     /// A trainer has announced that it will use `ids`, remote ids of this table, each once, at `step` of the node.
-    pub fn announce(&self, step: Step, ids: Vec<u32>) -> BatchKey {
+    pub fn announce(&self, step: Step, ids: Vec<u64>) -> BatchKey {
         let mut writer = self.lock();
         let span = writer.slots.span() as usize;
         writer.future.cover(span);
-        let key = writer.future.announce(step, ids, |id| self.index.slot(id));
+        let key = writer.future.announce(step, ids, |id| self.index.slot_of(id));
         self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
         key
     }
@@ -354,13 +277,13 @@ impl TableCache {
 
     /// The ids of an announced batch that are not cached.
     #[must_use]
-    pub fn absent(&self, key: BatchKey) -> Vec<u32> {
+    pub fn absent(&self, key: BatchKey) -> Vec<u64> {
         let writer = self.lock();
-        writer.future.ids(key).iter().copied().filter(|&id| self.index.slot(id).is_none()).collect()
+        writer.future.ids(key).iter().copied().filter(|&id| self.index.slot_of(id).is_none()).collect()
     }
 
     /// Takes an announced batch away, tells residents their next use, and answers that of each of `missed`.
-    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u32]) -> Vec<Option<Step>> {
+    fn consume(&self, writer: &mut Writer, key: BatchKey, missed: &[u64]) -> Vec<Option<Step>> {
         let (ids, next) = writer.future.consume(key);
         self.future_bytes.store(writer.future.bytes(), Ordering::Relaxed);
         let mut of_missed = Vec::with_capacity(missed.len());
@@ -368,7 +291,7 @@ impl TableCache {
             if missed.get(of_missed.len()) == Some(&id) {
                 of_missed.push(step);
             }
-            if let Some(slot) = self.index.slot(id) {
+            if let Some(slot) = self.index.slot_of(id) {
                 writer.future.set_next_use(slot, step);
             }
         }
@@ -385,8 +308,11 @@ impl TableCache {
     }
 
     /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id
-    /// at most once. To be called before the cache serves.
+    /// at most once. To be called before the cache serves, and of use in tables of up to [`TABLE_ROWS_MAX`] rows only.
     pub fn set_prior(&self, weights: &[(u32, f32)]) {
+        if self.index.is_numbered() {
+            return;
+        }
         let mut writer = self.lock();
         if let Some((policy, mut ledger)) = writer.parts(&self.index) {
             policy.prior(&mut ledger, weights);
@@ -400,8 +326,8 @@ impl TableCache {
 
     /// Whether `id` is cached now.
     #[must_use]
-    pub fn contains(&self, id: u32) -> bool {
-        self.index.slot(id).is_some()
+    pub fn contains(&self, id: u64) -> bool {
+        self.index.slot_of(id).is_some()
     }
 
     fn place<'r>(
@@ -413,20 +339,22 @@ impl TableCache {
     ) -> usize {
         let mut placements: Vec<Placement<'_>> = Vec::new();
         let (mut evicted, mut offered) = (0, 0);
+        // No number changes hands in here: those of newcomers are theirs although nobody finds them cached yet.
         for (at, &id) in ids.iter().enumerate() {
-            if self.index.slot(id).is_some() {
+            if self.index.slot_of(id).is_some() {
                 continue;
             }
             let Some(row) = row(at) else { continue };
             offered += 1;
+            let Some(number) = self.index.number(id) else { continue };
             let next_use = next_uses.get(at).copied().flatten();
-            if let Some((slot, replaced)) = self.find_place(writer, id, next_use, reason) {
+            if let Some((slot, replaced)) = self.find_place(writer, number, next_use, reason) {
                 evicted += u64::from(replaced);
-                placements.push(Placement { slot, id, row });
+                placements.push(Placement { slot, number, row });
             }
         }
         // A newcomer may itself have lost its slot to a later one: the last decision stands.
-        placements.retain(|placed| writer.slots.id(placed.slot) == Some(placed.id));
+        placements.retain(|placed| writer.slots.id(placed.slot) == Some(placed.number));
         let filled = placements.len();
         self.stats.refused_rows.fetch_add(offered - filled as u64, Ordering::Relaxed);
         if filled == 0 {
@@ -434,7 +362,7 @@ impl TableCache {
         }
         slab::overwrite(&self.slab, &self.readers, placements.iter().map(|placed| (placed.slot, placed.row)));
         for placed in &placements {
-            self.index.set_slot(placed.id, placed.slot, &mut writer.touched);
+            self.index.set_slot(placed.number, placed.slot, &mut writer.touched);
         }
         self.stats.fills[reason as usize].fetch_add(filled as u64, Ordering::Relaxed);
         self.stats.evicted_rows.fetch_add(evicted, Ordering::Relaxed);
@@ -443,7 +371,8 @@ impl TableCache {
         filled
     }
 
-    /// A slot for `id` and whether a row that readers could find lost it; `None` if it is not worth one.
+    /// A slot for the row with number `id` and whether a row that readers could find lost it; `None` if it is not
+    /// worth one.
     fn find_place(&self, writer: &mut Writer, id: u32, next_use: Option<Step>, reason: Fill) -> Option<(Slot, bool)> {
         let any_free = writer.slots.any_free();
         let (policy, mut ledger) = writer.parts(&self.index)?;
@@ -476,6 +405,6 @@ impl Reader<'_> {
     #[inline]
     #[must_use]
     pub fn get(&self, id: u64) -> Option<&[u8]> {
-        slab::read(&self.cache.slab, &self.cache.index, &self.inside, u32::try_from(id).ok()?)
+        slab::read(&self.cache.slab, &self.cache.index, &self.inside, id)
     }
 }

@@ -49,7 +49,7 @@ pub struct Announcement {
     /// By which the fetch of the batch is known.
     pub fingerprint: u64,
     /// Remote ids of the batch, each once, in the order of their first use.
-    pub ids: Vec<u32>,
+    pub ids: Vec<u64>,
 }
 
 /// What to do after an announcement.
@@ -78,7 +78,7 @@ pub struct Prefetch {
     /// The batch.
     pub batch: BatchKey,
     /// Remote ids, each once.
-    pub ids: Vec<u32>,
+    pub ids: Vec<u64>,
 }
 
 /// What became of announcements, since the start.
@@ -289,7 +289,7 @@ impl Lookahead {
 
     /// Rows to ask for now: what the next `depth` batches of each trainer lack, nearest first, within the budget.
     /// `lacking` takes ids that are not cached and leaves those that are not on their way either.
-    pub fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u32>) -> Vec<u32>) -> Vec<Prefetch> {
+    pub fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u64>) -> Vec<u64>) -> Vec<Prefetch> {
         let depth = self.settings.depth as usize;
         let mut near: Vec<(Step, TrainerId, usize)> = Vec::new();
         for (&trainer, state) in &self.trainers {

@@ -15,13 +15,21 @@ const SETTINGS: Settings = Settings {
 
 fn cache() -> TableCache {
     let policy = PolicySpec::Epoch { sample: 16 };
-    TableCache::new(CacheSpec { table_rows: 1000, row_bytes: 0, capacity_rows: 10, ceiling_rows: 10, policy, seed: 1 })
-        .unwrap()
+    TableCache::new(CacheSpec {
+        table_rows: 1000,
+        row_bytes: 0,
+        capacity_rows: 10,
+        ceiling_rows: 10,
+        tracked_rows_max: 0,
+        policy,
+        seed: 1,
+    })
+    .unwrap()
 }
 
 const ONE: TrainerId = TrainerId(1);
 
-fn said(step: u64, fingerprint: u64, ids: impl IntoIterator<Item = u32>) -> Announcement {
+fn said(step: u64, fingerprint: u64, ids: impl IntoIterator<Item = u64>) -> Announcement {
     Announcement { step: Some(step), fingerprint, ids: ids.into_iter().collect() }
 }
 
@@ -32,7 +40,7 @@ fn announce(ahead: &mut Lookahead, cache: &TableCache, announcement: Announcemen
     horizon.unwrap()
 }
 
-fn all(ids: Vec<u32>) -> Vec<u32> {
+fn all(ids: Vec<u64>) -> Vec<u64> {
     ids
 }
 
@@ -40,10 +48,10 @@ fn all(ids: Vec<u32>) -> Vec<u32> {
 fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
     let cache = cache();
     let mut ahead = Lookahead::new(SETTINGS);
-    for step in 0..4u32 {
-        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step) + 100, [step, step + 1]));
+    for step in 0..4 {
+        announce(&mut ahead, &cache, said(step, step + 100, [step, step + 1]));
     }
-    let orders: Vec<Vec<u32>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
+    let orders: Vec<Vec<u64>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
     assert_eq!(orders, [vec![0, 1], vec![2]], "two batches, each row once");
     assert!(ahead.plan(&cache, |_| Vec::new()).is_empty());
     let Consumed { used, dropped } = ahead.consume(&cache, ONE, 100, 0);
@@ -62,8 +70,8 @@ fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
 fn the_budget_holds_back_and_refills() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { budget: 0.5, ..SETTINGS });
-    for step in 0..6u32 {
-        announce(&mut ahead, &cache, said(u64::from(step), u64::from(step), step * 10..step * 10 + 10));
+    for step in 0..6u64 {
+        announce(&mut ahead, &cache, said(step, step, step * 10..step * 10 + 10));
     }
     let ordered = |orders: &[Prefetch]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
     assert_eq!(ordered(&ahead.plan(&cache, all)), 10, "the start is worth two half batches");
@@ -105,9 +113,9 @@ fn a_known_future_gives_the_optimum() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { horizon_max: 10_000, rows_max: 1 << 20, ..SETTINGS });
     let mut random = fastrand::Rng::with_seed(3);
-    let batches: Vec<Vec<u32>> = (0..400)
+    let batches: Vec<Vec<u64>> = (0..400)
         .map(|_| {
-            let mut ids: Vec<u32> = (0..6).map(|_| random.u32(0..8) * random.u32(0..8)).collect();
+            let mut ids: Vec<u64> = (0..6).map(|_| random.u64(0..8) * random.u64(0..8)).collect();
             ids.sort_unstable();
             ids.dedup();
             ids
@@ -119,7 +127,7 @@ fn a_known_future_gives_the_optimum() {
     let mut hits = 0;
     for (step, ids) in (0u64..).zip(&batches) {
         let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, step, 0);
-        let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+        let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
         cache.record(&hit, &missed, |_| Some(&[]), batch);
     }
@@ -127,9 +135,9 @@ fn a_known_future_gives_the_optimum() {
 }
 
 /// Belady with bypass: after each batch, keep of the cached and the fetched those used next.
-fn optimum(batches: &[Vec<u32>], capacity: usize) -> usize {
-    let next_use = |id: u32, after: usize| batches.iter().skip(after + 1).position(|batch| batch.contains(&id));
-    let mut cached: Vec<u32> = Vec::new();
+fn optimum(batches: &[Vec<u64>], capacity: usize) -> usize {
+    let next_use = |id: u64, after: usize| batches.iter().skip(after + 1).position(|batch| batch.contains(&id));
+    let mut cached: Vec<u64> = Vec::new();
     let mut hits = 0;
     for (at, ids) in batches.iter().enumerate() {
         hits += ids.iter().filter(|id| cached.contains(id)).count();
@@ -142,7 +150,7 @@ fn optimum(batches: &[Vec<u32>], capacity: usize) -> usize {
 
 /// Announces batch `step` of ten rows that no other batch has.
 fn ten(step: u64) -> Announcement {
-    said(step, step + 1000, step as u32 * 10..step as u32 * 10 + 10)
+    said(step, step + 1000, step * 10..step * 10 + 10)
 }
 
 #[test]
@@ -152,8 +160,7 @@ fn a_beginning_says_what_it_made_void() {
     let mut staged = HashSet::new();
     for round in 0..5u64 {
         for step in 0..10 {
-            let announced =
-                ahead.announce(&cache, ONE, said(step, round * 10 + step, [round as u32 * 10 + step as u32]), 0);
+            let announced = ahead.announce(&cache, ONE, said(step, round * 10 + step, [round * 10 + step]), 0);
             for batch in announced.dropped {
                 assert!(!ahead.waits(batch));
                 staged.remove(&batch);
@@ -207,7 +214,7 @@ fn a_loader_iterated_again_is_staged_to_depth_only() {
         let mut staged = HashSet::new();
         for served in 0..60u64 {
             for step in if served == 0 { 0..32 } else { served + 31..served + 32 } {
-                announce(&mut ahead, &cache, said(step, epoch * 1000 + step, [epoch as u32 * 100 + step as u32]));
+                announce(&mut ahead, &cache, said(step, epoch * 1000 + step, [epoch * 100 + step]));
                 staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
             }
             let Consumed { used, .. } = ahead.consume(&cache, ONE, epoch * 1000 + served, 0);
@@ -227,7 +234,7 @@ fn two_samplers_that_take_turns_are_one_run() {
     for step in [1, 3, 0, 5, 2, 7, 4, 6] {
         announce(&mut ahead, &cache, ten(step));
     }
-    let orders: Vec<u32> = ahead.plan(&cache, all).iter().map(|prefetch| prefetch.ids[0]).collect();
+    let orders: Vec<u64> = ahead.plan(&cache, all).iter().map(|prefetch| prefetch.ids[0]).collect();
     assert_eq!(orders, [0, 10], "the batches that come first, not those that were announced first");
     for step in [1, 0, 2, 4, 3] {
         let Consumed { used, dropped } = ahead.consume(&cache, ONE, step + 1000, 0);
@@ -258,10 +265,10 @@ fn batches_that_are_left_behind_are_dropped() {
 fn without_steps_the_order_of_arrival_counts() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { rows_max: 1 << 20, ..SETTINGS });
-    for batch in 0..6u32 {
-        announce(&mut ahead, &cache, Announcement { step: None, fingerprint: u64::from(batch), ids: vec![batch] });
+    for batch in 0..6u64 {
+        announce(&mut ahead, &cache, Announcement { step: None, fingerprint: batch, ids: vec![batch] });
     }
-    let orders: Vec<u32> = ahead.plan(&cache, all).iter().flat_map(|prefetch| prefetch.ids.clone()).collect();
+    let orders: Vec<u64> = ahead.plan(&cache, all).iter().flat_map(|prefetch| prefetch.ids.clone()).collect();
     assert_eq!(orders, [0, 1]);
     let step = |step| Announcement { step, fingerprint: u64::MAX, ids: vec![9] };
     let far = ahead.announce(&cache, ONE, step(Some(u64::MAX)), 0);
@@ -314,7 +321,7 @@ proptest::proptest! {
             // Most batches have one content, few another.
             let fingerprint = step * 2 + u64::from(variant == 0);
             if announces {
-                let announced = ahead.announce(&cache, ONE, said(step, fingerprint, [step as u32]), 0);
+                let announced = ahead.announce(&cache, ONE, said(step, fingerprint, [step]), 0);
                 assert_eq!(announced.dropped.len(), naive.announce(step, fingerprint));
             } else {
                 let Consumed { used, dropped } = ahead.consume(&cache, ONE, fingerprint, 0);

@@ -29,7 +29,7 @@ pub(super) struct Waiting {
     /// Remote ids in it.
     pub(super) rows: usize,
     /// Rows still to be asked for; `None` until the batch is near.
-    pub(super) lacking: Option<Vec<u32>>,
+    pub(super) lacking: Option<Vec<u64>>,
     pub(super) since_ms: u64,
 }
 

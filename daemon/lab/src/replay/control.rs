@@ -55,7 +55,7 @@ pub(super) struct Steering<'a> {
     observer: Observer,
     counters: Counters,
     /// Cached rows that their owners have changed since.
-    stale: HashSet<u32>,
+    stale: HashSet<u64>,
     number: u64,
     random: fastrand::Rng,
     /// Ids that updates are drawn from.
@@ -88,7 +88,7 @@ impl<'a> Steering<'a> {
     pub(super) fn after_minibatch(
         &mut self,
         m: usize,
-        (hit, missed): (&[u32], &[u32]),
+        (hit, missed): (&[u64], &[u64]),
         (waited, ahead): (u64, u64),
         epochs: f64,
     ) {
@@ -114,7 +114,7 @@ impl<'a> Steering<'a> {
         self.due_updates += self.spec.updates.clamp(0.0, self.universe.len() as f64);
         while self.due_updates >= 1.0 && !self.universe.is_empty() {
             self.due_updates -= 1.0;
-            let id = self.universe[self.random.usize(0..self.universe.len())];
+            let id = u64::from(self.universe[self.random.usize(0..self.universe.len())]);
             if self.cache.contains(id) {
                 self.stale.insert(id);
             }
@@ -210,7 +210,7 @@ impl<'a> Steering<'a> {
         ToolAnswer { tool: call.tool().to_owned(), tables: vec![done] }
     }
 
-    fn bring_in(&mut self, ids: &[u32]) -> Brought {
+    fn bring_in(&mut self, ids: &[u64]) -> Brought {
         let rows = ids.len() as u64;
         let filled = self.cache.fill(ids, |_| Some(&[]), Fill::Tool) as u64;
         self.done.tool_rows += rows;

@@ -92,6 +92,7 @@ pub fn replay_under(
         row_bytes: 0,
         capacity_rows: spec.capacity_rows,
         ceiling_rows: control.as_ref().map_or(0, |control| control.ceiling_rows).max(spec.capacity_rows),
+        tracked_rows_max: 0,
         policy: spec.policy,
         seed: spec.seed,
     })?;
@@ -128,15 +129,15 @@ pub fn replay_under(
     Ok((replayed, controlled))
 }
 
-fn look_up(cache: &TableCache, ids: &[u32], hit: &mut Vec<u32>, missed: &mut Vec<u32>) {
+fn look_up(cache: &TableCache, ids: &[u32], hit: &mut Vec<u64>, missed: &mut Vec<u64>) {
     hit.clear();
     missed.clear();
     let reader = cache.read();
-    for (at, &id) in ids.iter().enumerate() {
+    for (at, id) in ids.iter().map(|&id| u64::from(id)).enumerate() {
         if let Some(&ahead) = ids.get(at + 16) {
             cache.prefetch(u64::from(ahead));
         }
-        if reader.get(u64::from(id)).is_some() { hit.push(id) } else { missed.push(id) }
+        if reader.get(id).is_some() { hit.push(id) } else { missed.push(id) }
     }
 }
 
@@ -147,8 +148,8 @@ struct Run<'a> {
     /// Minibatches announced.
     announced: usize,
     /// Rows staged for each batch, and all of them.
-    staged: HashMap<BatchKey, Vec<u32>>,
-    here: HashSet<u32>,
+    staged: HashMap<BatchKey, Vec<u64>>,
+    here: HashSet<u64>,
     totals: HitTotals,
     stall_rows: u64,
     /// Rows brought in before or without being asked for.
@@ -175,8 +176,8 @@ impl<'a> Run<'a> {
         while self.announced <= last && self.announced < trace.minibatches() {
             let m = self.announced;
             let number = m as u64;
-            let announcement =
-                Announcement { step: Some(number), fingerprint: number, ids: trace.minibatch(m).to_vec() };
+            let ids = trace.minibatch(m).iter().map(|&id| u64::from(id)).collect();
+            let announcement = Announcement { step: Some(number), fingerprint: number, ids };
             // Nothing is dropped: minibatches are announced and fetched in order, and no time passes.
             let answer = lookahead.announce(self.cache, TRAINER, announcement, 0);
             answer.horizon.map_err(|source| ReplayError::Announce { minibatch: m, source })?;
@@ -199,7 +200,7 @@ impl<'a> Run<'a> {
     }
 
     /// Counts minibatch `m` and records it in the cache.
-    fn record(&mut self, m: usize, hit: &[u32], missed: &[u32]) {
+    fn record(&mut self, m: usize, hit: &[u64], missed: &[u64]) {
         self.totals.add(hit.len() as u64, missed.len() as u64);
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;

@@ -2,7 +2,7 @@
 
 use crate::serve::SteerSettings;
 pub use rudder_core::cache::PolicyName as Policy;
-use rudder_core::cache::PolicySettings;
+use rudder_core::cache::{PolicySettings, TABLE_ROWS_MAX};
 use rudder_settings::{Capacity, Verdict, WAIT_MS, within, wrong};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -30,6 +30,9 @@ pub struct CacheConfig {
     pub capacity: Capacity,
     /// Rows that a cache may be grown to while it runs, in the same forms. Address space is reserved for all of them.
     pub ceiling: Capacity,
+    /// Rows of a table of more than 2^32 - 2 of which the cache may know whether it holds them and how hot they are,
+    /// 16 bytes each; it holds at most half as many. Smaller tables have no such limit.
+    pub tracked_rows_max: usize,
     /// How far caches are grown and shrunk while they run.
     #[serde(flatten)]
     pub steer: SteerSettings,
@@ -69,6 +72,14 @@ impl CacheConfig {
         )
     }
 
+    /// Most rows that the cache of a table of `table_rows` rows may hold, whatever capacity and ceiling say: half of
+    /// those that are tracked, in the tables that [`CacheConfig::tracked_rows_max`] is for.
+    #[must_use]
+    pub fn rows_max(&self, table_rows: u64) -> u64 {
+        let tracked = (self.tracked_rows_max + 1).next_power_of_two() / 2;
+        if table_rows > TABLE_ROWS_MAX { tracked as u64 / 2 } else { u64::MAX }
+    }
+
     /// What policies are made with.
     #[must_use]
     pub fn policy_settings(&self) -> PolicySettings {
@@ -88,6 +99,7 @@ impl CacheConfig {
     /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
     pub fn check(&self) -> Verdict {
         within("cache.period", self.period, 1..=u32::MAX)?;
+        within("cache.tracked_rows_max", self.tracked_rows_max, 1 << 12..=1 << 31)?;
         if !(self.alpha > 0.0 && self.alpha <= 1.0) {
             return wrong("cache.alpha", self.alpha, "not above 0 and at most 1", "write for example 0.05");
         }
@@ -134,6 +146,7 @@ impl Default for CacheConfig {
         Self {
             capacity: Capacity::Share(0.15),
             ceiling: Capacity::Share(1.0),
+            tracked_rows_max: 1 << 26,
             steer: SteerSettings::default(),
             memory_poll_ms: 1000,
             cgroup: PathBuf::new(),

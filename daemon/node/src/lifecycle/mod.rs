@@ -15,7 +15,13 @@ use crate::{
 use prometheus::{IntGauge, core::Collector};
 use rudder_telemetry::logging::Logging;
 use sd_notify::NotifyState;
-use std::{error::Error, io, sync::Arc, thread, time::Duration};
+use std::{
+    error::Error,
+    io,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 use systemd::Beat;
 use tokio::{
     runtime::Runtime,
@@ -29,10 +35,14 @@ const ADMIN_DRAIN: Duration = Duration::from_secs(1);
 /// How much longer than its deadline a drain may take before it counts as stuck.
 const DRAIN_GRACE: Duration = Duration::from_secs(2);
 
+/// Time after an instruction to stop from which another one hurries the drain. What sends two at once means one:
+/// `timeout` and service managers signal a process and then its group.
+const HURRY_AFTER: Duration = Duration::from_secs(1);
+
 /// An instruction to a running daemon from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Drain; a second one stops at once.
+    /// Drain; one more stops at once, unless it comes within [`HURRY_AFTER`].
     Stop,
     /// Read the configuration again.
     Reload,
@@ -134,13 +144,15 @@ async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>
     tracing::info!("ready");
 
     until_stopped(&mut signals, &controls, &in_effect, true).await;
-    tracing::info!(deadline_ms = deadline.as_millis(), "draining; a second signal stops at once");
+    let begun = Instant::now();
+    let (deadline_ms, hurry_after_ms) = (deadline.as_millis(), HURRY_AFTER.as_millis());
+    tracing::info!(deadline_ms, hurry_after_ms, "draining; a second signal after hurry_after_ms stops at once");
     life.enter(Phase::Draining(node.clone()));
     systemd::tell(&[NotifyState::Stopping, NotifyState::Status("draining")]);
     let drained = on_thread("rudder-drain", move || node.shutdown(deadline))?;
     tokio::select! {
         _ = drained => {}
-        () = until_stopped(&mut signals, &controls, &in_effect, false) => return Err(LifecycleError::Forced),
+        () = until_hurried(&mut signals, &controls, &in_effect, begun) => return Err(LifecycleError::Forced),
         () = tokio::time::sleep(deadline + DRAIN_GRACE) => return Err(LifecycleError::Stuck),
     }
     drop(beat);
@@ -159,6 +171,18 @@ async fn until_stopped(signals: &mut mpsc::Receiver<Signal>, controls: &Controls
         if serving {
             systemd::tell(&[NotifyState::Ready]);
         }
+    }
+}
+
+/// Obeys signals until one says stop that is not a part of the one obeyed at `begun`.
+async fn until_hurried(signals: &mut mpsc::Receiver<Signal>, controls: &Controls, in_effect: &Config, begun: Instant) {
+    loop {
+        until_stopped(signals, controls, in_effect, false).await;
+        if begun.elapsed() >= HURRY_AFTER || signals.is_closed() {
+            return;
+        }
+        let after_ms = begun.elapsed().as_millis();
+        tracing::info!(after_ms, "one more signal to stop, too soon to mean more than the first: the drain goes on");
     }
 }
 

@@ -112,11 +112,32 @@ fn a_life_is_starting_serving_draining_gone() {
 fn a_second_stop_ends_the_drain_at_once() {
     let running = spawn(Duration::ZERO, Duration::from_secs(60), 60_000);
     wait_for(running.address, "/readyz", 200, "ready");
+    let begun = Instant::now();
     running.stop.blocking_send(Signal::Stop).unwrap();
     wait_for(running.address, "/readyz", 503, "draining");
-    running.stop.blocking_send(Signal::Stop).unwrap();
+    // Until one comes late enough.
+    while !running.thread.is_finished() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "no signal ends the drain");
+        let _ = running.stop.try_send(Signal::Stop);
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(begun.elapsed() >= HURRY_AFTER, "ended after {:?}", begun.elapsed());
     assert!(matches!(running.thread.join().unwrap(), Err(LifecycleError::Forced)));
     assert!(!running.drained.load(Ordering::SeqCst));
+}
+
+/// `timeout` signals a process and then its group: an idle daemon drains all the same.
+#[test]
+fn two_stops_at_once_are_one() {
+    for drain_ms in [0, 200] {
+        let running = spawn(Duration::ZERO, Duration::from_millis(drain_ms), 60_000);
+        wait_for(running.address, "/readyz", 200, "ready");
+        for _ in 0..3 {
+            running.stop.blocking_send(Signal::Stop).unwrap();
+        }
+        running.thread.join().unwrap().unwrap();
+        assert!(running.drained.load(Ordering::SeqCst));
+    }
 }
 
 #[test]

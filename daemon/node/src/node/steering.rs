@@ -98,7 +98,8 @@ fn ceilings(config: &Config, dataset: &Dataset) -> Vec<(String, u64)> {
     let ceilings = cached.map(|table| {
         let (capacity, _) = config.cache.for_table(&table.name);
         let remote_rows = table.rows - table.book.owned(dataset.node());
-        (table.name.clone(), config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes))
+        let rows = config.agent.ceiling.unwrap_or(capacity).rows(remote_rows, table.row_bytes);
+        (table.name.clone(), rows.min(config.cache.rows_max(table.rows)))
     });
     ceilings.collect()
 }

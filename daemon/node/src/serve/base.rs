@@ -40,25 +40,25 @@ impl Base {
         Part::all(self.dataset.parts()).filter(move |&part| part != node)
     }
 
-    /// Owner of a cached `id`, and the row of its shard.
-    pub(crate) fn locate(&self, table: usize, id: u32) -> Option<Location> {
-        self.table(table).book.locate(u64::from(id))
+    /// Owner of `id`, and the row of its shard.
+    pub(crate) fn locate(&self, table: usize, id: u64) -> Option<Location> {
+        self.table(table).book.locate(id)
     }
 
     /// Each id with its owner.
-    pub(crate) fn with_owners(&self, table: usize, ids: &[u32]) -> Vec<(u32, Part)> {
+    pub(crate) fn with_owners(&self, table: usize, ids: &[u64]) -> Vec<(u64, Part)> {
         ids.iter().filter_map(|&id| self.locate(table, id).map(|location| (id, location.part))).collect()
     }
 
     /// The remote ids among `ids`, each once, in the order of their first appearance.
-    pub(crate) fn remote_ids(&self, table: usize, ids: &[u64]) -> Result<Vec<u32>, RequestError> {
+    pub(crate) fn remote_ids(&self, table: usize, ids: &[u64]) -> Result<Vec<u64>, RequestError> {
         let (table, node) = (self.table(table), self.dataset.node());
         let mut seen = hashbrown::HashSet::with_capacity(ids.len());
         let mut remote = Vec::with_capacity(ids.len());
         for (at, &id) in ids.iter().enumerate() {
             let location = table.book.locate(id).ok_or_else(|| RequestError::out_of_range(table, at, id))?;
-            if location.part != node && seen.insert(id as u32) {
-                remote.push(id as u32);
+            if location.part != node && seen.insert(id) {
+                remote.push(id);
             }
         }
         Ok(remote)

@@ -30,8 +30,8 @@ pub(crate) enum RequestError {
         "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect again to see them"
     )]
     UnknownTable { number: u16, tables: usize },
-    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}{}", hint(*.named))]
-    IdOutOfRange { table: String, id: u64, at: usize, last: u64, named: bool },
+    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has {}{}", ids_of(*rows), hint(*.named))]
+    IdOutOfRange { table: String, id: u64, at: usize, rows: u64, named: bool },
     #[error("id {id} (position {at} of the fetch): no vertex of table `{table}` has that original id")]
     UnknownId { table: String, id: u64, at: usize },
     #[error("{0}: see to the file, or connect with dataset ids")]
@@ -69,6 +69,15 @@ pub(crate) enum RequestError {
     Draining,
     #[error("a defect of the daemon, see its log: {0}")]
     Internal(&'static str),
+}
+
+/// The ids of a table of `rows` rows, in words.
+fn ids_of(rows: u64) -> String {
+    match rows {
+        0 => "no rows".to_owned(),
+        1 => "one row, with id 0".to_owned(),
+        rows => format!("ids 0 to {}", rows - 1),
+    }
 }
 
 /// Why rows of an update were not applied.
@@ -110,8 +119,8 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 impl RequestError {
     /// Id `id`, at position `at` of the request, is not an id of `table`.
     pub(crate) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
-        let (name, last, named) = (table.name.clone(), table.rows.saturating_sub(1), table.names.is_some());
-        Self::IdOutOfRange { table: name, id, at, last, named }
+        let (name, rows, named) = (table.name.clone(), table.rows, table.names.is_some());
+        Self::IdOutOfRange { table: name, id, at, rows, named }
     }
 
     /// Ids of vertices of `table` cannot be translated.
@@ -194,4 +203,21 @@ pub enum ServeError {
         /// What the kernel said.
         cause: std::io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_of_one_row_has_no_range_of_ids() {
+        let said =
+            |rows| RequestError::IdOutOfRange { table: "x".to_owned(), id: 7, at: 2, rows, named: false }.to_string();
+        assert_eq!(said(0), "id 7 (position 2 of the fetch) is out of range: table `x` has no rows");
+        assert_eq!(said(1), "id 7 (position 2 of the fetch) is out of range: table `x` has one row, with id 0");
+        assert_eq!(
+            said(5_000_000_000),
+            "id 7 (position 2 of the fetch) is out of range: table `x` has ids 0 to 4999999999"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use crate::serve::table::flight::Landing;
 use crate::serve::table::flights::Claim;
 use crate::serve::table::reason::Reason;
 use rudder_dataset::Part;
-use rudder_peers::{Class, RequestId};
+use rudder_peers::{Class, RequestId, Wanted};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -24,9 +24,11 @@ impl From<Reason> for Purpose {
     }
 }
 
-/// Claims `rows` (id and owner, each id once) and asks the peers for those that nobody has asked for.
-pub(crate) fn request_rows(base: &Arc<Base>, table: usize, rows: &[(u32, Part)], purpose: Purpose) -> Claim {
-    let claim = base.tables[table].flights.claim(rows.iter().copied());
+/// Claims `rows` (id and owner, each id once) and asks the peers for those that nobody has asked for, or not lately
+/// enough.
+pub(crate) fn request_rows(base: &Arc<Base>, table: usize, rows: &[(u64, Part)], purpose: Purpose) -> Claim {
+    let state = &base.tables[table];
+    let claim = state.flights.claim(rows.iter().copied(), state.joining(purpose.reason));
     for flight in claim.to_ask() {
         // A task of its own: if the trainer that asked is killed, others may still wait for these rows.
         base.network.spawn(ask_peer(Arc::clone(base), table, Landing::of(flight), purpose));
@@ -38,10 +40,10 @@ async fn ask_peer(base: Arc<Base>, table: usize, landing: Landing, purpose: Purp
     let Purpose { reason, request } = purpose;
     let class = if reason == Reason::Demand { Class::Demand } else { Class::Bulk };
     let (flight, row_bytes) = (landing.flight(), base.table(table).row_bytes);
-    let ids: Vec<u64> = flight.ids().iter().map(|&id| u64::from(id)).collect();
-    let answer = base.peers.fetch(flight.peer().0, table as u16, row_bytes, &ids, (class, request)).await;
+    let wanted = Wanted { part: flight.peer().0, table: table as u16, row_bytes, ids: flight.ids() };
+    let answer = base.peers.fetch_noting(wanted, (class, request).into(), &|rows| flight.note_sent(rows)).await;
     if answer.is_ok() {
-        base.tables[table].stats.crossed(reason).fetch_add(ids.len() as u64, Ordering::Relaxed);
+        base.tables[table].stats.crossed(reason).fetch_add(flight.ids().len() as u64, Ordering::Relaxed);
     }
     landing.land(answer);
 }

@@ -78,7 +78,7 @@ impl Default for LocalConfig {
 }
 
 /// `sun_path` of `sockaddr_un` holds 108 bytes on Linux, one of them the final zero (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
 impl LocalConfig {
     /// Checks the limits and the path of the socket; opens nothing.

@@ -138,14 +138,14 @@ impl Discovery {
                 if hosts.len() != usize::from(parts) {
                     let problem = format!("the job has {} nodes, and the dataset {parts} partitions", hosts.len());
                     return self.wrong(
-                        problem,
+                        &problem,
                         "run on as many nodes as the dataset has partitions, or import it again with --parts",
                     );
                 }
                 Ok((0..).zip(hosts).map(|(node, host)| (node, format!("{host}:{port}"))).collect())
             }
             Self::File(path) => {
-                file::read(path).or_else(|problem| self.wrong(problem, "write one `index host:port` per line"))
+                file::read(path).or_else(|problem| self.wrong(&problem, "write one `index host:port` per line"))
             }
         }
     }
@@ -164,10 +164,11 @@ impl Discovery {
 
     fn slurm(&self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>, Invalid> {
         let Some((name, list)) = SLURM_VARIABLES.iter().find_map(|name| Some((name, variable(name)?))) else {
-            let problem = "SLURM_JOB_NODELIST is not set: this is no job of Slurm".to_owned();
+            let problem = "SLURM_JOB_NODELIST is not set: this is no job of Slurm";
             return self.wrong(problem, "start it with srun, or choose another discovery");
         };
-        expand_hosts(&list).or_else(|problem| self.wrong(format!("{name}: {problem}"), "Slurm sets it; leave it alone"))
+        expand_hosts(&list)
+            .or_else(|problem| self.wrong(&format!("{name}: {problem}"), "Slurm sets it; leave it alone"))
     }
 
     /// The port where a discovery names none.
@@ -175,11 +176,11 @@ impl Discovery {
         if port > 0 {
             return Ok(port);
         }
-        let problem = "peers.listen has port 0, a free one, which the other nodes do not know".to_owned();
+        let problem = "peers.listen has port 0, a free one, which the other nodes do not know";
         self.wrong(problem, "give peers.listen the same port on all nodes")
     }
 
-    fn wrong<T>(&self, problem: String, remedy: &str) -> Result<T, Invalid> {
+    fn wrong<T>(&self, problem: &str, remedy: &str) -> Result<T, Invalid> {
         Err(Invalid { key: KEY.to_owned(), value: quoted(self), problem: format!("{problem}; {remedy}") })
     }
 }

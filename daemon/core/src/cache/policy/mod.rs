@@ -118,7 +118,7 @@ pub struct Move {
     pub to: Slot,
 }
 
-/// The interface of a replacement policy.
+/// The interface of a replacement policy. Its ids are numbers of rows ([`crate::cache::index`]).
 pub trait Policy: Send + Debug {
     /// `id` was asked for; `slot` holds its row if it was a hit.
     fn touch(&mut self, ledger: &mut Ledger<'_>, id: u32, slot: Option<Slot>);
@@ -150,6 +150,9 @@ pub trait Policy: Send + Debug {
     fn wanted(&mut self, _ledger: &mut Ledger<'_>) -> Vec<u32> {
         Vec::new()
     }
+
+    /// `id`, which is not cached, is from now on the number of another row: nothing of what was learned of it holds.
+    fn forget_row(&mut self, _id: u32) {}
 
     /// A slot whose resident should leave because the cache shrinks.
     fn give_up(&mut self, ledger: &mut Ledger<'_>) -> Option<Slot> {

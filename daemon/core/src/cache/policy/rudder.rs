@@ -203,6 +203,13 @@ impl Policy for ScorePolicy {
         ids
     }
 
+    fn forget_row(&mut self, id: u32) {
+        self.candidates.remove(&id);
+        if let Some(Some(planned)) = self.planned.remove(&id) {
+            self.newcomers.remove(&planned);
+        }
+    }
+
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.residents[to.index()] = self.residents[from.index()];
         if let Some(newcomer) = self.newcomers.remove(&from) {

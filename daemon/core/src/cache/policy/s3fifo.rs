@@ -133,6 +133,10 @@ impl Policy for S3FifoPolicy {
         self.main.remove(slot);
     }
 
+    fn forget_row(&mut self, id: u32) {
+        self.ghosts.take(id);
+    }
+
     fn moved(&mut self, _ledger: &mut Ledger<'_>, _id: u32, Move { from, to }: Move) {
         self.hits[to.index()] = self.hits[from.index()];
         self.small.relocate(from, to);

@@ -8,7 +8,7 @@ use crate::progress::{Board, Progress};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet, VecDeque};
 
-const IDS: u32 = 40;
+const IDS: u64 = 40;
 
 const ALL: [PolicySpec; 9] = [
     PolicySpec::Static,
@@ -24,23 +24,24 @@ const ALL: [PolicySpec; 9] = [
 
 fn cache(policy: PolicySpec, capacity_rows: usize) -> TableCache {
     TableCache::new(CacheSpec {
-        table_rows: u64::from(IDS),
+        table_rows: IDS,
         row_bytes: 0,
         capacity_rows,
         ceiling_rows: capacity_rows,
+        tracked_rows_max: 0,
         policy,
         seed: 1,
     })
     .unwrap()
 }
 
-fn residents(cache: &TableCache) -> Vec<u32> {
+fn residents(cache: &TableCache) -> Vec<u64> {
     (0..IDS).filter(|&id| cache.contains(id)).collect()
 }
 
 /// Serves a minibatch; answers what was wanted besides.
-fn serve(cache: &TableCache, ids: &[u32]) -> Vec<u32> {
-    let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+fn serve(cache: &TableCache, ids: &[u64]) -> Vec<u64> {
+    let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
     let wanted = cache.record(&hit, &missed, |_| Some(&[]), None);
     cache.fill(&wanted, |_| Some(&[]), Fill::Policy);
     wanted
@@ -48,22 +49,22 @@ fn serve(cache: &TableCache, ids: &[u32]) -> Vec<u32> {
 
 /// A policy in its simplest form: who is there, after hits and then misses of each minibatch.
 trait Model {
-    fn holds(&self, id: u32) -> bool;
-    fn hit(&mut self, id: u32);
-    fn insert(&mut self, id: u32);
+    fn holds(&self, id: u64) -> bool;
+    fn hit(&mut self, id: u64);
+    fn insert(&mut self, id: u64);
 }
 
-struct Lru(usize, VecDeque<u32>);
+struct Lru(usize, VecDeque<u64>);
 
 impl Model for Lru {
-    fn holds(&self, id: u32) -> bool {
+    fn holds(&self, id: u64) -> bool {
         self.1.contains(&id)
     }
-    fn hit(&mut self, id: u32) {
+    fn hit(&mut self, id: u64) {
         self.1.retain(|&other| other != id);
         self.1.push_back(id);
     }
-    fn insert(&mut self, id: u32) {
+    fn insert(&mut self, id: u64) {
         if self.1.len() == self.0 {
             self.1.pop_front();
         }
@@ -72,18 +73,18 @@ impl Model for Lru {
 }
 
 /// Count and time of the last use by id.
-struct Lfu(usize, HashMap<u32, (u64, u64)>, u64);
+struct Lfu(usize, HashMap<u64, (u64, u64)>, u64);
 
 impl Model for Lfu {
-    fn holds(&self, id: u32) -> bool {
+    fn holds(&self, id: u64) -> bool {
         self.1.contains_key(&id)
     }
-    fn hit(&mut self, id: u32) {
+    fn hit(&mut self, id: u64) {
         self.2 += 1;
         let count = self.1[&id].0 + 1;
         self.1.insert(id, (count, self.2));
     }
-    fn insert(&mut self, id: u32) {
+    fn insert(&mut self, id: u64) {
         if self.1.len() == self.0 {
             let victim = *self.1.iter().min_by_key(|(_, use_of)| **use_of).unwrap().0;
             self.1.remove(&victim);
@@ -94,16 +95,16 @@ impl Model for Lfu {
 }
 
 /// Oldest first, with the bit; the hand is an index.
-struct Sieve(usize, Vec<(u32, bool)>, usize);
+struct Sieve(usize, Vec<(u64, bool)>, usize);
 
 impl Model for Sieve {
-    fn holds(&self, id: u32) -> bool {
+    fn holds(&self, id: u64) -> bool {
         self.1.iter().any(|entry| entry.0 == id)
     }
-    fn hit(&mut self, id: u32) {
+    fn hit(&mut self, id: u64) {
         self.1.iter_mut().find(|entry| entry.0 == id).unwrap().1 = true;
     }
-    fn insert(&mut self, id: u32) {
+    fn insert(&mut self, id: u64) {
         if self.1.len() == self.0 {
             while self.1[self.2].1 {
                 self.1[self.2].1 = false;
@@ -120,9 +121,9 @@ impl Model for Sieve {
 #[derive(Default)]
 struct S3Fifo {
     capacity: usize,
-    small: VecDeque<(u32, u8)>,
-    main: VecDeque<(u32, u8)>,
-    ghosts: VecDeque<u32>,
+    small: VecDeque<(u64, u8)>,
+    main: VecDeque<(u64, u8)>,
+    ghosts: VecDeque<u64>,
 }
 
 impl S3Fifo {
@@ -150,14 +151,14 @@ impl S3Fifo {
 }
 
 impl Model for S3Fifo {
-    fn holds(&self, id: u32) -> bool {
+    fn holds(&self, id: u64) -> bool {
         self.small.iter().chain(&self.main).any(|entry| entry.0 == id)
     }
-    fn hit(&mut self, id: u32) {
+    fn hit(&mut self, id: u64) {
         let entry = self.small.iter_mut().chain(&mut self.main).find(|entry| entry.0 == id).unwrap();
         entry.1 = (entry.1 + 1).min(3);
     }
-    fn insert(&mut self, id: u32) {
+    fn insert(&mut self, id: u64) {
         if self.small.len() + self.main.len() == self.capacity {
             self.evict();
         }
@@ -170,20 +171,20 @@ impl Model for S3Fifo {
     }
 }
 
-fn check(policy: PolicySpec, capacity: usize, model: &mut dyn Model, minibatches: &[Vec<u32>]) {
+fn check(policy: PolicySpec, capacity: usize, model: &mut dyn Model, minibatches: &[Vec<u64>]) {
     let cache = cache(policy, capacity);
     for (at, ids) in minibatches.iter().enumerate() {
-        let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| model.holds(id));
+        let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| model.holds(id));
         serve(&cache, ids);
         hit.iter().for_each(|&id| model.hit(id));
         missed.iter().for_each(|&id| model.insert(id));
-        let expected: Vec<u32> = (0..IDS).filter(|&id| model.holds(id)).collect();
+        let expected: Vec<u64> = (0..IDS).filter(|&id| model.holds(id)).collect();
         assert_eq!(residents(&cache), expected, "{} after minibatch {at} of {minibatches:?}", policy.name());
     }
 }
 
 /// Minibatches of unique ids, low ids more often.
-fn minibatches() -> impl Strategy<Value = Vec<Vec<u32>>> {
+fn minibatches() -> impl Strategy<Value = Vec<Vec<u64>>> {
     let id = (0..IDS, 0..IDS).prop_map(|(a, b)| a.min(b));
     let minibatch = prop::collection::vec(id, 0..8).prop_map(|ids| {
         let mut seen = HashSet::new();
@@ -214,18 +215,18 @@ proptest! {
     }
 
     #[test]
-    fn static_keeps_the_heaviest_and_never_replaces(minibatches in minibatches(), capacity in 1usize..24, known in 0u32..IDS) {
+    fn static_keeps_the_heaviest_and_never_replaces(minibatches in minibatches(), capacity in 1usize..24, known in 0..IDS as u32) {
         let cache = cache(PolicySpec::Static, capacity);
-        let prior: Vec<(u32, f32)> = (0..known).map(|id| (id, (id * 7 % IDS) as f32)).collect();
+        let prior: Vec<(u32, f32)> = (0..known).map(|id| (id, (id * 7 % IDS as u32) as f32)).collect();
         cache.set_prior(&prior);
         let mut heaviest = prior.clone();
         heaviest.sort_by(|a, b| b.1.total_cmp(&a.1));
         let mut before = HashSet::new();
         for ids in &minibatches {
             serve(&cache, ids);
-            let now: HashSet<u32> = residents(&cache).into_iter().collect();
+            let now: HashSet<u64> = residents(&cache).into_iter().collect();
             prop_assert!(now.is_superset(&before) && now.len() <= capacity);
-            prop_assert!(heaviest.iter().take(capacity).all(|(id, _)| now.contains(id)), "{:?}", now);
+            prop_assert!(heaviest.iter().take(capacity).all(|&(id, _)| now.contains(&u64::from(id))), "{:?}", now);
             before = now;
         }
     }
@@ -310,20 +311,21 @@ fn a_planned_swap_follows_a_resident_that_moves() {
 /// Hit rates of twelve epochs in which each id is asked for as often as in the epoch before, in per cent. `tick`
 /// tells the cache of minibatch `at` of `of` in an epoch.
 fn rates_of_regular_epochs(shift_at: usize, mut tick: impl FnMut(&TableCache, u32, usize, usize)) -> Vec<f64> {
-    let (universe, capacity, batch) = (6_000u32, 900usize, 150usize);
+    let (universe, capacity, batch) = (6_000u64, 900usize, 150usize);
     let policy = PolicySpec::Epoch { sample: 16 };
     let cache = TableCache::new(CacheSpec {
-        table_rows: u64::from(universe),
+        table_rows: universe,
         row_bytes: 0,
         capacity_rows: capacity,
         ceiling_rows: capacity,
+        tracked_rows_max: 0,
         policy,
         seed: 1,
     })
     .unwrap();
     let mut random = fastrand::Rng::with_seed(11);
-    let accesses = |id: u32| [6, 3, 3, 1, 1, 1, 1, 0, 0, 0][id as usize % 10];
-    let mut ids: Vec<u32> = (0..universe).flat_map(|id| std::iter::repeat_n(id, accesses(id))).collect();
+    let accesses = |id: u64| [6, 3, 3, 1, 1, 1, 1, 0, 0, 0][id as usize % 10];
+    let mut ids: Vec<u64> = (0..universe).flat_map(|id| std::iter::repeat_n(id, accesses(id))).collect();
     let mut rates = Vec::new();
     for epoch in 0..12u32 {
         if epoch as usize == shift_at {
@@ -337,7 +339,7 @@ fn rates_of_regular_epochs(shift_at: usize, mut tick: impl FnMut(&TableCache, u3
             ids.sort_unstable();
             ids.dedup();
             tick(&cache, epoch, at, batches);
-            let (hit, missed): (Vec<u32>, Vec<u32>) = ids.iter().partition(|&&id| cache.contains(id));
+            let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
             hits += hit.len();
             all += ids.len();
             cache.record(&hit, &missed, |_| Some(&[]), None);

@@ -89,7 +89,7 @@ impl Announcements {
     }
 
     /// Rows to ask for now; `lacking` leaves those ids that are not on their way.
-    pub(crate) fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u32>) -> Vec<u32>) -> Vec<Prefetch> {
+    pub(crate) fn plan(&mut self, cache: &TableCache, lacking: impl Fn(Vec<u64>) -> Vec<u64>) -> Vec<Prefetch> {
         self.lookahead.plan(cache, lacking)
     }
 

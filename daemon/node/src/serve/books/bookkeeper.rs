@@ -205,7 +205,7 @@ impl Bookkeeper {
 }
 
 /// Each id once, in the order of their first appearance: a batch counts a row once, whether it was a hit or a miss.
-fn distinct(mut ids: Vec<u32>) -> Vec<u32> {
+fn distinct(mut ids: Vec<u64>) -> Vec<u64> {
     let mut seen = HashSet::with_capacity(ids.len());
     ids.retain(|&id| seen.insert(id));
     ids

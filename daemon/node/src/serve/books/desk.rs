@@ -35,9 +35,9 @@ const LINGER: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Account {
     /// Ids found in the cache, duplicates included.
-    pub(crate) hits: Vec<u32>,
+    pub(crate) hits: Vec<u64>,
     /// Remote ids that were not, each once, in the order of their first appearance; the claimed ids of `claim`.
-    pub(crate) missed: Vec<u32>,
+    pub(crate) missed: Vec<u64>,
     /// The rows of the missed ids.
     pub(crate) claim: Claim,
     /// Present if the trainer may have announced the batch.
@@ -50,7 +50,7 @@ pub(crate) struct Account {
 #[derive(Debug)]
 pub(crate) struct Offer {
     /// The claimed ids of `claim`.
-    pub(crate) ids: Vec<u32>,
+    pub(crate) ids: Vec<u64>,
     pub(crate) claim: Claim,
     pub(crate) fill: Fill,
     /// Gets the number of rows that took a slot.

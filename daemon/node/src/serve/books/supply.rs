@@ -15,7 +15,7 @@ pub(crate) async fn bring_in(
     base: &Arc<Base>,
     desk: &Desk,
     table: usize,
-    wanted: Vec<u32>,
+    wanted: Vec<u64>,
     reason: Reason,
     fill: Fill,
 ) -> usize {

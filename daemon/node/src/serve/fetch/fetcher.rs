@@ -67,7 +67,7 @@ struct Missing {
     /// By position in the fetch.
     misses: Vec<Miss>,
     /// Each once, as id and owner.
-    rows: Vec<(u32, Part)>,
+    rows: Vec<(u64, Part)>,
     /// For each miss, its place among `rows`.
     places: Vec<u32>,
 }

@@ -23,7 +23,7 @@ pub(crate) struct Miss {
     /// Position in the fetch.
     pub(crate) at: u32,
     /// Its id.
-    pub(crate) id: u32,
+    pub(crate) id: u64,
     /// Its owner.
     pub(crate) part: Part,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Found {
     /// Rows of the node's own shard.
     pub(crate) local: u64,
     /// Ids found in the cache.
-    pub(crate) hits: Vec<u32>,
+    pub(crate) hits: Vec<u64>,
     /// Rows that a peer must be asked for.
     pub(crate) misses: Vec<Miss>,
     /// Rows of the node's own shard that are not mapped.
@@ -110,9 +110,9 @@ fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -
             found.local += 1;
         } else if let Some(row) = reader.get(id) {
             sources[i] = row;
-            found.hits.push(id as u32);
+            found.hits.push(id);
         } else {
-            found.misses.push(Miss { at: (first + i) as u32, id: id as u32, part: location.part });
+            found.misses.push(Miss { at: (first + i) as u32, id, part: location.part });
         }
     }
     copy_rows(&sources[..ids.len()], first, table.row_bytes, out);
@@ -134,8 +134,8 @@ fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
 
 /// The distinct rows of `misses`, as id and owner in the order of their first appearance, and for each miss its place
 /// among them.
-pub(crate) fn unique(misses: &[Miss]) -> (Vec<(u32, Part)>, Vec<u32>) {
-    let mut places: HashMap<u32, u32> = HashMap::with_capacity(misses.len());
+pub(crate) fn unique(misses: &[Miss]) -> (Vec<(u64, Part)>, Vec<u32>) {
+    let mut places: HashMap<u64, u32> = HashMap::with_capacity(misses.len());
     let mut rows = Vec::with_capacity(misses.len());
     let seats = misses
         .iter()

@@ -4,10 +4,9 @@
 //! visible yet. A reader may see some rows of an update before the others. What was updated lives as long as this
 //! process.
 
-use bytemuck::allocation::zeroed_slice_box;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use rudder_core::cache::{Overlay, OverlayReader};
+use rudder_core::cache::{Overlay, OverlayReader, Zeros};
 use rudder_dataset::{Dataset, LocalRow, Part, Shard, Table};
 use rudder_peers::{BLOCK_ROWS, Changes, SourceError, Stamp};
 use std::io;
@@ -32,9 +31,9 @@ pub struct Owned {
 pub(crate) struct OwnedTable {
     overlay: Overlay,
     /// Clock of the last update of each block.
-    versions: Box<[AtomicU64]>,
+    versions: Zeros<AtomicU64>,
     /// Clock of the last update of each row, from the first update on. Zeroed lazily by the kernel.
-    row_versions: OnceLock<Box<[AtomicU64]>>,
+    row_versions: OnceLock<Zeros<AtomicU64>>,
     /// Clock of the last update of any.
     changed: AtomicU64,
     updates: AtomicU64,
@@ -83,10 +82,10 @@ impl Owned {
         let owned = |table: &Table| {
             let rows = table.shard.rows();
             let rows_max = usize::try_from(bytes_max / (table.row_bytes as u64).max(1)).unwrap_or(usize::MAX);
-            let overlay = Overlay::new(rows as usize, table.row_bytes, rows_max);
+            let no_room = |cause| OwnedError { table: table.name.clone(), cause };
             Ok(OwnedTable {
-                overlay: overlay.map_err(|cause| OwnedError { table: table.name.clone(), cause })?,
-                versions: zeroed_slice_box(rows.div_ceil(BLOCK_ROWS) as usize),
+                overlay: Overlay::new(rows as usize, table.row_bytes, rows_max).map_err(no_room)?,
+                versions: Zeros::new(rows.div_ceil(BLOCK_ROWS) as usize).map_err(no_room)?,
                 row_versions: OnceLock::new(),
                 changed: AtomicU64::new(0),
                 updates: AtomicU64::new(0),
@@ -203,10 +202,9 @@ impl Owned {
             rows: full.rows as u64,
             rows_max: full.rows_max as u64,
         };
+        let row_versions = state.row_versions(self.dataset.tables()[table].shard.rows())?;
         state.overlay.update(locals, row).map_err(full)?;
         let clock = self.clock.load(Ordering::Relaxed) + 1;
-        let rows = self.dataset.tables()[table].shard.rows();
-        let row_versions = state.row_versions.get_or_init(|| zeroed_slice_box(rows as usize));
         for &local in locals {
             let of_block = state.versions.get((local / BLOCK_ROWS) as usize);
             for version in row_versions.get(local as usize).into_iter().chain(of_block) {
@@ -227,6 +225,16 @@ impl OwnedTable {
     #[inline]
     pub(crate) fn read<'a>(&'a self, shard: &'a Shard) -> OwnedRows<'a> {
         OwnedRows { shard, updates: self.overlay.read() }
+    }
+
+    /// The versions of this table's `rows` rows, made at the first update.
+    fn row_versions(&self, rows: u64) -> Result<&[AtomicU64], SourceError> {
+        if let Some(versions) = self.row_versions.get() {
+            return Ok(versions);
+        }
+        let no_room = |cause| SourceError::Failed(format!("no address space for the versions of {rows} rows: {cause}"));
+        let versions = Zeros::new(rows as usize).map_err(no_room)?;
+        Ok(self.row_versions.get_or_init(|| versions))
     }
 
     fn overlay_bytes(&self) -> u64 {

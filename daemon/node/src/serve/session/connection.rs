@@ -87,7 +87,7 @@ impl Session {
         }
         let reply = match request {
             Request::Hello { version, name, trainer, ids, fingerprint } => {
-                self.welcome(Hello { version, name, trainer, ids, fingerprint })?
+                self.welcome(&Hello { version, name, trainer, ids, fingerprint })?
             }
             Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
             Request::DropArena { arena } => {
@@ -123,7 +123,7 @@ impl Session {
         Ok(())
     }
 
-    fn welcome(&mut self, hello: Hello) -> Result<Reply, RequestError> {
+    fn welcome(&mut self, hello: &Hello) -> Result<Reply, RequestError> {
         if hello.version != PROTOCOL_VERSION {
             return Err(RequestError::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
         }

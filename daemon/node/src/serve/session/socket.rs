@@ -2,11 +2,14 @@
 //! place of a daemon that is alive, nor let in a user who is not allowed.
 
 use crate::serve::error::ServeError;
-use crate::serve::settings::{AllowedBy, LocalConfig};
+use crate::serve::settings::{AllowedBy, LocalConfig, SOCKET_PATH_BYTES_MAX};
+use rustix::fs::{Mode, OFlags};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use tokio::net::UnixListener;
 
 /// A bound socket; its file goes when it is dropped.
@@ -27,9 +30,9 @@ impl Socket {
         };
         clear_stale(&path)?;
         // Bound under a name of its own and renamed when the mode is set: nobody connects in between.
-        let fresh = path.with_extension(format!("new-{}", std::process::id()));
+        let fresh = folder_of(&path).join(fresh_name());
         let _ = std::fs::remove_file(&fresh);
-        let listener = StdListener::bind(&fresh).map_err(fail("bind (does its folder exist, is the path short?)"))?;
+        let listener = bind_at(&fresh).map_err(fail("bind (does its folder exist, and may this user write there?)"))?;
         let mode = std::fs::Permissions::from_mode(config.mode);
         std::fs::set_permissions(&fresh, mode).map_err(fail("set its mode"))?;
         std::fs::rename(&fresh, &path).map_err(fail("put it in its place"))?;
@@ -43,6 +46,28 @@ impl Drop for Socket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// A name that no other socket has.
+fn fresh_name() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!(".rudder-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Binds at `path`. Where it is too long for a socket's path, which the path in the configuration need not be, the
+/// folder is named by a descriptor.
+fn bind_at(path: &Path) -> io::Result<StdListener> {
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return StdListener::bind(path);
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder_of(path), flags, Mode::empty())?;
+    let by_number = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    StdListener::bind(by_number.join(path.file_name().unwrap_or_default()))
 }
 
 /// Removes a socket that nobody listens on.
@@ -90,6 +115,27 @@ mod tests {
         assert!(!path.exists());
         std::fs::write(&path, "x").unwrap();
         assert!(matches!(Socket::bind(&config(&path)), Err(ServeError::NotASocket { .. })));
+    }
+
+    /// What the configuration allows can be bound, reached and is gone afterwards.
+    #[tokio::test]
+    async fn every_length_that_the_configuration_allows_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let room = SOCKET_PATH_BYTES_MAX - dir.path().as_os_str().len() - 1;
+        let deep = dir.path().join("d".repeat(room - 2));
+        std::fs::create_dir(&deep).unwrap();
+        let of_names = (90 - dir.path().as_os_str().len()..=room).map(|bytes| dir.path().join("x".repeat(bytes)));
+        for path in of_names.chain([deep.join("s")]) {
+            config(&path).check().unwrap();
+            let socket = Socket::bind(&config(&path)).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+            StdStream::connect(&path).unwrap();
+            drop(socket);
+            assert!(!path.exists());
+        }
+        assert_eq!(std::fs::read_dir(&deep).unwrap().count(), 0, "a name that is left behind");
+        let error = config(&dir.path().join("x".repeat(room + 1))).check().unwrap_err().to_string();
+        assert!(error.contains("local.socket") && error.contains("107 bytes"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use rudder_dataset::Part;
 use rudder_peers::{PeerError, RowBatch};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -33,12 +33,25 @@ enum Outcome {
     Failed { cause: FlightError, took: Duration },
 }
 
+/// Who may join a flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joining {
+    /// Anybody, until its rows have been accounted for: they are for the cache or were announced, and what is cached
+    /// or staged may be served until a refresh.
+    Always,
+    /// Fetches that begin before its rows are asked for. The answer may be older than any other fetch.
+    UntilSent,
+}
+
 /// One request to one peer that is under way, has landed, or has failed.
 #[derive(Debug)]
 pub(crate) struct Flight {
     peer: Part,
+    joining: Joining,
+    /// Rows of which the peer may have been asked already: the first ones.
+    sent_rows: AtomicUsize,
     /// Its rows in their order.
-    ids: Box<[u32]>,
+    ids: Box<[u64]>,
     /// Empty while the peer is asked.
     outcome: OnceLock<Outcome>,
     ended: Notify,
@@ -58,13 +71,14 @@ pub(crate) struct Took {
 }
 
 impl Flight {
-    pub(crate) fn asked(peer: Part, ids: Box<[u32]>) -> Arc<Self> {
-        Arc::new(Self { peer, ids, outcome: OnceLock::new(), ended: Notify::new(), outdated: OnceLock::new() })
+    pub(crate) fn asked(peer: Part, ids: Box<[u64]>, joining: Joining) -> Arc<Self> {
+        let (outcome, ended, outdated) = (OnceLock::new(), Notify::new(), OnceLock::new());
+        Arc::new(Self { peer, joining, sent_rows: AtomicUsize::new(0), ids, outcome, ended, outdated })
     }
 
     /// Rows in hand that belong to `peer`, of which only changes are to be learned: nobody waits for them.
-    pub(crate) fn of_rows(peer: Part, ids: &[u32]) -> Arc<Self> {
-        Self::asked(peer, Box::from(ids))
+    pub(crate) fn of_rows(peer: Part, ids: &[u64]) -> Arc<Self> {
+        Self::asked(peer, Box::from(ids), Joining::Always)
     }
 
     /// The peer that is asked.
@@ -73,8 +87,22 @@ impl Flight {
     }
 
     /// The ids that it is asked for, each once.
-    pub(crate) fn ids(&self) -> &[u32] {
+    pub(crate) fn ids(&self) -> &[u64] {
         &self.ids
+    }
+
+    /// The peer is about to be asked for the first `rows` rows: whoever needs them as they are later must ask again.
+    pub(crate) fn note_sent(&self, rows: usize) {
+        // Before the request leaves, for every thread: who still joins has begun before the peer reads the rows.
+        self.sent_rows.fetch_max(rows, Ordering::SeqCst);
+    }
+
+    /// Whether a fetch that begins now may wait for row `row` of this flight.
+    pub(crate) fn can_be_joined(&self, row: u32) -> bool {
+        match self.joining {
+            Joining::Always => !self.has_failed(),
+            Joining::UntilSent => !self.has_ended() && row as usize >= self.sent_rows.load(Ordering::SeqCst),
+        }
     }
 
     pub(crate) fn mark_outdated(&self, row: u32) {

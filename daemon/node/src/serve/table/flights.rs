@@ -1,9 +1,10 @@
-//! Rows on their way: who asked for what and has not got it yet. It owns the promise that a row is fetched once for the
-//! node, however many trainers wait for it, and the marks on rows that their owner has changed since: nobody joins
-//! those any more, and [`Claim::fresh_row`] has them no longer. A claim ends when it is dropped. It does no I/O: others
-//! ask the peers and land the flights.
+//! Rows on their way: who asked for what and has not got it yet. It owns the promise that a row that is cached or
+//! staged is fetched once for the node, however many trainers wait for it; that a row that is neither is as new as the
+//! fetch that gets it ([`Joining`]); and the marks on rows that their owner has changed since: nobody joins those any
+//! more, and [`Claim::fresh_row`] has them no longer. A claim ends when it is dropped. It does no I/O: others ask the
+//! peers and land the flights.
 
-use crate::serve::table::flight::Flight;
+use crate::serve::table::flight::{Flight, Joining};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 use rudder_dataset::Part;
@@ -46,7 +47,7 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 struct Known {
     /// Rows that claims may join.
-    seats: HashMap<u32, (Arc<Flight>, u32)>,
+    seats: HashMap<u64, (Arc<Flight>, u32)>,
     /// Flights whose rows nobody joins any more, while somebody still holds them.
     leaving: Vec<Weak<Flight>>,
 }
@@ -58,7 +59,7 @@ impl Known {
         self.leaving.push(Arc::downgrade(flight));
     }
 
-    fn outdate_leaving(&self, changed: impl Fn(u32) -> bool, except: Option<&Arc<Flight>>) {
+    fn outdate_leaving(&self, changed: impl Fn(u64) -> bool, except: Option<&Arc<Flight>>) {
         for flight in self.leaving.iter().filter_map(Weak::upgrade) {
             if except.is_some_and(|except| Arc::ptr_eq(except, &flight)) {
                 continue;
@@ -71,7 +72,7 @@ impl Known {
 /// A flight about to be opened.
 struct Opening {
     peer: Part,
-    ids: Vec<u32>,
+    ids: Vec<u64>,
     /// For each id, its place among the claimed ones.
     places: Vec<usize>,
 }
@@ -84,7 +85,7 @@ impl Flights {
 
     /// Marks the rows that `changed` picks, wherever they are between their owner and the cache: later claims ask for
     /// them again.
-    pub(crate) fn outdate(&self, changed: impl Fn(u32) -> bool) {
+    pub(crate) fn outdate(&self, changed: impl Fn(u64) -> bool) {
         let mut known = self.known.lock();
         // A row without a seat needs no other reminder: its mark stays.
         known.seats.retain(|&id, (flight, row)| {
@@ -98,7 +99,7 @@ impl Flights {
     }
 
     /// As [`Flights::outdate`] for `ids`, but for those in `except`.
-    pub(crate) fn outdate_ids(&self, ids: &[u32], except: Option<&Arc<Flight>>) {
+    pub(crate) fn outdate_ids(&self, ids: &[u64], except: Option<&Arc<Flight>>) {
         let mut known = self.known.lock();
         for id in ids {
             if let Some((flight, row)) = known.seats.remove(id) {
@@ -106,14 +107,14 @@ impl Flights {
             }
         }
         if known.leaving.iter().any(|flight| flight.strong_count() > 0) {
-            let ids: HashSet<u32> = ids.iter().copied().collect();
+            let ids: HashSet<u64> = ids.iter().copied().collect();
             known.outdate_leaving(|id| ids.contains(&id), except);
         }
     }
 
-    /// Claims rows, given as id and owner, each id once: joins flights that are under way and opens one per owner for
-    /// the rest.
-    pub(crate) fn claim(self: &Arc<Self>, rows: impl IntoIterator<Item = (u32, Part)>) -> Claim {
+    /// Claims rows, given as id and owner, each id once: joins flights that are under way, as they allow, and opens one
+    /// per owner for the rest, which others may join as `joining` says.
+    pub(crate) fn claim(self: &Arc<Self>, rows: impl IntoIterator<Item = (u64, Part)>, joining: Joining) -> Claim {
         let (flights, seats, own, ready) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut claim = Claim { of: Arc::clone(self), flights, seats, own, ready };
         let mut rows = rows.into_iter().peekable();
@@ -123,7 +124,7 @@ impl Flights {
         let mut openings: Vec<Opening> = Vec::new();
         let mut known = self.known.lock();
         for (place, (id, peer)) in rows.enumerate() {
-            let seat = match known.seats.get(&id).filter(|(flight, _)| !flight.has_failed()) {
+            let seat = match known.seats.get(&id).filter(|(flight, row)| flight.can_be_joined(*row)) {
                 Some((flight, row)) => Seat { flight: claim.join(flight), row: *row },
                 None => {
                     let at = openings.iter().position(|opening| opening.peer == peer).unwrap_or_else(|| {
@@ -138,16 +139,16 @@ impl Flights {
             };
             claim.seats.push(seat);
         }
-        openings.into_iter().for_each(|opening| claim.open(&mut known, opening));
+        openings.into_iter().for_each(|opening| claim.open(&mut known, opening, joining));
         claim
     }
 
     /// Those of `ids` that are not on their way, nor here and waiting for their use.
-    pub(crate) fn absent(&self, ids: &[u32]) -> Vec<u32> {
+    pub(crate) fn absent(&self, ids: &[u64]) -> Vec<u64> {
         let mut absent = Vec::with_capacity(ids.len());
         for piece in ids.chunks(PIECE_ROWS) {
             let known = self.known.lock();
-            let is_absent = |id: &u32| known.seats.get(id).is_none_or(|(flight, _)| flight.has_failed());
+            let is_absent = |id: &u64| known.seats.get(id).is_none_or(|(flight, _)| flight.has_failed());
             absent.extend(piece.iter().copied().filter(is_absent));
         }
         absent
@@ -164,10 +165,17 @@ impl Claim {
         }) as u32
     }
 
-    fn open(&mut self, known: &mut Known, Opening { peer, ids, places }: Opening) {
-        let (flight, at) = (Flight::asked(peer, ids.into()), self.flights.len());
+    fn open(&mut self, known: &mut Known, Opening { peer, ids, places }: Opening, joining: Joining) {
+        let (flight, at) = (Flight::asked(peer, ids.into(), joining), self.flights.len());
+        let mut unseated: Option<Arc<Flight>> = None;
         for ((row, &id), place) in (0..).zip(flight.ids()).zip(places) {
-            known.seats.insert(id, (Arc::clone(&flight), row));
+            if let Some((earlier, _)) = known.seats.insert(id, (Arc::clone(&flight), row))
+                && unseated.as_ref().is_none_or(|known| !Arc::ptr_eq(known, &earlier))
+            {
+                // Its rows may still be offered to the cache: they must be marked although they have no seat.
+                known.watch(&earlier);
+                unseated = Some(earlier);
+            }
             self.seats[place] = Seat { flight: at as u32, row };
         }
         self.flights.push(flight);
@@ -241,10 +249,10 @@ impl Drop for Claim {
 mod tests {
     use super::*;
     use crate::serve::table::flight::{FlightError, Landing};
-    use rudder_peers::PeerError;
+    use rudder_peers::{PeerError, RowBatch};
     use std::time::Duration;
 
-    fn asked(claim: &Claim) -> Vec<&[u32]> {
+    fn asked(claim: &Claim) -> Vec<&[u64]> {
         claim.to_ask().map(|flight| flight.ids()).collect()
     }
 
@@ -255,9 +263,9 @@ mod tests {
     #[test]
     fn a_second_claim_joins_what_is_under_way() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim([(1, Part(7)), (2, Part(8)), (3, Part(7))]);
+        let first = flights.claim([(1, Part(7)), (2, Part(8)), (3, Part(7))], Joining::Always);
         assert_eq!(asked(&first), [&[1, 3][..], &[2]]);
-        let second = flights.claim([(3, Part(7)), (4, Part(7))]);
+        let second = flights.claim([(3, Part(7)), (4, Part(7))], Joining::Always);
         assert_eq!(asked(&second), [[4]]);
         assert!(Arc::ptr_eq(&second.flights[second.seats[0].flight as usize], &first.flights[0]));
         assert_eq!(second.seats[0].row, 1);
@@ -265,14 +273,50 @@ mod tests {
         assert_eq!(flights.absent(&[3, 4]), [3]);
     }
 
+    /// Without a cache, what a fetch gets must not be older than the fetch: it waits for no request that has left.
+    #[test]
+    fn a_request_that_was_sent_is_joined_only_where_its_rows_are_kept() {
+        let joins = |joining, sent_rows: usize, landed: bool| {
+            let flights = Arc::new(Flights::default());
+            let first = flights.claim([(1, Part(7)), (2, Part(7))], joining);
+            first.flights[0].note_sent(sent_rows);
+            if landed {
+                Landing::of(&first.flights[0]).land(Ok(RowBatch::of_bytes(&[1, 2], 1)));
+            }
+            let second = flights.claim([(1, Part(7)), (2, Part(7))], joining);
+            let asked: Vec<u64> = second.to_ask().flat_map(|flight| flight.ids()).copied().collect();
+            // Whoever comes next joins the newest, and an end of the first takes nobody's place away.
+            drop(first);
+            let third = flights.claim([(1, Part(7)), (2, Part(7))], Joining::UntilSent);
+            let asked_again: Vec<u64> = third.to_ask().flat_map(|flight| flight.ids()).copied().collect();
+            (asked, asked_again)
+        };
+        assert_eq!(joins(Joining::UntilSent, 0, false), (vec![], vec![1, 2]));
+        assert_eq!(joins(Joining::UntilSent, 1, false), (vec![1], vec![2]), "the peer is asked piece by piece");
+        assert_eq!(joins(Joining::UntilSent, 2, false), (vec![1, 2], vec![]));
+        assert_eq!(joins(Joining::UntilSent, 2, true), (vec![1, 2], vec![]));
+        assert_eq!(joins(Joining::Always, 2, false), (vec![], vec![1, 2]));
+        assert_eq!(joins(Joining::Always, 2, true), (vec![], vec![1, 2]));
+    }
+
+    #[test]
+    fn a_row_that_lost_its_seat_is_marked_all_the_same() {
+        let flights = Arc::new(Flights::default());
+        let first = flights.claim([(1, Part(7)), (2, Part(7))], Joining::UntilSent);
+        first.flights[0].note_sent(2);
+        let second = flights.claim([(1, Part(7)), (2, Part(7))], Joining::UntilSent);
+        flights.outdate_ids(&[2], None);
+        assert!(is_outdated(&first, 1) && is_outdated(&second, 1) && !is_outdated(&first, 0));
+    }
+
     #[test]
     fn a_changed_row_is_marked_wherever_it_is_and_asked_for_again() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim((1..200).map(|id| (id, Part(7))));
-        let joined = flights.claim([(150, Part(7)), (2, Part(7))]);
+        let first = flights.claim((1..200).map(|id| (id, Part(7))), Joining::Always);
+        let joined = flights.claim([(150, Part(7)), (2, Part(7))], Joining::Always);
         flights.outdate_ids(&[150], None);
         assert!(is_outdated(&first, 149) && is_outdated(&joined, 0) && !is_outdated(&first, 148));
-        let again = flights.claim([(150, Part(7)), (2, Part(7))]);
+        let again = flights.claim([(150, Part(7)), (2, Part(7))], Joining::Always);
         assert_eq!(asked(&again), [[150]]);
         // The first is gone, the second, which joined it, is not: what it offers must still be marked.
         drop(first);
@@ -300,9 +344,9 @@ mod tests {
     #[test]
     fn a_failed_flight_is_not_joined_and_its_end_leaves_the_next_one_alone() {
         let flights = Arc::new(Flights::default());
-        let first = flights.claim([(1, Part(7)), (2, Part(7))]);
+        let first = flights.claim([(1, Part(7)), (2, Part(7))], Joining::Always);
         Landing::of(&first.flights[0]).land(Err(PeerError::ShuttingDown { peer: 7, rows: 2 }));
-        let second = flights.claim([(2, Part(7))]);
+        let second = flights.claim([(2, Part(7))], Joining::Always);
         assert_eq!(asked(&second), [[2]]);
         drop(first);
         assert_eq!(flights.absent(&[1, 2]), [1]);
@@ -314,7 +358,10 @@ mod tests {
     #[tokio::test]
     async fn a_flight_whose_task_dies_has_failed_for_everybody() {
         let flights = Arc::new(Flights::default());
-        let (first, joined) = (flights.claim([(1, Part(7)), (2, Part(7))]), flights.claim([(2, Part(7))]));
+        let (first, joined) = (
+            flights.claim([(1, Part(7)), (2, Part(7))], Joining::Always),
+            flights.claim([(2, Part(7))], Joining::Always),
+        );
         let landing = Landing::of(&first.flights[0]);
         let asking = tokio::spawn(async move {
             assert!(landing.flight().ids().is_empty(), "a panic that the test wants");
@@ -325,7 +372,7 @@ mod tests {
             assert!(matches!(ended, Err(FlightError::Ended { peer: Part(7), rows: 2 })), "{ended:?}");
         }
         assert!(asking.await.is_err());
-        let again = flights.claim([(2, Part(7))]);
+        let again = flights.claim([(2, Part(7))], Joining::Always);
         assert_eq!(asked(&again), [[2]], "the next fetch asks once more");
         let landing = Landing::of(&again.flights[0]);
         let aborted = tokio::spawn(async move {

@@ -24,13 +24,13 @@ impl Held<'_> {
     /// placed in the cache after it. Answers those that are in it.
     ///
     /// The marks come first: a row that is placed before them is in the list, one that comes after them is not placed.
-    pub(crate) fn outdate(&self, changed: impl Fn(u32) -> bool + Copy) -> Vec<u32> {
+    pub(crate) fn outdate(&self, changed: impl Fn(u64) -> bool + Copy) -> Vec<u64> {
         self.flights.outdate(changed);
         self.cache.residents(changed)
     }
 
     /// Rows that are about to be written at their owner. Hold what is answered until [`Held::follow`].
-    pub(crate) fn intend(&self, owner: Part, ids: &[u32]) -> Arc<Flight> {
+    pub(crate) fn intend(&self, owner: Part, ids: &[u64]) -> Arc<Flight> {
         let written = Flight::of_rows(owner, ids);
         self.flights.watch(&written);
         written
@@ -39,14 +39,14 @@ impl Held<'_> {
     /// The owner has applied what was [intended](Held::intend) for `ids`; `row(i)` is the new row of `ids[i]`, or
     /// nothing where it is not known. The cached ones become the new rows, unless the owner was found to have changed
     /// them again since; then they are thrown out.
-    pub(crate) fn follow<'r>(&self, ids: &[u32], written: &Arc<Flight>, row: impl Fn(usize) -> Option<&'r [u8]>) {
+    pub(crate) fn follow<'r>(&self, ids: &[u64], written: &Arc<Flight>, row: impl Fn(usize) -> Option<&'r [u8]>) {
         self.flights.outdate_ids(ids, Some(written));
         self.renew(ids, |i| if written.is_outdated(i as u32) { None } else { row(i) });
     }
 
     /// Overwrites the cached ones of `ids`, and throws out those of which `row` has no row that may be kept. Answers
     /// how many were overwritten.
-    pub(crate) fn renew<'r>(&self, ids: &[u32], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
+    pub(crate) fn renew<'r>(&self, ids: &[u64], row: impl Fn(usize) -> Option<&'r [u8]>) -> usize {
         let mut renewed = 0;
         for (piece, ids) in ids.chunks(RENEW_ROWS).enumerate() {
             let unknown = RefCell::new(Vec::new());
@@ -65,7 +65,7 @@ impl Held<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::table::flight::Landing;
+    use crate::serve::table::flight::{Joining, Landing};
     use crate::serve::table::flights::Claim;
     use rudder_core::cache::{CacheSpec, PolicySpec};
     use rudder_peers::RowBatch;
@@ -78,7 +78,7 @@ mod tests {
     struct Owner(Vec<AtomicU64>);
 
     impl Owner {
-        fn read(&self, id: u32) -> [u8; 8] {
+        fn read(&self, id: u64) -> [u8; 8] {
             self.0[id as usize].load(Ordering::SeqCst).to_le_bytes()
         }
 
@@ -89,15 +89,15 @@ mod tests {
             }
         }
 
-        fn change(&self, id: u32, version: u64) {
+        fn change(&self, id: u64, version: u64) {
             self.0[id as usize].fetch_max(version, Ordering::SeqCst);
         }
     }
 
     fn fetch(held: Held<'_>, owner: &Owner, random: &mut fastrand::Rng) {
-        let mut missed: Vec<u32> = (0..ROWS as u32).filter(|&id| random.bool() && !held.cache.contains(id)).collect();
+        let mut missed: Vec<u64> = (0..ROWS as u64).filter(|&id| random.bool() && !held.cache.contains(id)).collect();
         random.shuffle(&mut missed);
-        let claim = held.flights.claim(missed.iter().map(|&id| (id, Part(1))));
+        let claim = held.flights.claim(missed.iter().map(|&id| (id, Part(1))), Joining::Always);
         owner.answer(&claim);
         if random.u8(..4) == 0 {
             std::thread::yield_now();
@@ -111,7 +111,7 @@ mod tests {
     /// What `refresh.rs` does, the owner being asked at once.
     fn refresh(held: Held<'_>, owner: &Owner) {
         let stale = held.outdate(|_| true);
-        let claim = held.flights.claim(stale.iter().map(|&id| (id, Part(1))));
+        let claim = held.flights.claim(stale.iter().map(|&id| (id, Part(1))), Joining::Always);
         owner.answer(&claim);
         while claim.flights().iter().any(|flight| !flight.has_ended()) {
             std::thread::yield_now();
@@ -120,10 +120,10 @@ mod tests {
     }
 
     /// Panics if a cached row is older than `floor`.
-    fn check(held: Held<'_>, floor: &dyn Fn(u32) -> u64, what: &str) {
-        for id in 0..ROWS as u32 {
+    fn check(held: Held<'_>, floor: &dyn Fn(u64) -> u64, what: &str) {
+        for id in 0..ROWS as u64 {
             let (floor, reader) = (floor(id), held.cache.read());
-            if let Some(row) = reader.get(u64::from(id)) {
+            if let Some(row) = reader.get(id) {
                 let version = u64::from_le_bytes(row.try_into().unwrap());
                 assert!(version >= floor, "row {id} has version {version} after {what} of {floor}");
             }
@@ -138,6 +138,7 @@ mod tests {
             row_bytes: 8,
             capacity_rows: ROWS / 3,
             ceiling_rows: ROWS / 3,
+            tracked_rows_max: 0,
             policy: PolicySpec::Lru,
             seed: 1,
         };
@@ -160,7 +161,7 @@ mod tests {
             scope.spawn(|| {
                 let mut random = fastrand::Rng::with_seed(7);
                 while !stop.load(Ordering::Relaxed) {
-                    let ids: Vec<u32> = (0..ROWS as u32 / 2).map(|i| i * 2).filter(|_| random.bool()).collect();
+                    let ids: Vec<u64> = (0..ROWS as u64 / 2).map(|i| i * 2).filter(|_| random.bool()).collect();
                     let written = held.intend(Part(1), &ids);
                     let version = next.fetch_add(1, Ordering::SeqCst);
                     ids.iter().for_each(|&id| owner.change(id, version));
@@ -176,7 +177,7 @@ mod tests {
                 let mut random = fastrand::Rng::with_seed(8);
                 while begin.elapsed() < Duration::from_millis(1_500) {
                     let version = next.fetch_add(1, Ordering::SeqCst);
-                    (0..ROWS as u32).filter(|_| random.bool()).for_each(|id| owner.change(id, version));
+                    (0..ROWS as u64).filter(|_| random.bool()).for_each(|id| owner.change(id, version));
                     let floors: Vec<u64> = owner.0.iter().map(|row| row.load(Ordering::SeqCst)).collect();
                     refresh(held, &owner);
                     for _ in 0..3 {

@@ -11,10 +11,12 @@ pub(crate) mod reason;
 pub(crate) mod recorder;
 pub(crate) mod stats;
 
+use flight::Joining;
 use flights::Flights;
 use freshness::Versions;
 use gauges::Gauges;
 use held::Held;
+use reason::Reason;
 use recorder::Recorder;
 use rudder_core::cache::{CacheError, CacheSpec, TableCache};
 use stats::TableStats;
@@ -42,6 +44,13 @@ impl TableState {
             gauges: Gauges::default(),
             recorder: Recorder::default(),
         })
+    }
+
+    /// Who may join requests for rows that are asked for `reason`: rows that nobody keeps are as new as the fetch that
+    /// gets them, those of a cache or announced ones are shared.
+    pub(crate) fn joining(&self, reason: Reason) -> Joining {
+        let is_kept = reason != Reason::Demand || self.cache.capacity_rows() > 0;
+        if is_kept { Joining::Always } else { Joining::UntilSent }
     }
 
     /// The rows of other nodes that are held, for what changes them.

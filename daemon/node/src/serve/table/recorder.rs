@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Most ids that wait to be taken, over all tables' recordings one each: 64 MiB.
+/// Most ids that wait to be taken, over all tables' recordings one each: 128 MiB.
 const HELD_IDS_MAX: usize = 16 << 20;
 
 /// Most ids answered at once, but at least one minibatch.
@@ -38,8 +38,8 @@ impl Recorder {
     }
 
     /// Records a fetch of these ids.
-    pub(crate) fn record(&self, ids: impl Iterator<Item = u32>, clock: Clock, now: Instant) {
-        let mut ids: Vec<u32> = ids.collect();
+    pub(crate) fn record(&self, ids: impl Iterator<Item = u64>, clock: Clock, now: Instant) {
+        let mut ids: Vec<u64> = ids.collect();
         ids.sort_unstable();
         ids.dedup();
         let mut held = self.recording.lock();
@@ -117,7 +117,7 @@ mod tests {
     fn a_recording_is_bounded_and_ends_when_its_reader_is_gone() {
         let (recorder, now) = (Recorder::default(), Instant::now());
         assert!(recorder.start(now));
-        let large = HELD_IDS_MAX as u32 / 2 + 1;
+        let large = HELD_IDS_MAX as u64 / 2 + 1;
         recorder.record(0..large, CLOCK, now);
         recorder.record(0..large, CLOCK, now);
         assert!(!recorder.start(now), "busy");

@@ -38,7 +38,7 @@ pub(crate) struct Steward {
 
 /// Rows that a tool call wants here.
 struct Wanted {
-    ids: Vec<u32>,
+    ids: Vec<u64>,
     reason: Reason,
     fill: Fill,
 }
@@ -201,12 +201,12 @@ impl Steward {
                 return Err(ToolError::Argument { tool: "warm", problem });
             };
             if location.part != node {
-                seen.insert(id as u32);
+                seen.insert(id);
             }
         }
         let cache = &self.base.tables[table].cache;
         let remote = seen.len() as u64;
-        let mut absent: Vec<u32> = seen.into_iter().filter(|&id| !cache.contains(id)).collect();
+        let mut absent: Vec<u64> = seen.into_iter().filter(|&id| !cache.contains(id)).collect();
         absent.sort_unstable();
         let cached_rows = remote - absent.len() as u64;
         let brought = self.bring_in(table, Wanted { ids: absent, reason: Reason::Warm, fill: Fill::Warm }, end).await;

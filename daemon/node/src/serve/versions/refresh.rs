@@ -192,7 +192,7 @@ impl Refresher {
     }
 
     /// Marks the rows of an owner that it has changed, or all of them, wherever they are. Answers the cached ones.
-    async fn outdate(&self, table: usize, part: Part, changes: Option<Changes>) -> Vec<u32> {
+    async fn outdate(&self, table: usize, part: Part, changes: Option<Changes>) -> Vec<u64> {
         let base = Arc::clone(&self.base);
         let outdate = move || {
             let is_changed = |LocalRow(row)| changes.as_ref().is_none_or(|changes| changes.holds(row));
@@ -203,8 +203,8 @@ impl Refresher {
     }
 
     /// Fetches cached rows again. Those that cannot be had are cached no longer.
-    async fn repull(&self, table: usize, part: Part, ids: &[u32]) -> usize {
-        let rows: Vec<(u32, Part)> = ids.iter().map(|&id| (id, part)).collect();
+    async fn repull(&self, table: usize, part: Part, ids: &[u64]) -> usize {
+        let rows: Vec<(u64, Part)> = ids.iter().map(|&id| (id, part)).collect();
         let claim = request_rows(&self.base, table, &rows, Reason::Refresh.into());
         wait_for(&claim, Reason::Refresh).await;
         let (base, ids) = (Arc::clone(&self.base), ids.to_vec());

@@ -150,7 +150,7 @@ impl Updater {
     /// Has another node apply its share, then follows with what is held here.
     async fn write_to(&self, table: usize, part: Part, share: Share) -> Result<(), Unapplied> {
         let (state, row_bytes) = (&self.base.tables[table], self.base.table(table).row_bytes);
-        let ids: Vec<u32> = share.ids.iter().map(|&id| id as u32).collect();
+        let ids = share.ids.clone();
         // From before the owner has them: should it change them once more, and a refresh learn of that first, the rows
         // written here do not overwrite what the refresh has brought.
         let written = state.held().intend(part, &ids);
