@@ -11,6 +11,7 @@ mod dataset_tests;
 mod edge_list;
 mod edges;
 mod labels;
+mod linked;
 mod npy;
 mod partition;
 mod relabel;
@@ -32,6 +33,7 @@ pub use build::{FillRow, GraphDataset, GraphSummary, TableSource, write_graph_da
 pub use edge_list::{EdgeList, read_edges};
 pub use edges::{EdgesImport, import_edges};
 pub use labels::{Labels, read_labels};
+pub use linked::TensorPiece;
 pub use npy::{BookChoice, NpyImport, import_npy};
 pub use partition::{PartitionError, balance, edge_cut, partition};
 pub use relabel::Relabelling;

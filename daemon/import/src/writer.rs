@@ -44,14 +44,14 @@ pub enum Existing {
 #[derive(Debug)]
 pub struct DatasetWriter {
     target: PathBuf,
-    staging: Staging,
-    manifest: Manifest,
+    pub(crate) staging: Staging,
+    pub(crate) manifest: Manifest,
     books: Vec<Arc<PartitionBook>>,
 }
 
 /// The hidden folder, removed on drop unless it was renamed.
 #[derive(Debug)]
-struct Staging(PathBuf);
+pub(crate) struct Staging(pub(crate) PathBuf);
 
 impl Drop for Staging {
     fn drop(&mut self) {
@@ -207,6 +207,18 @@ impl DatasetWriter {
         dtype: DType,
         width: u32,
     ) -> Result<TableWriter, DatasetError> {
+        let (index, book) = self.push_table(name, vertex_type, dtype, width)?;
+        Ok(TableWriter::new(self.staging.0.clone(), name, index, dtype, width, book))
+    }
+
+    /// Adds a table without shards to the manifest, and gives its place there and its book.
+    pub(crate) fn push_table(
+        &mut self,
+        name: &str,
+        vertex_type: &str,
+        dtype: DType,
+        width: u32,
+    ) -> Result<(usize, Arc<PartitionBook>), DatasetError> {
         check_name("table", name)?;
         if self.manifest.tables.iter().any(|table| table.name == name) {
             return Err(DatasetError::Input(format!("table `{name}` was added before")));
@@ -226,7 +238,7 @@ impl DatasetWriter {
             shards: Vec::new(),
             classes: None,
         });
-        Ok(TableWriter::new(self.staging.0.clone(), name, self.manifest.tables.len() - 1, dtype, width, book))
+        Ok((self.manifest.tables.len() - 1, book))
     }
 
     /// Ends a table whose rows are all written.
