@@ -10,6 +10,7 @@ use std::str::FromStr;
 use indicatif::{ProgressBar, ProgressStyle};
 use rudder_client::DType;
 
+use super::import_distdgl::DistDglArgs;
 use super::{CliError, style};
 use rudder_import::Existing;
 use rudder_import::{
@@ -32,6 +33,8 @@ enum Source {
     Npy(NpyArgs),
     /// Partitions a graph with METIS and renumbers its vertices so that each part owns one range of ids
     Edges(EdgesArgs),
+    /// Takes a DistDGL partition as it is: links to its feature files, or copies their rows
+    Distdgl(DistDglArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -188,6 +191,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
     let (output, summary) = match &args.source {
         Source::Npy(npy) => (&npy.output, run_npy(npy)?),
         Source::Edges(edges) => (&edges.output, run_edges(edges)?),
+        Source::Distdgl(distdgl) => return super::import_distdgl::run(distdgl),
     };
     if output.json { style::print_json_line(&summary) } else { style::print(&describe(&summary)) }
 }
@@ -236,7 +240,7 @@ fn run_edges(args: &EdgesArgs) -> Result<ImportSummary, CliError> {
 }
 
 /// Runs `work` with a progress bar on standard error, when that is a terminal and nobody wants JSON.
-fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+pub(super) fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
     if json || !std::io::stderr().is_terminal() {
         return work(&|_, _, _| ());
     }
@@ -279,7 +283,7 @@ fn new_bar(stage: Stage, total: u64) -> ProgressBar {
     bar
 }
 
-fn describe(summary: &ImportSummary) -> String {
+pub(super) fn describe(summary: &ImportSummary) -> String {
     let mut lines = vec![format!(
         "dataset {} in {}: {} parts, fingerprint {}",
         summary.dataset,

@@ -13,6 +13,7 @@ mod finding;
 mod health;
 mod http;
 pub mod import;
+mod import_distdgl;
 mod journal;
 pub mod log;
 pub mod manual;

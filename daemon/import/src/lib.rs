@@ -1,5 +1,6 @@
 //! Makes datasets: readers of what users have, the partitioner and the writer. [`import_npy`] splits arrays over parts,
-//! [`import_edges`] partitions a graph first, [`DatasetWriter`] takes rows one by one.
+//! [`import_edges`] partitions a graph first, [`import_distdgl`] takes what DistDGL partitioned, [`DatasetWriter`] takes
+//! rows one by one.
 //!
 //! **It must never** print, hold a whole table in memory, or change a dataset that is complete: daemons map its shards.
 
@@ -8,6 +9,7 @@ mod build;
 mod convert;
 #[cfg(test)]
 mod dataset_tests;
+mod distdgl;
 mod edge_list;
 mod edges;
 mod labels;
@@ -30,6 +32,7 @@ use serde::Serialize;
 use rudder_dataset::{DatasetError, Manifest};
 
 pub use build::{FillRow, GraphDataset, GraphSummary, TableSource, write_graph_dataset};
+pub use distdgl::{DistDglImport, DistDglSummary, import_distdgl};
 pub use edge_list::{EdgeList, read_edges};
 pub use edges::{EdgesImport, import_edges};
 pub use labels::{Labels, read_labels};

@@ -4,6 +4,8 @@
 
 mod graph_file;
 mod tensors;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -84,6 +86,7 @@ impl DistDgl {
             return Err(DatasetError::FileMissing { path: dir.join(file) });
         }
         let features = features(&graph, &files)?;
+        check_names(path, &graph, &features)?;
         let (mut tables, mut skipped) = (Vec::new(), Vec::new());
         for (&(at, attribute), feature) in &features {
             let of_type = &graph.types[at];
@@ -182,6 +185,23 @@ fn features<'a>(graph: &GraphFile, files: &'a [PartTensors]) -> Result<Features<
         }
     }
     Ok(features)
+}
+
+/// A point in the name of a type or an attribute may make one name of two features.
+fn check_names(path: &Path, graph: &GraphFile, features: &Features<'_>) -> Result<(), DatasetError> {
+    let mut known: BTreeMap<String, (usize, &str)> = BTreeMap::new();
+    for &(at, attribute) in features.keys() {
+        if let Some((other, before)) = known.insert(table_name(graph, &graph.types[at], attribute), (at, attribute)) {
+            let [name, other] = [at, other].map(|at| &graph.types[at].name);
+            let what = format!(
+                "feature `{attribute}` of type `{name}` and feature `{before}` of type `{other}` would both be table \
+                 `{}`: rename one in the graph and make the partition again",
+                table_name(graph, &graph.types[at], attribute)
+            );
+            return Err(DatasetError::DistDgl { path: path.to_owned(), what });
+        }
+    }
+    Ok(())
 }
 
 /// What a table of the tensor's rows has for elements; all dimensions but the first make a row.
