@@ -1,5 +1,6 @@
-"""What `distdgl_in_place.py` has done by DGL itself, in an environment that has it (torch 2.2, dgl 2.1): makes partitions, and reads
-every row of every DistTensor of a partition through a real DistDGL cluster on this machine.
+"""What `distdgl_in_place.py` has done by DGL itself, in an environment that has it.
+
+It makes partitions, and reads every row of every DistTensor of a partition through a real DistDGL cluster.
 
     python distdgl_cluster.py make KIND FOLDER [--parts N] [--rows N] [--width N]
     python distdgl_cluster.py read GRAPH.json ROWS.npz

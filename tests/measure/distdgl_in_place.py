@@ -1,8 +1,9 @@
-"""Holds rows of DistDGL partitions that Rudder serves in place against the rows of DistTensor, and measures what it costs.
+"""Holds rows of DistDGL partitions that Rudder serves in place against DistTensor's, and measures what it costs.
 
-Run with the Python of a checkout's tests (numpy, the package `rudder`) after `cargo build --release`; `--dgl` is the Python of an
-environment that has DGL (torch 2.2.1, dgl 2.1.0, torchdata 0.7.1, numpy below 2, pandas, pydantic, pyyaml). Needs root for DistDGL's servers,
-which must not share /dev/shm. On standard output: one line for each partition, access and node, then the measured table.
+Run with the Python of a checkout's tests (numpy, the package `rudder`) after `cargo build --release`; `--dgl` is the
+Python of an environment that has DGL (torch 2.2.1, dgl 2.1.0, torchdata 0.7.1, numpy below 2, pandas, pydantic,
+pyyaml). Needs root for DistDGL's servers, which must not share /dev/shm. On standard output: one line for each
+partition, access and node, then the measured table.
 
     python tests/measure/distdgl_in_place.py --dgl DGL_PYTHON [--large-rows 1000000]
 """
@@ -139,13 +140,18 @@ def compare(python: str, kind: str, parts: int, folder: Path) -> None:
             shutil.rmtree(place)
 
 
+def counters(text: str) -> dict[str, int]:
+    """What a file /proc/PID/io says."""
+    return {key: int(value) for key, value in (line.split(": ") for line in text.splitlines())}
+
+
 def accounted(command: list[str]) -> tuple[float, dict[str, int]]:
     """Seconds and the kernel's account of the bytes that a command read and wrote."""
     begin = time.monotonic()
     script = '"$@" > /dev/null && cat /proc/$$/io'
     done = subprocess.run(["sh", "-c", script, "sh", *command], capture_output=True, text=True, check=True)
     seconds = time.monotonic() - begin
-    return seconds, {key: int(value) for key, value in (line.split(": ") for line in done.stdout.splitlines())}
+    return seconds, counters(done.stdout)
 
 
 def start(folder: Path, dataset: str) -> tuple[float, dict[str, int], int]:
@@ -165,7 +171,7 @@ def start(folder: Path, dataset: str) -> tuple[float, dict[str, int], int]:
         daemon.wait_until_ready()
         seconds = time.monotonic() - begin
         process = Path(f"/proc/{daemon.process.pid}")
-        io = {key: int(value) for key, value in (line.split(": ") for line in (process / "io").read_text().splitlines())}
+        io = counters((process / "io").read_text())
         resident = next(line for line in (process / "status").read_text().splitlines() if line.startswith("VmRSS"))
         return seconds, io, int(resident.split()[1]) << 10
     finally:

@@ -1,6 +1,7 @@
 //! Datasets: named feature tables over vertex types, split over the nodes of a cluster. Owns the on-disk format
 //! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the reading of DistDGL partitions where they lie, the
-//! partition books, the shards, memory-mapped or read by blocks. It must never change a file: what makes datasets is `rudder-import`.
+//! partition books, the shards, memory-mapped or read by blocks. It must never change a file: what makes datasets is
+//! `rudder-import`.
 
 mod blocks;
 mod book;

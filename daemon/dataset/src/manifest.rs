@@ -137,8 +137,8 @@ pub enum Place {
     Whole,
     /// The bytes of a file that begin at this offset.
     Piece(u64),
-    /// A file of another machine, of which nothing is known here but its path. A `manifest.json` has no such files: only
-    /// the manifest of a dataset that is served in place may.
+    /// A file of another machine, of which nothing is known here but its path. A `manifest.json` has no such files:
+    /// only the manifest of a dataset that is served in place may.
     Elsewhere,
 }
 
@@ -225,8 +225,8 @@ impl Manifest {
     /// (`distdgl:GRAPH.json`).
     ///
     /// # Errors
-    /// [`DatasetError`] naming the file that says what the dataset is: missing, unknown version, unknown or absent fields,
-    /// contradictions.
+    /// [`DatasetError`] naming the file that says what the dataset is: missing, unknown version, unknown or absent
+    /// fields, contradictions.
     pub fn load(path: &Path) -> Result<Self, DatasetError> {
         Source::read(path, None).map(|source| source.manifest)
     }

@@ -164,8 +164,8 @@ impl Dataset {
         self.node
     }
 
-    /// Fingerprint of the manifest, with every checksum in it: peers compare it before they believe each other. A dataset
-    /// without checksums has that of its layout.
+    /// Fingerprint of the manifest, with every checksum in it: peers compare it before they believe each other. A
+    /// dataset without checksums has that of its layout.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint

@@ -1,5 +1,5 @@
-//! What a path of a dataset names: a folder with `manifest.json`, or files of others that are served where they lie. Owns
-//! the choice between them; it must never open a shard.
+//! What a path of a dataset names: a folder with `manifest.json`, or files of others that are served where they lie.
+//! Owns the choice between them; it must never open a shard.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};

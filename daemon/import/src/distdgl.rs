@@ -1,6 +1,6 @@
-//! `rudder import distdgl`: a DistDGL partition becomes a dataset with checksums, whose rows stay in the `.dgl` files or
-//! are copied out of them. Ids are DistDGL's own, those that `g.nodes[type].data[name][ids]` takes. It must never change
-//! the partition.
+//! `rudder import distdgl`: a DistDGL partition becomes a dataset with checksums, whose rows stay in the `.dgl` files
+//! or are copied out of them. Ids are DistDGL's own, those that `g.nodes[type].data[name][ids]` takes. It must never
+//! change the partition.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

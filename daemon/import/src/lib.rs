@@ -1,6 +1,6 @@
 //! Makes datasets: readers of what users have, the partitioner and the writer. [`import_npy`] splits arrays over parts,
-//! [`import_edges`] partitions a graph first, [`import_distdgl`] takes what DistDGL partitioned, [`DatasetWriter`] takes
-//! rows one by one.
+//! [`import_edges`] partitions a graph first, [`import_distdgl`] takes what DistDGL partitioned, [`DatasetWriter`]
+//! takes rows one by one.
 //!
 //! **It must never** print, hold a whole table in memory, or change a dataset that is complete: daemons map its shards.
 

@@ -15,8 +15,8 @@ use rudder_dataset::{DatasetError, Part, checksum_of_piece};
 /// Folder of the links in a dataset.
 const LINKS: &str = "links";
 
-/// Where the rows of one part begin in a file of another format. They are row-major, little endian, without padding, and
-/// need not be aligned.
+/// Where the rows of one part begin in a file of another format. They are row-major, little endian, without padding,
+/// and need not be aligned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorPiece {
     /// The file.

@@ -2,8 +2,8 @@
 //! features. Every check that needs this file alone is here; it must never open another.
 //!
 //! The ids in `node_map` and `edge_map` are those of the homogenised graph: part after part, inside a part type after
-//! type. What DistDGL's users name a vertex or edge by is its id of its own type, which counts the ids of the type alone,
-//! in the same order.
+//! type. What DistDGL's users name a vertex or edge by is its id of its own type, which counts the ids of the type
+//! alone, in the same order.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -56,8 +56,8 @@ struct PartTensors {
 }
 
 impl DistDgl {
-    /// Reads the JSON file at `path` and the heads of the feature files. Those of `node`'s part must be on this machine;
-    /// those of the others are looked at where they are. Without a node, the files of any part will do.
+    /// Reads the JSON file at `path` and the heads of the feature files. Those of `node`'s part must be on this
+    /// machine; those of the others are looked at where they are. Without a node, the files of any part will do.
     ///
     /// # Errors
     /// [`DatasetError`] naming the file, and the byte or field in it.

@@ -1,10 +1,10 @@
-//! The head of a `.dgl` file of named tensors, as `dgl.data.utils.save_tensors` writes it: which tensors there are, and at
-//! which byte the rows of each begin. Reads untrusted bytes; it must never read a row, allocate more than a name whatever
-//! a file claims, or take a tensor that does not lie in the file whole.
+//! The head of a `.dgl` file of named tensors, as `dgl.data.utils.save_tensors` writes it: which tensors there are, and
+//! at which byte the rows of each begin. Reads untrusted bytes; it must never read a row, allocate more than a name
+//! whatever a file claims, or take a tensor that does not lie in the file whole.
 //!
-//! Little endian, without padding: u64 magic, u64 count, u64 count again; then for each tensor u64 length of the name, the
-//! name, u64 magic of a tensor, u64 0, i32 device type, i32 device id, i32 dimensions, u8 type code, u8 bits, u16 lanes,
-//! i64 for each dimension, i64 bytes, and the rows, which are not aligned to anything.
+//! Little endian, without padding: u64 magic, u64 count, u64 count again; then for each tensor u64 length of the name,
+//! the name, u64 magic of a tensor, u64 0, i32 device type, i32 device id, i32 dimensions, u8 type code, u8 bits, u16
+//! lanes, i64 for each dimension, i64 bytes, and the rows, which are not aligned to anything.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufReader, Read, Seek};
@@ -71,8 +71,8 @@ pub(super) struct Element {
 }
 
 impl Element {
-    /// The type that a table has for it; `None` when it has no such type. A mask (`torch.bool`) is written as bytes of 0
-    /// and 1, and cannot be told from `torch.uint8`.
+    /// The type that a table has for it; `None` when it has no such type. A mask (`torch.bool`) is written as bytes of
+    /// 0 and 1, and cannot be told from `torch.uint8`.
     pub(super) fn dtype(self) -> Option<DType> {
         Some(match (self.code, self.bits, self.lanes) {
             (0, 8, 1) => DType::I8,

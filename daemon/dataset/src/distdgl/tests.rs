@@ -1,5 +1,5 @@
-//! Partitions that DGL 2.1 wrote (`testdata/distdgl`, with the rows that DistDGL has of it), and partitions made here by
-//! the documented layout, whole and damaged.
+//! Partitions that DGL 2.1 wrote (`testdata/distdgl`, with the rows that DistDGL has of it), and partitions made here
+//! by the documented layout, whole and damaged.
 
 use std::fs;
 
