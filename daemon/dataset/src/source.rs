@@ -42,6 +42,9 @@ impl Source {
         for feature in &skipped {
             tracing::warn!(path = %graph.display(), "a feature of the partition is not served: {feature}");
         }
+        if manifest.tables.is_empty() {
+            tracing::warn!(path = %graph.display(), "the partition has no features: there is nothing to serve");
+        }
         let dir = graph.parent().unwrap_or_else(|| Path::new("")).to_owned();
         Ok(Self { origin: Origin::DistDgl, manifest, dir, described_by: graph.to_owned() })
     }

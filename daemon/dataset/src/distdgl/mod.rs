@@ -87,6 +87,7 @@ impl DistDgl {
         }
         let features = features(&graph, &files)?;
         check_names(path, &graph, &features)?;
+        check_files(path, &graph, &features)?;
         let (mut tables, mut skipped) = (Vec::new(), Vec::new());
         for (&(at, attribute), feature) in &features {
             let of_type = &graph.types[at];
@@ -98,7 +99,7 @@ impl DistDgl {
                     dtype: *dtype,
                     width: *width,
                     rows: of_type.starts.last().copied().unwrap_or_default(),
-                    shards: shards(&graph.files, of_type, feature),
+                    shards: shards(path, &graph.files, of_type, feature),
                     classes: None,
                 }),
                 Err(why) => skipped.push(format!("{name}: {why}")),
@@ -204,6 +205,20 @@ fn check_names(path: &Path, graph: &GraphFile, features: &Features<'_>) -> Resul
     Ok(())
 }
 
+/// A part that has rows of a type names a file for its features.
+fn check_files(path: &Path, graph: &GraphFile, features: &Features<'_>) -> Result<(), DatasetError> {
+    for (part, files) in graph.files.iter().enumerate() {
+        let lacks =
+            |&&(at, _): &&(usize, &str)| files.of(graph.types[at].kind).is_none() && owned(&graph.types[at], part) > 0;
+        if let Some(&(at, attribute)) = features.keys().find(lacks) {
+            let name = &graph.types[at].name;
+            let what = format!("`part-{part}` names no file for its rows of `{name}/{attribute}`, as other parts do");
+            return Err(DatasetError::DistDgl { path: path.to_owned(), what });
+        }
+    }
+    Ok(())
+}
+
 /// What a table of the tensor's rows has for elements; all dimensions but the first make a row.
 fn form(tensor: &Tensor) -> Result<(DType, u32), String> {
     let width: u64 = tensor.shape.iter().skip(1).product();
@@ -227,13 +242,16 @@ fn table_name(graph: &GraphFile, of_type: &TypeRanges, attribute: &str) -> Strin
     }
 }
 
-fn shards(files: &[PartFiles], of_type: &TypeRanges, feature: &Feature) -> Vec<ShardManifest> {
+fn shards(graph: &Path, files: &[PartFiles], of_type: &TypeRanges, feature: &Feature) -> Vec<ShardManifest> {
     let of_parts = Part::all(files.len() as u16).zip(files);
     let shards = of_parts.map(|(part, of_part)| {
         let rows = owned(of_type, part.index());
-        let path = of_part.of(of_type.kind).unwrap_or_default().to_owned();
+        // No rows need no tensor, and no file but one that is there.
+        let of_none = || graph.file_name().map(|name| name.to_string_lossy().into_owned());
+        let path = of_part.of(of_type.kind).map(str::to_owned).or_else(of_none).unwrap_or_default();
         let file = match feature.pieces.get(&part.0) {
             Some(&(offset, bytes)) => FileManifest::piece(path, offset, bytes, None),
+            None if rows == 0 => FileManifest::piece(path, 0, 0, None),
             None => FileManifest::elsewhere(path),
         };
         ShardManifest { rows, file }

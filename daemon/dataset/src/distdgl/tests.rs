@@ -133,6 +133,11 @@ fn names_without_type_and_parts_without_edges_are_read() {
     assert_eq!(row_of(nodes[1].table("_N:_E:_N.feat").unwrap(), 2), [3]);
     assert_eq!(nodes[0].table("_N:_E:_N.feat").unwrap().shard.rows(), 0);
     assert!(nodes[0].table("_N:_E:_N.feat").unwrap().shard.row(LocalRow(0)).is_none());
+    let text = fs::read_to_string(&graph).unwrap();
+    fs::write(&graph, text.replace("\"edge_feats\":\"e0.dgl\",", "")).unwrap();
+    assert_eq!(open(&graph, 0, true).unwrap().fingerprint(), nodes[0].fingerprint());
+    fs::write(&graph, text.replace("\"node_feats\":\"n0.dgl\"", "\"other\":0")).unwrap();
+    assert!(open(&graph, 0, false).unwrap_err().contains("`part-0` names no file for its rows of `_N/feat`"));
 }
 
 #[test]
