@@ -1,5 +1,5 @@
-//! Two nodes over a DistDGL partition that DGL 2.1 wrote, each with the files of its own part: every row, own and remote,
-//! is the one that DistDGL has.
+//! Two nodes over a DistDGL partition that DGL 2.1 wrote, each with the files of its own part: every row, own and
+//! remote, is the one that DistDGL has.
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 

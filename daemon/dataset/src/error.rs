@@ -17,7 +17,7 @@ use super::part::Part;
 #[allow(missing_docs)] // the fields are named after what the messages say of them
 pub enum DatasetError {
     /// No manifest in the folder.
-    #[error("no dataset at {}: there is no manifest.json; make one with `rudder import`, or name the JSON file of a DistDGL partition as `distdgl:GRAPH.json`", .dir.display())]
+    #[error("no dataset at {}: there is no manifest.json; make one with `rudder import npy` or `rudder import edges`, or name the JSON file of a DistDGL partition as `distdgl:GRAPH.json`", .dir.display())]
     ManifestMissing { dir: PathBuf },
     /// The manifest is of a format this build does not read.
     #[error("{}: format version {found}, but this build reads only version {FORMAT_VERSION}: import the dataset again or use the Rudder that wrote it", .path.display())]

@@ -160,6 +160,13 @@ impl GraphFile {
     }
 }
 
+/// A type as a map has it: its number, and a pair of ids of the homogenised graph for each part.
+struct Numbered<'a> {
+    number: u64,
+    name: &'a str,
+    ranges: Vec<(u64, u64)>,
+}
+
 /// One of the two maps and what belongs to it.
 struct Map {
     kind: Kind,
@@ -201,11 +208,11 @@ impl Map {
                 None if numbers.is_empty() => 0,
                 None => return Err(format!("`{field}`: type `{name}` is not in `{}`", self.numbers)),
             };
-            types.push((number, name, self.ranges(name, value, parts)?));
+            types.push(Numbered { number, name, ranges: self.ranges(name, value, parts)? });
         }
-        types.sort_by_key(|&(number, name, _)| (number, name));
+        types.sort_by_key(|found| (found.number, found.name));
         self.check_order(&types, parts, total)?;
-        Ok(types.into_iter().map(|(_, name, ranges)| self.with_own_ids(name, &ranges)).collect())
+        Ok(types.iter().map(|found| self.with_own_ids(found.name, &found.ranges)).collect())
     }
 
     /// The ranges of one type in ids of the homogenised graph, a pair for each part. Older versions wrote ends alone.
@@ -248,13 +255,13 @@ impl Map {
     }
 
     /// Part after part, type after type, the ranges must follow each other without a gap, up to the ids there are.
-    fn check_order(&self, types: &[(u64, &str, Vec<(u64, u64)>)], parts: u16, total: u64) -> Result<(), String> {
+    fn check_order(&self, types: &[Numbered<'_>], parts: u16, total: u64) -> Result<(), String> {
         let field = self.field;
         let mut end = 0;
         for part in 0..usize::from(parts) {
             // What a part has nothing of lies nowhere.
             let mut of_part: Vec<(u64, u64, &str)> =
-                types.iter().map(|(_, name, ranges)| (ranges[part].0, ranges[part].1, *name)).collect();
+                types.iter().map(|found| (found.ranges[part].0, found.ranges[part].1, found.name)).collect();
             of_part.retain(|(start, end, _)| start < end);
             of_part.sort_unstable();
             for (start, next, name) in of_part {
