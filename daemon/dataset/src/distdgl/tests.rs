@@ -161,7 +161,8 @@ fn what_no_table_can_hold_is_named_and_the_rest_is_served() {
 #[test]
 fn files_that_do_not_fit_are_refused_with_name_and_reason() {
     let good = |rows: i64| tensor("_N/feat", (1, 8), &[rows], &vec![0; rows as usize]);
-    let cases: [([Vec<Vec<u8>>; 2], &str, &str); 7] = [
+    type Files = [Vec<Vec<u8>>; 2];
+    let cases: [(Files, &str, &str); 7] = [
         ([vec![good(3)], vec![good(3)]], "n1.dgl", "does not have the 2 rows that the JSON file gives part 1"),
         ([vec![tensor("_N/feat", (1, 8), &[], &[0])], vec![good(2)]], "n0.dgl", "of shape [] does not have the 3 rows"),
         ([vec![good(3)], vec![tensor("_N/feat", (0, 8), &[2], &[0; 2])]], "n1.dgl", "other elements than that of"),
