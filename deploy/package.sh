@@ -52,7 +52,7 @@ architecture=$(dpkg --print-architecture)
 size=$(du -sk --exclude=DEBIAN "$root" | cut -f1)
 sed "s|@version@|$version|; s|@architecture@|$architecture|; s|@size@|$size|; s|@depends@|$depends|" "$here/debian/control.in" > "$root/DEBIAN/control"
 (cd "$root" && find etc -type f | sort | sed 's|^|/|') > "$root/DEBIAN/conffiles"
-(cd "$root" && find usr -type f -exec md5sum {} +) > "$root/DEBIAN/md5sums"
+(cd "$root" && find usr -type f | sort | xargs -d '\n' md5sum) > "$root/DEBIAN/md5sums"
 for script in postinst prerm postrm; do
   install -m 0755 "$here/debian/$script" "$root/DEBIAN/$script"
 done

@@ -1,12 +1,12 @@
-//! The client: names tables, leases memory, sends fetches and hands out rows. It must never block without a limit, and
+//! The client: names tables, leases memory and sends fetches. It must never block without a limit, and
 //! never let a caller see rows of a fetch that failed.
 
-use crate::arena::Lease;
 use crate::course::Course;
 use crate::error::ProtocolError;
 use crate::lock::lock;
+use crate::rows::{Memory, Rows};
 use crate::session::{Delivery, Session};
-use crate::wire::{PROTOCOL_VERSION, Place, Reply, Request, RowSources, RowsCall, TableInfo};
+use crate::wire::{IdSpace, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, TableInfo};
 use crate::{ClientError, DType};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -33,6 +33,11 @@ pub struct ConnectOptions {
     /// The trainer that this client belongs to; `None` draws a new one. Processes that announce, fetch and report
     /// progress for one trainer share its number; a fork and a reconnect keep it.
     pub trainer: Option<u128>,
+    /// Which numbers ids are, where the import renumbered vertices: by default those of the user's own files.
+    pub ids: IdSpace,
+    /// Fingerprint of the dataset that the daemon must serve; `None` takes any. [`Client::options`] holds that of the
+    /// first connection, so that no reconnection, fork or other process takes rows of another dataset for its own.
+    pub fingerprint: Option<u64>,
     /// Called ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
     pub interrupted: Option<fn() -> bool>,
@@ -47,6 +52,8 @@ impl Default for ConnectOptions {
             arena_bytes_max: 64 << 30,
             name: None,
             trainer: None,
+            ids: IdSpace::Original,
+            fingerprint: None,
             interrupted: None,
         }
     }
@@ -117,31 +124,16 @@ pub struct Pending {
     count: usize,
 }
 
-/// Rows in the order of the ids asked for, in shared memory that belongs to this value until it is dropped.
-#[derive(Debug)]
-pub struct Rows {
-    memory: Memory,
-    tables: Arc<[TableInfo]>,
-    table: usize,
-    count: usize,
-    sources: RowSources,
-}
-
-#[derive(Debug)]
-enum Memory {
-    Shared(Lease),
-    /// Words, so that every element type is aligned.
-    Owned(Vec<u64>),
-}
-
 impl Client {
     /// Connects and learns the tables.
     ///
     /// # Errors
-    /// [`ClientError::Connect`] if nobody listens, [`ClientError::Protocol`] if the versions differ.
+    /// [`ClientError::Connect`] if nobody listens, [`ClientError::Protocol`] if the versions differ,
+    /// [`ClientError::TablesChanged`] if the dataset has another fingerprint than the options want.
     pub fn connect(mut options: ConnectOptions) -> Result<Self, ClientError> {
         options.trainer.get_or_insert_with(draw_trainer);
-        let (session, node, tables) = open(&options)?;
+        let Opened { session, node, tables, fingerprint } = open(&options)?;
+        options.fingerprint = Some(fingerprint);
         let course = Course::new(tables.len());
         Ok(Self { options, node, tables: tables.into(), course, current: Slot::new(Some(session)) })
     }
@@ -150,6 +142,18 @@ impl Client {
     #[must_use]
     pub fn trainer(&self) -> u128 {
         self.options.trainer.unwrap_or_default()
+    }
+
+    /// Which numbers the ids of this client are.
+    #[must_use]
+    pub fn ids(&self) -> IdSpace {
+        self.options.ids
+    }
+
+    /// Fingerprint of the dataset, with every checksum in it.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        self.options.fingerprint.unwrap_or_default()
     }
 
     /// Every table of the dataset.
@@ -239,7 +243,7 @@ impl Client {
         if let Some(session) = current.as_ref().filter(|session| !session.is_lost()) {
             return Ok(Arc::clone(session));
         }
-        let (session, _, tables) = open(&self.options)?;
+        let Opened { session, tables, .. } = open(&self.options)?;
         if tables[..] != self.tables[..] {
             return Err(ClientError::TablesChanged);
         }
@@ -314,17 +318,27 @@ fn draw_trainer() -> u128 {
     }
 }
 
-fn open(options: &ConnectOptions) -> Result<(Arc<Session>, u16, Vec<TableInfo>), ClientError> {
+/// A session whose daemon has welcomed the client.
+struct Opened {
+    session: Arc<Session>,
+    node: u16,
+    tables: Vec<TableInfo>,
+    fingerprint: u64,
+}
+
+fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
     let session = Session::connect(options)?;
     let name = options.name.clone().unwrap_or_else(|| format!("pid {}", std::process::id()));
     match session.ask(Request::Hello {
         version: PROTOCOL_VERSION,
         name,
         trainer: options.trainer.unwrap_or_default(),
+        ids: options.ids,
+        fingerprint: options.fingerprint,
     })? {
-        Reply::Welcome { version, node, tables, arena_bytes_max } if version == PROTOCOL_VERSION => {
+        Reply::Welcome { version, node, tables, fingerprint, arena_bytes_max } if version == PROTOCOL_VERSION => {
             session.pool.limit_by_daemon(arena_bytes_max);
-            Ok((session, node, tables))
+            Ok(Opened { session, node, tables, fingerprint })
         }
         Reply::Welcome { version, .. } => {
             Err(ClientError::Protocol(ProtocolError::Version { ours: PROTOCOL_VERSION, theirs: version }))
@@ -384,85 +398,6 @@ impl Drop for Pending {
         if self.open {
             self.session.abandon(self.id);
         }
-    }
-}
-
-impl Rows {
-    /// The table that they belong to.
-    #[must_use]
-    pub fn table(&self) -> &TableInfo {
-        &self.tables[self.table]
-    }
-
-    /// Number of rows.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.count
-    }
-
-    /// Whether no ids were asked for.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes of one row.
-    #[must_use]
-    pub fn row_bytes(&self) -> usize {
-        self.table().row_bytes()
-    }
-
-    /// Where the rows came from.
-    #[must_use]
-    pub fn sources(&self) -> RowSources {
-        self.sources
-    }
-
-    /// All rows, one after the other.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        let len = self.count * self.row_bytes();
-        match &self.memory {
-            Memory::Shared(lease) => lease.bytes(len),
-            Memory::Owned(words) => &bytemuck::cast_slice(words)[..len],
-        }
-    }
-
-    /// All rows, writable: the memory belongs to this value alone.
-    #[must_use]
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.count * self.row_bytes();
-        match &mut self.memory {
-            Memory::Shared(lease) => lease.bytes_mut(len),
-            Memory::Owned(words) => &mut bytemuck::cast_slice_mut(words)[..len],
-        }
-    }
-
-    /// Row `i`.
-    ///
-    /// # Panics
-    /// If `i` is not below [`Rows::len`].
-    #[must_use]
-    pub fn row(&self, i: usize) -> &[u8] {
-        let bytes = self.row_bytes();
-        &self.bytes()[i * bytes..(i + 1) * bytes]
-    }
-
-    /// All rows as elements, `len() * width` of them.
-    ///
-    /// # Errors
-    /// [`ClientError::Shape`] if `T` has another size than the table's elements.
-    pub fn as_slice<T: bytemuck::Pod>(&self) -> Result<&[T], ClientError> {
-        let table = self.table();
-        let mismatch = || ClientError::Shape {
-            table: format!("table `{}` of {}", table.name, table.dtype),
-            row_bytes: table.row_bytes(),
-            element_bytes: size_of::<T>(),
-        };
-        if size_of::<T>() != table.dtype.size() {
-            return Err(mismatch());
-        }
-        bytemuck::try_cast_slice(self.bytes()).map_err(|_| mismatch())
     }
 }
 

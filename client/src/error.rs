@@ -44,6 +44,16 @@ pub enum ClientError {
         /// The names there are.
         known: String,
     },
+    /// A name that means two vertex types.
+    #[error(
+        "`{name}` is a table of vertex type `{vertex_type}` and also a vertex type: name another table of the type you mean"
+    )]
+    Ambiguous {
+        /// The name asked for.
+        name: String,
+        /// The type of the table of that name.
+        vertex_type: String,
+    },
     /// The daemon refused or failed.
     #[error("{message}")]
     Daemon {
@@ -77,8 +87,8 @@ pub enum ClientError {
         /// Bytes that came.
         bytes: usize,
     },
-    /// The daemon after a reconnection serves other tables than before.
-    #[error("rudderd was restarted with other tables than this client knew: make a new client to see them")]
+    /// The daemon after a reconnection serves another dataset than before, or another than the options want.
+    #[error("rudderd serves another dataset than this client knew: make a new client to see its tables and ids")]
     TablesChanged,
     /// The daemon sent something that this client does not understand, or the other way round.
     #[error("this client and rudderd do not understand each other; do both have the same version?")]
@@ -157,6 +167,7 @@ impl ClientError {
     pub(crate) fn refused(code: ErrorCode, message: String) -> Self {
         match code {
             ErrorCode::Version => ClientError::Protocol(ProtocolError::Refused(message)),
+            ErrorCode::DatasetChanged => ClientError::TablesChanged,
             _ => ClientError::Daemon { code, message },
         }
     }

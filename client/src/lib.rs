@@ -18,8 +18,10 @@ mod client;
 mod course;
 mod dtype;
 mod error;
+mod ids;
 mod loader;
 mod lock;
+mod rows;
 mod session;
 mod steer;
 #[cfg(test)]
@@ -27,8 +29,9 @@ mod tests;
 pub mod wire;
 
 pub use arena::MemoryError;
-pub use client::{Client, ConnectOptions, Pending, Rows, STANDARD_SOCKET};
+pub use client::{Client, ConnectOptions, Pending, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
 pub use error::{ClientError, LostCause, ProtocolError};
 pub use loader::{Horizon, Loader};
-pub use wire::{ErrorCode, RowSources, TableInfo};
+pub use rows::Rows;
+pub use wire::{ErrorCode, IdSpace, RowSources, TableInfo};

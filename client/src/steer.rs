@@ -3,7 +3,7 @@
 
 use crate::client::{ALIGN_BYTES, Client, unexpected};
 use crate::error::ProtocolError;
-use crate::session::Session;
+use crate::session::{Delivery, Session};
 use crate::wire::{Place, Reply, Request, RowsCall, TableInfo};
 use crate::{ClientError, DType};
 use serde_json::{Map, Value, json};
@@ -126,6 +126,16 @@ impl Client {
         ids: &[u64],
         request: impl Fn(u64, Place) -> Request,
     ) -> Result<Reply, ClientError> {
+        Ok(self.ask_about(session, ids, request)?.reply)
+    }
+
+    /// As [`Client::send_ids`], with what came beside the reply.
+    pub(crate) fn ask_about(
+        &self,
+        session: &Arc<Session>,
+        ids: &[u64],
+        request: impl Fn(u64, Place) -> Request,
+    ) -> Result<Delivery, ClientError> {
         let (raw, count): (&[u8], u64) = (bytemuck::cast_slice(ids), ids.len() as u64);
         let mut sender = session.sender();
         let id = if self.options().inline {
@@ -137,7 +147,7 @@ impl Client {
             sender.send(request(count, place), &[], None, Some(lease))?
         };
         drop(sender);
-        Ok(session.wait(id)?.reply)
+        session.wait(id)
     }
 }
 

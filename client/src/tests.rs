@@ -30,6 +30,7 @@ struct Line {
     fds: VecDeque<OwnedFd>,
     arenas: HashMap<u32, Mapping>,
     arena_bytes_max: u64,
+    fingerprint: u64,
 }
 
 impl Line {
@@ -77,9 +78,12 @@ impl Line {
                     width: WIDTH,
                     rows: 1 << 40,
                     local_rows: 1,
+                    renumbered: false,
+                    named: false,
                 }];
                 let arena_bytes_max = self.arena_bytes_max;
-                let welcome = Reply::Welcome { version: PROTOCOL_VERSION, node: 3, tables, arena_bytes_max };
+                let (version, fingerprint) = (PROTOCOL_VERSION, self.fingerprint);
+                let welcome = Reply::Welcome { version, node: 3, tables, fingerprint, arena_bytes_max };
                 self.answer(call.id, welcome, &[]);
             }
             Request::AddArena { arena, bytes } => {
@@ -106,6 +110,9 @@ impl Line {
             Request::Warm { count, .. } => self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]),
             Request::Tool { call: text } => self.answer(call.id, Reply::Tool(text.clone()), &[]),
             Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
+            Request::Translate { .. } | Request::FindNames { .. } | Request::NamesOf { .. } => {
+                self.fail(call.id, ErrorCode::Argument, "this daemon translates no ids");
+            }
         }
     }
 
@@ -209,6 +216,7 @@ fn daemon(script: impl Fn(&mut Line, u32) + Send + 'static) -> Daemon {
                 fds: VecDeque::new(),
                 arenas: HashMap::new(),
                 arena_bytes_max: 1 << 40,
+                fingerprint: 0xfeed,
             };
             script(&mut line, number as u32);
         }

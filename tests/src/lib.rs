@@ -3,6 +3,7 @@
 
 pub mod process;
 pub mod raw;
+pub mod up_site;
 
 use rudder_client::{Client, ClientError, ConnectOptions, DType, Rows};
 use rudder_daemon::config::{Config, ControllerSpec, Policy};
@@ -71,6 +72,54 @@ pub fn write_dataset(dir: &Path, rows: u64, parts: u16) -> Result<(), Fault> {
     writer.close_table(label)?;
     writer.finish()?;
     Ok(())
+}
+
+/// The original id of each dataset id: 0 to `rows - 1`, each `spread` times as large, in an order of `seed`'s.
+#[must_use]
+pub fn renumbered(rows: u64, spread: u64, seed: u64) -> Vec<u64> {
+    let mut original: Vec<u64> = (0..rows).map(|id| id * spread).collect();
+    fastrand::Rng::with_seed(seed).shuffle(&mut original);
+    original
+}
+
+/// Writes a dataset over `parts` even ranges whose vertices were renumbered as `seed` says. Table `feat` is of type
+/// `_N`, whose vertex with the original id `i` is called [`name_of`]`(i)`. Table `far` is of type `far`, whose original
+/// ids are `1_000_003` times as large. Table `same` is of type `same`, which was not renumbered. Row `i` of each is
+/// [`row_of`] of the original id, taken modulo 4,096.
+///
+/// # Errors
+/// What the disk says.
+pub fn write_renumbered(dir: &Path, rows: u64, parts: u16, seed: u64) -> Result<(), Fault> {
+    let starts: Vec<u64> = (0..=u64::from(parts)).map(|part| part * rows / u64::from(parts)).collect();
+    let mut writer = DatasetWriter::create(dir, "renumbered", parts, Existing::Replace)?;
+    let types = [("feat", "_N", renumbered(rows, 1, seed)), ("far", "far", renumbered(rows, FAR, seed))];
+    for (table, vertex_type, original) in types.into_iter().chain([("same", "same", (0..rows).collect())]) {
+        writer.add_book(vertex_type, BookSpec::Ranges(&starts))?;
+        writer.set_original_ids(vertex_type, &original)?;
+        let mut feat = writer.add_table(table, vertex_type, DType::F32, WIDTH)?;
+        for (part, span) in (0..).map(Part).zip(starts.windows(2)) {
+            for id in span[0]..span[1] {
+                feat.write_rows(part, &row_of(original[id as usize] % ROW_KINDS))?;
+            }
+        }
+        writer.close_table(feat)?;
+    }
+    let names: Vec<String> = (0..rows).map(name_of).collect();
+    writer.set_names("_N", names.iter().map(String::as_str))?;
+    writer.finish()?;
+    Ok(())
+}
+
+/// How far apart the original ids of vertex type `far` are in [`write_renumbered`].
+pub const FAR: u64 = 1_000_003;
+
+/// How many rows of [`write_renumbered`] differ.
+pub const ROW_KINDS: u64 = 4_096;
+
+/// The name of a vertex of type `_N` in [`write_renumbered`].
+#[must_use]
+pub fn name_of(original: u64) -> String {
+    format!("{}", original * 7 + 3_000_000_000)
 }
 
 /// An address for each node that stays free while the node is down: loopback is a whole /8, and each test program takes
@@ -153,7 +202,7 @@ impl Cluster {
         for node in 0..nodes {
             authority::issue(&certificates, node, &certificates, 1, false)?;
             let mut config = Config::default();
-            config.node.index = node;
+            config.node.index = Some(node);
             config.node.drain_ms = 2_000;
             config.dataset.path = dir.path().join("data");
             config.local.socket = dir.path().join(format!("{node}.sock"));

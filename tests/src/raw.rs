@@ -2,6 +2,7 @@
 //! wait without a limit.
 
 use crate::Fault;
+use rudder_client::IdSpace;
 use rudder_client::wire::frame::{self, FrameBuffer, FrameLimits};
 use rudder_client::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, codec};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -21,6 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct RawClient {
     stream: UnixStream,
     frames: FrameBuffer,
+}
+
+/// A first message, of `version`.
+#[must_use]
+pub fn hello(version: u16) -> Request {
+    Request::Hello { version, name: "raw".to_owned(), trainer: 1, ids: IdSpace::Dataset, fingerprint: None }
 }
 
 /// What a daemon answers to a request that fails.
@@ -55,7 +62,7 @@ impl RawClient {
     /// What the kernel says, or an answer that is no welcome.
     pub fn greeted(socket: &Path) -> Result<Self, Fault> {
         let mut client = Self::connect(socket)?;
-        client.call(0, Request::Hello { version: PROTOCOL_VERSION, name: "raw".to_owned(), trainer: 1 }, &[], None)?;
+        client.call(0, hello(PROTOCOL_VERSION), &[], None)?;
         match client.answer()? {
             (Answer { reply: Reply::Welcome { .. }, .. }, _) => Ok(client),
             (other, _) => Err(format!("no welcome: {other:?}").into()),

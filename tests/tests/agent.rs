@@ -64,7 +64,7 @@ fn rules_grow_a_cache_that_is_short_of_slots_to_the_agents_ceiling_and_say_why()
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("decisions.jsonl");
     let mut cluster = cluster("rules", |config| {
-        if config.node.index == 0 {
+        if config.node.index() == 0 {
             config.agent.journal.path.clone_from(&journal);
         }
     });
@@ -180,7 +180,7 @@ fn no_name_that_others_have_given_reaches_the_model() {
         config.cache.capacity = Capacity::Rows(1_000);
         config.agent.ceiling = Some(Capacity::Rows(3_000));
         config.agent.window_minibatches = 4;
-        if config.node.index == 0 {
+        if config.node.index() == 0 {
             config.agent.controller = ControllerSpec::Llm;
             config.agent.llm.base_url.clone_from(&url);
             config.agent.llm.model = "of sense".to_owned();

@@ -1,9 +1,9 @@
 //! Bad input on the local socket: its sender is answered what was wrong, and all others get right rows.
 #![allow(clippy::unwrap_used)]
 
-use rudder_client::wire::{Answer, Place, Reply, Request, RowsCall, codec};
+use rudder_client::wire::{Answer, Call, Place, Reply, Request, RowsCall, codec};
 use rudder_client::{Client, ClientError, ConnectOptions, DType, ErrorCode};
-use rudder_tests::raw::{RawClient, Refusal};
+use rudder_tests::raw::{RawClient, Refusal, hello};
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,8 +98,17 @@ fn calls_that_break_the_order_or_the_version() {
     assert!(raw.is_hung_up());
 
     let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
-    raw.call(1, Request::Hello { version: 9, name: "new".to_owned(), trainer: 2 }, &[], None).unwrap();
-    let words = ["version 3 of the local protocol, the client version 9", "install the same version"];
+    raw.call(1, hello(9), &[], None).unwrap();
+    let words = ["version 4 of the local protocol, the client version 9", "install the same version"];
+    assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
+    assert!(raw.is_hung_up());
+
+    // A Hello of version 3, which had no fields after the trainer.
+    let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
+    let mut message = codec::encode(&Call { id: 1, request: hello(3) }).unwrap();
+    message.truncate(message.len() - 5);
+    raw.send(&[&(message.len() as u32).to_le_bytes()[..], &[0; 4], &message].concat()).unwrap();
+    let words = ["version 4 of the local protocol, the client version 3", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());
     assert_rows(&cluster.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);

@@ -155,6 +155,9 @@ fn people_get_a_table_and_keep_gets_the_folder() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = text(&output.stdout);
     assert!(table.contains("powerlaw:2000: 2,000 vertices") && table.contains("network rows"), "{table}");
+    assert!(table.contains(" received rows were wrong."), "{table}");
+    let widest = table.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest <= 80 && !table.contains('\u{1b}'), "{widest} columns: {table}");
     let said = text(&output.stderr);
     let folder = said.lines().find_map(|line| line.strip_prefix("kept the run folder: ")).unwrap();
     assert!(Path::new(folder).join("epoch-0/node0/rudderd.log").is_file());
@@ -215,9 +218,26 @@ fn a_daemon_that_dies_is_named_and_the_rest_is_taken_down() {
 }
 
 #[test]
+fn a_folder_that_cannot_be_made_fails_before_anything_is_trained() {
+    let temp = tempfile::tempdir().unwrap();
+    for option in ["--trace", "--journal"] {
+        let output = demo(temp.path(), &["--epochs", "1", option, "/proc/no-such-folder"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option}");
+        assert!(text(&output.stderr).contains("cannot create /proc/no-such-folder"), "{}", text(&output.stderr));
+    }
+    assert!(is_empty(temp.path()));
+}
+
+#[test]
 fn wrong_usage_is_status_2_and_starts_nothing() {
     let temp = tempfile::tempdir().unwrap();
-    for arguments in [&["--policy", "epoch,epoch"][..], &["--nodes", "1"], &["--graph", "web"], &["--private"]] {
+    for arguments in [
+        &["--policy", "epoch,epoch"][..],
+        &["--nodes", "1"],
+        &["--graph", "web"],
+        &["--private"],
+        &["--lookahead", "0,0"],
+    ] {
         let output = demo(temp.path(), arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(!output.stderr.is_empty() && output.stdout.is_empty());

@@ -88,8 +88,8 @@ const STOREYS: [&[&str]; 14] = [
     &["books", "fetch", "tools"],
     &["engine"],
     &["status", "metrics/engine", "session/checks"],
-    &["metrics/versions", "session/calls"],
-    &["metrics", "session/connection", "session"],
+    &["metrics/versions", "session/translate"],
+    &["metrics", "session/calls", "session/connection", "session"],
     &["server"],
 ];
 

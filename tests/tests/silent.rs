@@ -31,7 +31,7 @@ fn rows_that_one_owner_has_changed_are_counted_while_another_is_silent() {
     let mut cluster = Cluster::prepare(3, 3_000, |config| {
         patient(config);
         config.cache.capacity = Capacity::Share(1.0);
-        if config.node.index == 0 {
+        if config.node.index() == 0 {
             // It holds, and looks.
             config.agent.controller = ControllerSpec::Schedule(1_000_000);
             config.agent.window_ms = 300;

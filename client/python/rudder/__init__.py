@@ -6,9 +6,21 @@
 """
 
 from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
+from ._launch import Daemon, launch
 from ._loader import Loader
 from ._native import __version__
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 
-__all__ = ["ARENA_BYTES_MAX", "Client", "Loader", "Pending", "TableInfo", "__version__", "connect", *_errors]
+__all__ = [
+    "ARENA_BYTES_MAX",
+    "Client",
+    "Daemon",
+    "Loader",
+    "Pending",
+    "TableInfo",
+    "__version__",
+    "connect",
+    "launch",
+    *_errors,
+]

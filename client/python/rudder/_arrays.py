@@ -56,6 +56,28 @@ def as_ids(ids: Any) -> tuple[np.ndarray, bool]:
     return np.require(array, requirements=("C", "A")), is_tensor
 
 
+def as_ids_of(ids: np.ndarray, like: np.ndarray | None, is_tensor: bool) -> Any:
+    """Turn translated ids into what the caller gave.
+
+    Parameters
+    ----------
+    ids : numpy.ndarray
+        ``uint64``, from the native client.
+    like : numpy.ndarray, optional
+        What :func:`as_ids` made of the caller's ids; ``uint64`` stays so.
+    is_tensor : bool
+        Whether the caller gave a tensor.
+
+    Returns
+    -------
+    numpy.ndarray or torch.Tensor
+        ``int64``, by which arrays and tensors can be indexed, or ``uint64``.
+    """
+    if is_tensor:
+        return sys.modules["torch"].from_numpy(ids.view(np.int64))
+    return ids if like is not None and like.dtype == np.uint64 and like.size > 0 else ids.view(np.int64)
+
+
 def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) -> np.ndarray:
     """Turn new rows of a caller into the bytes that the native client sends.
 

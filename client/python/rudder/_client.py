@@ -7,14 +7,14 @@ import math
 import operator
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Union, overload
 
 import numpy as np
 
 from . import _native
-from ._arrays import as_ids, as_row_bytes, as_rows
+from ._arrays import as_ids, as_ids_of, as_row_bytes, as_rows
 
 if TYPE_CHECKING:
     import torch  # type: ignore[import-not-found, unused-ignore]
@@ -62,9 +62,16 @@ class TableInfo:
     width : int
         Elements per row.
     rows : int
-        Rows of the whole table, over all nodes; ids are below this.
+        Rows of the whole table, over all nodes; dataset ids are below this.
     local_rows : int
         Rows that this node owns.
+    renumbered : bool
+        Whether the import gave the vertices other ids than they have in their source.
+    named : bool
+        Whether vertices can be found by names (:meth:`Client.ids_of_names`).
+    ids : str
+        Which numbers the ids of this client are, as :attr:`Client.ids` says: ``"original"`` or ``"dataset"``. Where vertices
+        were not renumbered, the two are the same.
     """
 
     name: str
@@ -73,6 +80,9 @@ class TableInfo:
     width: int
     rows: int
     local_rows: int
+    renumbered: bool
+    named: bool
+    ids: str
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
@@ -153,11 +163,12 @@ class Client:
     Threads may share a client, and their fetches run side by side. A forked process may go on using it: its first call
     connects again. A pickled client connects again where it is unpickled, with the same options. Both belong to the
     trainer of the client they came from. If the daemon was restarted, the next call connects again; fetches that were in
-    flight fail with :class:`ConnectionLostError`.
+    flight fail with :class:`ConnectionLostError`. A daemon that serves another dataset than the client knew is never
+    asked for rows: :class:`TablesChangedError`.
 
     Parameters
     ----------
-    socket, timeout_s, inline, arena_bytes_max, name, trainer
+    socket, timeout_s, inline, arena_bytes_max, name, trainer, ids, fingerprint
         As :func:`connect`.
     """
 
@@ -172,6 +183,8 @@ class Client:
         arena_bytes_max: int = ARENA_BYTES_MAX,
         name: str | None = None,
         trainer: int | None = None,
+        ids: str = "original",
+        fingerprint: str | None = None,
     ) -> None:
         if not 0 < timeout_s <= _TIMEOUT_S_MAX:
             raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
@@ -186,12 +199,15 @@ class Client:
             "inline": inline,
             "arena_bytes_max": arena_bytes_max,
             "name": name,
+            "ids": ids,
         }
-        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer)
-        # Also in the options, so that a pickled client stays with its trainer.
+        known = None if fingerprint is None else _fingerprint(fingerprint)
+        self._native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer, ids, known)
+        # Also in the options, so that a pickled client stays with its trainer and its dataset.
         self._options["trainer"] = self._native.trainer
+        self._options["fingerprint"] = self.fingerprint
         self._course = Course()
-        tables = (TableInfo(*fields) for fields in self._native.tables())
+        tables = (TableInfo(*fields, ids) for fields in self._native.tables())
         self._tables = {table.name: table for table in tables}
 
     def __repr__(self) -> str:
@@ -214,6 +230,19 @@ class Client:
         another may fetch. Forked and unpickled clients keep the number; ``connect(trainer=client.trainer)`` joins it.
         """
         return self._native.trainer
+
+    @property
+    def ids(self) -> str:
+        """Which numbers the ids of this client are.
+
+        ``"original"``: those of the user's own files, from before the import. ``"dataset"``: those that the import gave.
+        """
+        return self._native.ids
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the dataset, 16 hexadecimal digits; any change of a file or an id gives another."""
+        return f"{self._native.fingerprint:016x}"
 
     def tables(self) -> dict[str, TableInfo]:
         """The tables of the dataset.
@@ -404,6 +433,116 @@ class Client:
         array, _ = as_ids(ids)
         return _answer(self._native.warm(table, array))
 
+    def original_ids(self, of: str, dataset_ids: Any) -> Any:
+        """The ids that vertices have in their source, from those that the import gave.
+
+        This does not depend on :attr:`ids`. Where vertices were not renumbered, both are the same.
+
+        Parameters
+        ----------
+        of : str
+            A vertex type, or a table of it.
+        dataset_ids : array_like of int or torch.Tensor
+            One-dimensional, any order, duplicates allowed.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            In the order of ``dataset_ids``: ``int64``; ``uint64`` for an array of ``uint64``; a tensor for a tensor.
+
+        Raises
+        ------
+        UnknownTableError
+            If there is no such table or vertex type, or the name means two vertex types.
+        IdOutOfRangeError
+            If an id is not below the number of vertices.
+        StorageError
+            If the daemon cannot read the file of ids.
+        RudderError
+            For whatever else the daemon refuses or the connection suffers.
+        TypeError, ValueError
+            If the ids are not integers, negative, or not one-dimensional.
+        """
+        array, is_tensor = as_ids(dataset_ids)
+        return as_ids_of(self._native.original_ids(of, array), array, is_tensor)
+
+    def dataset_ids(self, of: str, original_ids: Any) -> Any:
+        """The ids that the import gave to vertices, from those that they have in their source.
+
+        Parameters
+        ----------
+        of : str
+            A vertex type, or a table of it.
+        original_ids : array_like of int or torch.Tensor
+            One-dimensional, any order, duplicates allowed.
+
+        Returns
+        -------
+        numpy.ndarray or torch.Tensor
+            In the order of ``original_ids``, as :meth:`original_ids`.
+
+        Raises
+        ------
+        RudderError, TypeError, ValueError
+            As :meth:`original_ids`.
+        """
+        array, is_tensor = as_ids(original_ids)
+        return as_ids_of(self._native.dataset_ids(of, array), array, is_tensor)
+
+    def ids_of_names(self, of: str, names: Iterable[str | int]) -> np.ndarray:
+        """Find vertices by the names that they have in their source.
+
+        Parameters
+        ----------
+        of : str
+            A vertex type, or a table of it; :attr:`TableInfo.named` says which have names.
+        names : iterable of str or int
+            An integer is taken as its text: a source whose ids are no numbers from 0 was imported with names.
+
+        Returns
+        -------
+        numpy.ndarray
+            ``int64``, one id for each name, as :attr:`ids` says: what :meth:`fetch` takes.
+
+        Raises
+        ------
+        UnknownNameError
+            If no vertex has a name, which the message holds, or vertices of this type have no names.
+        TypeError
+            If a name is neither text nor an integer.
+        RudderError
+            As :meth:`original_ids`.
+        """
+        if isinstance(names, str):
+            raise TypeError("names is one name: give a list of names")
+        texts = [name if isinstance(name, str) else str(operator.index(name)) for name in names]
+        return as_ids_of(self._native.ids_of_names(of, texts), None, False)
+
+    def names(self, of: str, ids: Any) -> list[str]:
+        """The names that vertices have in their source.
+
+        Parameters
+        ----------
+        of : str
+            A vertex type, or a table of it.
+        ids : array_like of int or torch.Tensor
+            Their ids, as :attr:`ids` says.
+
+        Returns
+        -------
+        list of str
+            In the order of ``ids``.
+
+        Raises
+        ------
+        UnknownNameError
+            If vertices of this type have no names.
+        RudderError, TypeError, ValueError
+            As :meth:`original_ids`.
+        """
+        array, _ = as_ids(ids)
+        return self._native.names(of, array)
+
     def grow(
         self, *, rows: int | None = None, factor: float | None = None, table: str | None = None
     ) -> dict[str, Any]:
@@ -522,6 +661,8 @@ def connect(
     arena_bytes_max: int = ARENA_BYTES_MAX,
     name: str | None = None,
     trainer: int | None = None,
+    ids: str = "original",
+    fingerprint: str | None = None,
 ) -> Client:
     """Connect to the daemon of this node.
 
@@ -540,6 +681,12 @@ def connect(
     trainer : int, optional
         The trainer that this client belongs to, from 0 to 2**128 - 1; by default a new one. Processes that announce, fetch
         and report progress for one trainer must share its number. Forks and pickled clients do so by themselves.
+    ids : str
+        Which numbers ids are, where the import renumbered vertices. ``"original"``: those of your own files; the daemon
+        translates them, in every call and in both directions. ``"dataset"``: those that the import gave, for trainers that
+        work on the renumbered graph; no look-up.
+    fingerprint : str, optional
+        :attr:`Client.fingerprint` of the dataset that the daemon must serve; by default any.
 
     Returns
     -------
@@ -551,6 +698,8 @@ def connect(
         If no daemon answers on the socket.
     ProtocolError
         If the daemon speaks another version.
+    TablesChangedError
+        If the dataset has another fingerprint.
     TypeError, ValueError
         If an option makes no sense.
 
@@ -562,7 +711,14 @@ def connect(
     (5, 128)
     """
     return Client(
-        socket, timeout_s=timeout_s, inline=inline, arena_bytes_max=arena_bytes_max, name=name, trainer=trainer
+        socket,
+        timeout_s=timeout_s,
+        inline=inline,
+        arena_bytes_max=arena_bytes_max,
+        name=name,
+        trainer=trainer,
+        ids=ids,
+        fingerprint=fingerprint,
     )
 
 
@@ -603,6 +759,13 @@ def _integer(what: str, value: Any, least: int, most: int) -> int:
     if not least <= number <= most:
         raise ValueError(f"{what} is {number}: it must be from {least} to {most}")
     return number
+
+
+def _fingerprint(text: str) -> int:
+    """A fingerprint as a number."""
+    if len(text) != 16 or not set(text) <= set("0123456789abcdef"):
+        raise ValueError(f"fingerprint is {text!r}: it must be 16 hexadecimal digits, as Client.fingerprint gives them")
+    return int(text, 16)
 
 
 def _number(what: str, value: Any) -> float | None:

@@ -14,8 +14,10 @@ __all__ = [
     "ConnectionLostError",
     "DrainingError",
     "ForbiddenError",
+    "FormatError",
     "IdOutOfRangeError",
     "InternalError",
+    "LaunchError",
     "LimitError",
     "PeerFailedError",
     "PeerUnavailableError",
@@ -26,6 +28,7 @@ __all__ = [
     "StorageError",
     "TablesChangedError",
     "TimeoutError",
+    "UnknownNameError",
     "UnknownTableError",
 ]
 
@@ -46,6 +49,12 @@ class ConnectError(RudderError, ConnectionError):
     """No daemon answers on the socket."""
 
     code = "connect"
+
+
+class LaunchError(RudderError, RuntimeError):
+    """:func:`rudder.launch` could not start the daemons, or one of them failed."""
+
+    code = "launch"
 
 
 class ConnectionLostError(RudderError, ConnectionError):
@@ -88,8 +97,18 @@ class UnknownTableError(RudderError, KeyError):
         return Exception.__str__(self)
 
 
+class UnknownNameError(RudderError, KeyError):
+    """No vertex has that name, or vertices of this type have no names."""
+
+    code = "unknown_name"
+
+    def __str__(self) -> str:
+        # KeyError would show the message in quotes.
+        return Exception.__str__(self)
+
+
 class IdOutOfRangeError(RudderError, IndexError):
-    """An id is not below the table's number of rows."""
+    """No vertex of the table has that id; in most datasets it is not below the number of rows."""
 
     code = "id_out_of_range"
 
@@ -131,7 +150,7 @@ class DrainingError(RudderError):
 
 
 class TablesChangedError(RudderError):
-    """The daemon was restarted with other tables: make a new client to see them."""
+    """The daemon serves another dataset than this client knew: make a new client to see its tables and ids."""
 
     code = "tables_changed"
 
@@ -140,6 +159,12 @@ class StorageError(RudderError, OSError):
     """The daemon cannot read its own shard: the file shrank, or the disk fails or hangs."""
 
     code = "storage"
+
+
+class FormatError(RudderError, ValueError):
+    """A file that was to be converted is not what its name says, or its parts do not fit together."""
+
+    code = "format"
 
 
 class InternalError(RudderError):

@@ -4,10 +4,10 @@ use crate::errors::to_python;
 use crate::ids::Ids;
 use crate::rows::NativeRows;
 use crate::signals;
-use numpy::PyReadonlyArray1;
-use pyo3::exceptions::PyRuntimeError;
+use numpy::{PyArray1, PyReadonlyArray1};
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use rudder_client::{Client, ConnectOptions, Pending};
+use rudder_client::{Client, ConnectOptions, IdSpace, Pending};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,12 +23,21 @@ pub(crate) struct NativePending {
     fetch: Mutex<Option<Pending>>,
 }
 
-/// Name, vertex type, element type, width, rows, rows of this node.
-type Table = (String, String, &'static str, u32, u64, u64);
+/// Name, vertex type, element type, width, rows, rows of this node, whether renumbered, whether named.
+type Table = (String, String, &'static str, u32, u64, u64, bool, bool);
+
+/// The numbers that ids are, by their name in Python.
+fn id_space(name: &str) -> PyResult<IdSpace> {
+    [IdSpace::Original, IdSpace::Dataset]
+        .into_iter()
+        .find(|space| space.name() == name)
+        .ok_or_else(|| PyValueError::new_err(format!("ids is {name:?}: it must be \"original\" or \"dataset\"")))
+}
 
 #[pymethods]
 impl NativeClient {
     #[new]
+    #[allow(clippy::too_many_arguments, reason = "they are the options of `rudder.connect`")]
     fn new(
         py: Python<'_>,
         socket: Option<PathBuf>,
@@ -37,9 +46,22 @@ impl NativeClient {
         arena_bytes_max: u64,
         name: Option<String>,
         trainer: Option<u128>,
+        ids: &str,
+        fingerprint: Option<u64>,
     ) -> PyResult<Self> {
         let interrupted = Some(signals::interrupted as fn() -> bool);
-        let options = ConnectOptions { socket, timeout_ms, inline, arena_bytes_max, name, trainer, interrupted };
+        let ids = id_space(ids)?;
+        let options = ConnectOptions {
+            socket,
+            timeout_ms,
+            inline,
+            arena_bytes_max,
+            name,
+            trainer,
+            ids,
+            fingerprint,
+            interrupted,
+        };
         let client = py.detach(|| Client::connect(options)).map_err(|error| to_python(py, error))?;
         Ok(Self { client })
     }
@@ -54,10 +76,21 @@ impl NativeClient {
         self.client.trainer()
     }
 
+    #[getter]
+    fn ids(&self) -> &'static str {
+        self.client.ids().name()
+    }
+
+    #[getter]
+    fn fingerprint(&self) -> u64 {
+        self.client.fingerprint()
+    }
+
     fn tables(&self) -> Vec<Table> {
         let row = |table: &rudder_client::TableInfo| {
             let (name, vertex_type) = (table.name.clone(), table.vertex_type.clone());
-            (name, vertex_type, table.dtype.name(), table.width, table.rows, table.local_rows)
+            let (renumbered, named) = (table.renumbered, table.named);
+            (name, vertex_type, table.dtype.name(), table.width, table.rows, table.local_rows, renumbered, named)
         };
         self.client.tables().iter().map(row).collect()
     }
@@ -97,6 +130,42 @@ impl NativeClient {
         let ids = Ids::borrow(ids)?;
         let (ids, rows) = (ids.as_slice()?, rows.as_slice()?);
         py.detach(|| self.client.update(table, ids, rows)).map_err(|error| to_python(py, error))
+    }
+
+    fn original_ids<'py>(
+        &self,
+        py: Python<'py>,
+        of: &str,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let ids = py.detach(|| self.client.original_ids(of, ids)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    fn dataset_ids<'py>(
+        &self,
+        py: Python<'py>,
+        of: &str,
+        ids: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        let ids = py.detach(|| self.client.dataset_ids(of, ids)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn ids_of_names<'py>(&self, py: Python<'py>, of: &str, names: Vec<String>) -> PyResult<Bound<'py, PyArray1<u64>>> {
+        let ids = py.detach(|| self.client.ids_of_names(of, &names)).map_err(|error| to_python(py, error))?;
+        Ok(PyArray1::from_vec(py, ids))
+    }
+
+    fn names(&self, py: Python<'_>, of: &str, ids: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+        let ids = Ids::borrow(ids)?;
+        let ids = ids.as_slice()?;
+        py.detach(|| self.client.names(of, ids)).map_err(|error| to_python(py, error))
     }
 
     fn warm(&self, py: Python<'_>, table: &str, ids: &Bound<'_, PyAny>) -> PyResult<String> {

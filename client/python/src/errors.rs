@@ -36,7 +36,7 @@ fn class_name(error: &ClientError) -> &'static str {
         ClientError::Connect { .. } => "ConnectError",
         ClientError::Lost(_) => "ConnectionLostError",
         ClientError::Timeout { .. } => "TimeoutError",
-        ClientError::UnknownTable { .. } => "UnknownTableError",
+        ClientError::UnknownTable { .. } | ClientError::Ambiguous { .. } => "UnknownTableError",
         ClientError::Memory(_) => "SharedMemoryError",
         ClientError::Shape { .. } | ClientError::RowBytes { .. } => "ShapeError",
         ClientError::TablesChanged => "TablesChangedError",
@@ -55,6 +55,8 @@ fn class_name(error: &ClientError) -> &'static str {
             ErrorCode::Internal => "InternalError",
             ErrorCode::Storage => "StorageError",
             ErrorCode::Argument => "ArgumentError",
+            ErrorCode::DatasetChanged => "TablesChangedError",
+            ErrorCode::UnknownName => "UnknownNameError",
         },
         _ => "RudderError",
     }

@@ -54,10 +54,23 @@ pub fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, CodecError> {
     if used == bytes.len() { Ok(message) } else { Err(CodecError::Trailing(bytes.len() - used)) }
 }
 
+/// The version in a first message of another version, which may not decode: number of the call, [`Request::Hello`] and
+/// the version come first in all of them.
+///
+/// [`Request::Hello`]: crate::wire::Request::Hello
+#[must_use]
+pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
+    let (_, rest) = bytes.split_first_chunk::<8>()?;
+    let (kind, rest) = rest.split_first_chunk::<4>()?;
+    let (version, _) = rest.split_first_chunk::<2>()?;
+    (u32::from_le_bytes(*kind) == 0).then_some(u16::from_le_bytes(*version))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Answer, Call, Place, Request, RowsCall};
+    use crate::IdSpace;
+    use crate::wire::{Answer, Call, PROTOCOL_VERSION, Place, Request, RowsCall};
     use proptest::prelude::*;
 
     #[test]
@@ -77,11 +90,22 @@ mod tests {
         assert_eq!(decode::<Call>(&bytes), Err(CodecError::Trailing(1)));
     }
 
+    #[test]
+    fn the_version_of_a_hello_is_known_whatever_follows_it() {
+        let (version, name, ids) = (PROTOCOL_VERSION, "old".to_owned(), IdSpace::Dataset);
+        let request = Request::Hello { version, name, trainer: 1, ids, fingerprint: None };
+        let bytes = encode(&Call { id: 7, request }).unwrap();
+        assert_eq!(version_of_hello(&bytes[..14]), Some(PROTOCOL_VERSION));
+        assert_eq!(version_of_hello(&bytes[..13]), None);
+        assert_eq!(version_of_hello(&encode(&Call { id: 7, request: Request::Status }).unwrap()), None);
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = decode::<Call>(&bytes);
             let _ = decode::<Answer>(&bytes);
+            let _ = version_of_hello(&bytes);
         }
 
         #[test]
@@ -93,6 +117,8 @@ mod tests {
                 Request::Update(call),
                 Request::Warm { table, count, ids: rows },
                 Request::Tool { call: text },
+                Request::Translate { table, from: IdSpace::Dataset, count, ids: rows },
+                Request::FindNames { table, count },
             ] {
                 let call = Call { id: count, request };
                 prop_assert_eq!(decode::<Call>(&encode(&call).unwrap()).unwrap(), call);

@@ -12,13 +12,34 @@ use crate::DType;
 use bincode::{Decode, Encode};
 
 /// Version of the local protocol; client and daemon must speak the same.
-pub const PROTOCOL_VERSION: u16 = 3;
+pub const PROTOCOL_VERSION: u16 = 4;
 
 /// Bytes a control message may take on the wire unless a side is configured otherwise.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Alignment, in bytes, of every offset into an arena.
 pub const ARENA_ALIGN_BYTES: u64 = 64;
+
+/// Which numbers the ids of a connection are, where the import renumbered a vertex type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum IdSpace {
+    /// The ids that vertices had before the import: those of the user's own files. The daemon translates them.
+    #[default]
+    Original,
+    /// The ids that the import gave, by which books, tables and the graph of the dataset are ordered. No look-up.
+    Dataset,
+}
+
+impl IdSpace {
+    /// The name that people write: `original` or `dataset`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Original => "original",
+            Self::Dataset => "dataset",
+        }
+    }
+}
 
 /// A request, with the number under which its reply will come. Numbers are the client's; each may be in flight once.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -82,6 +103,11 @@ pub enum Request {
         /// share. Announcements and progress are the trainer's, and live while any connection of it does. Trainers of
         /// different users are different, whatever their numbers.
         trainer: u128,
+        /// Which numbers all ids of this connection are, in both directions.
+        ids: IdSpace,
+        /// [`Reply::Welcome`]'s fingerprint at an earlier connection of this client. A daemon that serves another dataset
+        /// refuses with [`ErrorCode::DatasetChanged`].
+        fingerprint: Option<u64>,
     },
     /// Registers the memfd sent along with this frame. It must be sealed against shrinking.
     AddArena {
@@ -139,6 +165,34 @@ pub enum Request {
         /// JSON: an object whose `tool` names the tool, with the tool's arguments beside it.
         call: String,
     },
+    /// Asks for the other number of each vertex, whatever the ids of the connection are. The answers take the place of
+    /// the ids, or come behind the reply if the ids came inline. Answered by [`Reply::Translated`].
+    Translate {
+        /// [`TableInfo::id`] of a table of the vertex type.
+        table: u16,
+        /// Which numbers the ids are.
+        from: IdSpace,
+        /// Number of ids.
+        count: u64,
+        /// Where the ids lie: `count` little-endian `u64`.
+        ids: Place,
+    },
+    /// Asks for the ids of vertices by their names, which come behind this message: UTF-8, each ended by a line feed.
+    /// The ids come behind [`Reply::Translated`], in the numbers of the connection.
+    FindNames {
+        /// [`TableInfo::id`] of a table of the vertex type.
+        table: u16,
+        /// Number of names.
+        count: u64,
+    },
+    /// Asks for the names of vertices, whose ids come behind this message, in the numbers of the connection. The names
+    /// come behind [`Reply::Translated`], each ended by a line feed.
+    NamesOf {
+        /// [`TableInfo::id`] of a table of the vertex type.
+        table: u16,
+        /// Number of ids.
+        count: u64,
+    },
 }
 
 /// What a daemon answers.
@@ -152,6 +206,9 @@ pub enum Reply {
         node: u16,
         /// Every table of the dataset, in the order of their ids.
         tables: Vec<TableInfo>,
+        /// Fingerprint of the dataset, with every checksum in it: two datasets with the same serve the same rows under
+        /// the same ids.
+        fingerprint: u64,
         /// Most bytes of all arenas of this connection that the daemon accepts.
         arena_bytes_max: u64,
     },
@@ -182,6 +239,8 @@ pub enum Reply {
     },
     /// To [`Request::Tool`] and [`Request::Warm`]: what the tool did, as JSON.
     Tool(String),
+    /// To [`Request::Translate`], [`Request::FindNames`] and [`Request::NamesOf`]: in the order of what was asked.
+    Translated,
 }
 
 /// Where the rows of one fetch came from; the sum is the number of ids.
@@ -209,7 +268,7 @@ pub enum ErrorCode {
     Forbidden,
     /// No table of that number or name.
     UnknownTable,
-    /// An id at or above the table's number of rows.
+    /// An id that no vertex of the table's type has: in most datasets one at or above the number of rows.
     IdOutOfRange,
     /// The table's rows have another element type or width.
     Shape,
@@ -229,6 +288,10 @@ pub enum ErrorCode {
     Storage,
     /// A well-formed request with an argument that makes no sense. The message names it.
     Argument,
+    /// The daemon serves another dataset than the client knew.
+    DatasetChanged,
+    /// No vertex has that name, or vertices of this type have no names.
+    UnknownName,
 }
 
 /// One feature table as a client sees it.
@@ -244,10 +307,14 @@ pub struct TableInfo {
     pub dtype: DType,
     /// Elements per row.
     pub width: u32,
-    /// Rows of the whole table, over all nodes: ids are below this.
+    /// Rows of the whole table, over all nodes: dataset ids are below this.
     pub rows: u64,
     /// Rows that this node owns.
     pub local_rows: u64,
+    /// Whether the import gave the vertices other ids than they have in their source.
+    pub renumbered: bool,
+    /// Whether vertices can be found by names.
+    pub named: bool,
 }
 
 impl TableInfo {

@@ -368,7 +368,7 @@ mod tests {
         assert_eq!(judged(grow(0.6), &last), "clamped");
         assert_eq!(judged(grow(0.5), &Snapshot { cached_rows: 0, ..last }), "in-use", "nothing to give back");
         assert_eq!(judged(ToolCall::Refresh(Refresh::default()), &done), "allowed");
-        let warm = crate::tools::Warm { table: "x".to_owned(), ids: vec![1] };
+        let warm = crate::tools::Warm { table: "x".to_owned(), ids: vec![1], ids_are: None };
         assert_eq!(judged(ToolCall::Warm(warm), &now), "not-a-decision");
     }
 

@@ -74,6 +74,20 @@ pub struct Warm {
     pub table: String,
     /// Ids of its rows, local ones and duplicates allowed.
     pub ids: Vec<u64>,
+    /// Which numbers the ids are, where the import renumbered vertices; the original ids if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids_are: Option<IdsAre>,
+}
+
+/// Which numbers ids are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum IdsAre {
+    /// Those that vertices have in their source.
+    #[default]
+    Original,
+    /// Those that the import gave.
+    Dataset,
 }
 
 /// Does nothing: the cache is as it should be.
@@ -126,6 +140,14 @@ pub enum ToolError {
         table: String,
         /// The names there are.
         known: String,
+    },
+    /// A file of the dataset cannot be used.
+    #[error("{tool}: {problem}")]
+    Files {
+        /// The tool.
+        tool: &'static str,
+        /// What is wrong with which file.
+        problem: String,
     },
     /// No place is free among the calls in progress.
     #[error(

@@ -1,7 +1,7 @@
 //! `rudder certs`: the cluster's certificate authority and the certificates of its nodes. Owns the words of the command
 //! line; the certificates are made by [`rudder_peers::authority`]. It must never print a key.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{CliError, style};
 use rudder_peers::authority::{self, Written};
@@ -17,7 +17,7 @@ pub struct CertsArgs {
 enum Command {
     /// Makes the authority of a cluster: ca.pem, which every node gets, and ca.key, which stays where it is safe
     Init(InitArgs),
-    /// Issues the certificate of one node: node-I.pem and node-I.key
+    /// Issues the certificates of nodes: node-I.pem and node-I.key of each
     Issue(IssueArgs),
 }
 
@@ -46,8 +46,11 @@ struct IssueArgs {
     #[arg(long, value_name = "DIR")]
     authority: PathBuf,
     /// Index of the node, as in its configuration's node.index
-    #[arg(long, value_name = "I")]
-    node: u16,
+    #[arg(long, value_name = "I", required_unless_present = "nodes", conflicts_with = "nodes")]
+    node: Option<u16>,
+    /// Indices of several nodes: ranges and numbers with commas between, such as 0-63 or 0-3,7
+    #[arg(long, value_name = "I-J", value_parser = indices)]
+    nodes: Option<Indices>,
     /// Folder for the node's files; the authority's folder by default
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -73,16 +76,48 @@ pub fn run(args: &CertsArgs) -> Result<(), CliError> {
             report(&written, None, args.json)?;
             if !args.json {
                 let dir = args.out.display();
-                style::print(&format!("next: rudder certs issue --authority {dir} --node I, once for each node\n"))?;
+                style::print(&format!(
+                    "next: rudder certs issue --authority {dir} --node I, or --nodes 0-N for all at once\n"
+                ))?;
             }
         }
         Command::Issue(args) => {
             let out = args.out.as_ref().unwrap_or(&args.authority);
-            let written = authority::issue(&args.authority, args.node, out, args.days, args.force)?;
-            report(&written, Some(args.node), args.json)?;
+            let nodes = args.nodes.clone().map_or_else(|| args.node.into_iter().collect(), |Indices(nodes)| nodes);
+            // All or none: what exists is found before the first is written.
+            if !args.force
+                && let Some(path) = nodes.iter().flat_map(|&node| files_of(out, node)).find(|path| path.exists())
+            {
+                return Err(authority::AuthorityError::Exists(path).into());
+            }
+            for node in nodes {
+                let written = authority::issue(&args.authority, node, out, args.days, args.force)?;
+                report(&written, Some(node), args.json)?;
+            }
         }
     }
     Ok(())
+}
+
+/// Indices of nodes, each once, in the order they were written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Indices(Vec<u16>);
+
+fn indices(text: &str) -> Result<Indices, String> {
+    let mut nodes = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = first.trim().parse::<u16>().ok().zip(last.trim().parse::<u16>().ok());
+        let (first, last) = range
+            .filter(|(first, last)| first <= last)
+            .ok_or_else(|| format!("`{part}` is no index and no range of indices such as 0-63"))?;
+        nodes.extend((first..=last).filter(|node| !nodes.contains(node)).collect::<Vec<_>>());
+    }
+    Ok(Indices(nodes))
+}
+
+fn files_of(folder: &Path, node: u16) -> [PathBuf; 2] {
+    ["pem", "key"].map(|kind| folder.join(format!("node-{node}.{kind}")))
 }
 
 fn report(written: &Written, node: Option<u16>, json: bool) -> Result<(), CliError> {
@@ -98,5 +133,42 @@ fn report(written: &Written, node: Option<u16>, json: bool) -> Result<(), CliErr
     } else {
         let what = node.map_or_else(|| "authority".to_owned(), |node| format!("node {node}"));
         style::print(&format!("{what} of cluster {cluster}: {} and {}\n", certificate.display(), key.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_numbers_and_ranges() {
+        assert_eq!(indices("0-3,7,2").unwrap(), Indices(vec![0, 1, 2, 3, 7]));
+        assert_eq!(indices("5").unwrap(), Indices(vec![5]));
+        for wrong in ["", "3-1", "a", "0-", "0-65536", "1,,2"] {
+            assert!(indices(wrong).unwrap_err().contains("is no index and no range"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn all_nodes_get_certificates_or_none() {
+        let folder = tempfile::tempdir().unwrap();
+        authority::init(folder.path(), "blue", 1, false).unwrap();
+        let args = |nodes: &str, force| CertsArgs {
+            command: Command::Issue(IssueArgs {
+                authority: folder.path().to_owned(),
+                node: None,
+                nodes: Some(indices(nodes).unwrap()),
+                out: None,
+                days: 1,
+                force,
+                json: true,
+            }),
+        };
+        run(&args("2", false)).unwrap();
+        let error = run(&args("0-3", false)).unwrap_err().to_string();
+        assert!(error.contains("node-2.pem exists"), "{error}");
+        assert!(!folder.path().join("node-0.pem").exists(), "none before the one that exists");
+        run(&args("0-3", true)).unwrap();
+        (0..4).flat_map(|node| files_of(folder.path(), node)).for_each(|path| assert!(path.is_file()));
     }
 }

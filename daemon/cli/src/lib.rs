@@ -9,11 +9,14 @@ pub mod certs;
 pub mod decisions;
 pub mod demo;
 pub mod doctor;
+pub mod down;
 mod finding;
+pub mod get;
 mod health;
 mod http;
 pub mod import;
 mod import_distdgl;
+pub mod init;
 mod journal;
 pub mod log;
 pub mod manual;
@@ -28,6 +31,7 @@ pub mod tool;
 pub mod top;
 pub mod trace;
 pub mod train;
+pub mod up;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::{error::Error, fmt, process::ExitCode};
@@ -106,6 +110,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts the daemons that this machine needs, and ends them
+    Up(Box<up::UpArgs>),
+    /// Ends what `rudder up` started
+    Down(down::DownArgs),
+    /// Prints rows
+    Get(get::GetArgs),
+    /// Makes a configuration of rudderd with every key explained
+    Init(init::InitArgs),
     /// Makes a dataset from arrays or from a graph
     Import(import::ImportArgs),
     /// Runs a benchmark beside its yardstick
@@ -143,6 +155,10 @@ enum Command {
 impl Command {
     fn run(&self) -> Result<(), CliError> {
         match self {
+            Command::Up(args) => up::run(args),
+            Command::Down(args) => down::run(args),
+            Command::Get(args) => get::run(args),
+            Command::Init(args) => init::run(args),
             Command::Import(args) => import::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Certs(args) => certs::run(args),

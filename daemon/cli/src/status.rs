@@ -111,6 +111,13 @@ fn about_table(out: &mut String, table: &Value) {
         count(number("/local_rows"))
     );
     let _ = writeln!(out, "{}", paint(Tone::Strong, &heading));
+    let named = if table["named"] == true { "; names too" } else { "" };
+    let ids = match table["renumbered"].as_bool() {
+        Some(true) => "renumbered by the import; trainers use original ids unless they ask for dataset ids",
+        Some(false) => "those of the source",
+        None => "?",
+    };
+    line(out, "  ids", &format!("of vertex type {}: {ids}{named}", text("/vertex_type")));
     let hits = match table["hit_ratio"].as_f64() {
         Some(share) => {
             format!("{} of the remote rows of the last minute were cached", paint(Tone::Strong, &percent(share)))

@@ -6,6 +6,10 @@
 use super::{CliError, grouped};
 use anstyle::{AnsiColor, Style};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+
+/// Widest text for people: the terminal that every machine has.
+pub(super) const COLUMNS: u16 = 80;
 
 /// What a text means to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +160,34 @@ pub(super) fn plural(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
+/// Width of text for people: that of the terminal, if there is one and it is narrower than [`COLUMNS`].
+pub(super) fn columns(out: impl AsFd) -> u16 {
+    match rustix::termios::tcgetwinsize(out) {
+        Ok(size) if size.ws_col > 0 => size.ws_col.min(COLUMNS),
+        _ => COLUMNS,
+    }
+}
+
+/// `text` in lines of at most `columns`, broken between words; a `%` stays with its number.
+pub(super) fn wrapped(text: &str, columns: usize) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / columns.max(1));
+    let mut used = 0;
+    let text = text.replace(" %", "\u{a0}%");
+    for word in text.split([' ', '\n']).filter(|word| !word.is_empty()) {
+        let wide = word.chars().count();
+        if used > 0 && used + 1 + wide > columns {
+            out.push('\n');
+            used = 0;
+        } else if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += wide;
+    }
+    out.replace('\u{a0}', " ")
+}
+
 /// What a terminal would show of `text` without colours.
 #[cfg(test)]
 pub(super) fn plain(text: &str) -> String {
@@ -178,6 +210,20 @@ mod tests {
         assert_eq!([percent(0.0), percent(0.004), percent(0.896), percent(1.0)], ["0 %", "0.4 %", "90 %", "100 %"]);
         assert_eq!(count(1_234_567.4), "1,234,567");
         assert_eq!([plural(1, "peer"), plural(2000, "peer")], ["1 peer", "2,000 peers"]);
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        assert_eq!(wrapped("one two  three\nfour", 9), "one two\nthree\nfour");
+        assert_eq!(wrapped("unbreakable it is", 4), "unbreakable\nit\nis");
+        assert_eq!(wrapped("äöü äöü", 7), "äöü äöü");
+        assert_eq!(wrapped("10.6 % of 99.9 %.", 8), "10.6 %\nof\n99.9 %.");
+        assert_eq!([wrapped("", 80), wrapped("  ", 80), wrapped("a b", 0)], ["", "", "a\nb"]);
+    }
+
+    #[test]
+    fn where_there_is_no_terminal_text_has_80_columns() {
+        assert_eq!(columns(tempfile::tempfile().unwrap()), 80);
     }
 
     #[test]

@@ -4,6 +4,37 @@
 /// Subcommands, as they are called, with their examples: a line of what it does, and the line to type.
 const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
+        "up",
+        &[
+            ("all parts of a dataset on this machine; Ctrl-C ends them", "rudder up data"),
+            ("in the background, and the socket for the trainers that follow", "eval \"$(rudder up data --detach)\""),
+            ("one of two hosts, by hand", "rudder up data --node 0 --nodes host-a,host-b --certs certs"),
+            ("on each node of a Slurm job", "srun --ntasks-per-node=1 rudder up data --certs certs"),
+        ],
+    ),
+    (
+        "down",
+        &[
+            ("what `rudder up data` started", "rudder down data"),
+            ("everything that this user started", "rudder down --all"),
+        ],
+    ),
+    (
+        "get",
+        &[
+            ("two rows, by the ids of your own files", "rudder get feat 17 42"),
+            ("the row of a vertex by its name, in a graph that has names", "rudder get feat libc6"),
+            ("the first values of a row by its number in the dataset", "rudder get feat 17 --ids dataset --limit 4"),
+        ],
+    ),
+    (
+        "init",
+        &[
+            ("a file to fill in", "rudder init --out rudderd.toml"),
+            ("ready to check", "rudder init --dataset /data/graph"),
+        ],
+    ),
+    (
         "import npy",
         &[(
             "a table of NumPy rows over 4 nodes, ids as they are",
@@ -32,10 +63,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
     (
         "certs issue",
-        &[(
-            "for each node; give it node-3.pem, node-3.key and ca.pem",
-            "rudder certs issue --authority authority --node 3 --out node3",
-        )],
+        &[
+            ("for 64 nodes at once", "rudder certs issue --authority authority --nodes 0-63"),
+            (
+                "for one node; give it node-3.pem, node-3.key and ca.pem",
+                "rudder certs issue --authority authority --node 3 --out node3",
+            ),
+        ],
     ),
     (
         "demo",
@@ -190,6 +224,7 @@ mod tests {
     fn every_example_is_a_command_line_that_is_understood() {
         for (path, examples) in EXAMPLES {
             for (what, line) in *examples {
+                let line = &line[line.find("rudder").unwrap_or_default()..].trim_end_matches(")\"");
                 assert!(line.starts_with(&format!("rudder {path}")), "{path}: {line}");
                 let parsed = super::super::command().try_get_matches_from(words(line));
                 assert!(parsed.is_ok(), "{what}: {line}: {}", parsed.unwrap_err());

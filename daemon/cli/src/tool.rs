@@ -2,7 +2,7 @@
 //! person writes them; the daemon decides what a tool does and answers.
 
 use super::{CliError, http, status::summary, style};
-use rudder_agent::tools::{Evict, Grow, Hold, Refresh, ToolCall, Warm};
+use rudder_agent::tools::{Evict, Grow, Hold, IdsAre, Refresh, ToolCall, Warm};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -66,6 +66,9 @@ enum What {
         /// Ids of the table's rows
         #[arg(required = true, value_name = "ID")]
         ids: Vec<u64>,
+        /// The ids are those that the import gave, not those of the source
+        #[arg(long)]
+        dataset_ids: bool,
         #[command(flatten)]
         daemon: Daemon,
     },
@@ -89,10 +92,13 @@ impl What {
             What::Refresh { max_age_s, daemon } => {
                 (ToolCall::Refresh(Refresh { max_age_s: *max_age_s, table: daemon.table.clone() }), daemon)
             }
-            What::Warm { ids, daemon } => {
+            What::Warm { ids, dataset_ids, daemon } => {
                 let table = daemon.table.clone();
                 let table = table.ok_or_else(|| CliError::message("warm: ids are of a table; name it by --table"))?;
-                (ToolCall::Warm(Warm { table, ids: ids.clone() }), daemon)
+                (
+                    ToolCall::Warm(Warm { table, ids: ids.clone(), ids_are: dataset_ids.then_some(IdsAre::Dataset) }),
+                    daemon,
+                )
             }
             What::Hold { daemon } => (ToolCall::Hold(Hold {}), daemon),
         })

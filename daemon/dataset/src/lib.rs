@@ -5,12 +5,15 @@
 
 mod blocks;
 mod book;
+mod column;
 mod distdgl;
 mod error;
 mod graph;
 mod halo;
+mod ids;
 pub mod manifest;
 pub mod map;
+mod names;
 pub mod npy;
 mod open;
 mod part;
@@ -24,10 +27,12 @@ pub use book::{BookError, Location, PartitionBook};
 pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl};
 pub use error::DatasetError;
 pub use graph::{CsrGraph, GraphError};
+pub use ids::{IdError, Inverse, VertexIds};
 pub use manifest::{
     BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, Place, ROW_BYTES_MAX,
     ShardManifest, TableManifest, VertexType,
 };
+pub use names::{NameError, NameIndex, VertexNames};
 pub use open::{Dataset, Table};
 pub use part::{LocalRow, Part};
 pub use settings::{Access, BlockSettings, Verify};

@@ -54,12 +54,48 @@ pub struct VertexType {
     pub rows: u64,
     /// Who owns which id.
     pub book: BookManifest,
-    /// `.npy` (u64, `rows`): the id each id had before relabelling.
+    /// `.npy` (u64, `rows`): the id each id had in the source. Absent where the import kept the source's ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_ids: Option<FileManifest>,
+    /// `.npy`, the inverse of `original_ids`. Where original ids are 0 to `rows - 1`: u32 or u64, `rows`, the dataset
+    /// id of each original id. Else u64, `rows` x 2: (original id, dataset id), in the order of original ids. Datasets
+    /// from before this field have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset_ids: Option<FileManifest>,
     /// Text, one line per *original* id: the name the vertex has in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub names: Option<FileManifest>,
+    /// `.npy` (u64, `rows + 1`): the byte of `names` at which each line begins, and its length.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_offsets: Option<FileManifest>,
+    /// `.npy` (u64, `rows` x 2): (XXH3 of a name with 64 bits and seed 0, original id), in this order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name_index: Option<FileManifest>,
+}
+
+impl VertexType {
+    /// A type whose ids are those of its source and that has no names.
+    #[must_use]
+    pub fn plain(name: String, rows: u64, book: BookManifest) -> Self {
+        let (original_ids, dataset_ids, names, name_offsets, name_index) = Default::default();
+        Self { name, rows, book, original_ids, dataset_ids, names, name_offsets, name_index }
+    }
+
+    /// What is wrong where a file is named without the one that it belongs to.
+    fn file_alone(&self) -> Option<&'static str> {
+        match (&self.names, &self.name_offsets, &self.name_index) {
+            (_, None, None) | (Some(_), Some(_), Some(_)) => {}
+            _ => return Some("`name_offsets` and `name_index` belong together, and to `names`"),
+        }
+        let is_alone = self.dataset_ids.is_some() && self.original_ids.is_none();
+        is_alone.then_some("`dataset_ids` without `original_ids`")
+    }
+
+    /// The files that translate ids and names.
+    pub fn id_files(&self) -> impl Iterator<Item = &FileManifest> {
+        let files = [&self.original_ids, &self.dataset_ids, &self.names, &self.name_offsets, &self.name_index];
+        files.into_iter().flatten()
+    }
 }
 
 /// Partition book of a vertex type.
@@ -295,7 +331,7 @@ impl Manifest {
                 BookManifest::Ranges { .. } => (None, None),
                 BookManifest::Map { owner, row } => (Some(owner), row.as_ref()),
             };
-            [owner, row, vertex_type.original_ids.as_ref(), vertex_type.names.as_ref()].into_iter().flatten()
+            [owner, row].into_iter().flatten().chain(vertex_type.id_files())
         });
         let graph = self.graph.iter().flat_map(|graph| [&graph.indptr, &graph.indices].into_iter().flatten());
         types.chain(graph)
@@ -337,6 +373,9 @@ impl Manifest {
         for vertex_type in &self.vertex_types {
             if !names.insert(&vertex_type.name) {
                 return wrong(format!("vertex type `{}` is there twice", vertex_type.name));
+            }
+            if let Some(alone) = vertex_type.file_alone() {
+                return wrong(format!("vertex type `{}`: {alone}", vertex_type.name));
             }
             self.check_ranges(vertex_type, path)?;
         }

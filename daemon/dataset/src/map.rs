@@ -15,6 +15,8 @@ pub enum ReadOrder {
     Random,
     /// Once, from front to back.
     Sequential,
+    /// Here and there, but soon all of it: the kernel reads around what is asked for.
+    Around,
 }
 
 /// Maps a whole file.
@@ -37,6 +39,7 @@ fn map_with(file: &File, order: ReadOrder, options: &MmapOptions) -> io::Result<
     let advice = match order {
         ReadOrder::Random => Advice::Random,
         ReadOrder::Sequential => Advice::Sequential,
+        ReadOrder::Around => Advice::Normal,
     };
     // Advice is a hint: a file system that does not take it still serves the rows.
     if let Err(error) = map.advise(advice) {

@@ -9,14 +9,17 @@ use rudder_client::DType;
 
 use super::blocks::BlockCache;
 use super::book::{BookError, PartitionBook};
+use super::column::{Column, Way};
 use super::error::DatasetError;
 use super::graph::CsrGraph;
+use super::ids::{self, VertexIds};
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
-use super::map::{ReadOrder, map};
+use super::map::ReadOrder;
+use super::names::VertexNames;
 use super::npy::NpyType;
 use super::part::Part;
 use super::settings::{BlockSettings, Verify};
-use super::shard::{Shard, open_listed_npy};
+use super::shard::Shard;
 use super::source::{Origin, Source};
 use super::verify::verify_files;
 
@@ -43,6 +46,10 @@ pub struct Table {
     pub shard: Shard,
     /// Names of the classes, for a table of labels.
     pub classes: Option<Vec<String>>,
+    /// The ids that vertices have in their source, where the import gave them others.
+    pub ids: Option<Arc<VertexIds>>,
+    /// The names that vertices have in their source, where they have some.
+    pub names: Option<Arc<VertexNames>>,
 }
 
 /// An opened dataset as one node sees it.
@@ -88,17 +95,22 @@ impl Dataset {
             return Err(DatasetError::NodeOutOfRange { path: described_by, node, parts: manifest.parts });
         }
         if verify == Verify::Full {
-            verify_files(&dir, &served_files(&manifest, node), progress)?;
+            verify_files(&dir, &served_files(&dir, &manifest, node), progress)?;
+            manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(&dir, vertex_type))?;
         }
-        let mut books = BTreeMap::new();
+        let way = if blocks.is_some() { Way::Read } else { Way::Map(ReadOrder::Around) };
+        let mut types = BTreeMap::new();
         for vertex_type in &manifest.vertex_types {
-            books.insert(vertex_type.name.as_str(), Arc::new(open_book(&dir, manifest.parts, vertex_type)?));
+            let book = Arc::new(open_book(&dir, manifest.parts, vertex_type)?);
+            let ids = VertexIds::open(&dir, vertex_type, way)?.map(Arc::new);
+            let names = VertexNames::open(&dir, vertex_type, way)?.map(Arc::new);
+            types.insert(vertex_type.name.as_str(), (book, ids, names));
         }
         let blocks = blocks.map(BlockCache::new).transpose()?;
         let mut tables = Vec::with_capacity(manifest.tables.len());
         for (id, table) in (0u16..).zip(&manifest.tables) {
             // `Manifest::load` has checked that the type is there.
-            let Some(book) = books.get(table.vertex_type.as_str()) else { continue };
+            let Some((book, ids, names)) = types.get(table.vertex_type.as_str()) else { continue };
             check_shard_rows(&described_by, table, book)?;
             tables.push(Table {
                 id,
@@ -111,6 +123,8 @@ impl Dataset {
                 book: Arc::clone(book),
                 shard: Shard::open(&dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),
+                ids: ids.clone(),
+                names: names.clone(),
             });
         }
         let fingerprint = manifest.fingerprint();
@@ -125,7 +139,9 @@ impl Dataset {
     pub fn open_for_tools(path: &Path, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
         let dataset = Self::open(path, Part(0), Verify::Shape, &|_, _| ())?;
         if verify == Verify::Full {
-            verify_files(&dataset.dir, &dataset.manifest.files().collect::<Vec<_>>(), progress)?;
+            let Self { dir, manifest, .. } = &dataset;
+            verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
+            manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(dir, vertex_type))?;
         }
         for table in &dataset.tables {
             for part in Part::all(dataset.parts()) {
@@ -209,14 +225,14 @@ impl Dataset {
         Shard::open(&self.dir, manifest, shard, None)
     }
 
-    /// The id that each id of `vertex_type` had before relabelling; `None` when the dataset keeps no such map. Its
-    /// checksum is checked.
+    /// The original id of each id of `vertex_type`: the ids themselves where the import kept them. `None` when there is
+    /// no such type. The file's checksum is checked.
     ///
     /// # Errors
     /// [`DatasetError`] naming the file.
     pub fn original_ids(&self, vertex_type: &str) -> Result<Option<Vec<u64>>, DatasetError> {
         let Some(vertex_type) = self.manifest.vertex_type(vertex_type) else { return Ok(None) };
-        let Some(file) = &vertex_type.original_ids else { return Ok(None) };
+        let Some(file) = &vertex_type.original_ids else { return Ok(Some((0..vertex_type.rows).collect())) };
         let column = Column::open_checked(&self.dir, file, vertex_type.rows, &[NpyType::U64])?;
         Ok(Some(column.iter().collect()))
     }
@@ -240,14 +256,16 @@ impl Dataset {
     }
 }
 
-/// The files that node `node` serves from.
-fn served_files(manifest: &Manifest, node: Part) -> Vec<&FileManifest> {
+/// The files that node `node` serves from. Those of ids and names may be absent: then original ids and names cannot be
+/// asked for.
+fn served_files<'a>(dir: &Path, manifest: &'a Manifest, node: Part) -> Vec<&'a FileManifest> {
     let mut files = Vec::new();
     for vertex_type in &manifest.vertex_types {
         if let BookManifest::Map { owner, row } = &vertex_type.book {
             files.push(owner);
             files.extend(row);
         }
+        files.extend(vertex_type.id_files().filter(|file| resolve(dir, file).exists()));
     }
     files.extend(manifest.tables.iter().map(|table| &table.shards[node.index()].file));
     files
@@ -308,46 +326,5 @@ fn book_error(path: PathBuf, dir: &Path, parts: u16, vertex_type: &VertexType, e
         BookError::RowsNotBijective { id, row, part, owned, why } => {
             DatasetError::RowsNotBijective { path, id, row, part, owned, why }
         }
-    }
-}
-
-/// A mapped `.npy` file with one unsigned number per row.
-struct Column {
-    map: memmap2::Mmap,
-    data_offset: usize,
-    size: usize,
-}
-
-impl Column {
-    fn open(dir: &Path, file: &FileManifest, rows: u64, allowed: &[NpyType]) -> Result<Self, DatasetError> {
-        let path = resolve(dir, file);
-        let (opened, header) = open_listed_npy(&path)?;
-        if !allowed.contains(&header.element) {
-            let expected: Vec<String> = allowed.iter().map(|element| format!("{element:?}").to_lowercase()).collect();
-            return Err(DatasetError::WrongDType { path, found: header.element, expected: expected.join(" or ") });
-        }
-        if header.rows() != rows || header.width() != 1 {
-            return Err(DatasetError::ShapeMismatch {
-                path,
-                found: header.shape,
-                expected_rows: rows,
-                expected_width: 1,
-            });
-        }
-        let map = map(&opened, ReadOrder::Sequential).map_err(DatasetError::io(&path, "map"))?;
-        Ok(Self { map, data_offset: header.data_offset as usize, size: header.element.size() })
-    }
-
-    fn open_checked(dir: &Path, file: &FileManifest, rows: u64, allowed: &[NpyType]) -> Result<Self, DatasetError> {
-        verify_files(dir, &[file], &|_, _| ())?;
-        Self::open(dir, file, rows, allowed)
-    }
-
-    fn iter(&self) -> impl Iterator<Item = u64> + Clone + '_ {
-        self.map[self.data_offset..].chunks_exact(self.size).map(|bytes| {
-            let mut word = [0u8; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        })
     }
 }

@@ -137,7 +137,7 @@ fn open_whole(path: &Path, table: &TableManifest, shard: &ShardManifest) -> Resu
 
 /// Opens a file that holds a piece, and checks that it reaches to the piece's end.
 fn open_piece(path: &Path, offset: u64, bytes: u64) -> Result<File, DatasetError> {
-    let file = File::open(path).map_err(DatasetError::io(path, "open")).map_err(missing)?;
+    let file = open_listed(path)?;
     let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
     let expected = offset.saturating_add(bytes);
     if found < expected {
@@ -167,11 +167,16 @@ pub fn open_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
 
 /// [`open_npy`] of a file that the manifest names.
 pub fn open_listed_npy(path: &Path) -> Result<(File, NpyHeader), DatasetError> {
-    open_npy(path).map_err(missing)
+    open_npy(path).map_err(listed)
 }
 
-/// Says of a file that the manifest names that it is missing, where it is.
-fn missing(error: DatasetError) -> DatasetError {
+/// Opens a file that the manifest names.
+pub(crate) fn open_listed(path: &Path) -> Result<File, DatasetError> {
+    File::open(path).map_err(DatasetError::io(path, "open")).map_err(listed)
+}
+
+/// What the absence of a file means where the manifest names it.
+fn listed(error: DatasetError) -> DatasetError {
     match error {
         DatasetError::Io { path, source, .. } if source.kind() == io::ErrorKind::NotFound => {
             DatasetError::FileMissing { path }

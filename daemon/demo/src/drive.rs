@@ -2,6 +2,7 @@
 //! gradients in any order but that of the ranks: the sum of floats depends on it, and every policy has to train the
 //! same model.
 
+use std::fmt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -54,6 +55,17 @@ pub(crate) struct Variant {
     pub(crate) private: bool,
 }
 
+/// The policy, and what is not as usual.
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {}", self.policy)?;
+        if self.lookahead > 0 {
+            write!(f, ", lookahead {}", self.lookahead)?;
+        }
+        if self.private { f.write_str(", private") } else { Ok(()) }
+    }
+}
+
 impl Plan {
     /// Steps of an epoch: the number that the trainer with most seeds needs.
     pub(crate) fn steps_per_epoch(&self, prepared: &Prepared) -> u32 {
@@ -85,16 +97,16 @@ pub(crate) fn run(
 ) -> Result<Outcome, DemoError> {
     let policy = variant.policy;
     let copies = if variant.private { plan.trainers as u16 } else { 1 };
-    watch.message(format!("{policy}: starting {} daemons", u32::from(site.nodes) * u32::from(copies)));
+    watch.message(format!("starting {} daemons", u32::from(site.nodes) * u32::from(copies)));
     let cluster = Cluster::start(stage, site, folder, copies, &|config| {
         config.cache.policy = policy;
         config.cache.capacity = part_of(plan.capacity, copies);
         if !site.agent.journal.path.as_os_str().is_empty() {
-            let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index);
+            let name = format!("{policy}-{}-node{}.jsonl", variant.lookahead, config.node.index());
             config.agent.journal.path = site.agent.journal.path.join(name);
         }
     })?;
-    watch.message(format!("{policy}: starting {} trainers", u32::from(site.nodes) * plan.trainers));
+    watch.message(format!("starting {} trainers", u32::from(site.nodes) * plan.trainers));
     let roles = roles(&cluster, prepared, (plan, variant), folder);
     let check = || Ok(stage.check()?);
     let mut channels = launch(stage, &roles, folder, &check)?;
@@ -102,7 +114,7 @@ pub(crate) fn run(
     let doors = || cluster.daemons.iter().map(|daemon| daemon.door.clone()).collect();
     let recording = plan.record.then(|| Recording::start(doors())).transpose()?;
     let before = cluster.counters(TABLE)?;
-    let epoch_seconds = train(&mut channels, &roles[0], policy, watch)?;
+    let epoch_seconds = train(&mut channels, &roles[0], watch)?;
     let trained = gather(&mut channels, |message| match message {
         Message::Trained(report) => Some(report),
         _ => None,
@@ -116,7 +128,7 @@ pub(crate) fn run(
     let accesses = recording.map(|recording| recording.finish(due)).transpose()?.unwrap_or_default();
     let counted: Vec<ScrapedCounters> =
         cluster.counters(TABLE)?.into_iter().zip(before).map(|(now, then)| now.since(then)).collect();
-    watch.message(format!("{policy}: measuring the accuracy"));
+    watch.message("measuring the accuracy".to_owned());
     channels.iter_mut().try_for_each(|channel| channel.send(&Message::Evaluate))?;
     let evaluated = gather(&mut channels, |message| match message {
         Message::Evaluated(evaluation) => Some(evaluation),
@@ -224,15 +236,9 @@ fn launch<'a>(
 }
 
 /// Keeps the trainers in step until all epochs have ended; answers the wall time of each.
-fn train(
-    channels: &mut [Channel<'_>],
-    role: &TrainerRole,
-    policy: Policy,
-    watch: &dyn Watch,
-) -> Result<Vec<f64>, DemoError> {
+fn train(channels: &mut [Channel<'_>], role: &TrainerRole, watch: &dyn Watch) -> Result<Vec<f64>, DemoError> {
     let mut sum = vec![0.0_f32; PREFIX + role.shape().len()];
     let mut one = sum.clone();
-    watch.steps(u64::from(role.epochs) * u64::from(role.steps_per_epoch));
     channels.iter_mut().try_for_each(|channel| channel.send(&Message::Start))?;
     let mut epoch_seconds = Vec::new();
     for epoch in 0..role.epochs {
@@ -247,13 +253,7 @@ fn train(
             sum[PREFIX..].iter_mut().for_each(|slope| *slope /= seeds);
             channels.iter_mut().try_for_each(|channel| channel.send_floats(&sum))?;
             watch.step();
-            watch.message(format!(
-                "{policy}: epoch {} of {}, loss {:.3}, {:.0} % right",
-                epoch + 1,
-                role.epochs,
-                sum[1] / seeds,
-                100.0 * sum[2] / seeds
-            ));
+            watch.message(format!("epoch {} of {}, loss {:.3}", epoch + 1, role.epochs, sum[1] / seeds));
         }
         epoch_seconds.push(begun.elapsed().as_secs_f64());
     }

@@ -28,12 +28,12 @@ use std::path::{Path, PathBuf};
 
 use rudder_daemon::config::{AgentConfig, Policy};
 use rudder_settings::Capacity;
-use rudder_stage::link::{self, LinkSpeed};
-use rudder_stage::{Say, Site, Stage, assume_role, certify, find_daemon};
+use rudder_stage::{LinkSpeed, Say, Site, Stage, assume_role, certify, find_daemon, link};
 use serde_json::{Map, Value, json};
 
 use crate::drive::{Outcome, Plan, Variant};
 use crate::prepare::{Prepared, Recipe};
+use crate::watch::Labelled;
 
 pub use crate::choice::GraphChoice;
 pub use crate::error::DemoError;
@@ -155,18 +155,24 @@ pub fn play(file: &Path) -> Result<(), DemoError> {
 /// Whatever went wrong, with the culprit. Wrong rows are no error of the run: they are in the report.
 pub fn run(spec: &DemoSpec, watch: &dyn Watch, say: Say) -> Result<Finished, DemoError> {
     let program = find_daemon()?;
+    make_folders(spec)?;
     let (stage, folder) = Stage::set(spec.keep, say)?;
     let recipe = Recipe { graph: spec.graph, nodes: spec.nodes, dim: spec.dim, seed: spec.seed };
     let prepared = prepare::prepare(&folder, recipe, watch)?;
     let site = site(&stage, &folder, program, &prepared, spec)?;
+    let variants = spec.variants();
+    let steps = u64::from(spec.epochs) * u64::from(spec.plan(false).steps_per_epoch(&prepared));
+    watch.steps(variants.len() as u64 * steps);
     let mut outcomes = Vec::new();
-    for variant in spec.variants() {
+    for (run, &variant) in variants.iter().enumerate() {
+        let label = format!("run {} of {}, {variant}", run + 1, variants.len());
+        let watch = Labelled { label, watch };
         // The accesses depend on the seeds alone: those of the first run are those of all.
         let plan = spec.plan(outcomes.is_empty() && spec.trace.is_some());
         let suffix = if variant.private { "-private" } else { "" };
         let place = folder.join(format!("{}-{}{suffix}", variant.policy, variant.lookahead));
         std::fs::create_dir_all(&place).map_err(DemoError::file("create", &place))?;
-        let outcome = drive::run(&stage, &site, &prepared, plan, variant, &place, watch).map_err(|error| {
+        let outcome = drive::run(&stage, &site, &prepared, plan, variant, &place, &watch).map_err(|error| {
             if error.may_hide_a_death() { stage.death().map_or(error, DemoError::Stage) } else { error }
         })?;
         if let Some(dir) = spec.trace.as_ref().filter(|_| plan.record) {
@@ -178,6 +184,13 @@ pub fn run(spec: &DemoSpec, watch: &dyn Watch, say: Say) -> Result<Finished, Dem
     Ok(finish(spec, prepared, outcomes))
 }
 
+/// The folders that results go to. They are made first: a training that cannot be written is not begun.
+fn make_folders(spec: &DemoSpec) -> Result<(), DemoError> {
+    let journal = Some(&spec.agent.journal.path).filter(|path| !path.as_os_str().is_empty());
+    let make = |path: &PathBuf| std::fs::create_dir_all(path).map_err(DemoError::file("create", path));
+    spec.trace.iter().chain(journal).try_for_each(make)
+}
+
 /// Certificates and, with a link speed, the links.
 fn site(
     stage: &Stage,
@@ -186,10 +199,6 @@ fn site(
     prepared: &Prepared,
     spec: &DemoSpec,
 ) -> Result<Site, DemoError> {
-    let journal = &spec.agent.journal.path;
-    if !journal.as_os_str().is_empty() {
-        std::fs::create_dir_all(journal).map_err(DemoError::file("create", journal))?;
-    }
     let certificates = folder.join("certs");
     certify(&certificates, spec.nodes)?;
     let ports = match spec.link {

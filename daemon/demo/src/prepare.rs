@@ -162,8 +162,12 @@ impl Arrays {
             file.map(|file| dataset.join(&file.path)).ok_or_else(absent)
         };
         let kept = manifest.graph.as_ref();
-        let ids = manifest.vertex_type(VERTEX_TYPE).and_then(|vertex_type| vertex_type.original_ids.as_ref());
-        let original = Mapped::<u64>::open(&path_of(ids)?)?;
+        let vertex_type = manifest.vertex_type(VERTEX_TYPE);
+        let original = match vertex_type.and_then(|vertex_type| vertex_type.original_ids.as_ref()) {
+            Some(file) => Mapped::<u64>::open(&dataset.join(&file.path))?.to_vec(),
+            // One part: the ids are those of the graph.
+            None => (0..vertex_type.map_or(0, |vertex_type| vertex_type.rows)).collect(),
+        };
         let files = GraphFiles {
             xadj: path_of(kept.and_then(|graph| graph.indptr.as_ref()))?,
             adjncy: path_of(kept.and_then(|graph| graph.indices.as_ref()))?,

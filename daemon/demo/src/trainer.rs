@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rudder_client::{Client, ClientError, ConnectOptions, ErrorCode, Rows};
+use rudder_client::{Client, ClientError, ConnectOptions, ErrorCode, IdSpace, Rows};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
@@ -176,7 +176,8 @@ struct Trainer<'a> {
 
 impl<'a> Trainer<'a> {
     fn new(role: &'a TrainerRole, graph: &'a MappedGraph) -> Result<Self, DemoError> {
-        let client = Client::connect(ConnectOptions::at(&role.daemon)).map_err(DemoError::prepare("connect"))?;
+        let client = Client::connect(ConnectOptions { ids: IdSpace::Dataset, ..ConnectOptions::at(&role.daemon) })
+            .map_err(DemoError::prepare("connect"))?;
         let shape = role.shape();
         Ok(Self {
             role,

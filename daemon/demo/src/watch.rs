@@ -5,11 +5,31 @@ pub trait Watch {
     /// What is being done now.
     fn message(&self, text: String);
 
-    /// Training begins and takes `total` steps.
+    /// All runs together train for `total` steps; none of these is done.
     fn steps(&self, total: u64);
 
-    /// One step is done.
+    /// One more step is done.
     fn step(&self);
+}
+
+/// Says before each message which run it is about.
+pub(crate) struct Labelled<'a> {
+    pub(crate) label: String,
+    pub(crate) watch: &'a dyn Watch,
+}
+
+impl Watch for Labelled<'_> {
+    fn message(&self, text: String) {
+        self.watch.message(format!("{}: {text}", self.label));
+    }
+
+    fn steps(&self, total: u64) {
+        self.watch.steps(total);
+    }
+
+    fn step(&self) {
+        self.watch.step();
+    }
 }
 
 /// Watches nothing.

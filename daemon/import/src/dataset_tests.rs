@@ -82,7 +82,9 @@ fn what_is_written_is_read() {
             assert_eq!(shard.row(at.row).unwrap(), [2 * id as u8, 2 * id as u8 + 1]);
         }
         assert_eq!(dataset.original_ids("a").unwrap().unwrap(), (0..10).rev().collect::<Vec<u64>>());
-        assert_eq!(dataset.original_ids("b").unwrap(), None);
+        let ids = dataset.original_ids("b").unwrap().unwrap();
+        assert!(ids.iter().copied().eq(0..ids.len() as u64), "vertices of `b` were not renumbered");
+        assert_eq!(dataset.original_ids("nothing").unwrap(), None);
         assert_eq!(dataset.load_graph().unwrap(), None);
     }
 }

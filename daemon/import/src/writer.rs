@@ -17,7 +17,7 @@ use rudder_dataset::manifest::{
     BookManifest, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX, TableManifest,
     VertexType,
 };
-use rudder_dataset::{BookError, PartitionBook};
+use rudder_dataset::{BookError, Inverse, NameIndex, PartitionBook};
 
 /// How the ids of a vertex type are spread over the parts.
 #[derive(Clone, Copy, Debug)]
@@ -115,20 +115,16 @@ impl DatasetWriter {
         };
         let book = Arc::new(book);
         self.books.push(Arc::clone(&book));
-        self.manifest.vertex_types.push(VertexType {
-            name: vertex_type.to_owned(),
-            rows: book.rows(),
-            book: manifest,
-            original_ids: None,
-            names: None,
-        });
+        self.manifest.vertex_types.push(VertexType::plain(vertex_type.to_owned(), book.rows(), manifest));
         Ok(book)
     }
 
-    /// Keeps the id that each id of `vertex_type` had before relabelling.
+    /// Keeps the id that each id of `vertex_type` had before relabelling, and the way back. Ids that are the same keep
+    /// nothing: the type counts as not renumbered.
     ///
     /// # Errors
-    /// [`DatasetError::Input`] when the type is unknown, or `original` has not one id per row of it; I/O errors.
+    /// [`DatasetError::Input`] when the type is unknown, or `original` has not one id per row of it, all different; I/O
+    /// errors.
     pub fn set_original_ids(&mut self, vertex_type: &str, original: &[u64]) -> Result<(), DatasetError> {
         let at = self.index_of(vertex_type)?;
         let rows = self.books[at].rows();
@@ -136,16 +132,26 @@ impl DatasetWriter {
             let what = format!("{} original ids for the {rows} ids of vertex type `{vertex_type}`", original.len());
             return Err(DatasetError::Input(what));
         }
+        if original.iter().copied().eq(0..rows) {
+            return Ok(());
+        }
+        let inverse = Inverse::of(original.iter().copied(), rows).map_err(|twice| {
+            DatasetError::Input(format!("the original id {twice} is there twice in vertex type `{vertex_type}`"))
+        })?;
         let bytes = original.iter().map(|id| id.to_le_bytes());
         let file = self.write_array(&format!("ids/{vertex_type}.npy"), "<u8", &[rows], bytes)?;
         self.manifest.vertex_types[at].original_ids = Some(file);
+        let path = format!("ids/{vertex_type}.dataset.npy");
+        let file = self.write_array(&path, inverse.descr(), &inverse.shape(), [inverse.bytes()])?;
+        self.manifest.vertex_types[at].dataset_ids = Some(file);
         Ok(())
     }
 
     /// Keeps the names that vertices have in the source: line `i` names the vertex whose *original* id is `i`.
     ///
     /// # Errors
-    /// [`DatasetError::Input`] when the type is unknown or a name holds a line break; I/O errors.
+    /// [`DatasetError::Input`] when the type is unknown, a name holds a line break, or there is not one name per row of
+    /// the type; I/O errors.
     pub fn set_names<'a>(
         &mut self,
         vertex_type: &str,
@@ -153,14 +159,30 @@ impl DatasetWriter {
     ) -> Result<(), DatasetError> {
         let at = self.index_of(vertex_type)?;
         let mut sink = Sink::create(&self.staging.0, &format!("ids/{vertex_type}.names.txt"))?;
+        let mut index = NameIndex::default();
         for name in names {
             if name.contains('\n') {
                 return Err(DatasetError::Input(format!("the vertex name {name:?} holds a line break")));
             }
             sink.write(name.as_bytes())?;
             sink.write(b"\n")?;
+            index.add(name.as_bytes());
+        }
+        let (names, rows) = (index.rows(), self.books[at].rows());
+        if names != rows {
+            return Err(DatasetError::Input(format!(
+                "{names} names for the {rows} ids of vertex type `{vertex_type}`"
+            )));
         }
         self.manifest.vertex_types[at].names = Some(sink.finish()?);
+        let (offsets, pairs) = index.finish();
+        let array = |part: &str, shape: &[u64], bytes| {
+            self.write_array(&format!("ids/{vertex_type}.{part}.npy"), "<u8", shape, [bytes])
+        };
+        let offsets = array("name_offsets", &[rows + 1], bytemuck::cast_slice::<u64, u8>(&offsets))?;
+        let pairs = array("name_index", &[rows, 2], bytemuck::cast_slice::<[u64; 2], u8>(&pairs))?;
+        let vertex_type = &mut self.manifest.vertex_types[at];
+        (vertex_type.name_offsets, vertex_type.name_index) = (Some(offsets), Some(pairs));
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::CacheSpec;
-use rudder_dataset::{Dataset, DatasetError, Origin, Part, Table};
+use rudder_dataset::{Dataset, DatasetError, Origin, Part, Table, Verify};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
@@ -260,11 +260,15 @@ impl Drop for Node {
     }
 }
 
-fn open_dataset(config: &Config) -> Result<Dataset, DatasetError> {
+fn open_dataset(config: &Config) -> Result<Dataset, StartError> {
     let DatasetConfig { path, verify, access, blocks, .. } = &config.dataset;
     let blocks = (*access == Access::Blocks).then_some(*blocks);
     let begin = Instant::now();
-    let dataset = Dataset::open_with(path, Part(config.node.index), *verify, blocks, &|done, total| {
+    if config.node.index.is_none() {
+        // Of several partitions, nothing says which to open. To find out, no file needs to be read through.
+        config.validate_against(Dataset::open(path, Part(0), Verify::Shape, &|_, _| ())?.parts())?;
+    }
+    let dataset = Dataset::open_with(path, Part(config.node.index()), *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
     let elapsed_ms = begin.elapsed().as_millis() as u64;

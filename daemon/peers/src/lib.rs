@@ -10,6 +10,7 @@ mod batch;
 mod buffers;
 mod context;
 mod dial;
+pub mod discovery;
 mod error;
 mod link;
 mod priority;
@@ -45,7 +46,7 @@ use bytes::Bytes;
 use ask::{AskError, all, exchange};
 use buffers::BufferPool;
 use context::{PeersContext, code};
-use link::Link;
+use link::{Link, connect_lazily};
 use priority::Turns;
 use rudder_telemetry::spans::Tracer;
 use tls::Credentials;
@@ -232,10 +233,6 @@ impl Peers {
             let _runtime = handle.enter();
             bind(config, &credentials)?
         };
-        let link = |(&peer, address): (&u16, &String)| {
-            (peer, Arc::new(Link::new(peer, address.clone(), config.connections_per_peer)))
-        };
-        let others = config.addresses.iter().filter(|(peer, _)| **peer != identity.node);
         let yield_max = Duration::from_millis(config.bulk_yield_ms);
         let shared = Arc::new(PeersContext {
             config: config.clone(),
@@ -247,7 +244,7 @@ impl Peers {
             transport,
             stats: PeerStats::new(identity.node, identity.parts, credentials.ends)
                 .map_err(|error| start(error.to_string()))?,
-            links: others.map(link).collect(),
+            links: connect_lazily(config, identity)?,
             receive_pool: BufferPool::new(config.buffer_pool_bytes),
             send_pool: BufferPool::new(config.buffer_pool_bytes),
             turns: Turns::new(config.demand_requests_max, config.bulk_requests_max, yield_max),
@@ -339,7 +336,7 @@ impl Peers {
                     link.give_up();
                 }
                 let timeout_ms = shared.config.request_timeout_ms;
-                Err(PeerError::Timeout { peer, address: link.address.clone(), rows, timeout_ms })
+                Err(PeerError::Timeout { peer, address: link.address(), rows, timeout_ms })
             }
         }
     }
@@ -390,7 +387,7 @@ impl Peers {
             let handles = self.shared.stats.peer(link.peer);
             PeerStatus {
                 node: link.peer,
-                address: link.address.clone(),
+                address: link.address(),
                 connections: link.open(),
                 rtt_us: link.rtt().map(|rtt| rtt.as_micros() as u64),
                 bytes_received: handles.map_or(0, |handles| handles.received.get()),
@@ -486,7 +483,7 @@ impl From<AskError> for Failure {
 }
 
 fn explain(link: &Link, table: u16, rows: usize, failure: Failure) -> PeerError {
-    let (peer, address) = (link.peer, link.address.clone());
+    let (peer, address) = (link.peer, link.address());
     match failure {
         Failure::Away(away) if away.cause == DialError::ShuttingDown => PeerError::ShuttingDown { peer, rows },
         Failure::Away(away) => {

@@ -10,9 +10,12 @@ use parking_lot::{Mutex, MutexGuard};
 use quinn::Connection;
 use rudder_telemetry::error_chain;
 
+use super::Identity;
 use super::context::{PeersContext, code};
 use super::dial::{Dialled, dial};
-use super::error::DialError;
+use super::discovery::{AddressFile, Discovery};
+use super::error::{DialError, PeerError};
+use super::settings::PeersConfig;
 use super::stats::PeerStats;
 use super::wire::Stamp;
 
@@ -23,13 +26,30 @@ pub(crate) type Links = BTreeMap<u16, Arc<Link>>;
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) peer: u16,
-    pub(crate) address: String,
+    address: Mutex<String>,
+    /// Where the address is looked up before each dial.
+    file: Option<Arc<AddressFile>>,
     slots: Vec<tokio::sync::Mutex<Option<Connection>>>,
     next: AtomicUsize,
     /// Open connections. What `rudder_peer_up` shows is set under this lock: the last value written is the latest.
     open: Mutex<usize>,
     backoff: Mutex<Backoff>,
     met: Mutex<Option<Met>>,
+}
+
+/// A link to each other node, whose addresses are listed or found; nothing is dialled.
+pub(crate) fn connect_lazily(config: &PeersConfig, identity: Identity) -> Result<Links, PeerError> {
+    let addresses = match identity.parts {
+        1 => BTreeMap::new(),
+        parts => config.find_addresses(parts)?,
+    };
+    let file = match &config.discovery {
+        Discovery::File(path) => Some(Arc::new(AddressFile::new(path.clone(), addresses.clone()))),
+        _ => None,
+    };
+    let others = addresses.into_iter().filter(|(peer, _)| *peer != identity.node);
+    let link = |(peer, address)| (peer, Arc::new(Link::new(peer, address, file.clone(), config.connections_per_peer)));
+    Ok(others.map(link).collect())
 }
 
 /// Where a peer's versions stood when connections to it were made.
@@ -57,17 +77,39 @@ pub(crate) struct Away {
 }
 
 impl Link {
-    pub(crate) fn new(peer: u16, address: String, connections: usize) -> Self {
+    pub(crate) fn new(peer: u16, address: String, file: Option<Arc<AddressFile>>, connections: usize) -> Self {
         let slots = (0..connections).map(|_| tokio::sync::Mutex::new(None)).collect();
         Self {
             peer,
-            address,
+            address: Mutex::new(address),
+            file,
             slots,
             next: AtomicUsize::new(0),
             open: Mutex::default(),
             backoff: Mutex::default(),
             met: Mutex::default(),
         }
+    }
+
+    /// Where the peer is, as far as this node knows.
+    pub(crate) fn address(&self) -> String {
+        self.address.lock().clone()
+    }
+
+    /// The address to dial: by the file, where addresses come from one. The file is read beside the runtime's threads,
+    /// and no longer than a connection is waited for: it may lie on another machine.
+    async fn look_up(&self, shared: &PeersContext) -> String {
+        let Some(file) = self.file.clone() else { return self.address() };
+        let (peer, again) = (self.peer, self.lock_backoff().failures > 0);
+        let looked = tokio::task::spawn_blocking(move || file.address(peer, again));
+        if let Ok(Ok(Some(found))) = tokio::time::timeout(shared.connect_timeout(), looked).await {
+            let mut address = self.address.lock();
+            if *address != found {
+                tracing::info!(peer, from = *address, to = found, "peer has another address");
+                *address = found;
+            }
+        }
+        self.address()
     }
 
     /// Where the peer's versions stood; `None` while there never was a connection.
@@ -102,7 +144,7 @@ impl Link {
         if let Some(away) = self.away() {
             return Err(away);
         }
-        match dial(shared, self.peer, &self.address).await {
+        match dial(shared, self.peer, &self.look_up(shared).await).await {
             Ok(Dialled { connection, stamp, since }) => {
                 if self.note_stamp(stamp, since) {
                     tracing::info!(peer = self.peer, "peer was restarted: updates of its rows are gone");
@@ -147,7 +189,14 @@ impl Link {
         backoff.failures += 1;
         backoff.last = Some((cause.clone(), Instant::now() + Duration::from_millis(retry_ms)));
         self.count(&shared.stats, |open| open);
-        tracing::warn!(peer = self.peer, address = %self.address, failures = backoff.failures, retry_ms, cause = error_chain(&cause), "cannot reach peer");
+        tracing::warn!(
+            peer = self.peer,
+            address = self.address(),
+            failures = backoff.failures,
+            retry_ms,
+            cause = error_chain(&cause),
+            "cannot reach peer"
+        );
         Away { cause, retry_ms }
     }
 
@@ -183,7 +232,7 @@ impl Link {
     /// cost each further caller its own request time-out.
     pub(crate) fn give_up(&self) {
         for connection in self.open_connections() {
-            tracing::warn!(peer = self.peer, address = %self.address, "peer is silent, closing its connection");
+            tracing::warn!(peer = self.peer, address = self.address(), "peer is silent, closing its connection");
             connection.close(code::TOO_SLOW, b"silent");
         }
     }

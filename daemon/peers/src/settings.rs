@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use rudder_settings::{Verdict, WAIT_MS, quoted, within, wrong};
+use rudder_settings::{Invalid, Verdict, WAIT_MS, quoted, within, wrong};
 use serde::{Deserialize, Serialize};
+
+use crate::discovery::{Discovery, is_address};
 
 /// The smallest UDP payload every QUIC path must carry (RFC 9000, section 14).
 pub const MTU_MIN: u16 = 1200;
@@ -21,7 +23,9 @@ pub const MTU_DISCOVERED_MAX: u16 = 1452;
 pub struct PeersConfig {
     /// UDP address this node answers its peers on; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Node index to `host:port`. Every partition but this node's own needs one.
+    /// How the addresses of the other nodes are found; not set = they are listed in `addresses`.
+    pub discovery: Discovery,
+    /// Node index to `host:port`. Every partition but this node's own needs one, unless `discovery` finds them.
     #[serde(with = "addresses")]
     pub addresses: BTreeMap<u16, String>,
     /// PEM file with the certificates of the cluster's authority (`rudder certs init`); the only roots believed.
@@ -86,6 +90,7 @@ impl Default for PeersConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7400),
+            discovery: Discovery::Listed,
             addresses: BTreeMap::new(),
             authority: PathBuf::from("/etc/rudder/ca.pem"),
             certificate: PathBuf::from("/etc/rudder/node.pem"),
@@ -152,16 +157,42 @@ impl PeersConfig {
         ];
         // Row counts are sent as 32 bits.
         limits.into_iter().try_for_each(|(key, limit)| within(key, limit, 1..=u32::MAX as usize))?;
+        if self.discovery != Discovery::Listed && !self.addresses.is_empty() {
+            let problem = "peers.addresses lists the nodes, too";
+            return wrong("peers.discovery", quoted(&self.discovery), problem, "remove one of the two");
+        }
         self.addresses.iter().try_for_each(|(node, address)| check_address(*node, address))
     }
+
+    /// `host:port` by node index, listed or found, for a dataset of `parts` partitions. Reads the environment and a
+    /// file where `discovery` says so.
+    ///
+    /// # Errors
+    /// [`Invalid`](rudder_settings::Invalid) naming `peers.discovery`.
+    pub fn find_addresses(&self, parts: u16) -> Result<BTreeMap<u16, String>, Invalid> {
+        match self.discovery {
+            Discovery::Listed => Ok(self.addresses.clone()),
+            _ => self.discovery.addresses(parts, self.listen.port(), &variable),
+        }
+    }
+
+    /// Whether addresses can be found, as far as that can be told without the dataset.
+    ///
+    /// # Errors
+    /// As [`PeersConfig::find_addresses`].
+    pub fn check_discovery(&self) -> Verdict {
+        self.discovery.check(&variable)
+    }
+}
+
+/// A variable of the environment; one that is no text is not set.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Names are resolved when a peer is dialled, so only the form is checked.
 fn check_address(node: u16, address: &str) -> Verdict {
-    let host_and_port = address
-        .rsplit_once(':')
-        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0));
-    if host_and_port {
+    if is_address(address) {
         return Ok(());
     }
     let key = format!("peers.addresses.{node}");
@@ -219,6 +250,11 @@ mod tests {
         );
         let address = said(|config| _ = config.addresses.insert(3, "nohost".to_owned()));
         assert!(address.starts_with("peers.addresses.3 = \"nohost\": not host:port"), "{address}");
+        let both = said(|config| {
+            config.addresses.insert(3, "host:7400".to_owned());
+            config.discovery = Discovery::Slurm;
+        });
+        assert!(both.starts_with("peers.discovery = \"slurm\": peers.addresses lists the nodes, too"), "{both}");
         let error = toml::from_str::<PeersConfig>("mut = 1").unwrap_err().to_string();
         assert!(error.contains("unknown field `mut`"), "{error}");
         let error = toml::from_str::<PeersConfig>("[addresses]\nseven = \"a:1\"").unwrap_err().to_string();

@@ -31,7 +31,7 @@ const CONNECT_TIMEOUT_MS: u64 = 20_000;
 const REQUEST_TIMEOUT_MS: u64 = 30_000;
 /// How often readiness is asked for.
 const READY_POLL: Duration = Duration::from_millis(10);
-/// Time a daemon gets to drain when its run is over, and the time after which it is killed.
+/// Time a daemon of the demo gets to drain when its run is over, and the time after which it is killed.
 const DRAIN: Duration = Duration::from_secs(5);
 const KILL: Duration = Duration::from_secs(15);
 /// Longest path of a Unix socket: `sun_path` less its ending zero.
@@ -80,6 +80,20 @@ pub fn certify(folder: &Path, nodes: u16) -> Result<(), StageError> {
     (0..nodes).try_for_each(|node| {
         authority::issue(folder, node, folder, CERTIFICATE_DAYS, false).map(|_| ()).map_err(failed())
     })
+}
+
+/// Tells a daemon of the certificates in `folder`, as [`certify`] makes them.
+pub fn certify_node(config: &mut Config, folder: &Path) {
+    let node = config.node.index();
+    config.peers.authority = folder.join("ca.pem");
+    config.peers.certificate = folder.join(format!("node-{node}.pem"));
+    config.peers.key = folder.join(format!("node-{node}.key"));
+}
+
+/// Gives a daemon the patience that it needs where all daemons of a cluster share one machine.
+pub fn share_a_machine(config: &mut Config) {
+    config.peers.connect_timeout_ms = CONNECT_TIMEOUT_MS;
+    config.peers.request_timeout_ms = REQUEST_TIMEOUT_MS;
 }
 
 /// Fails if a socket called `name` in `folder` would have too long a path.
@@ -144,6 +158,35 @@ impl Sum for ScrapedCounters {
     }
 }
 
+/// A daemon that is to be started.
+pub struct Plan {
+    /// Who it will be.
+    pub daemon: Daemon,
+    /// Folder of its configuration and its log; made if it is not there.
+    pub folder: PathBuf,
+    /// All that it is told.
+    pub config: Config,
+}
+
+impl Plan {
+    /// The daemon called `name` whose files lie in `folder`, as `config` says it.
+    pub fn new(name: String, folder: PathBuf, namespace: Option<PathBuf>, config: Config) -> Self {
+        let door = Door { name, admin: config.admin.listen, namespace };
+        let daemon = Daemon { node: config.node.index(), socket: config.local.socket.clone(), door };
+        Self { daemon, folder, config }
+    }
+
+    /// Its log.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("rudderd.log")
+    }
+}
+
+/// The name of a node's daemon on the stage.
+pub fn daemon_name(node: u16) -> String {
+    format!("{NAME}{node}")
+}
+
 /// The daemons of one run.
 pub struct Cluster<'a> {
     stage: &'a Stage,
@@ -165,37 +208,40 @@ impl<'a> Cluster<'a> {
         adapt: &dyn Fn(&mut Config),
     ) -> Result<Self, StageError> {
         let addresses = addresses(site, copies)?;
-        let mut daemons = Vec::new();
+        let mut plans = Vec::new();
         for (node, copy) in (0..site.nodes).flat_map(|node| (0..copies).map(move |copy| (node, copy))) {
             let at = |node: u16| addresses[usize::from(node) * usize::from(copies) + usize::from(copy)];
             let (peer, admin) = at(node);
             let suffix = if copies == 1 { String::new() } else { format!("-{copy}") };
             let place = folder.join(format!("node{node}{suffix}"));
-            std::fs::create_dir_all(&place).map_err(StageError::file("create", &place))?;
             let namespace = site.ports.get(usize::from(node)).map(|port| port.namespace.clone());
-            let door = Door { name: format!("{NAME}{node}{suffix}"), admin, namespace };
-            let daemon = Daemon { node, socket: place.join("rudder.sock"), door };
             let mut config = Config::default();
-            config.node.index = node;
+            config.node.index = Some(node);
             config.node.drain_ms = DRAIN.as_millis() as u64;
             config.dataset.path.clone_from(&site.dataset);
-            config.local.socket.clone_from(&daemon.socket);
+            config.local.socket = place.join("rudder.sock");
             config.peers.listen = peer;
             let others = (0..site.nodes).filter(|&other| other != node);
             config.peers.addresses = others.map(|other| (other, at(other).0.to_string())).collect();
-            config.peers.authority = site.certificates.join("ca.pem");
-            config.peers.certificate = site.certificates.join(format!("node-{node}.pem"));
-            config.peers.key = site.certificates.join(format!("node-{node}.key"));
-            config.peers.connect_timeout_ms = CONNECT_TIMEOUT_MS;
-            config.peers.request_timeout_ms = REQUEST_TIMEOUT_MS;
+            certify_node(&mut config, &site.certificates);
+            share_a_machine(&mut config);
             config.admin.listen = admin;
             config.agent.clone_from(&site.agent);
             adapt(&mut config);
-            daemon.spawn(stage, site, &place, &config)?;
-            daemons.push(daemon);
+            plans.push(Plan::new(format!("{}{suffix}", daemon_name(node)), place, namespace, config));
         }
-        let cluster = Self { stage, daemons };
-        cluster.wait_until_ready(READY_BASE + Duration::from_secs(site.dataset_bytes / READ_BYTES_PER_S))?;
+        let limit = READY_BASE + Duration::from_secs(site.dataset_bytes / READ_BYTES_PER_S);
+        Self::launch(stage, &site.program, plans, limit)
+    }
+
+    /// Starts the planned daemons by the `rudderd` at `program`, and waits until all are ready, at most for `limit`.
+    ///
+    /// # Errors
+    /// A daemon does not start, ends, or is not ready in time.
+    pub fn launch(stage: &'a Stage, program: &Path, plans: Vec<Plan>, limit: Duration) -> Result<Self, StageError> {
+        plans.iter().try_for_each(|plan| plan.spawn(stage, program))?;
+        let cluster = Self { stage, daemons: plans.into_iter().map(|plan| plan.daemon).collect() };
+        cluster.wait_until_ready(limit)?;
         Ok(cluster)
     }
 
@@ -236,27 +282,39 @@ impl<'a> Cluster<'a> {
     /// # Errors
     /// One had to be killed, or ended with a failure.
     pub fn stop(self) -> Result<(), StageError> {
-        self.stage.end(NAME, true, KILL)
+        self.stop_within(KILL)
+    }
+
+    /// As [`Cluster::stop`], with another time after which what has not ended is killed.
+    ///
+    /// # Errors
+    /// One had to be killed, or ended with a failure.
+    pub fn stop_within(self, limit: Duration) -> Result<(), StageError> {
+        self.stage.end(NAME, true, limit)
     }
 }
 
-impl Daemon {
-    fn spawn(&self, stage: &Stage, site: &Site, place: &Path, config: &Config) -> Result<(), StageError> {
-        check_socket_path(&self.socket)?;
-        let file = place.join("rudderd.toml");
-        let text = config.effective_toml().map_err(StageError::prepare("write a configuration"))?;
+impl Plan {
+    fn spawn(&self, stage: &Stage, program: &Path) -> Result<(), StageError> {
+        check_socket_path(&self.daemon.socket)?;
+        std::fs::create_dir_all(&self.folder).map_err(StageError::file("create", &self.folder))?;
+        let file = self.folder.join("rudderd.toml");
+        let text = self.config.effective_toml().map_err(StageError::prepare("write a configuration"))?;
         std::fs::write(&file, text).map_err(StageError::file("write", &file))?;
-        let role = DaemonRole { program: site.program.clone(), config: file, namespace: self.door.namespace.clone() };
-        let mut command = Role::<()>::Daemon(role).command(&place.join("role.json"))?;
+        let namespace = self.daemon.door.namespace.clone();
+        let role = DaemonRole { program: program.to_owned(), config: file, namespace };
+        let mut command = Role::<()>::Daemon(role).command(&self.folder.join("role.json"))?;
         // The configuration file says everything; what the environment says is for other daemons.
         for (key, _) in std::env::vars_os() {
             if key.to_string_lossy().starts_with("RUDDER_") {
                 command.env_remove(key);
             }
         }
-        stage.spawn(&self.door.name, &mut command, &place.join("rudderd.log"))
+        stage.spawn(&self.daemon.door.name, &mut command, &self.log())
     }
+}
 
+impl Daemon {
     fn counters(&self, table: &str) -> Result<ScrapedCounters, StageError> {
         let text = self.door.demand("/v1/status", None)?;
         let status: Value = serde_json::from_str(&text).map_err(|error| self.door.fault(error.to_string()))?;
@@ -297,9 +355,18 @@ fn addresses(site: &Site, copies: u16) -> Result<Vec<(SocketAddr, SocketAddr)>, 
         let pair = |port: &Port, copy| (SocketAddr::from((port.address, peer + 2 * copy)), loopback(admin + 2 * copy));
         return Ok(site.ports.iter().flat_map(|port| (0..copies).map(move |copy| pair(port, copy))).collect());
     }
-    // Free ports, all held until all are found. Another process may take one before the daemon does; it then says so.
+    free_addresses(usize::from(site.nodes) * usize::from(copies))
+}
+
+/// Free addresses of this machine, for the peers (UDP) and for HTTP of each of `count` daemons. All are held until all
+/// are found. Another process may take one before the daemon does; it then says so.
+///
+/// # Errors
+/// The kernel gives none.
+pub fn free_addresses(count: usize) -> Result<Vec<(SocketAddr, SocketAddr)>, StageError> {
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let free = || -> std::io::Result<_> { Ok((UdpSocket::bind(loopback(0))?, TcpListener::bind(loopback(0))?)) };
-    let held: std::io::Result<Vec<_>> = (0..u32::from(site.nodes) * u32::from(copies)).map(|_| free()).collect();
+    let held: std::io::Result<Vec<_>> = (0..count).map(|_| free()).collect();
     let held = held.map_err(StageError::prepare("find free ports"))?;
     let pairs: std::io::Result<Vec<_>> =
         held.iter().map(|(udp, tcp)| Ok((udp.local_addr()?, tcp.local_addr()?))).collect();

@@ -40,14 +40,20 @@ pub enum StageError {
     },
     /// Unix sockets have short names.
     #[error(
-        "the path of a socket would be too long ({path}, limit {limit} bytes): set TMPDIR to a folder with a shorter \
-         name"
+        "the path of a socket would be too long ({path}, limit {limit} bytes): set TMPDIR (for `rudder up` XDG_RUNTIME_DIR) \
+         to a folder with a shorter name"
     )]
     SocketPath {
         /// The file or folder.
         path: PathBuf,
         /// The limit, in bytes.
         limit: usize,
+    },
+    /// A folder that another user could have prepared.
+    #[error("{path} is not a folder of this user alone: remove it, or set XDG_RUNTIME_DIR to one that is")]
+    Foreign {
+        /// The file or folder.
+        path: PathBuf,
     },
     /// A process could not be started.
     #[error("cannot start {name}: {source}")]

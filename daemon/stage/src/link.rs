@@ -4,65 +4,28 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::error::StageError;
 use crate::say::Say;
+use crate::speed::LinkSpeed;
 use crate::stage::Stage;
 use crate::undo::{Undo, command, ip, namespace_path};
 
 /// Prefix of the namespaces' names; the process number and the node follow.
 const NAMESPACE: &str = "rudder-demo-";
 
-/// Speed of a link in each direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LinkSpeed {
-    /// 1 Gbit/s.
-    Gbit1,
-    /// 100 Mbit/s.
-    Mbit100,
-}
-
-impl FromStr for LinkSpeed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "1gbit" => Ok(Self::Gbit1),
-            "100mbit" => Ok(Self::Mbit100),
-            _ => Err(format!("unknown link `{text}`: use `1gbit` or `100mbit`")),
-        }
-    }
-}
-
-impl LinkSpeed {
-    /// For people.
-    pub fn description(self) -> &'static str {
-        match self {
-            Self::Gbit1 => "over links of 1 Gbit/s",
-            Self::Mbit100 => "over links of 100 Mbit/s",
-        }
-    }
-
-    /// As `tc` writes it.
-    fn rate(self) -> &'static str {
-        match self {
-            Self::Gbit1 => "1gbit",
-            Self::Mbit100 => "100mbit",
-        }
-    }
-
-    /// Bucket of 0.4 ms. A larger one would let every minibatch begin with a burst above the link's speed: with 70 kB
-    /// at 100 Mbit/s, the 116 kB of a step crossed in less than half of their time.
-    fn burst_bytes(self) -> &'static str {
-        match self {
-            Self::Gbit1 => "50000",
-            Self::Mbit100 => "5000",
-        }
-    }
-}
+/// Time that a full bucket lets through at once. A larger one would let every minibatch begin with a burst above the
+/// link's speed: with 70 kB at 100 Mbit/s, the 116 kB of a step crossed in less than half of their time.
+const BURST_US: u64 = 400;
+/// Smallest bucket: one packet of an Ethernet has to fit.
+const BURST_BYTES_MIN: u64 = 2_000;
+/// Longest wait in the queue of a link, and the packets that it holds at least: slow links drop too much with fewer.
+const QUEUE_MS: u64 = 20;
+const QUEUE_PACKETS_MIN: u64 = 16;
+/// Bytes of a full packet.
+const PACKET_BYTES: u64 = 1_514;
 
 /// One daemon's end.
 #[derive(Clone, Debug)]
@@ -124,9 +87,18 @@ fn attach(stage: &Stage, node: u16, bridge: &str, speed: LinkSpeed) -> Result<Po
 }
 
 fn shape(prefix: &[&str], device: &str, speed: LinkSpeed) -> Result<(), StageError> {
-    let args = ["qdisc", "add", "dev", device, "root", "tbf", "rate", speed.rate(), "burst", speed.burst_bytes()];
-    let queue = ["latency", "20ms"];
-    command("tc", prefix.iter().chain(&args).chain(&queue).copied())
+    let bucket = bucket(speed);
+    let discipline = ["qdisc", "add", "dev", device, "root", "tbf"];
+    command("tc", prefix.iter().copied().chain(discipline).chain(bucket.iter().map(String::as_str)))
+}
+
+/// The token bucket of a link, as `tc` reads it.
+fn bucket(speed: LinkSpeed) -> [String; 6] {
+    let bits_per_s = speed.bits_per_s();
+    let burst_bytes = (bits_per_s / 8 * BURST_US / 1_000_000).max(BURST_BYTES_MIN);
+    let queue_ms = (QUEUE_PACKETS_MIN * PACKET_BYTES * 8 * 1_000 / bits_per_s).max(QUEUE_MS);
+    ["rate", &format!("{bits_per_s}bit"), "burst", &burst_bytes.to_string(), "latency", &format!("{queue_ms}ms")]
+        .map(str::to_owned)
 }
 
 /// Moves the calling thread into a namespace.
@@ -145,9 +117,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn speeds_are_parsed_and_refused() {
-        assert_eq!("1gbit".parse(), Ok(LinkSpeed::Gbit1));
-        assert_eq!("100mbit".parse(), Ok(LinkSpeed::Mbit100));
-        assert!("10gbit".parse::<LinkSpeed>().unwrap_err().contains("10gbit"));
+    fn a_bucket_holds_a_packet_and_no_more_than_a_moment() {
+        for (speed, bucket_of_it) in [
+            ("1gbit", "rate 1000000000bit burst 50000 latency 20ms"),
+            ("100mbit", "rate 100000000bit burst 5000 latency 20ms"),
+            ("2.5gbit", "rate 2500000000bit burst 125000 latency 20ms"),
+            ("10mbit", "rate 10000000bit burst 2000 latency 20ms"),
+            ("1mbit", "rate 1000000bit burst 2000 latency 193ms"),
+            ("100gbit", "rate 100000000000bit burst 5000000 latency 20ms"),
+        ] {
+            assert_eq!(bucket(speed.parse().unwrap()).join(" "), bucket_of_it);
+        }
     }
 }

@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,10 +62,12 @@ impl Props {
     }
 }
 
-/// The props of one demo. Dropping it clears them.
+/// The props of one run. Dropping it clears them.
 pub struct Stage {
     props: Arc<Mutex<Props>>,
     keep_folder: bool,
+    /// Whether a signal asked for the end, on a stage that ends in order.
+    told: Arc<AtomicBool>,
 }
 
 impl Stage {
@@ -80,12 +83,34 @@ impl Stage {
             .tempdir()
             .map_err(StageError::file("make a run folder in", &temp))?
             .keep();
-        let props =
-            Props { say, processes: Vec::new(), links: Vec::new(), folder: Some(folder.clone()), closed: false };
-        let stage = Self { props: Arc::new(Mutex::new(props)), keep_folder };
-        clear_on_signals(Arc::clone(&stage.props), keep_folder)
+        Ok((Self::new(folder.clone(), keep_folder, Patience::None, say)?, folder))
+    }
+
+    /// A stage whose folder is there already, and goes with it. The first signal is noted only, so that the caller can
+    /// end the daemons in order ([`Stage::told`]); the second clears the stage and ends the process.
+    ///
+    /// # Errors
+    /// Signals cannot be listened for.
+    pub fn in_folder(folder: &Path, say: Say) -> Result<Self, StageError> {
+        Self::new(folder.to_owned(), false, Patience::OneSignal, say)
+    }
+
+    fn new(folder: PathBuf, keep_folder: bool, patience: Patience, say: Say) -> Result<Self, StageError> {
+        let props = Props { say, processes: Vec::new(), links: Vec::new(), folder: Some(folder), closed: false };
+        let stage = Self { props: Arc::new(Mutex::new(props)), keep_folder, told: Arc::default() };
+        clear_on_signals(Arc::clone(&stage.props), Arc::clone(&stage.told), patience, keep_folder)
             .map_err(|source| StageError::Prepare { what: "listen for signals", source: source.into() })?;
-        Ok((stage, folder))
+        Ok(stage)
+    }
+
+    /// Whether a signal asked for the end.
+    pub fn told(&self) -> bool {
+        self.told.load(Ordering::Acquire)
+    }
+
+    /// Leaves the folder when the stage is cleared, with the logs in it.
+    pub fn keep_folder(&mut self) {
+        self.keep_folder = true;
     }
 
     /// How this stage speaks to the person at the terminal.
@@ -132,23 +157,43 @@ impl Stage {
         make()
     }
 
-    /// Whether all children still run.
+    /// Whether no child has failed, and nobody asked for the end.
     ///
     /// # Errors
     /// [`StageError::Child`] for the first that ended with something else than success, with the end of its log.
     pub fn check(&self) -> Result<(), StageError> {
+        if self.told() {
+            return Err(StageError::Interrupted);
+        }
+        self.check_children(|status| status.success())
+    }
+
+    /// Whether all children still run: the end of one is a failure, whatever its status.
+    ///
+    /// # Errors
+    /// [`StageError::Child`] for the first that ended, with the end of its log.
+    pub fn check_running(&self) -> Result<(), StageError> {
+        self.check_children(|_| false)
+    }
+
+    fn check_children(&self, may_end: impl Fn(ExitStatus) -> bool) -> Result<(), StageError> {
         let mut props = self.props();
         if props.closed {
             return Err(StageError::Interrupted);
         }
         for process in &mut props.processes {
             if let Ok(Some(status)) = process.child.try_wait()
-                && !status.success()
+                && !may_end(status)
             {
                 return Err(ended(process, status));
             }
         }
         Ok(())
+    }
+
+    /// The process number of the child called `name`.
+    pub fn pid(&self, name: &str) -> Option<u32> {
+        self.props().processes.iter().find(|process| process.name == name).map(|process| process.child.id())
     }
 
     /// The child that died, if one does within half a second: a child that died is noticed by its broken connections
@@ -240,22 +285,43 @@ fn try_end(process: &mut Process, kill: bool) -> Option<Result<(), StageError>> 
     }
 }
 
+/// What signals do before they clear the stage.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Nothing: the first clears it.
+    None,
+    /// The first is noted, for the caller to act on.
+    OneSignal,
+}
+
 /// A thread that waits for a signal, clears the stage and ends the process.
-fn clear_on_signals(props: Arc<Mutex<Props>>, keep_folder: bool) -> std::io::Result<()> {
+fn clear_on_signals(
+    props: Arc<Mutex<Props>>,
+    told: Arc<AtomicBool>,
+    patience: Patience,
+    keep_folder: bool,
+) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let guard = runtime.enter();
     let (mut interrupt, mut terminate, mut hangup) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
     drop(guard);
-    std::thread::Builder::new().name("demo-signals".to_owned()).spawn(move || {
-        let name = runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => "SIGINT",
-                _ = terminate.recv() => "SIGTERM",
-                _ = hangup.recv() => "SIGHUP",
-            }
-        });
+    std::thread::Builder::new().name("stage-signals".to_owned()).spawn(move || {
+        let mut next = || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = interrupt.recv() => "SIGINT",
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = hangup.recv() => "SIGHUP",
+                }
+            })
+        };
+        let mut name = next();
+        if patience == Patience::OneSignal {
+            told.store(true, Ordering::Release);
+            name = next();
+        }
         let mut props = props.lock().unwrap_or_else(PoisonError::into_inner);
         props.clear(keep_folder);
         (props.say)(Saying::Error, &format!("the run was ended by {name}; its processes are stopped"));

@@ -152,7 +152,7 @@ mod tests {
             ToolCall::Grow(Grow { factor: None, rows: Some(5), table: evil.clone() }),
             ToolCall::Evict(Evict { fraction: 0.5, forget: true, table: evil.clone() }),
             ToolCall::Refresh(Refresh { max_age_s: None, table: evil.clone() }),
-            ToolCall::Warm(crate::tools::Warm { table: name, ids: vec![1] }),
+            ToolCall::Warm(crate::tools::Warm { table: name, ids: vec![1], ids_are: None }),
         ];
         let past: Vec<_> = calls.into_iter().map(|call| Past::new(Snapshot::default(), call, Impact::Up)).collect();
         let text = state(View { now: &Snapshot::default(), past: &past }, 16);

@@ -1,26 +1,28 @@
 //! `rudder demo`: the main job on one machine. Owns the arguments and what is printed; the demo itself is
 //! [`rudder_demo`]'s. It must never exit with success where a received row was wrong.
 
+mod bar;
 mod words;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::error::ErrorKind;
-use indicatif::{ProgressBar, ProgressStyle};
 use rudder_agent::journal::JournalSettings;
 use rudder_agent::llm::LlmSettings;
 use rudder_agent::spec::ControllerSpec;
 use rudder_daemon::config::{AgentConfig, Policy};
-use rudder_demo::{DemoError, DemoSpec, Finished, GraphChoice, RunReport, Watch};
+use rudder_demo::{DemoError, DemoSpec, Finished, GraphChoice, RunReport};
 use rudder_settings::Capacity;
-use rudder_stage::link::LinkSpeed;
+use rudder_stage::LinkSpeed;
 
 use super::{CliError, style};
+use bar::Bar;
 use words::Footnotes;
 
 /// Most trainer processes of one demo.
 const PROCESSES_MAX: u32 = 256;
+/// Most minibatches that are announced ahead, as for `lookahead.horizon`.
+const LOOKAHEAD_MAX: i64 = 65_536;
 
 /// Arguments of `rudder demo`.
 #[derive(Debug, clap::Args)]
@@ -52,7 +54,8 @@ pub struct DemoArgs {
     )]
     policy: Vec<Policy>,
     /// Minibatches that trainers announce ahead; several values give a run of each policy with each
-    #[arg(long, value_name = "BATCHES", value_delimiter = ',', default_values_t = [0])]
+    #[arg(long, value_name = "BATCHES", value_delimiter = ',', default_values_t = [0],
+        value_parser = clap::value_parser!(u32).range(0..=LOOKAHEAD_MAX))]
     lookahead: Vec<u32>,
     /// From this epoch on, other vertices are the seeds, so that the accesses shift
     #[arg(long, value_name = "EPOCH", value_parser = clap::value_parser!(u32).range(1..))]
@@ -97,7 +100,8 @@ pub struct DemoArgs {
     /// Keep the journals of decisions in DIR: POLICY-LOOKAHEAD-node0.jsonl and so on; `rudder decisions` reads them
     #[arg(long, value_name = "DIR")]
     journal: Option<PathBuf>,
-    /// Join the daemons by links of this speed (1gbit or 100mbit), in network namespaces; needs root
+    /// Join the daemons by links of this speed (100mbit, 2.5Gbit/s, or bits per second), in network namespaces; needs
+    /// root
     #[arg(long, value_name = "SPEED")]
     link: Option<LinkSpeed>,
     /// Keep the run folder (dataset, configurations, logs) and say where it is
@@ -122,9 +126,11 @@ impl DemoArgs {
                 self.nodes, self.trainers
             ));
         }
-        let repeated = self.policy.iter().enumerate().find(|(place, policy)| self.policy[..*place].contains(policy));
-        if let Some((_, policy)) = repeated {
+        if let Some(policy) = repeated(&self.policy) {
             return Err(format!("--policy names {policy} twice: name each policy once"));
+        }
+        if let Some(lookahead) = repeated(&self.lookahead) {
+            return Err(format!("--lookahead names {lookahead} twice: name each lookahead once"));
         }
         if self.private && self.trainers == 1 {
             return Err(
@@ -132,6 +138,9 @@ impl DemoArgs {
                         node there is nothing to share; raise --trainers"
                     .to_owned(),
             );
+        }
+        if self.controller == ControllerSpec::Llm && self.llm_model.is_empty() {
+            return Err("--controller llm needs --llm-model: the name of a model that the endpoint serves".to_owned());
         }
         if self.controller == ControllerSpec::Contrary {
             return Err("--controller contrary is for `rudder replay` only: no daemon starts it".to_owned());
@@ -143,6 +152,11 @@ impl DemoArgs {
             _ => Ok(()),
         }
     }
+}
+
+/// The first value that stands there a second time.
+fn repeated<T: PartialEq>(values: &[T]) -> Option<&T> {
+    values.iter().enumerate().find(|(place, value)| values[..*place].contains(value)).map(|(_, value)| value)
 }
 
 impl DemoArgs {
@@ -195,9 +209,9 @@ pub fn run(args: &DemoArgs) -> Result<(), CliError> {
     if let Err(problem) = args.check() {
         clap::Error::raw(ErrorKind::ValueValidation, format!("{problem}\n")).exit();
     }
-    let watch = Bar::new();
+    let watch = Bar::new(style::columns(std::io::stderr()));
     let finished = rudder_demo::run(&args.spec(), &watch, style::say)?;
-    watch.0.finish_and_clear();
+    watch.clear();
     publish(args, &finished)
 }
 
@@ -208,16 +222,17 @@ fn publish(args: &DemoArgs, finished: &Finished) -> Result<(), CliError> {
     } else {
         let notes = Footnotes {
             graph: args.graph.to_string(),
-            link: args.link.map_or("over loopback", LinkSpeed::description),
+            link: args.link.map_or_else(|| "over loopback".to_owned(), |speed| format!("over links of {speed}")),
             shift: args.shift,
             largest_class_share: *largest_class_share,
             same_model: *same_model,
+            columns: usize::from(style::columns(std::io::stdout())),
         };
         style::print(&words::in_words(report, &notes))?;
         if let Some(dir) = &args.trace {
             let last = args.nodes - 1;
             style::print(&format!(
-                "The accesses of each node are in {0}/node0 to {0}/node{last}: see `rudder replay`.\n",
+                "\nThe accesses of each node, for `rudder replay`:\n{0}/node0 to {0}/node{last}\n",
                 dir.display()
             ))?;
         }
@@ -228,35 +243,6 @@ fn publish(args: &DemoArgs, finished: &Finished) -> Result<(), CliError> {
         return Err(DemoError::WrongRows { wrong, checked }.into());
     }
     if *same_model { Ok(()) } else { Err(DemoError::Models.into()) }
-}
-
-/// Shows how far the demo is; on a terminal only.
-struct Bar(ProgressBar);
-
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
-    }
-}
-
-impl Watch for Bar {
-    fn message(&self, text: String) {
-        self.0.set_message(text);
-    }
-
-    fn steps(&self, total: u64) {
-        self.0.reset();
-        self.0.set_length(total);
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} steps, {eta} left  {msg}") {
-            self.0.set_style(style);
-        }
-    }
-
-    fn step(&self) {
-        self.0.inc(1);
-    }
 }
 
 #[cfg(test)]
@@ -288,14 +274,23 @@ mod tests {
             (&["--nodes", "1"][..], "2..=64"),
             (&["--nodes", "64", "--trainers", "64"], "4096 processes"),
             (&["--policy", "epoch,epoch"], "epoch twice"),
+            (&["--policy", "none,"], "unknown policy ``"),
+            (&["--lookahead", "0,0"], "0 twice"),
+            (&["--lookahead", "8,0,4,08"], "8 twice"),
+            (&["--lookahead", "0", "--lookahead", "0"], "0 twice"),
+            (&["--lookahead", "0,,8"], "--lookahead"),
+            (&["--lookahead", "4294967295"], "0..=65536"),
+            (&["--lookahead=-1"], "0..=65536"),
             (&["--policy", "fifo"], "fifo"),
             (&["--capacity", "1.5"], "1.5"),
             (&["--graph", "powerlaw:7"], "`7` is not a number of vertices"),
-            (&["--link", "10gbit"], "10gbit"),
+            (&["--link", "10apples"], "`10apples` is not the speed of a link: write a number and a unit (100mbit"),
+            (&["--link", "10"], "`10` is not from 1 Mbit/s"),
             (&["--epochs", "0"], "1..=10000"),
             (&["--dim", "0"], "1..=32768"),
             (&["--shift", "8"], "never comes"),
             (&["--private"], "raise --trainers"),
+            (&["--controller", "llm"], "needs --llm-model"),
         ] {
             let error = parse(words).unwrap_err();
             assert!(error.contains(says), "{words:?}: {error}");

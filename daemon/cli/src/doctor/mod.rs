@@ -84,7 +84,7 @@ fn configuration(args: &DoctorArgs, found: &mut Vec<Finding>) -> Option<Config> 
         Ok(config) => {
             let place = path.map_or_else(|| "the environment alone".to_owned(), |path| path.display().to_string());
             let more = file.map_or_else(String::new, |(_, file)| format!(" with {}", file.display()));
-            found.push(Finding::ok("configuration", format!("{place}{more}: node {}", config.node.index)));
+            found.push(Finding::ok("configuration", format!("{place}{more}: node {}", config.node.index())));
             Some(config)
         }
         Err((file, error)) => {
@@ -170,7 +170,7 @@ fn identity(config: &Config, alone: bool) -> Vec<Finding> {
         return vec![Finding::ok("certificates", "none is needed: the dataset has one partition, and no peers")];
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    certificates::judge(&certificates::Files::read(&config.peers), &config.peers, config.node.index, now)
+    certificates::judge(&certificates::Files::read(&config.peers), &config.peers, config.node.index(), now)
 }
 
 #[cfg(test)]
@@ -191,10 +191,10 @@ mod tests {
             .unwrap();
         let mut found = Vec::new();
         let config = configuration(&args(&path, Some(&file)), &mut found).unwrap();
-        assert_eq!((config.node.index, config.dataset.path.as_path()), (2, Path::new("/data/a b")));
+        assert_eq!((config.node.index(), config.dataset.path.as_path()), (2, Path::new("/data/a b")));
         assert!(found.len() == 1 && found[0].found.ends_with("rudder: node 2"), "{found:?}");
         found.clear();
-        assert_eq!(configuration(&args(&path, None), &mut found).unwrap().node.index, 0, "not for every file");
+        assert_eq!(configuration(&args(&path, None), &mut found).unwrap().node.index(), 0, "not for every file");
         std::fs::write(&file, "RUDDER_NODE__INDEX=two\n").unwrap();
         found.clear();
         assert!(configuration(&args(&path, Some(&file)), &mut found).is_none());

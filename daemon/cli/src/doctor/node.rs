@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// The dataset as the daemon would open it, without reading rows.
 pub(super) fn dataset(config: &Config, found: &mut Vec<Finding>) -> Option<Dataset> {
     let path = config.dataset.path.display();
-    let dataset = match Dataset::open(&config.dataset.path, Part(config.node.index), Verify::Shape, &|_, _| {}) {
+    let dataset = match Dataset::open(&config.dataset.path, Part(config.node.index()), Verify::Shape, &|_, _| {}) {
         Ok(dataset) => dataset,
         Err(error) => {
             let mend = "correct dataset.path or node.index, or copy the dataset here again";

@@ -16,13 +16,11 @@ const GROWTH: Duration = Duration::from_secs(3);
 /// Meets all peers at once.
 pub(super) fn check_peers(config: &Config, dataset: &Dataset) -> Vec<Finding> {
     let identity = Identity { node: dataset.node().0, parts: dataset.parts(), fingerprint: dataset.fingerprint() };
-    let others: Vec<(u16, String)> = config
-        .peers
-        .addresses
-        .iter()
-        .filter(|(node, _)| **node != identity.node)
-        .map(|(node, at)| (*node, at.clone()))
-        .collect();
+    let addresses = match config.peers.find_addresses(identity.parts) {
+        Ok(addresses) => addresses,
+        Err(invalid) => return vec![Finding::problem("peers", invalid.to_string(), "correct peers.discovery")],
+    };
+    let others: Vec<(u16, String)> = addresses.into_iter().filter(|(node, _)| *node != identity.node).collect();
     if others.is_empty() {
         return vec![Finding::ok("peers", "no other nodes")];
     }

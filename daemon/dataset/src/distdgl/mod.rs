@@ -265,6 +265,9 @@ fn vertex_type(of_type: TypeRanges) -> VertexType {
         rows: of_type.starts.last().copied().unwrap_or_default(),
         book: BookManifest::Ranges { starts: of_type.starts },
         original_ids: None,
+        dataset_ids: None,
         names: None,
+        name_offsets: None,
+        name_index: None,
     }
 }

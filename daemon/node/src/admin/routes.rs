@@ -141,6 +141,7 @@ async fn tool(State(context): State<AdminContext>, Path(tool): Path<String>, bod
         Some(Ok(answer)) => Json(answer).into_response(),
         Some(Err(error @ ToolError::UnknownTable { .. })) => refused(StatusCode::NOT_FOUND, &error),
         Some(Err(error @ ToolError::NotServing { .. })) => refused(StatusCode::SERVICE_UNAVAILABLE, &error),
+        Some(Err(error @ ToolError::Files { .. })) => refused(StatusCode::INTERNAL_SERVER_ERROR, &error),
         Some(Err(error @ ToolError::Busy { .. })) => refused(StatusCode::TOO_MANY_REQUESTS, &error),
         Some(Err(error)) => refused(StatusCode::BAD_REQUEST, &error),
         None => broken("the tool panicked"),

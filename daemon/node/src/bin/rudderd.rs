@@ -35,6 +35,9 @@ fn main() -> ExitCode {
     if let Err(error) = check_classifier(&config.agent) {
         return fail(&error, EXIT_CONFIGURATION);
     }
+    if let Err(error) = config.peers.check_discovery() {
+        return fail(&error, EXIT_CONFIGURATION);
+    }
     if arguments.check {
         eprintln!("rudderd: the configuration can be used");
         return ExitCode::SUCCESS;
@@ -42,7 +45,7 @@ fn main() -> ExitCode {
     let logging = Logging::start(&config.log);
     // Before any TLS object is built: rustls asks the process for its provider, and panics where two could be meant.
     rudder_peers::install_tls_provider();
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node.index, "rudderd starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = config.node.index(), "rudderd starts");
     let controls = Controls { logging, read: Box::new(move || configuration(&arguments)) };
     match lifecycle::run(config, controls, signals, Node::start) {
         Ok(()) => ExitCode::SUCCESS,

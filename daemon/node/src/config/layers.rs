@@ -132,6 +132,13 @@ impl Layers {
         Ok(config)
     }
 
+    /// Whether anything but the defaults says what `key` is, or a key of the map that it is.
+    #[must_use]
+    pub fn says(&self, key: &str) -> bool {
+        self.origins.contains_key(key)
+            || self.origins.keys().any(|said| said.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
     /// Where the value of `key` comes from, or that of the map it belongs to.
     fn origin(&self, key: &str) -> Origin {
         let known = |key: &str| self.origins.get(key).cloned();
@@ -165,22 +172,13 @@ impl Layers {
 }
 
 /// Keys without a default, each as the error for its absence.
-const REQUIRED: [ConfigError; 2] = [
-    ConfigError::Missing {
-        key: "node.index",
-        meaning: "the partition this daemon owns, from 0",
-        example: "0",
-        variable: "RUDDER_NODE__INDEX",
-        flag: "--node-index",
-    },
-    ConfigError::Missing {
-        key: "dataset.path",
-        meaning: "the folder that holds manifest.json",
-        example: "\"/data/graph\"",
-        variable: "RUDDER_DATASET__PATH",
-        flag: "--dataset",
-    },
-];
+const REQUIRED: [ConfigError; 1] = [ConfigError::Missing {
+    key: "dataset.path",
+    meaning: "the folder that holds manifest.json",
+    example: "\"/data/graph\"",
+    variable: "RUDDER_DATASET__PATH",
+    flag: "--dataset",
+}];
 
 fn wrong_type(path: &[&str], value: &Value, origin: Origin, error: &toml::de::Error) -> ConfigError {
     ConfigError::WrongType(Box::new(WrongType {

@@ -8,19 +8,26 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NodeConfig {
-    /// The partition this daemon owns, from 0. [`super::Layers::finish`] refuses a configuration that does not say it.
-    pub index: u16,
+    /// The partition this daemon owns, from 0. [`super::Config::validate_against`] refuses a configuration that does
+    /// not say it for a dataset of several partitions.
+    pub index: Option<u16>,
     /// How long a stopping daemon lets requests in progress end, in milliseconds.
     pub drain_ms: u64,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { index: 0, drain_ms: 10_000 }
+        Self { index: None, drain_ms: 10_000 }
     }
 }
 
 impl NodeConfig {
+    /// The partition this daemon owns: 0 where the configuration leaves it to the dataset.
+    #[must_use]
+    pub fn index(&self) -> u16 {
+        self.index.unwrap_or_default()
+    }
+
     /// Checks the wait; what the dataset decides is [`super::Config::validate_against`]'s.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ fn complaint(more: &str) -> String {
 #[test]
 fn defaults_fill_what_a_minimal_file_leaves_out() {
     let config = file(MINIMAL).unwrap().finish().unwrap();
-    assert_eq!(config.node.index, 1);
+    assert_eq!(config.node.index, Some(1));
     assert_eq!(config.local, super::LocalConfig::default());
     assert_eq!(config.cache.capacity, Capacity::Share(0.15));
 }
@@ -247,8 +247,6 @@ fn keys_of_the_block_cache_come_by_environment_and_are_held_to_their_limits() {
 
 #[test]
 fn a_missing_required_key_says_how_to_set_it() {
-    let error = Layers::new().finish().unwrap_err().to_string();
-    assert!(error.contains("node.index is not set") && error.contains("RUDDER_NODE__INDEX"), "{error}");
     let error = file("[node]\nindex = 0\n").unwrap().finish().unwrap_err().to_string();
     assert!(error.contains("dataset.path is not set") && error.contains("--dataset"), "{error}");
 }
@@ -262,6 +260,13 @@ fn the_dataset_decides_which_addresses_are_needed() {
     assert!(error.contains("no address is given for node 2, 3; add `2 = \"host:7400\"`"), "{error}");
     let error = complete.validate_against(1).unwrap_err().to_string();
     assert!(error.starts_with("node.index = 1: the dataset has 1 partitions"), "{error}");
+    let found = config("[peers]\ndiscovery = \"dns:n{node}\"\n");
+    assert_eq!(found.validate_against(4), Ok(()));
+    let without = Layers::new().flag("--dataset", "dataset.path", "/data").unwrap().finish().unwrap();
+    assert_eq!(without.validate_against(1), Ok(()), "the only partition needs no index");
+    let error = without.validate_against(2).unwrap_err().to_string();
+    assert!(error.starts_with("node.index = not set: the dataset has 2 partitions"), "{error}");
+    assert!(error.contains("RUDDER_NODE__INDEX") && error.contains("--node-index"), "{error}");
     let error = config("[peers.addresses]\n0 = \"a:1\"\n7 = \"b:1\"\n").validate_against(2).unwrap_err().to_string();
     assert!(error.starts_with("peers.addresses.7"), "{error}");
 }
@@ -303,7 +308,7 @@ fn the_page_lists_every_key_with_its_default() {
         for (key, value) in keys.as_object().unwrap() {
             let full = format!("{section}.{key}");
             let default = match value {
-                _ if full == "node.index" || full == "dataset.path" => String::from("required"),
+                _ if full == "dataset.path" => String::from("required"),
                 serde_json::Value::Null => String::from("not set"),
                 serde_json::Value::String(text) if text.is_empty() => String::from("not set"),
                 other => other.to_string(),

@@ -110,13 +110,13 @@ async fn live<D: Daemon, E: Into<Box<dyn Error + Send + Sync>> + Send + 'static>
     let gauge = |name: &str, help: &str| IntGauge::new(name, help).map_err(AdminError::from);
     let ready = gauge("rudder_ready", "1 while fetches are served, else 0.")?;
     let index = gauge("rudder_node_index", "The partition that this daemon owns.")?;
-    index.set(config.node.index.into());
+    index.set(config.node.index().into());
     metrics.register([Box::new(ready.clone()) as Box<dyn Collector>, Box::new(index)])?;
     let life = Arc::new(Life::new(ready));
     let admin = Admin::start(&config.admin, life.clone(), controls.logging.clone(), metrics.clone()).await?;
 
     let in_effect = config.clone();
-    let node_index = config.node.index;
+    let node_index = config.node.index();
     systemd::tell(&[NotifyState::Status("starting: opening the dataset")]);
     let started = on_thread("rudder-start", move || start(config))?;
     let node = tokio::select! {

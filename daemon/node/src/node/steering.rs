@@ -67,9 +67,9 @@ pub(super) fn start_agent(
         settings.guard.veto_windows = 0;
     }
     // Every node draws its own jitter, so that the nodes of a cluster do not act at once.
-    let seed = config.cache.seed.wrapping_add(u64::from(config.node.index));
+    let seed = config.cache.seed.wrapping_add(u64::from(config.node.index()));
     let hands = hands(engine, network, collectors, (cluster, ceilings))?;
-    let agent = Agent::start(settings, (config.node.index, seed), controller, hands);
+    let agent = Agent::start(settings, (config.node.index(), seed), controller, hands);
     agent.map(|agent| Some(Steering { agent, llm })).map_err(StartError::Agent)
 }
 

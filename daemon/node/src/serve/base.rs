@@ -4,7 +4,7 @@
 use crate::serve::error::RequestError;
 use crate::serve::own::owned::Owned;
 use crate::serve::table::TableState;
-use rudder_dataset::{Dataset, Location, Part, Table};
+use rudder_dataset::{Dataset, IdError, Location, Part, Table};
 use rudder_peers::Peers;
 use std::sync::Arc;
 use std::time::Instant;
@@ -62,6 +62,16 @@ impl Base {
             }
         }
         Ok(remote)
+    }
+
+    /// Puts the dataset id in the place of each original id.
+    pub(crate) async fn to_dataset(&self, table: usize, ids: &mut [u64]) -> Result<(), IdError> {
+        let Some(of) = &self.table(table).ids else { return Ok(()) };
+        if !of.is_ready() {
+            let of = Arc::clone(of);
+            blocking(move || of.prepare()).await?;
+        }
+        of.to_dataset(ids)
     }
 
     /// Milliseconds since the start.

@@ -4,8 +4,7 @@ use crate::serve::table::flight::FlightError;
 use rudder_agent::tools::ToolError;
 use rudder_client::{DType, ErrorCode, arena::AdoptError};
 use rudder_core::lookahead::AnnounceError;
-use rudder_dataset::ReadError;
-use rudder_dataset::Table;
+use rudder_dataset::{IdError, NameError, ReadError, Table};
 use rudder_peers::{PeerError, RemoteError, SourceError};
 use rudder_telemetry::error_chain;
 use std::sync::Arc;
@@ -18,6 +17,10 @@ pub(crate) enum RequestError {
     )]
     Version { ours: u16, theirs: u16 },
     #[error(
+        "this daemon serves the dataset with fingerprint {ours:016x}, the client knew {known:016x}: make a new client"
+    )]
+    DatasetChanged { ours: u64, known: u64 },
+    #[error(
         "user {uid} may not connect: it is neither the daemon's user nor in local.allowed_uids (local.allowed_by = \"mode\" leaves it to the permissions of the socket)"
     )]
     Forbidden { uid: u32 },
@@ -27,8 +30,18 @@ pub(crate) enum RequestError {
         "no table with number {number}: the dataset has {tables} tables, numbered from 0; connect again to see them"
     )]
     UnknownTable { number: u16, tables: usize },
-    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}")]
-    IdOutOfRange { table: String, id: u64, at: usize, last: u64 },
+    #[error("id {id} (position {at} of the fetch) is out of range: table `{table}` has ids 0 to {last}{}", hint(*.named))]
+    IdOutOfRange { table: String, id: u64, at: usize, last: u64, named: bool },
+    #[error("id {id} (position {at} of the fetch): no vertex of table `{table}` has that original id")]
+    UnknownId { table: String, id: u64, at: usize },
+    #[error("{0}: see to the file, or connect with dataset ids")]
+    Ids(IdError),
+    #[error(transparent)]
+    Names(NameError),
+    #[error("no vertex of type `{vertex_type}` is called {name:?} (position {at})")]
+    UnknownName { vertex_type: String, name: String, at: usize },
+    #[error("vertices of type `{vertex_type}` have no names: ask for them by their ids")]
+    Unnamed { vertex_type: String },
     #[error("table `{table}` has rows of {dtype} × {width}; the request expects {asked_dtype} × {asked_width}")]
     Shape { table: String, dtype: DType, width: u32, asked_dtype: DType, asked_width: u32 },
     #[error("{0}")]
@@ -79,6 +92,11 @@ impl UpdateFault {
     }
 }
 
+/// What else to try where vertices have names.
+fn hint(named: bool) -> &'static str {
+    if named { "; its vertices have names: ask for their ids by name" } else { "" }
+}
+
 /// The code for what a peer did.
 fn peer_code(cause: &PeerError) -> ErrorCode {
     match cause {
@@ -92,18 +110,43 @@ fn peer_code(cause: &PeerError) -> ErrorCode {
 impl RequestError {
     /// Id `id`, at position `at` of the request, is not an id of `table`.
     pub(crate) fn out_of_range(table: &Table, at: usize, id: u64) -> Self {
-        Self::IdOutOfRange { table: table.name.clone(), id, at, last: table.rows.saturating_sub(1) }
+        let (name, last, named) = (table.name.clone(), table.rows.saturating_sub(1), table.names.is_some());
+        Self::IdOutOfRange { table: name, id, at, last, named }
+    }
+
+    /// Ids of vertices of `table` cannot be translated.
+    pub(crate) fn of_ids(table: &Table, error: IdError) -> Self {
+        match error {
+            IdError::Unknown { at, id, is_dense: true } => Self::out_of_range(table, at, id),
+            IdError::Unknown { at, id, is_dense: false } => Self::UnknownId { table: table.name.clone(), id, at },
+            file @ IdError::File { .. } => Self::Ids(file),
+        }
+    }
+
+    /// Names of vertices of `table` cannot be looked up.
+    pub(crate) fn of_names(table: &Table, error: NameError) -> Self {
+        match error {
+            NameError::Unknown { at, id } => Self::out_of_range(table, at, id),
+            file @ NameError::File { .. } => Self::Names(file),
+        }
+    }
+
+    /// Whether the connection cannot go on after it.
+    pub(crate) fn closes(&self) -> bool {
+        matches!(self, Self::Version { .. } | Self::DatasetChanged { .. } | Self::Protocol(_))
     }
 
     /// The code for programs.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::Version { .. } => ErrorCode::Version,
+            Self::DatasetChanged { .. } => ErrorCode::DatasetChanged,
             Self::Forbidden { .. } => ErrorCode::Forbidden,
             Self::Protocol(_) => ErrorCode::Protocol,
             Self::Senseless(_) => ErrorCode::Argument,
             Self::UnknownTable { .. } => ErrorCode::UnknownTable,
-            Self::IdOutOfRange { .. } => ErrorCode::IdOutOfRange,
+            Self::IdOutOfRange { .. } | Self::UnknownId { .. } => ErrorCode::IdOutOfRange,
+            Self::UnknownName { .. } | Self::Unnamed { .. } => ErrorCode::UnknownName,
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
@@ -114,7 +157,9 @@ impl RequestError {
             Self::Tool(ToolError::Busy { .. }) => ErrorCode::Limit,
             Self::Tool(ToolError::NotServing { .. }) => ErrorCode::Draining,
             Self::Tool(ToolError::Unreadable(_) | ToolError::Argument { .. }) => ErrorCode::Argument,
-            Self::Shard { .. } => ErrorCode::Storage,
+            Self::Tool(ToolError::Files { .. }) | Self::Ids(_) | Self::Names(_) | Self::Shard { .. } => {
+                ErrorCode::Storage
+            }
             Self::Draining => ErrorCode::Draining,
             Self::Internal(_) => ErrorCode::Internal,
         }

@@ -15,6 +15,12 @@ use std::time::Instant;
 pub struct TableStatus {
     /// Name.
     pub name: String,
+    /// Vertex type whose ids index it.
+    pub vertex_type: String,
+    /// Whether the import gave these vertices other ids than they have in their source.
+    pub renumbered: bool,
+    /// Whether they can be found by names.
+    pub named: bool,
     /// Element type.
     pub dtype: &'static str,
     /// Elements per row.
@@ -191,6 +197,9 @@ fn table_status(engine: &Engine, at: usize) -> TableStatus {
     let (stats, cache) = (&state.stats, &state.cache);
     TableStatus {
         name: table.name.clone(),
+        vertex_type: table.vertex_type.clone(),
+        renumbered: table.ids.is_some(),
+        named: table.names.is_some(),
         dtype: table.dtype.name(),
         width: table.width,
         rows: table.rows,

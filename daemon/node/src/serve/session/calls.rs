@@ -6,8 +6,10 @@ use crate::serve::fetch::job::Job;
 use crate::serve::own::out::Out;
 use crate::serve::session::checks::{IdsCall, Local, Session};
 use crate::serve::session::replies::Replies;
-use rudder_agent::tools::{ToolCall, Warm};
-use rudder_client::wire::{Reply, RowsCall};
+use crate::serve::session::translate::Back;
+use rudder_agent::tools::{IdsAre, ToolCall, Warm};
+use rudder_client::IdSpace;
+use rudder_client::wire::{Place, Reply, RowsCall};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,7 +31,9 @@ impl Session {
         if self.local.engine.is_draining() {
             return Err(RequestError::Draining);
         }
-        let job = Arc::new(self.check_fetch(id, call, payload)?);
+        let mut job = self.check_fetch(id, call, payload)?;
+        self.to_dataset(job.table, &mut job.ids).await?;
+        let job = Arc::new(job);
         let place = self.place().await?;
         // One poll here spares fetches that need no peer a trip through the scheduler.
         self.begin(answer_fetch(Arc::clone(&self.local), Arc::clone(&self.replies), job, place)).await;
@@ -46,7 +50,8 @@ impl Session {
         payload: &[u8],
     ) -> Result<(), RequestError> {
         let (table, count) = (usize::from(self.table(call.table)?.id), self.count(call.count)?);
-        let ids = self.read_ids(call.ids, count, payload)?;
+        let mut ids = self.read_ids(call.ids, count, payload)?;
+        self.to_dataset(table, &mut ids).await?;
         let (place, member) = (self.place().await?, Arc::clone(self.member()?));
         let (engine, replies) = (Arc::clone(&self.local.engine), Arc::clone(&self.replies));
         let work = async move { Ok(Reply::Announced { horizon: engine.announce(&member, table, step, &ids).await? }) };
@@ -66,7 +71,8 @@ impl Session {
 
     /// Writes rows through to their owners.
     pub(crate) async fn update(&self, id: u64, call: &RowsCall, payload: Vec<u8>) -> Result<(), RequestError> {
-        let new = self.check_update(call, payload)?;
+        let mut new = self.check_update(call, payload)?;
+        self.to_dataset(new.table, &mut new.ids).await?;
         let engine = Arc::clone(&self.local.engine);
         self.beside(id, async move { Ok(Reply::Updated { rows: engine.update(new).await? }) }).await
     }
@@ -75,12 +81,52 @@ impl Session {
     pub(crate) async fn warm(&self, id: u64, call: &IdsCall, payload: &[u8]) -> Result<(), RequestError> {
         let (table, count) = (self.table(call.table)?.name.clone(), self.count(call.count)?);
         let ids = self.read_ids(call.ids, count, payload)?;
-        self.call_tool(id, ToolCall::Warm(Warm { table, ids })).await
+        self.call_tool(id, ToolCall::Warm(Warm { table, ids, ids_are: Some(self.ids_are()) })).await
     }
 
     /// Calls a tool.
     pub(crate) async fn tool(&self, id: u64, call: &str) -> Result<(), RequestError> {
-        self.call_tool(id, ToolCall::parse(call)?).await
+        let mut call = ToolCall::parse(call)?;
+        if let ToolCall::Warm(warm) = &mut call {
+            warm.ids_are.get_or_insert(self.ids_are());
+        }
+        self.call_tool(id, call).await
+    }
+
+    /// Which numbers the ids of this connection are, as tools name them.
+    fn ids_are(&self) -> IdsAre {
+        match self.ids {
+            IdSpace::Original => IdsAre::Original,
+            IdSpace::Dataset => IdsAre::Dataset,
+        }
+    }
+
+    /// Answers the other number of vertices.
+    pub(crate) async fn translate(
+        &self,
+        id: u64,
+        call: &IdsCall,
+        from: IdSpace,
+        payload: &[u8],
+    ) -> Result<(), RequestError> {
+        let vertices = self.vertices(call.table)?;
+        let (ids, back) = self.check_translate(call, payload)?;
+        let work = async move { Ok(Whole(Reply::Translated, back.put(&vertices.translate(from, ids).await?))) };
+        self.beside(id, work).await
+    }
+
+    /// Answers the ids of vertices by their names.
+    pub(crate) async fn find_names(&self, id: u64, table: u16, count: u64, names: Vec<u8>) -> Result<(), RequestError> {
+        let (vertices, count) = (self.vertices(table)?, self.count(count)?);
+        let work = async move { Ok(Whole(Reply::Translated, Back::Inline.put(&vertices.find(count, names).await?))) };
+        self.beside(id, work).await
+    }
+
+    /// Answers the names of vertices.
+    pub(crate) async fn names_of(&self, id: u64, table: u16, count: u64, payload: &[u8]) -> Result<(), RequestError> {
+        let vertices = self.vertices(table)?;
+        let ids = self.read_ids(Place::Inline, self.count(count)?, payload)?;
+        self.beside(id, async move { Ok(Whole(Reply::Translated, vertices.names_of(ids).await?)) }).await
     }
 
     async fn call_tool(&self, id: u64, call: ToolCall) -> Result<(), RequestError> {
@@ -97,7 +143,7 @@ impl Session {
     async fn beside(
         &self,
         id: u64,
-        work: impl Future<Output = Result<Reply, RequestError>> + Send + 'static,
+        work: impl Future<Output = Result<impl Into<Whole> + 'static, RequestError>> + Send + 'static,
     ) -> Result<(), RequestError> {
         let (place, replies) = (self.place().await?, Arc::clone(&self.replies));
         tokio::spawn(self.local.calls.track_future(answer(replies, id, work, place)));
@@ -105,15 +151,24 @@ impl Session {
     }
 }
 
+/// A reply, and the bytes behind it.
+struct Whole(Reply, Vec<u8>);
+
+impl From<Reply> for Whole {
+    fn from(reply: Reply) -> Self {
+        Self(reply, Vec::new())
+    }
+}
+
 /// Answers call `id` with what comes of `work`.
 async fn answer(
     replies: Arc<Replies>,
     id: u64,
-    work: impl Future<Output = Result<Reply, RequestError>> + Send + 'static,
+    work: impl Future<Output = Result<impl Into<Whole> + 'static, RequestError>> + Send + 'static,
     place: OwnedSemaphorePermit,
 ) {
-    match work.await {
-        Ok(reply) => replies.send(id, reply, &[]).await,
+    match work.await.map(Into::into) {
+        Ok(Whole(reply, payload)) => replies.send(id, reply, &payload).await,
         Err(error) => {
             tracing::debug!(%error, "call failed");
             replies.refuse(id, &error, false).await;

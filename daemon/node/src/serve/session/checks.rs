@@ -13,6 +13,7 @@ use crate::serve::versions::update::{NewRows, RowsIn};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
+use rudder_client::IdSpace;
 use rudder_client::arena::Mapping;
 use rudder_client::wire::{ARENA_ALIGN_BYTES, Place, Reply, RowsCall};
 use rudder_core::lookahead::TrainerId;
@@ -56,6 +57,8 @@ pub(crate) struct Session {
     pub(crate) arenas: HashMap<u32, Arc<Mapping>>,
     pub(crate) fds: VecDeque<OwnedFd>,
     pub(crate) name: Option<String>,
+    /// Which numbers its ids are.
+    pub(crate) ids: IdSpace,
     /// Empty before Hello.
     pub(crate) member: Option<Arc<Membership>>,
     pub(crate) inflight: Arc<Semaphore>,
@@ -72,8 +75,8 @@ impl Session {
     pub(crate) fn new(local: &Arc<Local>, peer: Peer, stream: &Arc<UnixStream>) -> Self {
         let replies = Arc::new(Replies::new(Arc::clone(stream), local.config.write_timeout_ms));
         let inflight = Arc::new(Semaphore::new(local.config.inflight_max));
-        let (arenas, fds) = (HashMap::new(), VecDeque::new());
-        Self { local: Arc::clone(local), peer, replies, arenas, fds, name: None, member: None, inflight }
+        let (arenas, fds, ids) = (HashMap::new(), VecDeque::new(), IdSpace::default());
+        Self { local: Arc::clone(local), peer, replies, arenas, fds, name: None, ids, member: None, inflight }
     }
 
     /// The trainer to which this connection belongs.
@@ -187,7 +190,13 @@ impl Session {
         }
     }
 
-    fn arena(&self, arena: u32, offset: u64, bytes: usize, what: &str) -> Result<&Arc<Mapping>, RequestError> {
+    pub(crate) fn arena(
+        &self,
+        arena: u32,
+        offset: u64,
+        bytes: usize,
+        what: &str,
+    ) -> Result<&Arc<Mapping>, RequestError> {
         let mapping = self.arenas.get(&arena).ok_or_else(|| unknown_arena(arena))?;
         if !offset.is_multiple_of(ARENA_ALIGN_BYTES) {
             return Err(RequestError::Place(format!(

@@ -5,10 +5,11 @@ use crate::serve::error::RequestError;
 use crate::serve::session::checks::{IdsCall, Local, Peer, Session, unknown_arena};
 use crate::serve::session::receive::{Receiver, SAME_VERSION};
 use crate::serve::trainers::TrainerKey;
-use rudder_client::TableInfo;
 use rudder_client::wire::frame::Frame;
 use rudder_client::wire::{Call, PROTOCOL_VERSION, Reply, Request, codec};
+use rudder_client::{IdSpace, TableInfo};
 use rudder_core::progress::Progress;
+use rudder_dataset::Table;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
@@ -44,7 +45,7 @@ impl Session {
     async fn handle_frames(&mut self, receiver: &mut Receiver) -> Result<(), RequestError> {
         loop {
             let call = match receiver.next_frame() {
-                Ok(Some(frame)) => Self::decode(frame),
+                Ok(Some(frame)) => self.decode(frame),
                 Ok(None) => return Ok(()),
                 Err(error) => Err(error),
             };
@@ -59,7 +60,7 @@ impl Session {
             match self.handle(call, payload).await {
                 Ok(()) => {}
                 Err(error) => {
-                    let closing = matches!(error, RequestError::Version { .. } | RequestError::Protocol(_));
+                    let closing = error.closes();
                     self.replies.refuse(id, &error, closing).await;
                     if closing {
                         return Err(error);
@@ -69,9 +70,14 @@ impl Session {
         }
     }
 
-    fn decode(frame: Frame) -> Result<(Call, Vec<u8>), RequestError> {
-        let call = codec::decode(&frame.message)
-            .map_err(|error| RequestError::Protocol(format!("{error}; {SAME_VERSION}")))?;
+    fn decode(&self, frame: Frame) -> Result<(Call, Vec<u8>), RequestError> {
+        let call = codec::decode(&frame.message).map_err(|error| {
+            let first = self.name.is_none().then(|| codec::version_of_hello(&frame.message)).flatten();
+            match first.filter(|&theirs| theirs != PROTOCOL_VERSION) {
+                Some(theirs) => RequestError::Version { ours: PROTOCOL_VERSION, theirs },
+                None => RequestError::Protocol(format!("{error}; {SAME_VERSION}")),
+            }
+        })?;
         Ok((call, frame.payload))
     }
 
@@ -80,7 +86,9 @@ impl Session {
             return Err(RequestError::Protocol("the first message of a connection must be Hello".to_owned()));
         }
         let reply = match request {
-            Request::Hello { version, name, trainer } => self.welcome(version, &name, trainer)?,
+            Request::Hello { version, name, trainer, ids, fingerprint } => {
+                self.welcome(Hello { version, name, trainer, ids, fingerprint })?
+            }
             Request::AddArena { arena, bytes } => self.add_arena(arena, bytes)?,
             Request::DropArena { arena } => {
                 self.arenas.remove(&arena).ok_or_else(|| unknown_arena(arena))?;
@@ -105,34 +113,60 @@ impl Session {
                 return self.warm(id, &IdsCall { table, count, ids }, &payload).await;
             }
             Request::Tool { call } => return self.tool(id, &call).await,
+            Request::Translate { table, from, count, ids } => {
+                return self.translate(id, &IdsCall { table, count, ids }, from, &payload).await;
+            }
+            Request::FindNames { table, count } => return self.find_names(id, table, count, payload).await,
+            Request::NamesOf { table, count } => return self.names_of(id, table, count, &payload).await,
         };
         self.replies.send(id, reply, &[]).await;
         Ok(())
     }
 
-    fn welcome(&mut self, version: u16, name: &str, number: u128) -> Result<Reply, RequestError> {
-        if version != PROTOCOL_VERSION {
-            return Err(RequestError::Version { ours: PROTOCOL_VERSION, theirs: version });
+    fn welcome(&mut self, hello: Hello) -> Result<Reply, RequestError> {
+        if hello.version != PROTOCOL_VERSION {
+            return Err(RequestError::Version { ours: PROTOCOL_VERSION, theirs: hello.version });
         }
-        tracing::debug!(connection = self.peer.connection, name, "local connection opened");
-        let key = TrainerKey { uid: self.peer.uid, number };
-        self.member = Some(Arc::new(self.local.engine.trainers.join(key)));
-        self.name = Some(name.chars().take(128).collect());
         let dataset = &self.local.engine.base.dataset;
-        let tables = dataset.tables().iter().map(|table| TableInfo {
-            id: table.id,
-            name: table.name.clone(),
-            vertex_type: table.vertex_type.clone(),
-            dtype: table.dtype,
-            width: table.width,
-            rows: table.rows,
-            local_rows: table.shard.rows(),
-        });
+        let fingerprint = dataset.fingerprint();
+        if let Some(known) = hello.fingerprint.filter(|&known| known != fingerprint) {
+            return Err(RequestError::DatasetChanged { ours: fingerprint, known });
+        }
+        tracing::debug!(connection = self.peer.connection, name = hello.name, "local connection opened");
+        let key = TrainerKey { uid: self.peer.uid, number: hello.trainer };
+        self.member = Some(Arc::new(self.local.engine.trainers.join(key)));
+        self.name = Some(hello.name.chars().take(128).collect());
+        self.ids = hello.ids;
         Ok(Reply::Welcome {
             version: PROTOCOL_VERSION,
             node: dataset.node().0,
-            tables: tables.collect(),
+            tables: dataset.tables().iter().map(table_info).collect(),
+            fingerprint,
             arena_bytes_max: self.local.config.arena_bytes_max,
         })
+    }
+}
+
+/// What a client says of itself, as [`Request::Hello`] has it.
+struct Hello {
+    version: u16,
+    name: String,
+    trainer: u128,
+    ids: IdSpace,
+    fingerprint: Option<u64>,
+}
+
+/// A table as clients see it.
+fn table_info(table: &Table) -> TableInfo {
+    TableInfo {
+        id: table.id,
+        name: table.name.clone(),
+        vertex_type: table.vertex_type.clone(),
+        dtype: table.dtype,
+        width: table.width,
+        rows: table.rows,
+        local_rows: table.shard.rows(),
+        renumbered: table.ids.is_some(),
+        named: table.names.is_some(),
     }
 }

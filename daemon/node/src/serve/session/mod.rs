@@ -7,3 +7,4 @@ pub(crate) mod connection;
 pub(crate) mod receive;
 pub(crate) mod replies;
 pub(crate) mod socket;
+pub(crate) mod translate;

@@ -11,9 +11,12 @@ use crate::serve::tools::memory::Memory;
 use crate::serve::versions::refresh::{RefreshAnswer, Refresher};
 use hashbrown::HashSet;
 use rudder_agent::tools::{
-    Brought, Done, Evict, Evicted, Grow, Grown, Refresh, Refreshed, ToolAnswer, ToolCall, ToolError, Warm, Warmed,
+    Brought, Done, Evict, Evicted, Grow, Grown, IdsAre, Refresh, Refreshed, ToolAnswer, ToolCall, ToolError, Warm,
+    Warmed,
 };
 use rudder_core::cache::Fill;
+use rudder_dataset::IdError;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -183,8 +186,16 @@ impl Steward {
 
     async fn warm(&self, table: usize, warm: &Warm, end: Instant) -> Result<Warmed, ToolError> {
         let (of, node) = (self.base.table(table), self.base.dataset.node());
-        let mut seen = HashSet::with_capacity(warm.ids.len());
-        for &id in &warm.ids {
+        let mut ids = Cow::Borrowed(&warm.ids);
+        if warm.ids_are.unwrap_or_default() == IdsAre::Original && of.ids.is_some() {
+            let problem = |error: IdError| (error.to_string(), matches!(error, IdError::Unknown { .. }));
+            self.base.to_dataset(table, ids.to_mut()).await.map_err(|error| match problem(error) {
+                (problem, true) => ToolError::Argument { tool: "warm", problem },
+                (problem, false) => ToolError::Files { tool: "warm", problem },
+            })?;
+        }
+        let mut seen = HashSet::with_capacity(ids.len());
+        for &id in ids.iter() {
             let Some(location) = of.book.locate(id) else {
                 let problem = format!("id {id} is out of range: table `{}` has ids below {}", of.name, of.rows);
                 return Err(ToolError::Argument { tool: "warm", problem });
