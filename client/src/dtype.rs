@@ -21,19 +21,27 @@ pub enum DType {
     I64,
     /// Unsigned byte.
     U8,
+    // New types go to the end: their places are their numbers on the wire.
+    /// Signed 32-bit integer.
+    I32,
+    /// Signed 16-bit integer.
+    I16,
+    /// Signed byte.
+    I8,
 }
 
 impl DType {
     /// Every type, in the order in which messages list them.
-    pub const ALL: [DType; 6] = [DType::F32, DType::F16, DType::Bf16, DType::F64, DType::I64, DType::U8];
+    pub const ALL: [DType; 9] =
+        [DType::F32, DType::F16, DType::Bf16, DType::F64, DType::I64, DType::U8, DType::I32, DType::I16, DType::I8];
 
     /// Bytes of one element.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
-            DType::U8 => 1,
-            DType::F16 | DType::Bf16 => 2,
-            DType::F32 => 4,
+            DType::U8 | DType::I8 => 1,
+            DType::F16 | DType::Bf16 | DType::I16 => 2,
+            DType::F32 | DType::I32 => 4,
             DType::F64 | DType::I64 => 8,
         }
     }
@@ -48,6 +56,9 @@ impl DType {
             DType::F64 => "f64",
             DType::I64 => "i64",
             DType::U8 => "u8",
+            DType::I32 => "i32",
+            DType::I16 => "i16",
+            DType::I8 => "i8",
         }
     }
 
@@ -62,6 +73,9 @@ impl DType {
             DType::F64 => "<f8",
             DType::I64 => "<i8",
             DType::U8 => "|u1",
+            DType::I32 => "<i4",
+            DType::I16 => "<i2",
+            DType::I8 => "|i1",
         }
     }
 }
@@ -74,7 +88,7 @@ impl fmt::Display for DType {
 
 /// A name that is no element type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown element type `{0}`: use one of f32, f16, bf16, f64, i64, u8")]
+#[error("unknown element type `{0}`: use one of f32, f16, bf16, f64, i64, u8, i32, i16, i8")]
 pub struct UnknownDType(pub String);
 
 impl FromStr for DType {

@@ -31,6 +31,9 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f64": np.dtype("<f8"),
     "i64": np.dtype("<i8"),
     "u8": np.dtype("u1"),
+    "i32": np.dtype("<i4"),
+    "i16": np.dtype("<i2"),
+    "i8": np.dtype("i1"),
 }
 
 _U32_MAX = (1 << 32) - 1
@@ -54,7 +57,8 @@ class TableInfo:
     vertex_type : str
         Vertex type whose ids index the table.
     dtype : str
-        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"`` or ``"u8"``.
+        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"``, ``"u8"``, ``"i32"``, ``"i16"`` or
+        ``"i8"``.
     width : int
         Elements per row.
     rows : int

@@ -138,6 +138,9 @@ fn elements(dtype: DType, row: &[u8]) -> Vec<Value> {
         DType::F16 => each(2).map(|of| single(f16::from_le_bytes(array(of)).to_f32())).collect(),
         DType::Bf16 => each(2).map(|of| single(bf16::from_le_bytes(array(of)).to_f32())).collect(),
         DType::I64 => each(8).map(|of| json!(i64::from_le_bytes(array(of)))).collect(),
+        DType::I32 => each(4).map(|of| json!(i32::from_le_bytes(array(of)))).collect(),
+        DType::I16 => each(2).map(|of| json!(i16::from_le_bytes(array(of)))).collect(),
+        DType::I8 => row.iter().map(|&byte| json!(byte.cast_signed())).collect(),
         DType::U8 => row.iter().map(|&byte| json!(byte)).collect(),
     }
 }

@@ -72,6 +72,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "import distdgl",
+        &[("a partition that DistDGL made; its files stay in use", "rudder import distdgl products.json --out data")],
+    ),
+    (
         "bench fetch",
         &[("batches of 10,000 rows by 1, 2 and 4 trainers at once", "rudder bench fetch --rows 10000 --clients 1,2,4")],
     ),

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::blocks::BlockCacheError;
+use super::distdgl::DglError;
 use super::manifest::FORMAT_VERSION;
 use super::npy::{NpyError, NpyType, Shape};
 use super::part::Part;
@@ -14,7 +15,7 @@ use super::part::Part;
 #[allow(missing_docs)] // the fields are named after what the messages say of them
 pub enum DatasetError {
     /// No manifest in the folder.
-    #[error("no dataset at {}: there is no manifest.json; make one with `rudder import npy` or `rudder import edges`", .dir.display())]
+    #[error("no dataset at {}: there is no manifest.json; make one with `rudder import npy` or `rudder import edges`, or name the JSON file of a DistDGL partition as `distdgl:GRAPH.json`", .dir.display())]
     ManifestMissing { dir: PathBuf },
     /// The manifest is of a format this build does not read.
     #[error("{}: format version {found}, but this build reads only version {FORMAT_VERSION}: import the dataset again or use the Rudder that wrote it", .path.display())]
@@ -46,6 +47,12 @@ pub enum DatasetError {
     /// A `.npy` header cannot be read.
     #[error("{}: {source}", .path.display())]
     Npy { path: PathBuf, source: NpyError },
+    /// A `.dgl` file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Dgl { path: PathBuf, source: DglError },
+    /// A file of a DistDGL partition contradicts itself or another.
+    #[error("{}: {what}", .path.display())]
+    DistDgl { path: PathBuf, what: String },
     /// The header of a shard is not the manifest's shape.
     #[error("{}: its shape is {found}, but the manifest says {expected_rows} rows of {expected_width}: the two are not of one import; copy both again", .path.display())]
     ShapeMismatch { path: PathBuf, found: Shape, expected_rows: u64, expected_width: u64 },
@@ -55,6 +62,9 @@ pub enum DatasetError {
     /// The file is shorter than its header promises.
     #[error("{}: truncated: {found} bytes, but its header promises {expected}: copy the file again", .path.display())]
     Truncated { path: PathBuf, found: u64, expected: u64 },
+    /// The file ends before the rows that lie in it.
+    #[error("{}: truncated: {found} bytes, but its rows are the {bytes} bytes from offset {offset}: copy the file again", .path.display())]
+    PieceTruncated { path: PathBuf, found: u64, offset: u64, bytes: u64 },
     /// The file has another length than the manifest says.
     #[error("{}: {found} bytes, but the manifest says {expected}: copy the file again", .path.display())]
     SizeMismatch { path: PathBuf, found: u64, expected: u64 },

@@ -1,10 +1,12 @@
 //! Datasets: named feature tables over vertex types, split over the nodes of a cluster. Owns the on-disk format
-//! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the partition books, the shards, memory-mapped or
-//! read by blocks. It must never change a file: what makes datasets is `rudder-import`.
+//! (`manifest.json` and `.npy` shards, see `docs/datasets.md`), the reading of DistDGL partitions where they lie, the
+//! partition books, the shards, memory-mapped or read by blocks. It must never change a file: what makes datasets is
+//! `rudder-import`.
 
 mod blocks;
 mod book;
 mod column;
+mod distdgl;
 mod error;
 mod graph;
 mod halo;
@@ -17,15 +19,17 @@ mod open;
 mod part;
 mod settings;
 pub mod shard;
+mod source;
 mod verify;
 
 pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, BlockShardStatus, ReadError, WantedRow};
 pub use book::{BookError, Location, PartitionBook};
+pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl};
 pub use error::DatasetError;
 pub use graph::{CsrGraph, GraphError};
 pub use ids::{IdError, Inverse, VertexIds};
 pub use manifest::{
-    BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX,
+    BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, Place, ROW_BYTES_MAX,
     ShardManifest, TableManifest, VertexType,
 };
 pub use names::{NameError, NameIndex, VertexNames};
@@ -33,3 +37,5 @@ pub use open::{Dataset, Table};
 pub use part::{LocalRow, Part};
 pub use settings::{Access, BlockSettings, Verify};
 pub use shard::Shard;
+pub use source::Origin;
+pub use verify::checksum_of_piece;

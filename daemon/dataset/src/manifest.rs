@@ -11,6 +11,7 @@ use rudder_client::DType;
 use serde::{Deserialize, Serialize};
 
 use super::error::DatasetError;
+use super::source::Source;
 
 /// Name of the manifest inside the dataset's folder.
 pub const MANIFEST_FILE: &str = "manifest.json";
@@ -144,20 +145,67 @@ pub struct TableManifest {
 pub struct ShardManifest {
     /// Rows in the file.
     pub rows: u64,
-    /// `.npy` file.
+    /// `.npy` file, or a piece of a file of another format that is nothing but the rows.
     pub file: FileManifest,
 }
 
-/// A file of the dataset and how to know it is the right one.
+/// A file of the dataset, or the piece of a file that holds rows, and how to know it is the right one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileManifest {
     /// Path relative to the manifest, with `/`.
     pub path: String,
-    /// Length in bytes.
+    /// Where the piece begins in the file, in bytes; not aligned to anything. Without it, this is the whole file. Only
+    /// shards may be pieces: a tensor inside a file of another format, row-major, little endian, without padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Length of the file, or of the piece, in bytes.
     pub bytes: u64,
-    /// XXH3 with 64 bits, seed 0, over the whole file.
-    pub xxh3: Checksum,
+    /// XXH3 with 64 bits, seed 0, over the whole file or the piece. Only pieces may go without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xxh3: Option<Checksum>,
+}
+
+/// What a [`FileManifest`] stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A file, from its first byte to its last.
+    Whole,
+    /// The bytes of a file that begin at this offset.
+    Piece(u64),
+    /// A file of another machine, of which nothing is known here but its path. A `manifest.json` has no such files:
+    /// only the manifest of a dataset that is served in place may.
+    Elsewhere,
+}
+
+impl FileManifest {
+    /// A whole file.
+    #[must_use]
+    pub fn whole(path: String, bytes: u64, xxh3: Checksum) -> Self {
+        Self { path, offset: None, bytes, xxh3: Some(xxh3) }
+    }
+
+    /// The `bytes` of a file that begin at `offset`.
+    #[must_use]
+    pub fn piece(path: String, offset: u64, bytes: u64, xxh3: Option<Checksum>) -> Self {
+        Self { path, offset: Some(offset), bytes, xxh3 }
+    }
+
+    /// A file that is not on this machine.
+    #[must_use]
+    pub fn elsewhere(path: String) -> Self {
+        Self { path, offset: None, bytes: 0, xxh3: None }
+    }
+
+    /// Where the bytes are.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        match (self.offset, self.xxh3) {
+            (Some(offset), _) => Place::Piece(offset),
+            (None, Some(_)) => Place::Whole,
+            (None, None) => Place::Elsewhere,
+        }
+    }
 }
 
 /// Facts of the graph, and where it is.
@@ -209,11 +257,18 @@ struct Probe {
 }
 
 impl Manifest {
-    /// Reads and checks the manifest of the folder `dir`.
+    /// The manifest of the dataset that `path` names: a folder, or files of others that are served where they lie
+    /// (`distdgl:GRAPH.json`).
     ///
     /// # Errors
-    /// [`DatasetError`] naming the manifest: missing, unknown version, unknown or absent fields, contradictions.
-    pub fn load(dir: &Path) -> Result<Self, DatasetError> {
+    /// [`DatasetError`] naming the file that says what the dataset is: missing, unknown version, unknown or absent
+    /// fields, contradictions.
+    pub fn load(path: &Path) -> Result<Self, DatasetError> {
+        Source::read(path, None).map(|source| source.manifest)
+    }
+
+    /// Reads and checks `manifest.json` of the folder `dir`.
+    pub(crate) fn load_folder(dir: &Path) -> Result<Self, DatasetError> {
         let path = dir.join(MANIFEST_FILE);
         let text = read_bounded(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
@@ -240,10 +295,20 @@ impl Manifest {
 
     /// XXH3 of the manifest's canonical text (its fields in their declared order, no spaces): two nodes with the same
     /// fingerprint serve the same rows under the same ids, however their files are laid out in white space.
+    ///
+    /// Shards without a checksum count by their rows alone: each node knows where its own lie, and no other. The
+    /// fingerprint is then that of the layout: names, types, widths and ranges.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
+        let mut layout = std::borrow::Cow::Borrowed(self);
+        if self.files().any(|file| file.xxh3.is_none()) {
+            let shards = layout.to_mut().tables.iter_mut().flat_map(|table| &mut table.shards);
+            for shard in shards.filter(|shard| shard.file.xxh3.is_none()) {
+                shard.file = FileManifest::elsewhere(String::new());
+            }
+        }
         // Serialising structs of strings and numbers to memory has no way to fail.
-        let canonical = serde_json::to_vec(self).unwrap_or_default();
+        let canonical = serde_json::to_vec(layout.as_ref()).unwrap_or_default();
         xxhash_rust::xxh3::xxh3_64(&canonical)
     }
 
@@ -255,6 +320,12 @@ impl Manifest {
 
     /// Every file that the manifest names.
     pub fn files(&self) -> impl Iterator<Item = &FileManifest> {
+        let shards = self.tables.iter().flat_map(|table| table.shards.iter().map(|shard| &shard.file));
+        self.side_files().chain(shards)
+    }
+
+    /// Every file that is no shard.
+    fn side_files(&self) -> impl Iterator<Item = &FileManifest> {
         let types = self.vertex_types.iter().flat_map(|vertex_type| {
             let (owner, row) = match &vertex_type.book {
                 BookManifest::Ranges { .. } => (None, None),
@@ -262,24 +333,41 @@ impl Manifest {
             };
             [owner, row].into_iter().flatten().chain(vertex_type.id_files())
         });
-        let shards = self.tables.iter().flat_map(|table| table.shards.iter().map(|shard| &shard.file));
         let graph = self.graph.iter().flat_map(|graph| [&graph.indptr, &graph.indices].into_iter().flatten());
-        types.chain(shards).chain(graph)
+        types.chain(graph)
     }
 
     /// Checks everything that can be checked without opening another file. `path` is for the messages.
     pub fn check(&self, path: &Path) -> Result<(), DatasetError> {
+        let wrong = |file: &FileManifest, what: &str| {
+            Err(DatasetError::Manifest { path: path.to_owned(), what: format!("file `{}`: {what}", file.path) })
+        };
+        for file in self.files() {
+            if !is_inside(&file.path) {
+                return Err(DatasetError::PathEscapes { manifest: path.to_owned(), found: file.path.clone() });
+            }
+            match file.place() {
+                Place::Elsewhere => return wrong(file, "no `xxh3`: only a piece (with `offset`) may go without"),
+                Place::Piece(offset) if offset.checked_add(file.bytes).is_none() => {
+                    return wrong(file, "`offset` + `bytes` is no length of a file");
+                }
+                Place::Piece(_) | Place::Whole => {}
+            }
+        }
+        if let Some(file) = self.side_files().find(|file| file.offset.is_some()) {
+            return wrong(file, "`offset`: only the file of a shard may be a piece of a file");
+        }
+        self.check_layout(path)
+    }
+
+    /// As [`Manifest::check`], for a manifest whose files were found and checked by who made it.
+    pub(crate) fn check_layout(&self, path: &Path) -> Result<(), DatasetError> {
         let wrong = |what: String| Err(DatasetError::Manifest { path: path.to_owned(), what });
         if self.parts == 0 {
             return wrong("`parts` is 0: a dataset has at least one part".into());
         }
         if self.tables.len() > usize::from(u16::MAX) {
             return wrong(format!("{} tables: at most {} are possible", self.tables.len(), u16::MAX));
-        }
-        for file in self.files() {
-            if !is_inside(&file.path) {
-                return Err(DatasetError::PathEscapes { manifest: path.to_owned(), found: file.path.clone() });
-            }
         }
         let mut names = BTreeSet::new();
         for vertex_type in &self.vertex_types {
@@ -344,7 +432,16 @@ impl Manifest {
         if sum != Some(table.rows) {
             return wrong(format!("its shards do not sum up to its {} rows", table.rows));
         }
-        Ok(())
+        // The product cannot overflow: all rows together were checked above.
+        let is_whole_rows =
+            |shard: &&ShardManifest| shard.file.offset.is_none() || shard.file.bytes == shard.rows * row_bytes;
+        match table.shards.iter().find(|shard| !is_whole_rows(shard)) {
+            Some(ShardManifest { rows, file }) => wrong(format!(
+                "`{}`: a piece of {} bytes does not hold {rows} rows of {row_bytes} bytes",
+                file.path, file.bytes
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -359,7 +456,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 
 /// Whether a relative path stays below its folder, by its words alone. Links are the operator's: shards may live on
 /// another disk.
-fn is_inside(path: &str) -> bool {
+pub(crate) fn is_inside(path: &str) -> bool {
     !path.is_empty()
         && Path::new(path).components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
 }

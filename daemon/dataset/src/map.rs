@@ -21,10 +21,21 @@ pub enum ReadOrder {
 
 /// Maps a whole file.
 pub fn map(file: &File, order: ReadOrder) -> io::Result<Mmap> {
+    map_with(file, order, &MmapOptions::new())
+}
+
+/// Maps the `bytes` of a file that begin at `offset`, which need not be aligned. The caller has seen that the file is
+/// as long as that.
+pub fn map_piece(file: &File, order: ReadOrder, offset: u64, bytes: u64) -> io::Result<Mmap> {
+    let bytes = usize::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+    map_with(file, order, MmapOptions::new().offset(offset).len(bytes))
+}
+
+fn map_with(file: &File, order: ReadOrder, options: &MmapOptions) -> io::Result<Mmap> {
     // SAFETY: the map is read-only and private to this process. Undefined behaviour needs someone to change the file
     // while it is mapped: dataset files are written once under a temporary name and renamed (see `writer`), and the
-    // documentation tells operators never to change a dataset in place.
-    let map = unsafe { MmapOptions::new().map(file)? };
+    // documentation tells operators never to change a dataset in place, nor files of others that are served in place.
+    let map = unsafe { options.map(file)? };
     let advice = match order {
         ReadOrder::Random => Advice::Random,
         ReadOrder::Sequential => Advice::Sequential,

@@ -20,6 +20,7 @@ use super::npy::NpyType;
 use super::part::Part;
 use super::settings::{BlockSettings, Verify};
 use super::shard::Shard;
+use super::source::{Origin, Source};
 use super::verify::verify_files;
 
 /// A feature table and this node's shard of it.
@@ -54,7 +55,11 @@ pub struct Table {
 /// An opened dataset as one node sees it.
 #[derive(Debug)]
 pub struct Dataset {
+    origin: Origin,
+    /// The folder that paths in the manifest are relative to.
     dir: PathBuf,
+    /// The file that says what the dataset is, for messages.
+    described_by: PathBuf,
     manifest: Manifest,
     node: Part,
     fingerprint: u64,
@@ -63,13 +68,15 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Opens the dataset in the folder `dir` as the node that owns part `node`. Only the manifest, the partition books
-    /// and that part's shards need be on this machine. `progress` gets (bytes checked, bytes to check).
+    /// Opens the dataset that `path` names as the node that owns part `node`: a folder with a manifest, or
+    /// `distdgl:GRAPH.json` for a DistDGL partition where it lies. Only the file that says what the dataset is, the
+    /// partition books and that part's shards need be on this machine. `progress` gets (bytes checked, bytes to check);
+    /// a DistDGL partition has no checksums, so that nothing is checked but headers, lengths and ranges.
     ///
     /// # Errors
     /// [`DatasetError`] naming the file at fault.
-    pub fn open(dir: &Path, node: Part, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
-        Self::open_with(dir, node, verify, None, progress)
+    pub fn open(path: &Path, node: Part, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        Self::open_with(path, node, verify, None, progress)
     }
 
     /// As [`Dataset::open`], but with `blocks` the shards are read through a cache of blocks and not mapped.
@@ -77,26 +84,26 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::open`]; also when a row is larger than the cache.
     pub fn open_with(
-        dir: &Path,
+        path: &Path,
         node: Part,
         verify: Verify,
         blocks: Option<BlockSettings>,
         progress: &dyn Fn(u64, u64),
     ) -> Result<Self, DatasetError> {
-        let manifest = Manifest::load(dir)?;
+        let Source { origin, manifest, dir, described_by } = Source::read(path, Some(node))?;
         if node.0 >= manifest.parts {
-            return Err(DatasetError::NodeOutOfRange { path: dir.join(MANIFEST_FILE), node, parts: manifest.parts });
+            return Err(DatasetError::NodeOutOfRange { path: described_by, node, parts: manifest.parts });
         }
         if verify == Verify::Full {
-            verify_files(dir, &served_files(dir, &manifest, node), progress)?;
-            manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(dir, vertex_type))?;
+            verify_files(&dir, &served_files(&dir, &manifest, node), progress)?;
+            manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(&dir, vertex_type))?;
         }
         let way = if blocks.is_some() { Way::Read } else { Way::Map(ReadOrder::Around) };
         let mut types = BTreeMap::new();
         for vertex_type in &manifest.vertex_types {
-            let book = Arc::new(open_book(dir, manifest.parts, vertex_type)?);
-            let ids = VertexIds::open(dir, vertex_type, way)?.map(Arc::new);
-            let names = VertexNames::open(dir, vertex_type, way)?.map(Arc::new);
+            let book = Arc::new(open_book(&dir, manifest.parts, vertex_type)?);
+            let ids = VertexIds::open(&dir, vertex_type, way)?.map(Arc::new);
+            let names = VertexNames::open(&dir, vertex_type, way)?.map(Arc::new);
             types.insert(vertex_type.name.as_str(), (book, ids, names));
         }
         let blocks = blocks.map(BlockCache::new).transpose()?;
@@ -104,7 +111,7 @@ impl Dataset {
         for (id, table) in (0u16..).zip(&manifest.tables) {
             // `Manifest::load` has checked that the type is there.
             let Some((book, ids, names)) = types.get(table.vertex_type.as_str()) else { continue };
-            check_shard_rows(dir, table, book)?;
+            check_shard_rows(&described_by, table, book)?;
             tables.push(Table {
                 id,
                 name: table.name.clone(),
@@ -114,13 +121,14 @@ impl Dataset {
                 rows: table.rows,
                 row_bytes: table.width as usize * table.dtype.size(),
                 book: Arc::clone(book),
-                shard: Shard::open(dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
+                shard: Shard::open(&dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),
                 ids: ids.clone(),
                 names: names.clone(),
             });
         }
-        Ok(Self { dir: dir.to_owned(), fingerprint: manifest.fingerprint(), manifest, node, tables, blocks })
+        let fingerprint = manifest.fingerprint();
+        Ok(Self { origin, dir, described_by, manifest, node, fingerprint, tables, blocks })
     }
 
     /// Opens a dataset of which every file is on this machine, and checks them all: for tools. The node is 0; other
@@ -128,13 +136,13 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::open`], for any file of the dataset.
-    pub fn open_for_tools(dir: &Path, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
-        let manifest = Manifest::load(dir)?;
+    pub fn open_for_tools(path: &Path, verify: Verify, progress: &dyn Fn(u64, u64)) -> Result<Self, DatasetError> {
+        let dataset = Self::open(path, Part(0), Verify::Shape, &|_, _| ())?;
         if verify == Verify::Full {
+            let Self { dir, manifest, .. } = &dataset;
             verify_files(dir, &manifest.files().collect::<Vec<_>>(), progress)?;
             manifest.vertex_types.iter().try_for_each(|vertex_type| ids::check(dir, vertex_type))?;
         }
-        let dataset = Self::open(dir, Part(0), Verify::Shape, &|_, _| ())?;
         for table in &dataset.tables {
             for part in Part::all(dataset.parts()) {
                 dataset.open_shard(table, part)?;
@@ -146,6 +154,12 @@ impl Dataset {
     /// The folder it lies in.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Name of the dataset.
@@ -166,7 +180,8 @@ impl Dataset {
         self.node
     }
 
-    /// Fingerprint of the manifest, with every checksum in it: peers compare it before they believe each other.
+    /// Fingerprint of the manifest, with every checksum in it: peers compare it before they believe each other. A
+    /// dataset without checksums has that of its layout.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
@@ -203,7 +218,7 @@ impl Dataset {
     pub fn open_shard(&self, table: &Table, part: Part) -> Result<Shard, DatasetError> {
         let manifest = &self.manifest.tables[usize::from(table.id)];
         let shard = manifest.shards.get(part.index()).ok_or_else(|| DatasetError::NodeOutOfRange {
-            path: self.dir.join(MANIFEST_FILE),
+            path: self.described_by.clone(),
             node: part,
             parts: self.parts(),
         })?;
@@ -235,7 +250,7 @@ impl Dataset {
         let adjncy = Column::open_checked(&self.dir, indices, entries, &[NpyType::U32])?;
         let adjncy = adjncy.iter().map(|id| id as u32).collect();
         CsrGraph::new(xadj, adjncy).map(Some).map_err(|error| DatasetError::Manifest {
-            path: self.dir.join(MANIFEST_FILE),
+            path: self.described_by.clone(),
             what: format!("`graph`: {error}"),
         })
     }
@@ -256,12 +271,12 @@ fn served_files<'a>(dir: &Path, manifest: &'a Manifest, node: Part) -> Vec<&'a F
     files
 }
 
-fn check_shard_rows(dir: &Path, table: &TableManifest, book: &PartitionBook) -> Result<(), DatasetError> {
+fn check_shard_rows(described_by: &Path, table: &TableManifest, book: &PartitionBook) -> Result<(), DatasetError> {
     for (part, shard) in (0..).map(Part).zip(&table.shards) {
         let expected = book.owned(part);
         if shard.rows != expected {
             return Err(DatasetError::ShardRows {
-                path: dir.join(MANIFEST_FILE),
+                path: described_by.to_owned(),
                 table: table.name.clone(),
                 vertex_type: table.vertex_type.clone(),
                 part,

@@ -12,8 +12,8 @@ use rudder_client::DType;
 
 use super::blocks::{BlockCache, BlockShard, Layout};
 use super::error::DatasetError;
-use super::manifest::{ShardManifest, TableManifest, resolve};
-use super::map::{ReadOrder, map};
+use super::manifest::{Place, ShardManifest, TableManifest, resolve};
+use super::map::{ReadOrder, map_piece};
 use super::npy::NpyHeader;
 use super::part::LocalRow;
 
@@ -29,7 +29,7 @@ pub struct Shard {
 /// How the rows are had.
 #[derive(Debug)]
 enum Way {
-    Mapped { map: Mmap, data_offset: usize },
+    Mapped(Mmap),
     Blocks(BlockShard),
 }
 
@@ -50,7 +50,7 @@ impl Shard {
     #[must_use]
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.way {
-            Way::Mapped { map, data_offset } => map.get(*data_offset..),
+            Way::Mapped(map) => Some(map),
             Way::Blocks(_) => None,
         }
     }
@@ -59,7 +59,7 @@ impl Shard {
     #[must_use]
     pub fn blocks(&self) -> Option<&BlockShard> {
         match &self.way {
-            Way::Mapped { .. } => None,
+            Way::Mapped(_) => None,
             Way::Blocks(blocks) => Some(blocks),
         }
     }
@@ -93,28 +93,17 @@ impl Shard {
         blocks: Option<(&Arc<BlockCache>, u16)>,
     ) -> Result<Self, DatasetError> {
         let path = resolve(dir, &manifest.file);
-        let (file, header) = open_listed_npy(&path)?;
-        if !header.element.is_same_bytes(table.dtype) {
-            return Err(wrong_dtype(&path, &header, table.dtype));
-        }
-        if header.rows() != manifest.rows || header.width() != u64::from(table.width) {
-            return Err(DatasetError::ShapeMismatch {
-                path,
-                found: header.shape,
-                expected_rows: manifest.rows,
-                expected_width: u64::from(table.width),
-            });
-        }
-        let found = file.metadata().map_err(DatasetError::io(&path, "read the length"))?.len();
-        if found != manifest.file.bytes {
-            return Err(DatasetError::SizeMismatch { path, found, expected: manifest.file.bytes });
-        }
+        let (file, data_offset) = match manifest.file.place() {
+            Place::Whole => open_whole(&path, table, manifest)?,
+            Place::Piece(offset) => (open_piece(&path, offset, manifest.file.bytes)?, offset),
+            Place::Elsewhere => return Err(DatasetError::FileMissing { path }),
+        };
         let row_bytes = table.width as usize * table.dtype.size();
-        let (rows, data_offset) = (manifest.rows, header.data_offset);
+        let rows = manifest.rows;
         let way = match blocks {
             None => {
-                let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(&path, "map"))?;
-                Way::Mapped { map, data_offset: data_offset as usize }
+                let map = map_piece(&file, ReadOrder::Random, data_offset, rows * row_bytes as u64);
+                Way::Mapped(map.map_err(DatasetError::io(&path, "map"))?)
             }
             Some((cache, table)) => {
                 let layout = Layout { table, path: &path, data_offset, rows, row_bytes };
@@ -123,6 +112,38 @@ impl Shard {
         };
         Ok(Self { way, rows, row_bytes, path })
     }
+}
+
+/// Opens the `.npy` file of a shard, and says where its first row begins.
+fn open_whole(path: &Path, table: &TableManifest, shard: &ShardManifest) -> Result<(File, u64), DatasetError> {
+    let (file, header) = open_listed_npy(path)?;
+    if !header.element.is_same_bytes(table.dtype) {
+        return Err(wrong_dtype(path, &header, table.dtype));
+    }
+    if header.rows() != shard.rows || header.width() != u64::from(table.width) {
+        return Err(DatasetError::ShapeMismatch {
+            path: path.to_owned(),
+            found: header.shape,
+            expected_rows: shard.rows,
+            expected_width: u64::from(table.width),
+        });
+    }
+    let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
+    if found != shard.file.bytes {
+        return Err(DatasetError::SizeMismatch { path: path.to_owned(), found, expected: shard.file.bytes });
+    }
+    Ok((file, header.data_offset))
+}
+
+/// Opens a file that holds a piece, and checks that it reaches to the piece's end.
+fn open_piece(path: &Path, offset: u64, bytes: u64) -> Result<File, DatasetError> {
+    let file = open_listed(path)?;
+    let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();
+    let expected = offset.saturating_add(bytes);
+    if found < expected {
+        return Err(DatasetError::PieceTruncated { path: path.to_owned(), found, offset, bytes });
+    }
+    Ok(file)
 }
 
 fn wrong_dtype(path: &Path, header: &NpyHeader, expected: DType) -> DatasetError {

@@ -51,7 +51,7 @@ pub struct GraphDataset<'a> {
     pub vertex_type: String,
     /// The graph.
     pub graph: &'a CsrGraph,
-    /// The source's name of each vertex, where it has names.
+    /// The source's name of each vertex, where it has names. Names that are all integers are its original ids.
     pub names: Option<&'a [String]>,
     /// The tables.
     pub tables: Vec<TableSource<'a>>,
@@ -106,14 +106,14 @@ pub fn write_graph_dataset(
     };
     let vertex_type = dataset.vertex_type.as_str();
     let partitioner = format!("metis k-way, seed {}", dataset.seed);
-    let (original, starts): (Vec<u64>, Vec<u64>) = match &relabelling {
+    // The place of each vertex in names and tables, in the order of dataset ids.
+    let (order, starts): (Vec<u64>, Vec<u64>) = match &relabelling {
         Some(relabelling) => {
             writer.add_book(vertex_type, BookSpec::Ranges(relabelling.starts()))?;
-            let original: Vec<u64> = relabelling.old_of_new().iter().map(|&old| u64::from(old)).collect();
-            writer.set_original_ids(vertex_type, &original)?;
+            let order: Vec<u64> = relabelling.old_of_new().iter().map(|&old| u64::from(old)).collect();
             let graph = relabelling.graph(dataset.graph).map_err(|error| split(error.into()))?;
             writer.set_graph(vertex_type, &graph, cut, &partitioner)?;
-            (original, relabelling.starts().to_vec())
+            (order, relabelling.starts().to_vec())
         }
         None => {
             let ranges = [0, dataset.graph.vertices()];
@@ -124,14 +124,26 @@ pub fn write_graph_dataset(
             ((0..dataset.graph.vertices()).collect(), Vec::new())
         }
     };
-    if let Some(names) = dataset.names {
-        writer.set_names(vertex_type, names.iter().map(String::as_str))?;
-    }
-    let bytes = |table: &TableSource<'_>| original.len() as u64 * u64::from(table.width) * table.dtype.size() as u64;
+    let numbers = dataset.names.and_then(numbers);
+    let renumbered = match (&numbers, dataset.names) {
+        (Some(numbers), _) => {
+            let original: Vec<u64> = order.iter().map(|&at| numbers[at as usize]).collect();
+            writer.set_original_ids(vertex_type, &original)?;
+            !original.iter().copied().eq(0..original.len() as u64)
+        }
+        (None, names) => {
+            writer.set_original_ids(vertex_type, &order)?;
+            if let Some(names) = names {
+                writer.set_names(vertex_type, names.iter().map(String::as_str))?;
+            }
+            !order.is_sorted()
+        }
+    };
+    let bytes = |table: &TableSource<'_>| order.len() as u64 * u64::from(table.width) * table.dtype.size() as u64;
     let total = dataset.tables.iter().map(bytes).sum();
     let mut done = 0;
     for table in &dataset.tables {
-        write_table(&mut writer, vertex_type, table, &original, &mut |bytes| {
+        write_table(&mut writer, vertex_type, table, &order, &mut |bytes| {
             done += bytes;
             progress(done, total);
         })?;
@@ -143,9 +155,15 @@ pub fn write_graph_dataset(
         partitions: dataset.parts,
         edge_cut: cut,
         balance: balance(&assignment, dataset.parts),
-        renumbered: relabelling.is_some() && !original.is_sorted(),
+        renumbered,
         starts,
     })
+}
+
+/// The names as numbers, if each is an integer as it is usually written: such names can be asked for as ids.
+fn numbers(names: &[String]) -> Option<Vec<u64>> {
+    let number = |name: &String| name.parse::<u64>().ok().filter(|number| number.to_string() == *name);
+    names.iter().map(number).collect()
 }
 
 fn write_table(

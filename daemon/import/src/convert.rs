@@ -232,6 +232,9 @@ macro_rules! integers {
 
 integers! {
     U8 1 u8;
+    I8 1 i8;
+    I16 2 i16;
+    I32 4 i32;
     I64 8 i64;
 }
 
@@ -242,6 +245,9 @@ fn to_type<const N: usize, R: Read<N>>(to: DType) -> fn(&[u8], &mut [u8], bool) 
         DType::Bf16 => each::<N, 2, R, Bf16>,
         DType::F64 => each::<N, 8, R, F64>,
         DType::I64 => each::<N, 8, R, I64>,
+        DType::I32 => each::<N, 4, R, I32>,
+        DType::I16 => each::<N, 2, R, I16>,
+        DType::I8 => each::<N, 1, R, I8>,
         DType::U8 => each::<N, 1, R, U8>,
     }
 }

@@ -213,11 +213,8 @@ fn stored_rows_of_a_map_are_used() {
     ];
     let row = row.concat();
     fs::write(dir.join("row.npy"), &row).unwrap();
-    let file = FileManifest {
-        path: "row.npy".into(),
-        bytes: row.len() as u64,
-        xxh3: Checksum(xxhash_rust::xxh3::xxh3_64(&row)),
-    };
+    let checksum = Checksum(xxhash_rust::xxh3::xxh3_64(&row));
+    let file = FileManifest::whole("row.npy".into(), row.len() as u64, checksum);
     edit_manifest(&dir, |manifest| {
         manifest["vertex_types"][1]["book"]["row"] = serde_json::to_value(&file).unwrap();
     });

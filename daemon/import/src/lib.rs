@@ -1,5 +1,6 @@
 //! Makes datasets: readers of what users have, the partitioner and the writer. [`import_npy`] splits arrays over parts,
-//! [`import_edges`] partitions a graph first, [`DatasetWriter`] takes rows one by one.
+//! [`import_edges`] partitions a graph first, [`import_distdgl`] takes what DistDGL partitioned, [`DatasetWriter`]
+//! takes rows one by one.
 //!
 //! **It must never** print, hold a whole table in memory, or change a dataset that is complete: daemons map its shards.
 
@@ -9,6 +10,7 @@ mod columns;
 mod convert;
 #[cfg(test)]
 mod dataset_tests;
+mod distdgl;
 mod edge_array;
 mod edge_list;
 mod edges;
@@ -18,6 +20,7 @@ mod graph_tests;
 mod input;
 mod label_join;
 mod labels;
+mod linked;
 mod npy;
 mod ogb;
 #[cfg(test)]
@@ -44,8 +47,10 @@ use serde::Serialize;
 use rudder_dataset::{DatasetError, Manifest};
 
 pub use build::{FillRow, GraphDataset, GraphSummary, TableSource, write_graph_dataset};
+pub use distdgl::{DistDglImport, DistDglSummary, import_distdgl};
 pub use edge_list::{EdgeLayout, EdgeList, EdgeOptions, read_edges};
 pub use edges::{EdgesImport, import_edges};
+pub use linked::TensorPiece;
 pub use npy::{BookChoice, NpyImport, import_npy, npy_folder, safetensors_tables};
 pub use ogb::{OgbImport, import_ogb};
 pub use partition::{PartitionError, balance, edge_cut, partition};

@@ -49,7 +49,7 @@ impl Sink {
 
     pub(crate) fn finish(mut self) -> Result<FileManifest, DatasetError> {
         self.flush()?;
-        Ok(FileManifest { path: self.relative, bytes: self.bytes, xxh3: Checksum(self.hash.digest()) })
+        Ok(FileManifest::whole(self.relative, self.bytes, Checksum(self.hash.digest())))
     }
 
     fn flush(&mut self) -> Result<(), DatasetError> {

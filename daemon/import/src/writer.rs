@@ -34,9 +34,9 @@ pub enum BookSpec<'a> {
 /// A dataset being written. Dropped before [`DatasetWriter::finish`], it removes what it wrote.
 #[derive(Debug)]
 pub struct DatasetWriter {
-    staging: Staging,
+    pub(crate) staging: Staging,
     existing: Existing,
-    manifest: Manifest,
+    pub(crate) manifest: Manifest,
     books: Vec<Arc<PartitionBook>>,
 }
 
@@ -209,6 +209,18 @@ impl DatasetWriter {
         dtype: DType,
         width: u32,
     ) -> Result<TableWriter, DatasetError> {
+        let (index, book) = self.push_table(name, vertex_type, dtype, width)?;
+        Ok(TableWriter::new(self.staging.data(), name, index, dtype, width, book))
+    }
+
+    /// Adds a table without shards to the manifest, and gives its place there and its book.
+    pub(crate) fn push_table(
+        &mut self,
+        name: &str,
+        vertex_type: &str,
+        dtype: DType,
+        width: u32,
+    ) -> Result<(usize, Arc<PartitionBook>), DatasetError> {
         check_name("table", name)?;
         if self.manifest.tables.iter().any(|table| table.name == name) {
             return Err(DatasetError::Input(format!("table `{name}` was added before")));
@@ -228,7 +240,7 @@ impl DatasetWriter {
             shards: Vec::new(),
             classes: None,
         });
-        Ok(TableWriter::new(self.staging.data(), name, self.manifest.tables.len() - 1, dtype, width, book))
+        Ok((self.manifest.tables.len() - 1, book))
     }
 
     /// Ends a table whose rows are all written.

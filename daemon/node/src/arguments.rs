@@ -25,8 +25,8 @@ pub struct Arguments {
     /// The partition this daemon owns (node.index)
     #[arg(long, value_name = "N")]
     pub node_index: Option<String>,
-    /// Folder of the dataset (dataset.path)
-    #[arg(long, value_name = "DIR")]
+    /// Folder of the dataset, or `distdgl:GRAPH.json` for a DistDGL partition (dataset.path)
+    #[arg(long, value_name = "DIR|distdgl:FILE")]
     pub dataset: Option<String>,
     /// Unix socket for the trainers (local.socket)
     #[arg(long, value_name = "PATH")]

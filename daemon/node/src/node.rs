@@ -19,7 +19,7 @@ use rudder_agent::classifier::ClassifierError;
 use rudder_agent::journal::Decision;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::CacheSpec;
-use rudder_dataset::{Dataset, DatasetError, Part, Table, Verify};
+use rudder_dataset::{Dataset, DatasetError, Origin, Part, Table, Verify};
 use rudder_peers::{Identity, PeerError, Peers};
 use rudder_settings::Invalid;
 use rudder_telemetry::spans::Tracer;
@@ -271,7 +271,16 @@ fn open_dataset(config: &Config) -> Result<Dataset, StartError> {
     let dataset = Dataset::open_with(path, Part(config.node.index()), *verify, blocks, &|done, total| {
         tracing::debug!(done, total, "checking the dataset");
     })?;
-    tracing::info!(elapsed_ms = begin.elapsed().as_millis() as u64, ?verify, "dataset opened");
+    let elapsed_ms = begin.elapsed().as_millis() as u64;
+    match dataset.origin() {
+        Origin::Folder => tracing::info!(elapsed_ms, ?verify, "dataset opened"),
+        Origin::DistDgl => tracing::info!(
+            elapsed_ms,
+            copied_bytes = 0,
+            verified = "shape",
+            "DistDGL partition opened, to be served where it lies; it has no checksums that dataset.verify could check"
+        ),
+    }
     Ok(dataset)
 }
 

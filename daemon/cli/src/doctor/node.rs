@@ -7,7 +7,7 @@ use crate::style::{bytes, count, plural};
 use crate::{CliError, health, http};
 use rudder_client::{Client, ConnectOptions};
 use rudder_daemon::config::Config;
-use rudder_dataset::{Dataset, Part, Verify};
+use rudder_dataset::{Dataset, Origin, Part, Verify};
 use rustix::fs::Access;
 use serde_json::Value;
 use std::io;
@@ -33,8 +33,12 @@ pub(super) fn dataset(config: &Config, found: &mut Vec<Finding>) -> Option<Datas
     };
     let local: u64 =
         dataset.tables().iter().map(|table| table.book.owned(dataset.node()) * table.row_bytes as u64).sum();
+    let checksums = match dataset.origin() {
+        Origin::Folder => "checksums are read by rudderd at its start",
+        Origin::DistDgl => "a DistDGL partition, which has no checksums",
+    };
     let words = format!(
-        "{path}: `{}`, {}, {} of rows in partition {} of {}; checksums are read by rudderd at its start",
+        "{path}: `{}`, {}, {} of rows in partition {} of {}; {checksums}",
         dataset.name(),
         plural(dataset.tables().len() as u64, "table"),
         bytes(local as f64),

@@ -2,6 +2,7 @@
 //! read and written is [`rudder_import`]'s.
 
 mod arguments;
+mod distdgl;
 mod signals;
 
 use std::cell::RefCell;
@@ -39,6 +40,8 @@ enum Source {
     Edges(EdgesArgs),
     /// Partitions a data set of the Open Graph Benchmark as it was downloaded
     Ogb(OgbArgs),
+    /// Takes a DistDGL partition as it is: links to its feature files, or copies their rows
+    Distdgl(distdgl::DistDglArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,7 +88,7 @@ struct NpyArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// A table from a .npy file with one row per id, or from an array of a .npz or .safetensors file (FILE:ARRAY).
-    /// DTYPE (f32, f16, bf16, f64, i64, u8) stores numbers as another type, and says that 2-byte integers are bf16.
+    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type, and says that 2-byte integers are bf16.
     /// Repeatable
     #[arg(long = "table", value_name = "NAME[@TYPE]=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
@@ -151,7 +154,7 @@ struct EdgesArgs {
     #[arg(long)]
     classes: bool,
     /// A table from a .npy file with one row per vertex, or from an array of a .npz or .safetensors file (FILE:ARRAY).
-    /// DTYPE (f32, f16, bf16, f64, i64, u8) stores numbers as another type. Repeatable
+    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type. Repeatable
     #[arg(long = "table", value_name = "NAME=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
     /// Read vertices as names even if they look like integers (for sparse ids)
@@ -203,6 +206,7 @@ pub fn run(args: &ImportArgs) -> Result<(), CliError> {
         Source::Safetensors(safetensors) => (&safetensors.output, run_safetensors(safetensors)?),
         Source::Edges(edges) => (&edges.output, run_edges(edges)?),
         Source::Ogb(ogb) => (&ogb.output, run_ogb(ogb)?),
+        Source::Distdgl(partition) => return distdgl::run(partition),
     };
     if output.json { style::print_json_line(&summary) } else { style::print(&describe(&summary)) }
 }
@@ -303,7 +307,7 @@ fn run_ogb(args: &OgbArgs) -> Result<ImportSummary, CliError> {
 }
 
 /// Runs `work` with a progress bar on standard error, when that is a terminal and nobody wants JSON.
-pub(super) fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+fn with_progress<T>(json: bool, work: impl FnOnce(&Progress<'_>) -> T) -> T {
     if json || !std::io::stderr().is_terminal() {
         return work(&|_, _, _| ());
     }
@@ -349,7 +353,7 @@ fn new_bar(stage: Stage, total: u64) -> ProgressBar {
     bar
 }
 
-pub(super) fn describe(summary: &ImportSummary) -> String {
+fn describe(summary: &ImportSummary) -> String {
     let mut lines = vec![format!(
         "dataset {} in {}: {} parts, fingerprint {}",
         summary.dataset,

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatasetConfig {
-    /// The folder that holds `manifest.json`. [`super::Layers::finish`] refuses a configuration that does not say it.
+    /// The folder that holds `manifest.json`, or `distdgl:` and the JSON file of a DistDGL partition.
+    /// [`super::Layers::finish`] refuses a configuration that does not say it.
     pub path: PathBuf,
     /// How much is checked on opening.
     pub verify: Verify,
@@ -43,7 +44,12 @@ impl DatasetConfig {
     /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
     pub fn check(&self) -> Verdict {
         if self.path.as_os_str().is_empty() {
-            return wrong("dataset.path", "\"\"", "empty", "write the folder that holds manifest.json");
+            return wrong(
+                "dataset.path",
+                "\"\"",
+                "empty",
+                "write the folder that holds manifest.json, or distdgl:GRAPH.json",
+            );
         }
         self.blocks.check()?;
         within("dataset.updates_bytes_max", self.updates_bytes_max, 0..=1 << 46)
