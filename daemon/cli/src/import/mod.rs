@@ -88,8 +88,8 @@ struct NpyArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// A table from a .npy file with one row per id, or from an array of a .npz or .safetensors file (FILE:ARRAY).
-    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type, and says that 2-byte integers are bf16.
-    /// Repeatable
+    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type, and says that 2-byte
+    /// integers are bf16. Repeatable
     #[arg(long = "table", value_name = "NAME[@TYPE]=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
     #[command(flatten)]
