@@ -53,7 +53,8 @@ impl VertexIds {
     /// Opens the files of `vertex_type`; `None` where the import kept the source's ids. Files that are absent are an
     /// error only when an id has to be translated: trainers that use dataset ids do not need them.
     pub(crate) fn open(dir: &Path, vertex_type: &VertexType, way: Way) -> Result<Option<Self>, DatasetError> {
-        let Some(file) = &vertex_type.original_ids else { return Ok(None) };
+        let file = vertex_type.original_ids.as_ref().filter(|_| vertex_type.is_renumbered());
+        let Some(file) = file else { return Ok(None) };
         let rows = vertex_type.rows;
         let original = if_there(Column::open_as(dir, file, (rows, 1), &[NpyType::U64], way))?;
         let inverse = vertex_type.dataset_ids.as_ref().map(|file| if_there(open_inverse(dir, file, rows, way)));

@@ -54,7 +54,11 @@ pub struct VertexType {
     pub rows: u64,
     /// Who owns which id.
     pub book: BookManifest,
-    /// `.npy` (u64, `rows`): the id each id had in the source. Absent where the import kept the source's ids.
+    /// Whether ids are others than in the source. Absent in datasets from before this field: there, `original_ids`
+    /// says so by being named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renumbered: Option<bool>,
+    /// `.npy` (u64, `rows`): the id each id had in the source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub original_ids: Option<FileManifest>,
     /// `.npy`, the inverse of `original_ids`. Where original ids are 0 to `rows - 1`: u32 or u64, `rows`, the dataset
@@ -77,8 +81,14 @@ impl VertexType {
     /// A type whose ids are those of its source and that has no names.
     #[must_use]
     pub fn plain(name: String, rows: u64, book: BookManifest) -> Self {
-        let (original_ids, dataset_ids, names, name_offsets, name_index) = Default::default();
-        Self { name, rows, book, original_ids, dataset_ids, names, name_offsets, name_index }
+        let (renumbered, original_ids, dataset_ids, names, name_offsets, name_index) = Default::default();
+        Self { name, rows, book, renumbered, original_ids, dataset_ids, names, name_offsets, name_index }
+    }
+
+    /// Whether ids are others than in the source.
+    #[must_use]
+    pub fn is_renumbered(&self) -> bool {
+        self.renumbered.unwrap_or(self.original_ids.is_some())
     }
 
     /// What is wrong where a file is named without the one that it belongs to.
@@ -87,8 +97,17 @@ impl VertexType {
             (_, None, None) | (Some(_), Some(_), Some(_)) => {}
             _ => return Some("`name_offsets` and `name_index` belong together, and to `names`"),
         }
-        let is_alone = self.dataset_ids.is_some() && self.original_ids.is_none();
-        is_alone.then_some("`dataset_ids` without `original_ids`")
+        if self.original_ids.is_some() {
+            return None;
+        }
+        let is_named = self.dataset_ids.is_some();
+        if is_named {
+            Some("`dataset_ids` without `original_ids`")
+        } else if self.is_renumbered() {
+            Some("`renumbered` without `original_ids`")
+        } else {
+            None
+        }
     }
 
     /// The files that translate ids and names.

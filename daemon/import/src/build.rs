@@ -132,7 +132,9 @@ pub fn write_graph_dataset(
             !original.iter().copied().eq(0..original.len() as u64)
         }
         (None, names) => {
-            writer.set_original_ids(vertex_type, &order)?;
+            if relabelling.is_some() {
+                writer.set_original_ids(vertex_type, &order)?;
+            }
             if let Some(names) = names {
                 writer.set_names(vertex_type, names.iter().map(String::as_str))?;
             }

@@ -367,6 +367,22 @@ fn sparse_ids_with_rows_by_a_list_of_ids() {
 }
 
 #[test]
+fn the_manifest_says_whether_vertices_were_renumbered() {
+    for (parts, renumbered) in [(1, false), (2, true)] {
+        let bench = Bench::new();
+        // Odd ids and even ids are far apart: two parts cannot be ranges of these ids.
+        let text: String = (0..40).map(|id| format!("{id} {}\n", (id + 2) % 40)).collect();
+        let summary = import_edges(&bench.edges(&bench.write("edges.txt", text), parts), quiet()).unwrap();
+        assert_eq!(summary.graph.unwrap().renumbered, renumbered, "{parts} parts");
+        let manifest = rudder_dataset::Manifest::load(&bench.out()).unwrap();
+        let of_type = &manifest.vertex_types[0];
+        assert_eq!((of_type.renumbered, of_type.is_renumbered()), (Some(renumbered), renumbered));
+        assert_eq!((of_type.original_ids.is_some(), of_type.dataset_ids.is_some()), (true, renumbered));
+        bench.open();
+    }
+}
+
+#[test]
 fn kept_ids_are_the_users_ids() {
     let bench = Bench::new();
     let feat: Vec<u8> = (0..60).collect();

@@ -99,8 +99,8 @@ impl DatasetWriter {
         Ok(book)
     }
 
-    /// Keeps the id that each id of `vertex_type` had before relabelling, and the way back. Ids that are the same keep
-    /// nothing: the type counts as not renumbered.
+    /// Keeps the id that each id of `vertex_type` had before relabelling, and the way back. Where all are the same, the
+    /// type counts as not renumbered, and needs no way back.
     ///
     /// # Errors
     /// [`DatasetError::Input`] when the type is unknown, or `original` has not one id per row of it, all different; I/O
@@ -112,15 +112,17 @@ impl DatasetWriter {
             let what = format!("{} original ids for the {rows} ids of vertex type `{vertex_type}`", original.len());
             return Err(DatasetError::Input(what));
         }
-        if original.iter().copied().eq(0..rows) {
+        let bytes = original.iter().map(|id| id.to_le_bytes());
+        let file = self.write_array(&format!("ids/{vertex_type}.npy"), "<u8", &[rows], bytes)?;
+        let is_renumbered = !original.iter().copied().eq(0..rows);
+        let of_type = &mut self.manifest.vertex_types[at];
+        (of_type.original_ids, of_type.renumbered) = (Some(file), Some(is_renumbered));
+        if !is_renumbered {
             return Ok(());
         }
         let inverse = Inverse::of(original.iter().copied(), rows).map_err(|twice| {
             DatasetError::Input(format!("the original id {twice} is there twice in vertex type `{vertex_type}`"))
         })?;
-        let bytes = original.iter().map(|id| id.to_le_bytes());
-        let file = self.write_array(&format!("ids/{vertex_type}.npy"), "<u8", &[rows], bytes)?;
-        self.manifest.vertex_types[at].original_ids = Some(file);
         let path = format!("ids/{vertex_type}.dataset.npy");
         let file = self.write_array(&path, inverse.descr(), &inverse.shape(), [inverse.bytes()])?;
         self.manifest.vertex_types[at].dataset_ids = Some(file);

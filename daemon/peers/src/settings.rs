@@ -126,7 +126,7 @@ impl PeersConfig {
     /// Checks each key, the keys that could contradict each other, and what QUIC can carry; opens nothing.
     ///
     /// # Errors
-    /// [`Invalid`](rudder_settings::Invalid) for the first key that cannot work.
+    /// [`Invalid`] for the first key that cannot work.
     pub fn check(&self) -> Verdict {
         within("peers.mtu", self.mtu, MTU_MIN..=MTU_MAX)?;
         if self.keep_alive_ms >= self.idle_timeout_ms {
@@ -168,7 +168,7 @@ impl PeersConfig {
     /// file where `discovery` says so.
     ///
     /// # Errors
-    /// [`Invalid`](rudder_settings::Invalid) naming `peers.discovery`.
+    /// [`Invalid`] naming `peers.discovery`.
     pub fn find_addresses(&self, parts: u16) -> Result<BTreeMap<u16, String>, Invalid> {
         match self.discovery {
             Discovery::Listed => Ok(self.addresses.clone()),

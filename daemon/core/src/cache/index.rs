@@ -1,7 +1,7 @@
 //! One 64-bit word per row of a table: the slot that holds the row, if any, and its heat. It owns where rows are found.
 //! Readers load words without a lock; only the holder of the table's writer lock may store.
 //!
-//! Rows have numbers of 32 bits: in all but the largest tables their ids ([`super::numbers`]). The words are zeroed
+//! Rows have numbers of 32 bits: in all but the largest tables their ids (`numbers`). The words are zeroed
 //! lazily by the kernel: rows that were never touched cost address space, not memory.
 
 use super::heat::Heat;

@@ -308,7 +308,7 @@ impl TableCache {
     }
 
     /// Tells the policy what is known before anything was accessed: pairs of id and weight, higher is hotter; each id
-    /// at most once. To be called before the cache serves, and of use in tables of up to [`TABLE_ROWS_MAX`] rows only.
+    /// at most once. To be called before the cache serves, and of use in tables of up to `TABLE_ROWS_MAX` rows only.
     pub fn set_prior(&self, weights: &[(u32, f32)]) {
         if self.index.is_numbered() {
             return;

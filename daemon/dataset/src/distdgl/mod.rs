@@ -260,14 +260,6 @@ fn shards(graph: &Path, files: &[PartFiles], of_type: &TypeRanges, feature: &Fea
 }
 
 fn vertex_type(of_type: TypeRanges) -> VertexType {
-    VertexType {
-        name: of_type.name,
-        rows: of_type.starts.last().copied().unwrap_or_default(),
-        book: BookManifest::Ranges { starts: of_type.starts },
-        original_ids: None,
-        dataset_ids: None,
-        names: None,
-        name_offsets: None,
-        name_index: None,
-    }
+    let rows = of_type.starts.last().copied().unwrap_or_default();
+    VertexType::plain(of_type.name, rows, BookManifest::Ranges { starts: of_type.starts })
 }

@@ -42,7 +42,7 @@ const HURRY_AFTER: Duration = Duration::from_secs(1);
 /// An instruction to a running daemon from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Drain; one more stops at once, unless it comes within [`HURRY_AFTER`].
+    /// Drain; one more stops at once, unless it comes within a second.
     Stop,
     /// Read the configuration again.
     Reload,
