@@ -73,8 +73,8 @@ impl Place {
         self.write("many.txt", text)
     }
 
-    /// An import into `out` that is stopped (SIGSTOP) in the middle of its work. One that was too fast on a busy machine
-    /// is undone, and the next one is stopped.
+    /// An import into `out` that is stopped (SIGSTOP) in the middle of its work. One that was too fast on a busy
+    /// machine is undone, and the next one is stopped.
     fn held(&self, out: &str) -> Held {
         self.many_edges();
         let before = self.hidden();
@@ -153,7 +153,8 @@ fn signalled(signal: Signal) -> (Place, Output) {
 #[test]
 fn a_signal_leaves_nothing_behind() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
-        // An import that was stopped at its last step may end before the thread that waits for signals has its turn.
+        // An import that was stopped at its last step may end before the thread that waits for signals has its
+        // turn.
         let (place, output) = (0..5).map(|_| signalled(signal)).find(|(_, output)| !output.status.success()).unwrap();
         assert_eq!(output.status.signal(), Some(signal.as_raw()), "{}: {}", output.status, said(&output.stderr));
         assert!(said(&output.stderr).contains("what it had written is removed"), "{}", said(&output.stderr));
