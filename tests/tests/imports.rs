@@ -45,8 +45,11 @@ impl Place {
         self.write(name, [header.as_slice(), bytes].concat())
     }
 
+    /// An import for which signals mean what they mean by default, also where the tests run in the background of a
+    /// shell, which has its jobs ignore SIGINT.
     fn import(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(operator_program().unwrap());
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT,TERM,HUP").arg(operator_program().unwrap());
         command.arg("import").args(arguments).current_dir(self.0.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
