@@ -295,7 +295,9 @@ def test_an_end_in_the_middle_leaves_nothing(tmp_path: Path, plain: Truth, endin
     feats = folder / "part2" / "node_feat" / "feats.pkl"
     feats.unlink()
     os.mkfifo(feats)  # it waits here: nobody writes
-    command = [sys.executable, "-m", "rudder.convert", "glt", str(folder), "--out", str(tmp_path / "out")]
+    # A shell starts what it puts in the background with SIGINT ignored, and Python then leaves it so.
+    command = ["env", "--default-signal=INT,TERM", sys.executable, "-m", "rudder.convert", "glt", str(folder)]
+    command += ["--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".out.convert-*/0.npy")):
