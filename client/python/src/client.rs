@@ -7,7 +7,7 @@ use crate::signals;
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use rudder_client::{Client, ConnectOptions, IdSpace, Pending};
+use rudder_client::{Client, ClientError, ConnectOptions, IdSpace, Pending};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -138,10 +138,7 @@ impl NativeClient {
         of: &str,
         ids: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<u64>>> {
-        let ids = Ids::borrow(ids)?;
-        let ids = ids.as_slice()?;
-        let ids = py.detach(|| self.client.original_ids(of, ids)).map_err(|error| to_python(py, error))?;
-        Ok(PyArray1::from_vec(py, ids))
+        translated(py, ids, |ids| self.client.original_ids(of, ids))
     }
 
     fn dataset_ids<'py>(
@@ -150,10 +147,7 @@ impl NativeClient {
         of: &str,
         ids: &Bound<'py, PyAny>,
     ) -> PyResult<Bound<'py, PyArray1<u64>>> {
-        let ids = Ids::borrow(ids)?;
-        let ids = ids.as_slice()?;
-        let ids = py.detach(|| self.client.dataset_ids(of, ids)).map_err(|error| to_python(py, error))?;
-        Ok(PyArray1::from_vec(py, ids))
+        translated(py, ids, |ids| self.client.dataset_ids(of, ids))
     }
 
     #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
@@ -204,4 +198,16 @@ impl NativePending {
     fn done(&self) -> bool {
         self.lock().as_ref().is_none_or(Pending::is_ready)
     }
+}
+
+/// What `translate` makes of `ids`, as a new array.
+fn translated<'py>(
+    py: Python<'py>,
+    ids: &Bound<'py, PyAny>,
+    translate: impl FnOnce(&[u64]) -> Result<Vec<u64>, ClientError> + Send,
+) -> PyResult<Bound<'py, PyArray1<u64>>> {
+    let ids = Ids::borrow(ids)?;
+    let ids = ids.as_slice()?;
+    let ids = py.detach(|| translate(ids)).map_err(|error| to_python(py, error))?;
+    Ok(PyArray1::from_vec(py, ids))
 }

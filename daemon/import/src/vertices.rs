@@ -168,6 +168,6 @@ pub(super) fn check_id(id: u64, edges: u64, rows: Option<&RowCount>) -> Result<(
     }
     Err(format!(
         "the vertex id {id}, where {edges} edges justify ids below {bound}: if ids are sparse, read them as names \
-         (--names); if there are really so many vertices, give their number (--vertices)"
+         (--names); if there is a vertex for each number, say how many there are (--vertices)"
     ))
 }

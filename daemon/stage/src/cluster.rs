@@ -164,7 +164,7 @@ pub struct Plan {
     pub daemon: Daemon,
     /// Folder of its configuration and its log; made if it is not there.
     pub folder: PathBuf,
-    /// All that it is told.
+    /// The whole configuration.
     pub config: Config,
 }
 

@@ -121,7 +121,7 @@ fn short(count: u64, most: u64) -> String {
     if count <= most { grouped(count) } else { format!("{:.1e}", count as f64) }
 }
 
-/// Seconds with so many digits behind the point; with fewer from 1,000 s on.
+/// Seconds, with the given number of decimals; with fewer from 1,000 s on.
 fn seconds(seconds: f64, digits: usize) -> String {
     match seconds {
         few if few < 1_000.0 => format!("{few:.digits$}"),

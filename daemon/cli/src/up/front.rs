@@ -302,7 +302,7 @@ fn wait(target: &Target, limit: &Limit, patience: &mut Patience) -> Result<State
     }
 }
 
-/// Daemons that serve another content of the dataset are none to use.
+/// Refuses daemons that serve an older content of the dataset.
 fn same(target: &Target, state: State) -> Result<State, CliError> {
     if state.fingerprint == target.fingerprint {
         return Ok(state);

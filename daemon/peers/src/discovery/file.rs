@@ -13,7 +13,7 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 /// Longest address: a name of 253 bytes, a colon and a port.
 const ADDRESS_BYTES_MAX: usize = 253 + 6;
 
-/// Whether an address is `host:port` with a port that is none of the kernel's choice.
+/// Whether an address is `host:port`, with a port that is not 0 (0 lets the kernel choose).
 pub(crate) fn is_address(text: &str) -> bool {
     text.len() <= ADDRESS_BYTES_MAX
         && text.rsplit_once(':').is_some_and(|(host, port)| {

@@ -120,7 +120,7 @@ impl Discovery {
     /// `variable` is the environment.
     ///
     /// # Errors
-    /// [`Invalid`] for a file that cannot be read, a job that is none, or a number of hosts that does not fit.
+    /// [`Invalid`] for a file that cannot be read, a process outside of a Slurm job, or a wrong number of hosts.
     pub fn addresses(
         &self,
         parts: u16,
