@@ -5,6 +5,7 @@
 >>> x = client.fetch("feat", ids)                # doctest: +SKIP
 """
 
+from ._ahead import Ahead
 from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
 from ._launch import Daemon, launch
 from ._loader import Loader
@@ -14,6 +15,7 @@ from .errors import __all__ as _errors
 
 __all__ = [
     "ARENA_BYTES_MAX",
+    "Ahead",
     "Client",
     "Daemon",
     "Loader",
