@@ -214,20 +214,27 @@ class _HandedOver(gb.FeatureStore):
 
 def _fetcher_of(loader: Any) -> Any:
     """The fetcher in a loader's pipe, which is followed upstream."""
-    seen = 0
-    pipe = getattr(loader, "datapipe", None) or getattr(loader, "dataset", None)
-    while pipe is not None and seen < 1_000:
-        if isinstance(pipe, gb.FeatureFetcher):
-            if isinstance(pipe.feature_store, _HandedOver):
-                raise ValueError("this loader announces already: rudder.graphbolt.ahead was called for it before")
-            return pipe
-        if isinstance(pipe, _Counted):
+    pipe = loader
+    while pipe is not None:
+        if isinstance(pipe, _Counted) or isinstance(getattr(pipe, "feature_store", None), _HandedOver):
             raise ValueError("this loader announces already: rudder.graphbolt.ahead was called for it before")
-        pipe, seen = getattr(pipe, "datapipe", None) or getattr(pipe, "source_datapipe", None), seen + 1
+        if isinstance(pipe, gb.FeatureFetcher):
+            return pipe
+        pipe = _upstream(pipe)
     raise ValueError(
         f"no feature fetcher in the pipe of this {type(loader).__name__}: build a dgl.graphbolt.DataLoader over a pipe with "
         "fetch_feature"
     )
+
+
+def _upstream(pipe: Any) -> Any:
+    """The pipe that a pipe, or a loader, takes minibatches from."""
+    # torch puts the last pipe into a wrapper of its own, as `_datapipe`.
+    for name in ("datapipe", "source_datapipe", "dataset", "_datapipe"):
+        found = getattr(pipe, name, None)
+        if found is not None:
+            return found
+    return None
 
 
 def _start_of(fetcher: Any) -> Any:

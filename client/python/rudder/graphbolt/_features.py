@@ -13,7 +13,8 @@ from typing import Any, Optional
 import torch
 from dgl import graphbolt as gb
 
-from .._client import Client, default_client
+from .._client import Client
+from .._connect import default_client
 from .._tables import TableInfo, table_of
 
 __all__ = ["Feature", "FeatureStore", "Key"]
