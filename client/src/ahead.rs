@@ -68,8 +68,11 @@ impl Client {
         if let Some(negative) = part.ids.negative() {
             return Err(negative);
         }
-        let (table, rows) = (part.table, info.rows);
-        let message = format!("id {id} (position {at}) is out of range: table `{table}` has {rows} rows");
+        let TableInfo { name, rows, named, .. } = info;
+        let hint = if *named { "; its vertices have names: ask for their ids by name" } else { "" };
+        let last = rows.saturating_sub(1);
+        let message =
+            format!("id {id} (position {at} of the batch) is out of range: table `{name}` has ids 0 to {last}{hint}");
         Err(ClientError::Daemon { code: ErrorCode::IdOutOfRange, message })
     }
 

@@ -4,8 +4,8 @@
 use crate::course::Course;
 use crate::error::ProtocolError;
 use crate::lock::lock;
-use crate::session::Session;
 use crate::numbers::BatchNumbers;
+use crate::session::Session;
 use crate::wire::{IdSpace, Notice, PROTOCOL_VERSION, Reply, Request, TableInfo};
 use crate::{ArenaHooks, ClientError};
 use std::path::PathBuf;

@@ -67,6 +67,14 @@ impl Client {
         Ok(Pending(self.fetch_parts_async(&[Part::new(table, ids)], FetchOptions::default())?))
     }
 
+    /// Fetches the rows of a batch of one table, which [`Client::announce`] may have given a number.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub fn fetch_batch(&self, table: &str, ids: &[u64], batch: Option<u64>) -> Result<Rows, ClientError> {
+        only(self.fetch_parts(&[Part::new(table, ids)], FetchOptions { batch, learn: true })?)
+    }
+
     /// Fetches rows that the caller believes to be `width` elements of `dtype`; the daemon refuses if they are not.
     ///
     /// # Errors
@@ -261,9 +269,14 @@ impl Pending {
     /// # Errors
     /// As [`Client::fetch`].
     pub fn wait(self) -> Result<Rows, ClientError> {
-        let missing = || ClientError::Protocol(ProtocolError::Reply { reply: "rows of no table".to_owned() });
-        self.0.wait()?.pop().ok_or_else(missing)
+        only(self.0.wait()?)
     }
+}
+
+/// The rows of a fetch of one table.
+fn only(mut rows: Vec<Rows>) -> Result<Rows, ClientError> {
+    let missing = || ClientError::Protocol(ProtocolError::Reply { reply: "rows of no table".to_owned() });
+    rows.pop().ok_or_else(missing)
 }
 
 impl PendingParts {

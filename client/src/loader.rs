@@ -4,7 +4,7 @@
 //! because an announcement was refused.
 
 use crate::client::Client;
-use crate::{ClientError, FetchOptions, Part, Rows};
+use crate::{ClientError, Part, Rows};
 use std::collections::VecDeque;
 
 /// How many batches a [`Loader`] announces ahead.
@@ -118,9 +118,8 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
             self.report()?;
         }
         self.step += 1;
-        let part = Part::new(&self.client.tables()[self.table].name, &ids);
-        let rows = self.client.fetch_parts(&[part], FetchOptions { batch, learn: true })?.pop();
-        Ok(rows.map(|rows| (ids, rows)))
+        let rows = self.client.fetch_batch(&self.client.tables()[self.table].name, &ids, batch)?;
+        Ok(Some((ids, rows)))
     }
 
     /// Reports the step that is about to be fetched.

@@ -12,8 +12,8 @@ mod inbox;
 mod sender;
 mod socket;
 
-use self::inbox::{Cause, Inbox};
 pub(crate) use self::inbox::Delivery;
+use self::inbox::{Cause, Inbox};
 pub(crate) use self::sender::Sender;
 use self::socket::{Refusal, connect_within, send_some};
 use crate::arena::{ArenaLimit, Pool};

@@ -105,4 +105,3 @@ impl Sender<'_> {
         self.lease(bytes.ok_or(MemoryError::TooLarge { rows: rows as u64 })?)
     }
 }
-

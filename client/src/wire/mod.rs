@@ -280,6 +280,14 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// Whether it gets no answer.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        matches!(self, Self::Announce { .. } | Self::Progress { .. })
+    }
+}
+
 /// What a daemon answers.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum Reply {
