@@ -122,10 +122,11 @@ impl NativeClient {
 
     fn fetch_async(slf: Bound<'_, Self>, parts: PyParts, batch: Option<u64>, learn: bool) -> PyResult<NativePending> {
         let (py, client, options) = (slf.py(), &slf.get().client, FetchOptions { batch, learn });
-        let borrowed = borrow_all(py, &parts)?;
-        let of = parts_of(&parts, &borrowed)?;
-        let fetch = py.detach(|| client.fetch_parts_async(&of, options)).map_err(|error| to_python(py, error))?;
-        drop((of, borrowed));
+        let fetch = {
+            let borrowed = borrow_all(py, &parts)?;
+            let parts = parts_of(&parts, &borrowed)?;
+            py.detach(|| client.fetch_parts_async(&parts, options)).map_err(|error| to_python(py, error))?
+        };
         // Only a fetch that names a batch may have to be asked again.
         let parts = if batch.is_some() { parts } else { Vec::new() };
         Ok(NativePending { fetch: Mutex::new(Some(fetch)), client: slf.unbind(), parts, options })
