@@ -83,6 +83,7 @@ impl Line {
                     vertex_type: "v".into(),
                     dtype: DType::I64,
                     width: WIDTH,
+                    shape: vec![WIDTH],
                     rows,
                     local_rows: 1,
                     renumbered: false,
