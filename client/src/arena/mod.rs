@@ -6,7 +6,7 @@
 mod mapping;
 
 use mapping::page_bytes;
-pub use mapping::{AdoptError, Mapping};
+pub use mapping::{AdoptError, Mapping, Stream};
 
 use crate::lock::lock;
 use crate::wire::ARENA_ALIGN_BYTES;

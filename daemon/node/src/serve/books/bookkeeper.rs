@@ -5,11 +5,11 @@
 use crate::serve::base::Base;
 use crate::serve::books::announcements::{Announcements, LookaheadState};
 use crate::serve::books::desk::{Account, Desk, Entry, Intent, Next, Offer};
+use crate::serve::books::distinct::Distinct;
 use crate::serve::books::supply::bring_in;
 use crate::serve::requests::request_rows;
 use crate::serve::table::TableState;
 use crate::serve::table::reason::Reason;
-use hashbrown::HashSet;
 use parking_lot::Mutex;
 use rudder_core::cache::Fill;
 use rudder_core::lookahead::Settings;
@@ -87,6 +87,7 @@ struct Bookkeeper {
     announcements: Announcements,
     state: Arc<Mutex<LookaheadState>>,
     expire_every: Duration,
+    distinct: Distinct,
 }
 
 /// Closes the queue when its bookkeeper ends, for whatever reason: nobody waits for a place that will never be free.
@@ -112,7 +113,8 @@ impl Bookkeeper {
         let announcements = Announcements::new(settings);
         let state = Arc::new(Mutex::new(announcements.state(base.tables[table].cache.capacity_rows())));
         let expire_every = Duration::from_millis(settings.expire_ms / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY_MAX);
-        Self { base, table, desk: Arc::default(), announcements, state, expire_every }
+        let distinct = Distinct::new(base.table(table).rows);
+        Self { base, table, desk: Arc::default(), announcements, state, expire_every, distinct }
     }
 
     fn run(mut self) {
@@ -172,7 +174,7 @@ impl Bookkeeper {
         let Account { hits, missed, claim, ticket, waited_rows } = account;
         let TableState { cache, stats, .. } = &self.base.tables[self.table];
         let batch = ticket.and_then(|ticket| self.announcements.take(ticket.redeem()));
-        let wanted = cache.record(&distinct(hits), &missed, |i| claim.fresh_row(i), batch);
+        let wanted = cache.record(&self.distinct.of(hits), &missed, |i| claim.fresh_row(i), batch);
         drop(claim);
         if let Some(batch) = batch {
             stats.late_rows.fetch_add(waited_rows, Ordering::Relaxed);
@@ -201,22 +203,5 @@ impl Bookkeeper {
         let capacity = self.base.tables[self.table].cache.capacity_rows();
         *self.state.lock() = self.announcements.state(capacity);
         self.desk.note_expecting(|trainer| self.announcements.expects(trainer));
-    }
-}
-
-/// Each id once, in the order of their first appearance: a batch counts a row once, whether it was a hit or a miss.
-fn distinct(mut ids: Vec<u64>) -> Vec<u64> {
-    let mut seen = HashSet::with_capacity(ids.len());
-    ids.retain(|&id| seen.insert(id));
-    ids
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_counts_once_per_batch() {
-        assert_eq!(distinct(vec![3, 1, 3, 2, 1]), [3, 1, 2]);
     }
 }

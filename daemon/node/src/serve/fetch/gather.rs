@@ -2,14 +2,14 @@
 //! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a
 //! cached row beyond one chunk.
 
-use crate::serve::own::out::Out;
+use crate::serve::own::out::{Out, Writer};
 use crate::serve::own::owned::OwnedTable;
 use hashbrown::HashMap;
 use rudder_core::cache::{TableCache, prefetch};
 use rudder_dataset::{Part, Table, WantedRow};
 
 /// Ids looked up together before their rows are copied; also how long a reader stays inside the cache.
-const CHUNK_ROWS: usize = 512;
+pub(crate) const CHUNK_ROWS: usize = 512;
 
 /// How many index words ahead are asked for.
 const INDEX_AHEAD: usize = 16;
@@ -41,16 +41,6 @@ pub(crate) struct Found {
     pub(crate) unmapped: Vec<WantedRow>,
 }
 
-impl Found {
-    /// Adds what another part of the same fetch found.
-    pub(crate) fn merge(&mut self, mut other: Found) {
-        self.local += other.local;
-        self.hits.append(&mut other.hits);
-        self.misses.append(&mut other.misses);
-        self.unmapped.append(&mut other.unmapped);
-    }
-}
-
 /// An id that the table does not have, with its position in the fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OutOfRange {
@@ -74,19 +64,21 @@ pub(crate) struct Run<'a> {
     /// Position of the first in the fetch.
     pub(crate) first: usize,
     pub(crate) ids: &'a [u64],
+    /// Whether rows are written past the processor's caches.
+    pub(crate) past_caches: bool,
 }
 
 /// Gathers the rows of a run into `out`.
 pub(crate) fn gather(sources: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -> Result<(), OutOfRange> {
     for (chunk, ids) in (0..).zip(run.ids.chunks(CHUNK_ROWS)) {
-        gather_chunk(sources, Run { first: run.first + chunk * CHUNK_ROWS, ids }, out, found)?;
+        gather_chunk(sources, Run { first: run.first + chunk * CHUNK_ROWS, ids, ..run }, out, found)?;
     }
     Ok(())
 }
 
 fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -> Result<(), OutOfRange> {
     let Sources { table, node, cache, .. } = from;
-    let Run { first, ids } = run;
+    let Run { first, ids, past_caches } = run;
     let (reader, owned) = (cache.read(), from.owned.read(&table.shard));
     let mut sources: [&[u8]; CHUNK_ROWS] = [&[]; CHUNK_ROWS];
     for (i, &id) in ids.iter().enumerate() {
@@ -115,12 +107,12 @@ fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -
             found.misses.push(Miss { at: (first + i) as u32, id, part: location.part });
         }
     }
-    copy_rows(&sources[..ids.len()], first, table.row_bytes, out);
+    copy_rows(&sources[..ids.len()], first, table.row_bytes, &out.writer(past_caches));
     Ok(())
 }
 
 /// Copies each row to its place, asking for rows ahead of their turn; an empty source is a miss and is left out.
-fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
+fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Writer<'_>) {
     sources.iter().take(ROWS_AHEAD).for_each(|row| prefetch::row(row));
     for (i, source) in sources.iter().enumerate() {
         if let Some(ahead) = sources.get(i + ROWS_AHEAD) {
@@ -159,16 +151,5 @@ pub fn gather_in_process(rows: &[u8], row_bytes: usize, ids: &[u64], out: &mut [
             prefetch::row(at(ahead));
         }
         target.copy_from_slice(at(id));
-    }
-}
-
-/// Puts two parts of a gather together; the first refusal stands.
-pub(crate) fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> Result<Found, OutOfRange> {
-    match (found, part) {
-        (Ok(mut found), Ok(part)) => {
-            found.merge(part);
-            Ok(found)
-        }
-        (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
 }
