@@ -1,6 +1,6 @@
 //! A large gather cut into turns, which the threads that share it take as they find time: one that gets no processor
 //! holds up nothing but its turn. It owns the cut and the order in which what was found is put together again. It must
-//! never let a thread of the daemon go without a look at other work for longer than a turn.
+//! never let a thread of the daemon go without a look at other work for much longer than [`LOOK_AFTER`].
 
 use crate::serve::base::Base;
 use crate::serve::error::RequestError;
@@ -10,9 +10,14 @@ use crate::serve::own::blocks::take_resident;
 use rudder_dataset::WantedRow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-/// Bytes of one turn: between two looks at other work, a thread gathers for a quarter of a millisecond.
+/// Bytes of one turn: a quarter of a millisecond.
 const TURN_BYTES: usize = 1 << 20;
+
+/// How long a thread gathers before it looks at other work. Each look costs as much as fifty rows, and more where it
+/// wakes another thread that takes the rest away.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
 
 /// Bytes by which a row counts for more than it has: it has to be found.
 const ROW_COST_BYTES: usize = 256;
@@ -82,6 +87,7 @@ async fn take_turns(base: &Base, job: &Job, cut: Cut, next: &AtomicUsize) -> Res
     let (table, owned) = (base.table(job.table), base.owned.table(job.table));
     let sources = Sources { table, node: base.dataset.node(), owned, cache: &base.tables[job.table].cache };
     let mut share = Share::default();
+    let mut looked = Instant::now();
     loop {
         let turn = next.fetch_add(1, Ordering::Relaxed);
         if turn >= cut.turns() {
@@ -97,8 +103,9 @@ async fn take_turns(base: &Base, job: &Job, cut: Cut, next: &AtomicUsize) -> Res
         }
         share.unmapped.append(&mut found.unmapped);
         share.turns.push((turn, found));
-        if next.load(Ordering::Relaxed) < cut.turns() {
+        if next.load(Ordering::Relaxed) < cut.turns() && looked.elapsed() >= LOOK_AFTER {
             tokio::task::yield_now().await;
+            looked = Instant::now();
         }
     }
     take_resident(table, &mut share.unmapped, &job.out).await;
