@@ -15,9 +15,6 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-/// Bytes that a processor writes to memory at once, past its caches.
-const LINE_BYTES: usize = 64;
-
 /// Bytes of a page of this machine.
 pub(super) fn page_bytes() -> usize {
     rustix::param::page_size()
@@ -29,14 +26,6 @@ pub struct Mapping {
     start: NonNull<u8>,
     bytes: usize,
     fd: OwnedFd,
-}
-
-/// Writes to a mapping past the processor's caches. What was written can be told to others once this is dropped.
-#[derive(Debug)]
-pub struct Stream<'a> {
-    mapping: &'a Mapping,
-    /// Whether this processor has the instructions; else bytes are written as by [`Mapping::write`].
-    past_caches: bool,
 }
 
 // SAFETY: the mapping is plain memory that lives until drop; all access goes through methods that check bounds.
@@ -158,12 +147,6 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) }
     }
 
-    /// For much more than fits into caches: memory is written without being read first, which an ordinary write does.
-    #[must_use]
-    pub fn stream(&self) -> Stream<'_> {
-        Stream { mapping: self, past_caches: can_pass_caches() }
-    }
-
     /// Copies the bytes from `offset` to `out`. Each is read once.
     ///
     /// # Panics
@@ -225,83 +208,6 @@ impl Mapping {
     }
 }
 
-impl Stream<'_> {
-    /// Copies `source` in at `offset`.
-    ///
-    /// # Panics
-    /// As [`Mapping::write`].
-    #[inline]
-    pub fn write(&self, offset: usize, source: &[u8]) {
-        if !self.past_caches {
-            return self.mapping.write(offset, source);
-        }
-        let target = self.mapping.at(offset, source.len());
-        // Lines of which this writes only a part go the ordinary way.
-        let head = target.align_offset(LINE_BYTES).min(source.len());
-        let lines = (source.len() - head) / LINE_BYTES;
-        let tail = head + lines * LINE_BYTES;
-        self.mapping.write(offset, &source[..head]);
-        // SAFETY: `can_pass_caches` has seen the instructions; the lines lie inside `source` and inside the run that
-        // `at` has checked, the first begins at a multiple of `LINE_BYTES`, and no reference to the run exists.
-        unsafe { write_lines(source.as_ptr().add(head), target.add(head), lines) };
-        self.mapping.write(offset + tail, &source[tail..]);
-    }
-}
-
-impl Drop for Stream<'_> {
-    fn drop(&mut self) {
-        if self.past_caches {
-            fence();
-        }
-    }
-}
-
-/// Whether [`write_lines`] may be called.
-#[cfg(target_arch = "x86_64")]
-fn can_pass_caches() -> bool {
-    std::arch::is_x86_feature_detected!("avx")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn can_pass_caches() -> bool {
-    false
-}
-
-/// Copies `lines` lines past the caches.
-///
-/// # Safety
-/// [`can_pass_caches`], `source` is valid for reads and `target` for writes of the lines, and `target` is a multiple of
-/// [`LINE_BYTES`]. Others see the bytes in any order until [`fence`].
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx")]
-unsafe fn write_lines(source: *const u8, target: *mut u8, lines: usize) {
-    use std::arch::x86_64::{__m256i, _mm256_loadu_si256, _mm256_stream_si256};
-    for at in (0..lines * LINE_BYTES).step_by(LINE_BYTES) {
-        // SAFETY: both halves of the line are inside, and halves of an aligned line are aligned.
-        unsafe {
-            let (from, to) = (source.add(at).cast::<__m256i>(), target.add(at).cast::<__m256i>());
-            let (left, right) = (_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1)));
-            _mm256_stream_si256(to, left);
-            _mm256_stream_si256(to.add(1), right);
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn write_lines(source: *const u8, target: *mut u8, lines: usize) {
-    // SAFETY: valid for the lines, as the caller promises.
-    unsafe { std::ptr::copy_nonoverlapping(source, target, lines * LINE_BYTES) }
-}
-
-/// What was written past the caches is seen before what is written after this.
-fn fence() {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a fence touches no memory, and every x86-64 processor has it.
-    unsafe {
-        std::arch::x86_64::_mm_sfence();
-    }
-}
-
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the mapping was made by `map` with this length, and every borrow of it has ended.
@@ -339,26 +245,6 @@ mod tests {
         let mut ids = vec![1];
         daemon.read_ids(128, 2, &mut ids);
         assert_eq!(ids, [1, 7, 9]);
-    }
-
-    #[test]
-    fn a_stream_writes_what_an_ordinary_write_does_and_nothing_beside_it() {
-        let (streamed, plain) = (Mapping::create(4096).unwrap(), Mapping::create(4096).unwrap());
-        let source: Vec<u8> = (0..1000).map(|i| (i % 251) as u8 + 1).collect();
-        for (offset, len) in [(0, 64), (1, 63), (64, 128), (8, 500), (63, 1), (4, 0), (2048, 1000), (4095, 1)] {
-            for mapping in [&streamed, &plain] {
-                mapping.write(0, &[0; 4096]);
-            }
-            streamed.stream().write(offset, &source[..len]);
-            plain.write(offset, &source[..len]);
-            assert_eq!(lease_bytes(&streamed, 0, 4096), lease_bytes(&plain, 0, 4096), "{len} bytes at {offset}");
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "run outside the arena")]
-    fn a_stream_beyond_the_end_panics_before_it_writes() {
-        Mapping::create(64).unwrap().stream().write(0, &[0; 128]);
     }
 
     /// Pages of the mapping that are in memory, whoever asked for them.

@@ -6,7 +6,7 @@
 mod mapping;
 
 use mapping::page_bytes;
-pub use mapping::{AdoptError, Mapping, Stream};
+pub use mapping::{AdoptError, Mapping};
 
 use crate::lock::lock;
 use crate::wire::ARENA_ALIGN_BYTES;

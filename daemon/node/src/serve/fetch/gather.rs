@@ -2,7 +2,7 @@
 //! lists what is missing. It owns the hottest loop of the daemon and must never allocate per row, wait, or hold a
 //! cached row beyond one chunk.
 
-use crate::serve::own::out::{Out, Writer};
+use crate::serve::own::out::Out;
 use crate::serve::own::owned::OwnedTable;
 use hashbrown::HashMap;
 use rudder_core::cache::{TableCache, prefetch};
@@ -64,21 +64,19 @@ pub(crate) struct Run<'a> {
     /// Position of the first in the fetch.
     pub(crate) first: usize,
     pub(crate) ids: &'a [u64],
-    /// Whether rows are written past the processor's caches.
-    pub(crate) past_caches: bool,
 }
 
 /// Gathers the rows of a run into `out`.
 pub(crate) fn gather(sources: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -> Result<(), OutOfRange> {
     for (chunk, ids) in (0..).zip(run.ids.chunks(CHUNK_ROWS)) {
-        gather_chunk(sources, Run { first: run.first + chunk * CHUNK_ROWS, ids, ..run }, out, found)?;
+        gather_chunk(sources, Run { first: run.first + chunk * CHUNK_ROWS, ids }, out, found)?;
     }
     Ok(())
 }
 
 fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -> Result<(), OutOfRange> {
     let Sources { table, node, cache, .. } = from;
-    let Run { first, ids, past_caches } = run;
+    let Run { first, ids } = run;
     let (reader, owned) = (cache.read(), from.owned.read(&table.shard));
     let mut sources: [&[u8]; CHUNK_ROWS] = [&[]; CHUNK_ROWS];
     for (i, &id) in ids.iter().enumerate() {
@@ -107,12 +105,12 @@ fn gather_chunk(from: Sources<'_>, run: Run<'_>, out: &Out, found: &mut Found) -
             found.misses.push(Miss { at: (first + i) as u32, id, part: location.part });
         }
     }
-    copy_rows(&sources[..ids.len()], first, table.row_bytes, &out.writer(past_caches));
+    copy_rows(&sources[..ids.len()], first, table.row_bytes, out);
     Ok(())
 }
 
 /// Copies each row to its place, asking for rows ahead of their turn; an empty source is a miss and is left out.
-fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Writer<'_>) {
+fn copy_rows(sources: &[&[u8]], first: usize, row_bytes: usize, out: &Out) {
     sources.iter().take(ROWS_AHEAD).for_each(|row| prefetch::row(row));
     for (i, source) in sources.iter().enumerate() {
         if let Some(ahead) = sources.get(i + ROWS_AHEAD) {

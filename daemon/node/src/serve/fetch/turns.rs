@@ -25,15 +25,11 @@ const ROW_COST_BYTES: usize = 256;
 /// Fewest turns that are worth a further thread: to wake it takes as long as a third of a turn.
 const THREAD_TURNS_MIN: usize = 2;
 
-/// Rows of more bytes together are written past the processor's caches: the trainer would not find them there.
-const PAST_CACHES_BYTES_MIN: usize = 16 << 20;
-
 /// How a gather is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cut {
     rows: usize,
     turn_rows: usize,
-    past_caches: bool,
 }
 
 /// What one thread found.
@@ -48,7 +44,7 @@ struct Share {
 impl Cut {
     fn new(rows: usize, row_bytes: usize) -> Self {
         let turn_rows = (TURN_BYTES / (row_bytes + ROW_COST_BYTES)).next_multiple_of(CHUNK_ROWS).max(CHUNK_ROWS);
-        Self { rows, turn_rows, past_caches: rows.saturating_mul(row_bytes) >= PAST_CACHES_BYTES_MIN }
+        Self { rows, turn_rows }
     }
 
     fn turns(&self) -> usize {
@@ -96,7 +92,7 @@ async fn take_turns(base: &Base, job: &Job, cut: Cut, next: &AtomicUsize) -> Res
         let first = turn * cut.turn_rows;
         let ids = &job.ids[first..(first + cut.turn_rows).min(cut.rows)];
         let mut found = Found::default();
-        if let Err(refused) = gather(sources, Run { first, ids, past_caches: cut.past_caches }, &job.out, &mut found) {
+        if let Err(refused) = gather(sources, Run { first, ids }, &job.out, &mut found) {
             // Turns before this one are taken: the first refusal of the fetch is among what their takers answer.
             next.store(cut.turns(), Ordering::Relaxed);
             return Err(refused);
@@ -146,9 +142,7 @@ mod tests {
                 "{row_bytes}"
             );
         }
-        let cut = Cut::new(100_000, 512);
-        assert_eq!(cut.turns(), 66);
-        assert!(cut.past_caches && !Cut::new(1000, 512).past_caches);
+        assert_eq!(Cut::new(100_000, 512).turns(), 66);
     }
 
     #[test]
