@@ -177,10 +177,10 @@ class Site:
         """Round trips while rows are brought in, and bits per second of their bytes."""
         ids = self._take(PIECE_ROWS)
         begin = time.monotonic()
-        answer = self.client.warm("feat", ids)
+        brought = self.client.warm("feat", ids)["tables"][0]["brought"]
         end = time.monotonic()
-        if answer["filled_rows"] < PIECE_ROWS * 0.99:
-            raise RuntimeError(f"not all rows came: {answer}")
+        if brought["asked_rows"] < PIECE_ROWS or brought["pending_rows"] > 0:
+            raise RuntimeError(f"not all rows came: {brought}")
         return self._between(begin, end), PIECE_ROWS * WIDTH * 4 * 8 / (end - begin)
 
     def fetches(self) -> list[float]:
@@ -228,6 +228,17 @@ def percentile(values: list[float], share: float) -> float:
     return sorted(values)[int((len(values) - 1) * share)]
 
 
+def at_any_time(round_trips: list[float], share: float) -> float:
+    """The same of what a request takes that is made at any time: in the time of a long round trip there were few others."""
+    weights = [took + PAUSE_S * 1e3 for took in sorted(round_trips)]
+    left = share * sum(weights)
+    for took, weight in zip(sorted(round_trips), weights):
+        left -= weight
+        if left <= 0:
+            return took
+    return max(round_trips)
+
+
 def measure(folder: Path, given: argparse.Namespace) -> list[dict[str, object]]:
     """Make the sites and let them take turns."""
     rows = 2 * given.rounds * (2 * PIECE_ROWS + 40 * FETCH_ROWS)
@@ -270,7 +281,8 @@ def measure(folder: Path, given: argparse.Namespace) -> list[dict[str, object]]:
 
 def trips(round_trips: list[float]) -> dict[str, object]:
     """What is said of round trips."""
-    return {name: round(percentile(round_trips, share), 2) for name, share in (("rtt_ms_p50", 0.5), ("rtt_ms_p90", 0.9), ("rtt_ms_p99", 0.99))}
+    shares = {"rtt_ms_p50": 0.5, "rtt_ms_p90": 0.9, "rtt_ms_p99": 0.99}
+    return {name: round(at_any_time(round_trips, share), 2) for name, share in shares.items()}
 
 
 def main() -> None:

@@ -95,9 +95,7 @@ fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> 
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(config.stream_window_bytes))
         .receive_window(VarInt::from_u32(config.connection_window_bytes))
-        .send_window(send_window_bytes)
-        // Answers of one class go out one after the other, so that the first is in hand soonest.
-        .send_fairness(false);
+        .send_window(send_window_bytes);
     if config.mtu > MTU_DISCOVERED_MAX {
         // Both, always: with the default min_mtu a burst of losses reads as a black hole and the MTU falls to 1200.
         transport.initial_mtu(config.mtu).min_mtu(config.mtu).mtu_discovery_config(None);

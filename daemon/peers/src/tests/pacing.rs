@@ -11,6 +11,8 @@ const BYTES_PER_S: f64 = 6e6;
 const QUEUE_MAX: Duration = Duration::from_millis(120);
 /// Rows of a transfer of 6 MB.
 const TRANSFER_ROWS: u64 = 150_000;
+/// Datagrams after which a transfer has begun.
+const BEGUN: usize = 50;
 
 /// Datagrams between a client and a server; those to the client go through a queue.
 struct Link {
@@ -120,4 +122,29 @@ async fn bulk_keeps_the_queue_of_a_link_short_and_demand_does_not_have_to() {
         bulk * 2.5 < demand && bulk * 2.5 < unbounded,
         "bulk {bulk} ms, demand {demand}, without limit {unbounded}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn demand_overtakes_a_bulk_answer_that_has_begun() {
+    let dir = authority();
+    let config = PeersConfig { request_timeout_ms: 60_000, ..config(dir.path(), 1) };
+    let server = Peers::start(&config, identity(1), source(1)).unwrap();
+    let link = Link::to(&server.local_addr().to_string());
+    let peers = client(dir.path(), &link.address, |config| config.request_timeout_ms = 60_000);
+    fetch(&peers, &[1]).await.unwrap();
+    let before = link.waits.lock().unwrap().len();
+    // One request: all of it waits to be sent when the demand arrives.
+    let ids: Vec<u64> = (0..65_000).map(|i| i * 4 + 1).collect();
+    let bulk = {
+        let peers = Arc::clone(&peers);
+        tokio::spawn(async move { peers.fetch(1, 0, ROW_BYTES, &ids, Class::Bulk).await.map(|batch| batch.len()) })
+    };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while link.waits.lock().unwrap().len() < before + BEGUN {
+        assert!(Instant::now() < deadline, "bulk does not begin");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    check(&fetch(&peers, &[5, 9]).await.unwrap(), &[5, 9]);
+    assert!(!bulk.is_finished(), "two rows that a trainer waits for came after 65,000 that nobody waits for");
+    assert_eq!(bulk.await.unwrap().unwrap(), 65_000);
 }
