@@ -21,6 +21,10 @@ const STEP: f64 = 0.5;
 /// doubles in a round trip, and loses at most a quarter.
 const RATIO: std::ops::RangeInclusive<f64> = 0.5..=3.0;
 
+/// How far above Cubic's window its own may lie. Without a bound it would grow while Cubic alone keeps the queue short,
+/// and take many round trips to come down.
+const ABOVE_CUBIC: f64 = 2.0;
+
 /// What is left of the window after a loss.
 const LOSS_SCALE: f64 = 0.7;
 
@@ -155,6 +159,11 @@ impl Scavenger {
         }
     }
 
+    /// Another window lets at most `bytes` be on their way.
+    pub(crate) fn bound(&mut self, bytes: u64) {
+        self.window = self.window.min(bytes as f64 * ABOVE_CUBIC);
+    }
+
     /// A packet was lost.
     pub(crate) fn lost(&mut self) {
         if !std::mem::replace(&mut self.round.lost, true) {
@@ -217,6 +226,7 @@ impl Controller for Yielding {
         self.cubic.on_ack(now, sent, bytes, app_limited || self.is_held_back(), rtt);
         if !self.pace.is_urgent() {
             self.scavenger.acknowledged(now, sent, !app_limited);
+            self.scavenger.bound(self.cubic.window());
             self.pace.queue_us.store(self.scavenger.queue.as_micros() as u64, Ordering::Relaxed);
         }
     }
@@ -291,6 +301,8 @@ mod tests {
         scavenger: Scavenger,
         /// From when on it has something to send, and until when.
         active: std::ops::Range<Duration>,
+        /// What else bounds the bytes on their way.
+        other_window: u64,
         in_flight: u64,
         /// Since half of the time.
         delivered: u64,
@@ -299,7 +311,7 @@ mod tests {
     fn flow(link: &Link, active: std::ops::Range<u64>) -> Flow {
         let scavenger = Scavenger::new(link.begin, TARGET, PACKET, 10 * PACKET);
         let active = Duration::from_secs(active.start)..Duration::from_secs(active.end);
-        Flow { scavenger, active, in_flight: 0, delivered: 0 }
+        Flow { scavenger, active, other_window: u64::MAX, in_flight: 0, delivered: 0 }
     }
 
     /// Lets all flows send for `seconds`, beside other traffic that takes a share of the link after half of the time.
@@ -320,6 +332,7 @@ mod tests {
                 flow.in_flight -= PACKET;
                 let is_limited = flow.active.contains(&at);
                 flow.scavenger.acknowledged(arrival, sent, is_limited);
+                flow.scavenger.bound(flow.other_window);
                 flow.delivered += if at >= length / 2 { PACKET } else { 0 };
             }
             if at >= length / 2 {
@@ -334,7 +347,8 @@ mod tests {
             for (nth, flow) in flows.iter_mut().enumerate() {
                 // As many packets as a poll sends, so that flows take turns.
                 for _ in 0..10 {
-                    if !flow.active.contains(&at) || flow.in_flight + PACKET > flow.scavenger.window() {
+                    let window = flow.scavenger.window().min(flow.other_window);
+                    if !flow.active.contains(&at) || flow.in_flight + PACKET > window {
                         break;
                     }
                     flow.in_flight += PACKET;
@@ -423,6 +437,16 @@ mod tests {
         scavenger.lost();
         scavenger.lost();
         assert_eq!(scavenger.window(), 70 * PACKET);
+    }
+
+    #[test]
+    fn the_window_does_not_grow_while_another_keeps_the_queue_short() {
+        let mut link = Link::new(MBIT_100, NEAR);
+        let mut flows = [flow(&link, 0..10)];
+        // What Cubic does after losses: half of what the path holds.
+        flows[0].other_window = 2 * PACKET;
+        run(&mut link, &mut flows, 10, 0.0);
+        assert!(flows[0].scavenger.window() <= PACKETS_MIN * PACKET, "{}", flows[0].scavenger.window());
     }
 
     #[test]
