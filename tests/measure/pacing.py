@@ -1,11 +1,13 @@
 """What a trainer's own requests between two hosts wait for while rows are brought in ahead, and how fast those come.
 
-Two sites of two daemons each, in network namespaces with a token bucket at both ends of the link, which differ in ``peers.bulk_queue_ms``
-alone: 0 (bulk as fast as demand) and the value under test. In each round, by turns, each site is measured idle and while a tool call
-brings rows in: the round trips of small requests over TCP from host to host, the bytes that arrive, and the times of fetches of rows that
-are not cached. Needs to be root, ``ip`` and ``tc``, the Python package ``rudder`` and NumPy:
+Two sites of two daemons each, in network namespaces with a token bucket at both ends of the link, which differ in
+``peers.bulk_queue_ms`` alone: 0 (bulk as fast as demand) and the value under test. In each round, by turns, each site
+is measured idle and while a tool call brings rows in: the round trips of small requests over TCP from host to host,
+the bytes that arrive, and the times of fetches of rows that are not cached. Needs to be root, ``ip`` and ``tc``, the
+Python package ``rudder`` and NumPy:
 
     target/python-tests/bin/python tests/measure/pacing.py [--speed 100mbit] [--rounds N] [--queue-ms N] [--json]
+
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Fetches from Python beside the same rows from elsewhere: one table, one run.
 
-Starts a cluster of two daemons, the first of which has every remote row in its cache, and lets the ways to get random rows take turns:
-Rudder by ids of torch and of NumPy, in halves, of three tables at once, one row, announced; ``torch.index_select`` and ``numpy.take``; and
-where they are installed, DistDGL's ``DistTensor``, Redis and PyG's in-memory store. The order of each round is drawn, each way gets ids of
-its own, and what it answers is held against the source outside the time that counts. Needs the Python package ``rudder``, NumPy, torch:
+Starts a cluster of two daemons, the first of which has every remote row in its cache, and lets the ways to get random
+rows take turns: Rudder by ids of torch and of NumPy, in halves, of three tables at once, one row, announced;
+``torch.index_select`` and ``numpy.take``; and where they are installed, DistDGL's ``DistTensor``, Redis and PyG's
+in-memory store. The order of each round is drawn, each way gets ids of its own, and what it answers is held against
+the source outside the time that counts. Needs the Python package ``rudder``, NumPy, torch:
 
     python tests/measure/python_fetch.py [--rows N] [--dim N] [--rounds N] [--only NAME...] [--json]
 
@@ -104,8 +105,9 @@ class Site:
                 for first in range(self.remote_first, len(self.feat), 50_000):
                     self.client.fetch(table, np.arange(first, min(first + 50_000, len(self.feat))))
         for table in tables:
-            state = cluster.accounted(self.client, table, lambda state: state["cached_rows"] >= len(self.feat) - self.remote_first)
-            if state["cached_rows"] < len(self.feat) - self.remote_first:
+            remote = len(self.feat) - self.remote_first
+            state = cluster.accounted(self.client, table, lambda state, remote=remote: state["cached_rows"] >= remote)
+            if state["cached_rows"] < remote:
                 raise RuntimeError(f"the cache of {table} did not take all rows: {state}")
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -267,7 +269,8 @@ def main() -> None:
                 for way, (get, prepare, rows, source) in stack.enter_context(rival(site.feat, site.remote_first)).items():
                     ways[way] = Way(get, prepare, rows, source, given.rows)
         if given.only:
-            ways = {name: way for name, way in ways.items() if name == YARDSTICK or any(part in name for part in given.only)}
+            wanted = [YARDSTICK, *given.only]
+            ways = {name: way for name, way in ways.items() if any(part in name for part in wanted)}
         lines = lines_of(ways, measure(ways, site, given.rounds))
     if given.json:
         for line in lines:

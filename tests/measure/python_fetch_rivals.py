@@ -1,9 +1,11 @@
 """What `python_fetch.py` holds fetches against, where it is installed: DistDGL, Redis, PyG.
 
-Each rival is a context that answers its ways by name: what gets rows (timed), what makes drawn ids ready for it, what makes an array of its
-answer, and the rows that are right. A rival that is not installed has no ways. Run as a program, this file is a server of DistDGL:
+Each rival is a context that answers its ways by name: what gets rows (timed), what makes drawn ids ready for it, what
+makes an array of its answer, and the rows that are right. A rival that is not installed has no ways. Run as a
+program, this file is a server of DistDGL:
 
     python python_fetch_rivals.py ADDRESSES
+
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ START_TIMEOUT_S = 120.0
 #: Rows that Redis is given at once.
 LOAD_ROWS = 5_000
 
-Ways = dict[str, tuple[Callable[[Any], Any], Callable[[np.ndarray], Any], Callable[[Any], np.ndarray], Callable[[np.ndarray], np.ndarray]]]
+Ways = dict[
+    str,
+    tuple[
+        Callable[[Any], Any], Callable[[np.ndarray], Any], Callable[[Any], np.ndarray], Callable[[np.ndarray], np.ndarray]
+    ],
+]
 
 
 def held(feat: np.ndarray, first: int) -> np.ndarray:
@@ -104,7 +111,11 @@ def redis(feat: np.ndarray, first: int) -> Iterator[Ways]:
             while not path.exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
             connection = Redis(path, rows)
-            yield {"Redis MGET": (connection.get, lambda ids: (ids - first) % len(rows), np.asarray, lambda ids: rows[(ids - first) % len(rows)])}
+
+            def there(ids: np.ndarray) -> np.ndarray:
+                return (ids - first) % len(rows)
+
+            yield {"Redis MGET": (connection.get, there, np.asarray, lambda ids: rows[there(ids)])}
         finally:
             server.kill()
             server.wait()
@@ -120,7 +131,11 @@ def pyg(feat: np.ndarray, first: int) -> Iterator[Ways]:
     from torch_geometric.data import Data
 
     data = Data(x=torch.from_numpy(feat))
-    yield {"PyG, in memory": (lambda ids: data.get_tensor(attr_name="x", index=ids), torch.from_numpy, np.asarray, feat.__getitem__)}
+
+    def get(ids: torch.Tensor) -> torch.Tensor:
+        return data.get_tensor(attr_name="x", index=ids)
+
+    yield {"PyG, in memory": (get, torch.from_numpy, np.asarray, feat.__getitem__)}
 
 
 @contextlib.contextmanager
