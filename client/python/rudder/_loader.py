@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from ._arrays import as_ids
-from ._client import Client, default_client
+from ._client import Client
+from ._connect import default_client
 from .errors import LimitError
 
 __all__ = ["Loader"]
@@ -304,7 +305,8 @@ class _Ahead:
         while self._asked > 0 and self._announced < len(self.waiting):
             ids = self.waiting[self._announced].ids
             try:
-                asked = client.announce(table, ids, client._course.next_step(table))
+                client.announce(table, ids, client._course.next_step([table]))
+                asked = client.horizon(table)
             except LimitError:
                 return False
             self._announced += 1
