@@ -12,10 +12,13 @@ import numpy as np
 
 from ._tables import TableInfo, same_dtype
 
-__all__ = ["Ids", "as_ids", "as_ids_of", "as_row_bytes", "as_rows", "check_out", "fill", "is_tensor_object"]
+__all__ = ["Ids", "as_ids", "as_ids_of", "as_row_bytes", "as_rows", "check_out", "fill", "is_tensor_object", "tensor_of"]
 
 #: Type characters of the ids that the native client reads in place: 32 and 64 bits, signed and unsigned.
 _NATIVE_IDS = frozenset("iIlLqQ")
+
+#: Element types that torch 2.2 does not have.
+_NEW_IN_TORCH = frozenset(("u16", "u32", "u64"))
 
 #: What :func:`as_ids` answers: an array, or a range that nobody has written out yet.
 Ids = Union[np.ndarray, range]
@@ -180,13 +183,36 @@ def as_rows(rows: Any, as_tensor: bool, info: TableInfo) -> Any:
         ``[n, *info.shape]``, writable.
     """
     array = np.asarray(rows)
-    if not as_tensor:
-        return array
+    return tensor_of(array, info.dtype) if as_tensor else array
+
+
+def tensor_of(array: np.ndarray, dtype: str) -> Any:
+    """A tensor over the memory of rows; torch must have been imported.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The rows; the tensor keeps it alive.
+    dtype : str
+        Their element type, by its name in the dataset.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Raises
+    ------
+    TypeError
+        If this torch has no such type. It is never replaced by another.
+    """
     torch = sys.modules["torch"]
-    if info.dtype == "bf16":
+    if dtype == "bf16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    if info.dtype == "u16" and not hasattr(torch, "uint16"):
-        raise TypeError(f"table {info.name!r} is of u16, which this torch does not have: give NumPy ids, or use torch 2.3")
+    if dtype in _NEW_IN_TORCH and not hasattr(torch, array.dtype.name):
+        raise TypeError(
+            f"rows of {dtype} are torch.{array.dtype.name}, which torch 2.3 brought, and this is torch {torch.__version__}: "
+            "ask with a NumPy array of ids and convert what comes, or update torch"
+        )
     return torch.from_numpy(array)
 
 

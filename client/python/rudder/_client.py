@@ -149,7 +149,7 @@ class Client(Hints, Naming, Steering):
             "fingerprint": self.fingerprint,
         }
         self._course = Course()
-        tables = (TableInfo(*fields[:8], ids, fields[8]) for fields in native.tables())
+        tables = (TableInfo(*fields, ids) for fields in native.tables())
         self._tables = {table.name: table for table in tables}
         self._copies: _gpu.Copies | None = None
         self._said: set[str] = set()

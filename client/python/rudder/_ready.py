@@ -69,22 +69,26 @@ def _own(client: Client, deadline: float, timeout_s: float) -> None:
 
 
 def _owners(client: Client) -> dict[int, tuple[str, np.ndarray]]:
-    """By node, a table and ids that it owns there: rows spread over the table, so small parts of it may be missed."""
+    """By node, a table and some ids of rows that it owns, drawn at random: a cache is unlikely to hold all of them.
+
+    Of a table with more rows than are looked at, a small part may be missed.
+    """
     rows: dict[int, tuple[str, np.ndarray]] = {}
     seen: set[str] = set()
     for info in client.tables().values():
         if info.vertex_type in seen or info.rows == 0:
             continue
         seen.add(info.vertex_type)
-        ids = _spread(client, info)
+        ids = _drawn(client, info)
         owners = client.owner(info.name, ids)
         for node in np.unique(owners).tolist():
             rows.setdefault(node, (info.name, ids[owners == node][:_ROWS_FETCHED]))
     return rows
 
 
-def _spread(client: Client, info: TableInfo) -> np.ndarray:
-    ids = np.unique(np.linspace(0, info.rows - 1, min(info.rows, _ROWS_LOOKED_AT)).astype(np.int64))
+def _drawn(client: Client, info: TableInfo) -> np.ndarray:
+    rng = np.random.default_rng()
+    ids = rng.permutation(info.rows) if info.rows <= _ROWS_LOOKED_AT else rng.integers(0, info.rows, _ROWS_LOOKED_AT)
     if info.renumbered and client.ids == "original":
         # Original ids need not be dense.
         translated: np.ndarray = client.original_ids(info.name, ids)

@@ -16,21 +16,23 @@ import numpy as np
 
 from .errors import UnknownTableError
 
-__all__ = ["TableInfo", "same_dtype", "table_of", "unknown_table", "unknown_vertex_type"]
+__all__ = ["NUMPY_DTYPES", "TableInfo", "edge_type_of", "same_dtype", "table_of", "unknown_table", "unknown_vertex_type"]
 
-#: Element types as NumPy and as torch name them.
-_DTYPES: dict[str, tuple[np.dtype[Any], str]] = {
-    "f32": (np.dtype("<f4"), "float32"),
-    "f16": (np.dtype("<f2"), "float16"),
-    "bf16": (np.dtype("<u2"), "bfloat16"),
-    "f64": (np.dtype("<f8"), "float64"),
-    "i64": (np.dtype("<i8"), "int64"),
-    "i32": (np.dtype("<i4"), "int32"),
-    "i16": (np.dtype("<i2"), "int16"),
-    "i8": (np.dtype("i1"), "int8"),
-    "u16": (np.dtype("<u2"), "uint16"),
-    "u8": (np.dtype("u1"), "uint8"),
-    "bool": (np.dtype("?"), "bool"),
+#: Element types of arrays, by their names in the dataset. NumPy has no brain float: its bits are ``uint16``.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype("<f4"),
+    "f16": np.dtype("<f2"),
+    "bf16": np.dtype("<u2"),
+    "f64": np.dtype("<f8"),
+    "i64": np.dtype("<i8"),
+    "u8": np.dtype("u1"),
+    "i32": np.dtype("<i4"),
+    "i16": np.dtype("<i2"),
+    "i8": np.dtype("i1"),
+    "bool": np.dtype("?"),
+    "u16": np.dtype("<u2"),
+    "u32": np.dtype("<u4"),
+    "u64": np.dtype("<u8"),
 }
 
 #: Names that an error lists at most.
@@ -44,14 +46,18 @@ class TableInfo:
     Attributes
     ----------
     name : str
-        Name, unique in the dataset: ``TYPE.ATTR``, or ``ATTR`` alone where the graph has one vertex type without a name.
+        Name, unique in the dataset: ``"paper.x"``, ``"author:writes:paper.weight"``, or ``"x"`` alone where the graph has one
+        unnamed vertex type.
     vertex_type : str
-        Vertex type whose ids index the table; of edges ``SOURCE:RELATION:TARGET``.
+        Vertex type, or edge type (``"author:writes:paper"``), whose ids index the table.
     dtype : str
-        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"``, ``"i32"``, ``"i16"``, ``"i8"``, ``"u16"``,
-        ``"u8"`` or ``"bool"``.
+        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"``, ``"i32"``, ``"i16"``, ``"i8"``, ``"u64"``,
+        ``"u32"``, ``"u16"``, ``"u8"`` or ``"bool"``.
     width : int
-        Elements per row.
+        Elements per row: the product of `shape`.
+    shape : tuple of int
+        Shape of one row, as it went into the dataset: ``()`` for a table ``[n]``, ``(1,)`` for ``[n, 1]``, ``(2, 3)`` for
+        ``[n, 2, 3]``.
     rows : int
         Rows of the whole table, over all nodes; dataset ids are below this.
     local_rows : int
@@ -63,25 +69,23 @@ class TableInfo:
     ids : str
         Which numbers the ids of this client are, as :attr:`Client.ids` says: ``"original"`` or ``"dataset"``. Where vertices
         were not renumbered, the two are the same.
-    shape : tuple of int
-        Shape of one row: ``()`` where the source has one number per vertex, ``(2, 3)`` where it has ``[n, 2, 3]``.
     """
 
     name: str
     vertex_type: str
     dtype: str
     width: int
+    shape: tuple[int, ...]
     rows: int
     local_rows: int
     renumbered: bool
     named: bool
     ids: str
-    shape: tuple[int, ...]
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, a type that NumPy does not have."""
-        return _DTYPES[self.dtype][0]
+        return NUMPY_DTYPES[self.dtype]
 
     @property
     def row_bytes(self) -> int:
@@ -90,15 +94,31 @@ class TableInfo:
 
     @property
     def attr(self) -> str:
-        """The attribute: ``"x"`` of ``"paper.x"``; the whole name where it does not begin with the type."""
-        prefix = f"{self.vertex_type}."
-        return self.name[len(prefix) :] if self.name.startswith(prefix) else self.name
+        """Name of the attribute: ``"x"`` of ``"paper.x"``."""
+        before = f"{self.vertex_type}."
+        return self.name[len(before) :] if self.name.startswith(before) else self.name
 
     @property
     def edge_type(self) -> tuple[str, str, str] | None:
-        """``(source, relation, target)`` of a table of edges, ``None`` of a table of vertices."""
-        parts = self.vertex_type.split(":")
-        return (parts[0], parts[1], parts[2]) if len(parts) == 3 else None
+        """``(source, relation, target)`` where the ids are those of edges; nothing for a table of vertices."""
+        return edge_type_of(self.vertex_type)
+
+
+def edge_type_of(name: str) -> tuple[str, str, str] | None:
+    """The three parts of the name of an edge type.
+
+    Parameters
+    ----------
+    name : str
+        Name of a type in the dataset.
+
+    Returns
+    -------
+    tuple of str, optional
+        Nothing for a vertex type: only the names of edge types have two colons.
+    """
+    source, relation, target = name.split(":") if name.count(":") == 2 else ("", "", "")
+    return (source, relation, target) if source and target else None
 
 
 def same_dtype(info: TableInfo, dtype: Any) -> bool:
@@ -113,7 +133,8 @@ def same_dtype(info: TableInfo, dtype: Any) -> bool:
     """
     if isinstance(dtype, np.dtype):
         return bool(dtype == info.numpy_dtype)
-    return dtype is getattr(sys.modules["torch"], _DTYPES[info.dtype][1], None)
+    name = "bfloat16" if info.dtype == "bf16" else info.numpy_dtype.name
+    return dtype is getattr(sys.modules["torch"], name, None)
 
 
 def table_of(tables: Mapping[str, TableInfo], name: Any) -> TableInfo:

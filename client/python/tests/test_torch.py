@@ -38,7 +38,7 @@ def test_a_tensor_keeps_its_rows(client: rudder.Client, source: Source) -> None:
     source.check("bf16", np.arange(10, 100), kept.view(torch.int16).numpy().view(np.uint16))
 
 
-@pytest.mark.parametrize("ids", [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([True])])
+@pytest.mark.parametrize("ids", [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([1j])])
 def test_tensors_that_are_no_ids(client: rudder.Client, ids: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="integers"):
         client.fetch("f32", ids)
