@@ -24,7 +24,7 @@ class Shim:
     def __getattr__(self, name):
         return getattr(self.n, name)
     def tables(self):
-        return [(*t[:4], (t[3],), *t[4:]) for t in self.n.tables()]
+        return [t if len(t) == 9 else (*t[:4], (t[3],), *t[4:]) for t in self.n.tables()]
     def fetch(self, parts, batch, learn):
         return [self.n.fetch(name, w(ids)) for name, ids in parts]
     def fetch_async(self, parts, batch, learn):
