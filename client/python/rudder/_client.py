@@ -130,9 +130,9 @@ class Client(Hints, Naming, Steering):
         timeout_ms = max(1, round(timeout_s * 1000))
         path = None if socket is None else os.fspath(socket)
         native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer, ids, known)
+        from ._shim import Shim; native = Shim(native)
         if self._pins is not None:
             native.on_arena(self._pins.created, self._pins.dropped)
-        from ._shim import Shim; native = Shim(native)
         self._native = native
         self.node, self.trainer, self.ids = native.node, native.trainer, native.ids
         self.fingerprint = f"{native.fingerprint:016x}"
@@ -401,8 +401,9 @@ class Client(Hints, Naming, Steering):
             raise ValueError(f"device is {device}: rows come to the CPU (cpu) or to a GPU (cuda, cuda:1)")
         device = self._gpu().device(device)
         for out, info in zip(outs, want.infos):
-            if out is not None and str(getattr(out, "device", "cpu")) != str(device):
-                raise ValueError(f"out for table {info.name!r} lies on {getattr(out, 'device', 'the CPU')}, not on {device}")
+            lies_on = str(getattr(out, "device", "cpu"))
+            if out is not None and lies_on != str(device):
+                raise ValueError(f"out for table {info.name!r} lies on {lies_on}, not on {device}")
         return device
 
 

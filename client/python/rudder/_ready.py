@@ -46,7 +46,7 @@ def wait_ready(client: Client, peers: bool, timeout_s: float) -> None:
             due = _owners(client) if peers else {}
             break
         except _PASSING as failure:
-            _pause(deadline, timeout_s, f"the daemon of this node, {client.node}", failure)
+            _pause(deadline, timeout_s, f"the daemon of this node ({client.node})", failure)
     if not peers:
         _own(client, deadline, timeout_s)
     for node, (table, ids) in sorted(due.items()):
@@ -65,7 +65,7 @@ def _own(client: Client, deadline: float, timeout_s: float) -> None:
             client.status()
             return
         except _PASSING as failure:
-            _pause(deadline, timeout_s, f"the daemon of this node, {client.node}", failure)
+            _pause(deadline, timeout_s, f"the daemon of this node ({client.node})", failure)
 
 
 def _owners(client: Client) -> dict[int, tuple[str, np.ndarray]]:
