@@ -480,25 +480,3 @@ fn threads_share_one_connection() {
         }
     });
 }
-
-#[test]
-fn updates_and_tool_calls_arrive_as_they_were_sent() {
-    for inline in [false, true] {
-        let daemon = daemon(|line, _| line.serve_all());
-        let client = Client::connect(ConnectOptions { inline, ..daemon.options() }).unwrap();
-        for count in [0u64, 1, 7, 1_000] {
-            let ids: Vec<u64> = (0..count).map(|i| i * 977).collect();
-            let rows: Vec<u64> = ids.iter().flat_map(|&id| [id; WIDTH as usize]).collect();
-            assert_eq!(client.update("feat", &ids, bytemuck::cast_slice(&rows)).unwrap(), count);
-        }
-        let error = client.update("feat", &[1, 2], &[0; 9]).unwrap_err().to_string();
-        assert!(error.contains("9 bytes of rows came for 2 ids; table `feat`"), "{error}");
-        assert_eq!(client.warm("feat", &[1, 2, 3]).unwrap()["ids"], 3);
-        let grown = client.grow(None, Some(1.5), Some("a\"b")).unwrap();
-        assert_eq!(grown, serde_json::json!({ "tool": "grow", "factor": 1.5, "table": "a\"b" }));
-        let evicted = client.evict(0.25, true, None).unwrap();
-        assert_eq!(evicted, serde_json::json!({ "tool": "evict", "fraction": 0.25, "forget": true }));
-        assert_eq!(client.refresh(None, None).unwrap(), serde_json::json!({ "tool": "refresh" }));
-        assert_eq!(client.hold().unwrap(), serde_json::json!({ "tool": "hold" }));
-    }
-}

@@ -7,6 +7,7 @@
 
 from ._client import ARENA_BYTES_MAX, WHOLE_BYTES_MAX, Client
 from ._connect import connect
+from ._dataset import Dataset, Graph
 from ._launch import Daemon, launch
 from ._loader import Loader
 from ._native import __version__
@@ -21,6 +22,8 @@ __all__ = [
     "Batch",
     "Client",
     "Daemon",
+    "Dataset",
+    "Graph",
     "Loader",
     "Pending",
     "TableInfo",

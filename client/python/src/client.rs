@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[pyclass(frozen, name = "Client", module = "rudder._native")]
 pub(crate) struct NativeClient {
     client: Client,
+    hooks: Arc<PyHooks>,
 }
 
 /// A fetch in flight.
@@ -46,7 +47,7 @@ fn id_space(name: &str) -> PyResult<IdSpace> {
 impl NativeClient {
     #[new]
     #[pyo3(signature = (
-        socket, timeout_ms, inline, arena_bytes_max, name, trainer, ids, fingerprint, wait_ms=0, arena_hooks=None,
+        socket, timeout_ms, inline, arena_bytes_max, name, trainer, ids, fingerprint, wait_ms=0,
     ))]
     #[allow(clippy::too_many_arguments, reason = "they are the options of `rudder.connect`")]
     fn new(
@@ -60,8 +61,8 @@ impl NativeClient {
         ids: &str,
         fingerprint: Option<u64>,
         wait_ms: u64,
-        arena_hooks: Option<(Py<PyAny>, Py<PyAny>)>,
     ) -> PyResult<Self> {
+        let hooks = Arc::new(PyHooks::default());
         let interrupted = Some(signals::interrupted as fn() -> bool);
         let ids = id_space(ids)?;
         let options = ConnectOptions {
@@ -75,13 +76,10 @@ impl NativeClient {
             fingerprint,
             interrupted,
             wait_ms,
-            arena_hooks: arena_hooks.map(|(created, dropped)| {
-                let hooks: Arc<dyn ArenaHooks> = Arc::new(PyHooks { created, dropped });
-                hooks
-            }),
+            arena_hooks: Some(Arc::clone(&hooks) as Arc<dyn ArenaHooks>),
         };
         let client = py.detach(|| Client::connect(options)).map_err(|error| to_python(py, error))?;
-        Ok(Self { client })
+        Ok(Self { client, hooks })
     }
 
     #[getter]
@@ -162,6 +160,14 @@ impl NativeClient {
 
     fn warnings(&self) -> Vec<(&'static str, String)> {
         self.client.warnings().into_iter().map(|notice| (notice.code.name(), notice.message)).collect()
+    }
+
+    /// Tells `created(address, bytes)` of each arena that is mapped from now on, and `dropped(address)` before it is
+    /// unmapped. They are called in any thread, with the interpreter's lock and no other, `dropped` also where the last
+    /// array over an arena dies: they must not call this client, nor wait for a thread that does.
+    fn on_arena(&self, created: Py<PyAny>, dropped: Py<PyAny>) -> PyResult<()> {
+        let given = || PyRuntimeError::new_err("on_arena was called before: a client tells one pair of functions");
+        self.hooks.set(created, dropped).then_some(()).ok_or_else(given)
     }
 
     fn close(&self, py: Python<'_>) {

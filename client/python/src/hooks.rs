@@ -3,28 +3,37 @@
 
 use pyo3::prelude::*;
 use rudder_client::ArenaHooks;
+use std::sync::OnceLock;
 
-/// `created(address, bytes)` and `dropped(address)`.
-#[derive(Debug)]
-pub(crate) struct PyHooks {
-    pub(crate) created: Py<PyAny>,
-    pub(crate) dropped: Py<PyAny>,
+/// `created(address, bytes)` and `dropped(address)`, once they are given.
+#[derive(Debug, Default)]
+pub(crate) struct PyHooks(OnceLock<(Py<PyAny>, Py<PyAny>)>);
+
+impl PyHooks {
+    /// Tells these functions of arenas from now on. Answers whether none were given before.
+    pub(crate) fn set(&self, created: Py<PyAny>, dropped: Py<PyAny>) -> bool {
+        self.0.set((created, dropped)).is_ok()
+    }
 }
 
 impl ArenaHooks for PyHooks {
     fn created(&self, address: usize, bytes: usize) {
-        call(&self.created, |py, created| created.call1(py, (address, bytes)));
+        if let Some((created, _)) = self.0.get() {
+            call(created, |py| created.call1(py, (address, bytes)));
+        }
     }
 
     fn dropped(&self, address: usize) {
-        call(&self.dropped, |py, dropped| dropped.call1(py, (address,)));
+        if let Some((_, dropped)) = self.0.get() {
+            call(dropped, |py| dropped.call1(py, (address,)));
+        }
     }
 }
 
 /// Calls `hook`, unless the interpreter is gone.
-fn call(hook: &Py<PyAny>, how: impl FnOnce(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>>) {
+fn call(hook: &Py<PyAny>, how: impl FnOnce(Python<'_>) -> PyResult<Py<PyAny>>) {
     Python::try_attach(|py| {
-        if let Err(error) = how(py, hook) {
+        if let Err(error) = how(py) {
             error.write_unraisable(py, Some(hook.bind(py)));
         }
     });

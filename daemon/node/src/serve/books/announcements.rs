@@ -145,3 +145,39 @@ impl Announcements {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rudder_core::cache::{CacheSpec, PolicySpec};
+    use rudder_core::lookahead::IdsMark;
+
+    /// A desk may hold an announcement back while the fetch that names its batch goes ahead.
+    #[test]
+    fn an_announcement_that_its_fetch_overtook_does_not_wait() {
+        let policy = PolicySpec::Lru;
+        let (capacity_rows, ceiling_rows) = (10, 10);
+        let spec = CacheSpec {
+            table_rows: 100,
+            row_bytes: 0,
+            capacity_rows,
+            ceiling_rows,
+            tracked_rows_max: 0,
+            policy,
+            seed: 1,
+        };
+        let cache = TableCache::new(spec).unwrap();
+        let mut announcements = Announcements::new(Settings::default());
+        let said = |batch| {
+            let mark = IdsMark { ordered: batch, unordered: batch };
+            Announcement { batch, step: Some(batch), mark, ids: vec![batch] }
+        };
+        assert!(!announcements.arrive(&cache, 1, TrainerId(1), Named::Batch(5), 0));
+        announcements.announce(&cache, TrainerId(2), said(5), 0).unwrap();
+        assert!(announcements.expects(TrainerId(2)), "another trainer's");
+        announcements.announce(&cache, TrainerId(1), said(5), 0).unwrap();
+        assert!(!announcements.expects(TrainerId(1)));
+        announcements.announce(&cache, TrainerId(1), said(6), 0).unwrap();
+        assert!(announcements.expects(TrainerId(1)));
+    }
+}
