@@ -6,13 +6,13 @@ torch is never imported here: a caller who holds a tensor has imported it.
 from __future__ import annotations
 
 import sys
-from typing import Any, Union
+from typing import Any, Union, overload
 
 import numpy as np
 
 from ._tables import TableInfo, same_dtype
 
-__all__ = ["Ids", "as_ids", "as_ids_of", "as_row_bytes", "as_rows", "check_out", "fill", "is_tensor_object", "tensor_of"]
+__all__ = ["Ids", "as_ids", "as_ids_of", "as_row_bytes", "as_rows", "check_out", "fill", "is_tensor_object", "tensor_of", "written"]
 
 #: Type characters of the ids that the native client reads in place: 32 and 64 bits, signed and unsigned.
 _NATIVE_IDS = frozenset("iIlLqQ")
@@ -30,6 +30,14 @@ def is_tensor_object(value: Any) -> bool:
     return torch is not None and isinstance(value, getattr(torch, "Tensor", ()))
 
 
+@overload
+def as_ids(ids: Any) -> tuple[np.ndarray, bool]: ...
+
+
+@overload
+def as_ids(ids: Any, info: TableInfo | None) -> tuple[Ids, bool]: ...
+
+
 def as_ids(ids: Any, info: TableInfo | None = None) -> tuple[Ids, bool]:
     """Turn the ids of a caller into an array that the native client reads in place.
 
@@ -43,8 +51,8 @@ def as_ids(ids: Any, info: TableInfo | None = None) -> tuple[Ids, bool]:
     Returns
     -------
     ids : numpy.ndarray or range
-        Contiguous integers of 32 or 64 bits; the caller's own memory if that is so already. A range for a slice, a range
-        and ``None``.
+        Contiguous integers of 32 or 64 bits; the caller's own memory if that is so already. With a table, a range for a
+        slice, a range and ``None``.
     is_tensor : bool
         Whether ``ids`` is a torch tensor.
 
@@ -59,7 +67,8 @@ def as_ids(ids: Any, info: TableInfo | None = None) -> tuple[Ids, bool]:
     if type(ids) is not np.ndarray:
         if type(ids) is list or not is_tensor_object(ids):
             if ids is None or isinstance(ids, (slice, range)):
-                return _range(ids, info), False
+                chosen = _range(ids, info)
+                return written(chosen) if info is None else chosen, False
             array = np.asarray(ids)
         else:
             if ids.is_floating_point() or ids.is_complex():
@@ -81,6 +90,15 @@ def _range(ids: slice | range | None, info: TableInfo | None) -> range:
     if info is None:
         raise TypeError(f"ids must be integers, not {'None' if ids is None else 'a slice'}: only tables can be sliced")
     return range(info.rows) if ids is None else range(info.rows)[ids]
+
+
+def written(ids: Ids) -> np.ndarray:
+    """Ids as an array."""
+    if isinstance(ids, range):
+        if ids and min(ids[0], ids[-1]) < 0:
+            raise ValueError(f"ids are {ids}: ids are numbers of rows and never negative")
+        return np.arange(ids.start, ids.stop, ids.step, dtype=np.int64)
+    return ids
 
 
 def _converted(array: np.ndarray, ids: Any, info: TableInfo | None) -> np.ndarray:

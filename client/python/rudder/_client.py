@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Union, overload
 import numpy as np
 
 from . import _gpu, _native
-from ._arrays import as_ids, as_row_bytes, as_rows, fill
+from ._arrays import as_ids, as_row_bytes, as_rows, fill, written
 from ._course import Course
 from ._hints import Hints
 from ._naming import Naming
@@ -23,7 +23,7 @@ from ._numbers import STEP_MAX, TRAINER_MAX, integer
 from ._pending import Pending
 from ._pieces import Pieces
 from ._ready import wait_ready
-from ._selection import Of, Wanted, is_mask, wanted, written
+from ._selection import Of, Wanted, is_mask, wanted
 from ._steering import Steering
 from ._tables import TableInfo, table_of
 from .errors import ClosedError
@@ -70,7 +70,7 @@ class Client(Hints, Naming, Steering):
 
     Parameters
     ----------
-    socket, timeout_s, inline, arena_bytes_max, whole_bytes_max, name, trainer, ids, fingerprint, pin
+    socket, timeout_s, inline, arena_bytes_max, whole_bytes_max, name, trainer, ids, fingerprint, pin, wait_s
         As :func:`connect`.
 
     Attributes
@@ -118,7 +118,10 @@ class Client(Hints, Naming, Steering):
         ids: str = "original",
         fingerprint: str | None = None,
         pin: bool = False,
+        wait_s: float = 0.0,
     ) -> None:
+        if not 0 <= wait_s <= _TIMEOUT_S_MAX:
+            raise ValueError(f"wait_s is {wait_s}: it must be from 0 to {_TIMEOUT_S_MAX}, a year")
         if not 0 < timeout_s <= _TIMEOUT_S_MAX:
             raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
         arena_bytes_max = integer("arena_bytes_max", arena_bytes_max, 1, STEP_MAX)
@@ -127,10 +130,9 @@ class Client(Hints, Naming, Steering):
             trainer = integer("trainer", trainer, 0, TRAINER_MAX)
         known = None if fingerprint is None else _fingerprint(fingerprint)
         self._pins = _gpu.Pins(_gpu.cuda_driver()) if pin else None
-        timeout_ms = max(1, round(timeout_s * 1000))
+        timeout_ms, wait_ms = max(1, round(timeout_s * 1000)), round(wait_s * 1000)
         path = None if socket is None else os.fspath(socket)
-        native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer, ids, known)
-        from ._shim import Shim; native = Shim(native)
+        native = _native.Client(path, timeout_ms, inline, arena_bytes_max, name, trainer, ids, known, wait_ms)
         if self._pins is not None:
             native.on_arena(self._pins.created, self._pins.dropped)
         self._native = native
@@ -146,6 +148,7 @@ class Client(Hints, Naming, Steering):
             "name": name,
             "trainer": self.trainer,
             "ids": ids,
+            "wait_s": wait_s,
             "fingerprint": self.fingerprint,
         }
         self._course = Course()

@@ -1,19 +1,13 @@
-"""How a process comes to its client: connecting, waiting for a daemon that starts, and the client that loaders share."""
+"""How a process comes to its client: connecting, and the client that loaders share."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 
 from ._client import ARENA_BYTES_MAX, WHOLE_BYTES_MAX, Client, Path
-from .errors import ConnectError
 
 __all__ = ["connect", "default_client"]
-
-#: Longest pause between two attempts to connect, in seconds.
-_PAUSE_S_MAX = 0.25
-
 
 def connect(
     socket: Path | None = None,
@@ -58,7 +52,7 @@ def connect(
         Register the shared memory with CUDA, so that copies to a GPU read it directly and overlap with the training. Needs a
         torch that sees a GPU. It holds for this process: forked and unpickled clients do not pin.
     wait_s : float
-        How long to wait for the daemon to listen, in seconds; by default not at all.
+        How long to wait for the daemon to listen, in seconds, also when connecting again; by default not at all.
 
     Returns
     -------
@@ -84,29 +78,19 @@ def connect(
     >>> rows.shape                                       # doctest: +SKIP
     (5, 128)
     """
-    if not 0 <= wait_s < float("inf"):
-        raise ValueError(f"wait_s is {wait_s}: it must be a finite number of seconds, from 0")
-    deadline, pause_s = time.monotonic() + wait_s, 0.01
-    while True:
-        try:
-            return Client(
-                socket,
-                timeout_s=timeout_s,
-                inline=inline,
-                arena_bytes_max=arena_bytes_max,
-                whole_bytes_max=whole_bytes_max,
-                name=name,
-                trainer=trainer,
-                ids=ids,
-                fingerprint=fingerprint,
-                pin=pin,
-            )
-        except ConnectError:
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                raise
-        time.sleep(min(pause_s, left_s))
-        pause_s = min(2 * pause_s, _PAUSE_S_MAX)
+    return Client(
+        socket,
+        timeout_s=timeout_s,
+        inline=inline,
+        arena_bytes_max=arena_bytes_max,
+        whole_bytes_max=whole_bytes_max,
+        name=name,
+        trainer=trainer,
+        ids=ids,
+        fingerprint=fingerprint,
+        pin=pin,
+        wait_s=wait_s,
+    )
 
 
 class _Default:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._course import Course
 from ._numbers import STEP_MAX, U32_MAX, integer
-from ._selection import Batch, Of, numbers, wanted
+from ._selection import Batch, Of, wanted
 from ._tables import TableInfo, table_of
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Hints:
         parts = want.parts()
         number = None
         if parts and self._learns():
-            number = numbers.next()
+            number = self._native.next_batch()
             self._native.announce(parts, step, number)
             self._say()
             if step is not None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from ._arrays import as_ids, as_ids_of
-from ._selection import written
-from ._tables import TableInfo, unknown_vertex_type
-from .errors import UnknownTableError
+from ._tables import TableInfo
 
 __all__ = ["Naming"]
 
@@ -23,15 +21,6 @@ class Naming:
 
     _native: Any
     _tables: dict[str, TableInfo]
-
-    def _of(self, call: Callable[..., Any], of: str, *arguments: Any) -> Any:
-        """Call about a table or a vertex type; the error for an unknown one names those spelt nearly so."""
-        try:
-            return call(of, *arguments)
-        except UnknownTableError:
-            if of in self._tables or any(of == info.vertex_type for info in self._tables.values()):
-                raise
-            raise unknown_vertex_type(of, self._tables) from None
 
     def original_ids(self, of: str, dataset_ids: Any) -> Any:
         """The ids that vertices have in their source, from those that the import gave.
@@ -63,8 +52,8 @@ class Naming:
         TypeError, ValueError
             If the ids are not integers, negative, or not one-dimensional.
         """
-        array, is_tensor = _array(dataset_ids)
-        return as_ids_of(self._of(self._native.original_ids, of, array), array, is_tensor)
+        array, is_tensor = as_ids(dataset_ids)
+        return as_ids_of(self._native.original_ids(of, array), array, is_tensor)
 
     def dataset_ids(self, of: str, original_ids: Any) -> Any:
         """The ids that the import gave to vertices, from those that they have in their source.
@@ -86,8 +75,8 @@ class Naming:
         RudderError, TypeError, ValueError
             As :meth:`original_ids`.
         """
-        array, is_tensor = _array(original_ids)
-        return as_ids_of(self._of(self._native.dataset_ids, of, array), array, is_tensor)
+        array, is_tensor = as_ids(original_ids)
+        return as_ids_of(self._native.dataset_ids(of, array), array, is_tensor)
 
     def ids_of_names(self, of: str, names: Iterable[str | int]) -> np.ndarray:
         """Find vertices by the names that they have in their source.
@@ -116,7 +105,7 @@ class Naming:
         if isinstance(names, str):
             raise TypeError("names is one name: give a list of names")
         texts = [name if isinstance(name, str) else str(operator.index(name)) for name in names]
-        found: np.ndarray = as_ids_of(self._of(self._native.ids_of_names, of, texts), None, False)
+        found: np.ndarray = as_ids_of(self._native.ids_of_names(of, texts), None, False)
         return found
 
     def names(self, of: str, ids: Any) -> list[str]:
@@ -141,7 +130,7 @@ class Naming:
         RudderError, TypeError, ValueError
             As :meth:`original_ids`.
         """
-        names: list[str] = self._of(self._native.names, of, _array(ids)[0])
+        names: list[str] = self._native.names(of, as_ids(ids)[0])
         return names
 
     def owner(self, of: str, ids: Any) -> Any:
@@ -164,8 +153,8 @@ class Naming:
         RudderError, TypeError, ValueError
             As :meth:`original_ids`.
         """
-        array, is_tensor = _array(ids)
-        owners: np.ndarray = self._of(self._native.owner, of, array)
+        array, is_tensor = as_ids(ids)
+        owners: np.ndarray = self._native.owner(of, array)
         return as_ids_of(owners.astype(np.uint64), None, True) if is_tensor else owners
 
     def local_range(self, of: str) -> range:
@@ -188,11 +177,5 @@ class Naming:
         RudderError
             As :meth:`original_ids`.
         """
-        start, stop = self._of(self._native.local_range, of)
+        start, stop = self._native.local_range(of)
         return range(start, stop)
-
-
-def _array(ids: Any) -> tuple[np.ndarray, bool]:
-    """Ids that are no selection of a table's rows."""
-    array, is_tensor = as_ids(ids)
-    return written(array), is_tensor

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import is_tensor_object
-from ._selection import Wanted, piece_rows, written
+from ._arrays import is_tensor_object, written
+from ._selection import Wanted, piece_rows
 
 __all__ = ["Pieces"]
 

@@ -6,19 +6,16 @@ It owns the forms of the arguments and the form of the answer. It must never sen
 from __future__ import annotations
 
 import importlib
-import itertools
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
 
-from ._arrays import Ids, as_ids, check_out
+from ._arrays import Ids, as_ids, check_out, written
 from ._tables import TableInfo, table_of
 from .errors import LimitError
 
-__all__ = ["Batch", "Of", "Wanted", "is_mask", "numbers", "piece_rows", "wanted", "written"]
+__all__ = ["Batch", "Of", "Wanted", "is_mask", "piece_rows", "wanted"]
 
 #: Rows of a slice, a mask or a whole table that are fetched at a time, and their bytes.
 PIECE_ROWS_MAX = 65_536
@@ -73,20 +70,6 @@ class Batch:
 
 #: What names the tables of a call.
 Of = Union[str, Sequence[str], Mapping[str, Any], Batch]
-
-
-class _Numbers:
-    """Numbers of batches. They begin at random in each process, so that those of one trainer's processes are distinct."""
-
-    def __init__(self) -> None:
-        self.renew()
-
-    def renew(self) -> None:
-        self.next = itertools.count(1 + secrets.randbits(62)).__next__
-
-
-numbers = _Numbers()
-os.register_at_fork(after_in_child=numbers.renew)
 
 
 class Wanted:
@@ -184,15 +167,6 @@ def is_mask(ids: Any) -> bool:
     """Whether ids are a mask, in an array or a tensor."""
     dtype = getattr(ids, "dtype", None)
     return bool(dtype == np.bool_) if isinstance(dtype, np.dtype) else str(dtype) == "torch.bool"
-
-
-def written(ids: Ids) -> np.ndarray:
-    """Ids as an array."""
-    if isinstance(ids, range):
-        if ids and min(ids[0], ids[-1]) < 0:
-            raise ValueError(f"ids are {ids}: ids are numbers of rows and never negative")
-        return np.arange(ids.start, ids.stop, ids.step, dtype=np.int64)
-    return ids
 
 
 def piece_rows(info: TableInfo) -> int:

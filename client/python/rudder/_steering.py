@@ -6,9 +6,8 @@ import json
 import math
 from typing import Any
 
-from ._arrays import as_ids
+from ._arrays import as_ids, written
 from ._numbers import STEP_MAX, integer
-from ._selection import written
 from ._tables import TableInfo, table_of
 
 __all__ = ["Steering"]

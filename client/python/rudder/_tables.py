@@ -6,17 +6,17 @@ It owns the element types as NumPy and torch know them, and the convention of na
 
 from __future__ import annotations
 
-import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from . import _native
 from .errors import UnknownTableError
 
-__all__ = ["NUMPY_DTYPES", "TableInfo", "edge_type_of", "same_dtype", "table_of", "unknown_table", "unknown_vertex_type"]
+__all__ = ["NUMPY_DTYPES", "TableInfo", "edge_type_of", "same_dtype", "table_of"]
 
 #: Element types of arrays, by their names in the dataset. NumPy has no brain float: its bits are ``uint16``.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -34,9 +34,6 @@ NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "u32": np.dtype("<u4"),
     "u64": np.dtype("<u8"),
 }
-
-#: Names that an error lists at most.
-_NAMES_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -149,31 +146,12 @@ def table_of(tables: Mapping[str, TableInfo], name: Any) -> TableInfo:
     """
     info = tables.get(name) if isinstance(name, str) else None
     if info is None:
-        raise unknown_table(name, tables)
+        raise _unknown(name, tables)
     return info
 
 
-def unknown_table(name: Any, tables: Mapping[str, TableInfo]) -> Exception:
+def _unknown(name: Any, tables: Mapping[str, TableInfo]) -> Exception:
     """The error for a name that no table has."""
     if not isinstance(name, str):
         return TypeError(f"a table is named by text, not by {type(name).__name__}")
-    return UnknownTableError(f"no table `{name}`{_nearest(name, tables)}")
-
-
-def unknown_vertex_type(name: str, tables: Mapping[str, TableInfo]) -> UnknownTableError:
-    """The error for a name that neither a table nor a vertex type has."""
-    known = list(dict.fromkeys([*tables, *(info.vertex_type for info in tables.values())]))
-    return UnknownTableError(f"no table or vertex type `{name}`{_nearest(name, known)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """What an error says after the name: those that are spelt nearly so, and those that there are."""
-    names = list(known)
-    near = difflib.get_close_matches(name, names, n=3)
-    # A name without its type, or with another: "x" for "paper.x", "papers.x" for "paper.x".
-    attr = name.rpartition(".")[2]
-    near += [other for other in names if other not in near and attr == other.rpartition(".")[2]][: 3 - len(near)]
-    meant = f"; did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else ""
-    listed = ", ".join(f"`{other}`" for other in names[:_NAMES_LISTED])
-    more = f" and {len(names) - _NAMES_LISTED} more" if len(names) > _NAMES_LISTED else ""
-    return f"{meant or ';'} the dataset has {listed}{more}"
+    return UnknownTableError(f"no table `{name}`; the daemon serves {_native.listed(name, list(tables))}")

@@ -197,13 +197,13 @@ def test_arguments_that_make_no_sense(client: rudder.Client) -> None:
 
 def test_unknown_names_are_answered_with_the_nearest(client: rudder.Client) -> None:
     for call in (client.fetch, client.fetch_async, client.announce):
-        with pytest.raises(rudder.UnknownTableError, match="^no table `itme`; did you mean `item`. the dataset has `f32`"):
+        with pytest.raises(rudder.UnknownTableError, match="^no table `itme`; the daemon serves `f32`, .*did you mean `item`"):
             call("itme", [1])
-        with pytest.raises(rudder.UnknownTableError, match="no table `paper.item`; did you mean `item`"):
+        with pytest.raises(rudder.UnknownTableError, match="no table `paper.item`.*did you mean `item`"):
             call({"f32": [1], "paper.item": [1]})
     with pytest.raises(rudder.UnknownTableError, match="did you mean `f32`"):
         client.update("F32", [1], np.zeros((1, 17), np.float32))
-    with pytest.raises(rudder.UnknownTableError, match="no table or vertex type `itm`; did you mean `item`"):
+    with pytest.raises(rudder.UnknownTableError, match="no table `itm`.*did you mean `item`"):
         client.original_ids("itm", [1])
     with pytest.raises(rudder.UnknownTableError, match="did you mean `u8`"):
         client.horizon("u")
@@ -365,7 +365,7 @@ def test_connect_waits_for_a_daemon(own_daemons: list[Daemon], source: Source) -
     with pytest.raises(rudder.ConnectError):
         rudder.connect("/nowhere", wait_s=0.2)
     assert 0.2 <= time.monotonic() - start < 10
-    for wait_s in (-1, float("inf"), float("nan")):
+    for wait_s in (-1, 1e9, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="wait_s"):
             rudder.connect("/nowhere", wait_s=wait_s)
 
