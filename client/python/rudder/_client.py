@@ -23,7 +23,7 @@ from ._numbers import STEP_MAX, TRAINER_MAX, integer
 from ._pending import Pending
 from ._pieces import Pieces
 from ._ready import wait_ready
-from ._selection import Of, Wanted, is_mask, wanted
+from ._selection import Asker, Of, Wanted, is_mask
 from ._steering import Steering
 from ._tables import TableInfo, table_of
 from .errors import ClosedError
@@ -90,6 +90,7 @@ class Client(Hints, Naming, Steering):
 
     __slots__ = (
         "__weakref__",
+        "_asker",
         "_copies",
         "_course",
         "_key",
@@ -98,7 +99,6 @@ class Client(Hints, Naming, Steering):
         "_pins",
         "_said",
         "_tables",
-        "_whole_bytes_max",
         "fingerprint",
         "ids",
         "node",
@@ -125,7 +125,7 @@ class Client(Hints, Naming, Steering):
         if not 0 < timeout_s <= _TIMEOUT_S_MAX:
             raise ValueError(f"timeout_s is {timeout_s}: it must be above 0 and at most {_TIMEOUT_S_MAX}, a year")
         arena_bytes_max = integer("arena_bytes_max", arena_bytes_max, 1, STEP_MAX)
-        self._whole_bytes_max = integer("whole_bytes_max", whole_bytes_max, 0, STEP_MAX)
+        whole_bytes_max = integer("whole_bytes_max", whole_bytes_max, 0, STEP_MAX)
         if trainer is not None:
             trainer = integer("trainer", trainer, 0, TRAINER_MAX)
         known = None if fingerprint is None else _fingerprint(fingerprint)
@@ -154,6 +154,7 @@ class Client(Hints, Naming, Steering):
         self._course = Course()
         tables = (TableInfo(*fields, ids) for fields in native.tables())
         self._tables = {table.name: table for table in tables}
+        self._asker = Asker(self._tables, whole_bytes_max, self.trainer, self.ids)
         self._copies: _gpu.Copies | None = None
         self._said: set[str] = set()
         self._key = _next_key()
@@ -281,7 +282,7 @@ class Client(Hints, Naming, Steering):
                     rows = self._native.fetch([(of, array)], None, self._learns())
                     self._say()
                     return as_rows(rows[0], is_tensor, info)
-        want = wanted(of, ids, self._tables, self._whole_bytes_max, self.trainer)
+        want = self._asker.wanted(of, ids)
         outs = want.outs(out)
         device = self._device(device, want, outs)
         if not want.infos:
@@ -316,7 +317,7 @@ class Client(Hints, Naming, Steering):
         RudderError, TypeError, ValueError
             As :meth:`fetch`, for what fails before anything is sent.
         """
-        want = wanted(of, ids, self._tables, self._whole_bytes_max, self.trainer)
+        want = self._asker.wanted(of, ids)
         outs = want.outs(out)
         device = self._device(device, want, outs)
         source: Any

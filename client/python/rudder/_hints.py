@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ._course import Course
 from ._numbers import STEP_MAX, U32_MAX, integer
-from ._selection import Batch, Of, wanted
+from ._selection import Asker, Batch, Of
 from ._tables import TableInfo, table_of
 
 if TYPE_CHECKING:
@@ -31,13 +31,14 @@ class Hints:
 
     __slots__ = ()
 
+    ids: str
     trainer: int
+    _asker: Asker
     _course: Course
     _key: int
     _native: Any
     _said: set[str]
     _tables: dict[str, TableInfo]
-    _whole_bytes_max: int
 
     def announce(self, of: Of, ids: Any = None, step: int | None = None) -> Batch:
         """Say which rows a coming minibatch will fetch, so that they are there in time.
@@ -68,7 +69,7 @@ class Hints:
         """
         if step is not None:
             step = integer("step", step, 0, STEP_MAX)
-        want = wanted(of, ids, self._tables, self._whole_bytes_max, self.trainer)
+        want = self._asker.wanted(of, ids)
         parts = want.parts()
         number = None
         if parts and self._learns():
@@ -78,7 +79,7 @@ class Hints:
             if step is not None:
                 for name, _ in parts:
                     self._course.announced(name, step)
-        return Batch(number, self.trainer, parts, want.tensors, want.is_one)
+        return Batch(number, self.trainer, self.ids, parts, want.tensors, want.is_one)
 
     def horizon(self, table: str) -> int:
         """Minibatches that the daemon would like announced ahead; it follows the size of its cache.

@@ -15,7 +15,7 @@ from ._arrays import Ids, as_ids, check_out, written
 from ._tables import TableInfo, table_of
 from .errors import LimitError
 
-__all__ = ["Batch", "Of", "Wanted", "is_mask", "piece_rows", "wanted"]
+__all__ = ["Asker", "Batch", "Of", "Wanted", "is_mask", "piece_rows"]
 
 #: Rows of a slice, a mask or a whole table that are fetched at a time, and their bytes.
 PIECE_ROWS_MAX = 65_536
@@ -35,19 +35,28 @@ class Batch:
         Its number, unique within the trainer; ``None`` if it was made while the client was paused and nothing was announced.
     trainer : int
         The trainer that announced it.
+    ids_are : str
+        Which numbers its ids are, as :attr:`Client.ids` says.
     tables : tuple of str
         The tables, in the order in which they were given.
     ids : dict of str to numpy.ndarray
         By table.
     """
 
-    __slots__ = ("_is_one", "_parts", "_tensors", "number", "trainer")
+    __slots__ = ("_is_one", "_parts", "_tensors", "ids_are", "number", "trainer")
 
     def __init__(
-        self, number: int | None, trainer: int, parts: list[tuple[str, np.ndarray]], tensors: list[bool], is_one: bool
+        self,
+        number: int | None,
+        trainer: int,
+        ids_are: str,
+        parts: list[tuple[str, np.ndarray]],
+        tensors: list[bool],
+        is_one: bool,
     ) -> None:
         self.number = number
         self.trainer = trainer
+        self.ids_are = ids_are
         self._parts = parts
         self._tensors = tensors
         self._is_one = is_one
@@ -65,7 +74,7 @@ class Batch:
         return f"<rudder.Batch {self.number}: {parts or 'no ids'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Batch, (self.number, self.trainer, self._parts, self._tensors, self._is_one)
+        return Batch, (self.number, self.trainer, self.ids_are, self._parts, self._tensors, self._is_one)
 
 
 #: What names the tables of a call.
@@ -123,7 +132,9 @@ class Wanted:
 
     def parts(self) -> list[tuple[str, np.ndarray]]:
         """The parts as the native client takes them, with every range written out."""
-        return [(info.name, written(ids)) for info, ids in zip(self.infos, self.ids)]
+        # Parts with the same ids hand over one array: it crosses once.
+        arrays = {id(ids): written(ids) for ids in self.ids}
+        return [(info.name, arrays[id(ids)]) for info, ids in zip(self.infos, self.ids)]
 
     def in_pieces(self) -> bool:
         """Whether a part selects more rows than are fetched at a time."""
@@ -174,75 +185,96 @@ def piece_rows(info: TableInfo) -> int:
     return max(1, min(PIECE_ROWS_MAX, PIECE_BYTES_MAX // max(1, info.row_bytes)))
 
 
-def wanted(of: Of, ids: Any, tables: Mapping[str, TableInfo], whole_bytes_max: int, trainer: int) -> Wanted:
-    """Read the arguments of a call.
+class Asker:
+    """What a client knows when it reads the arguments of a call.
 
-    Parameters
+    Attributes
     ----------
-    of, ids
-        As :meth:`Client.fetch`.
-    tables : mapping of str to TableInfo
+    tables : dict of str to TableInfo
         Those of the dataset.
     whole_bytes_max : int
         Bytes of the largest table that ``ids=None`` fetches.
     trainer : int
-        The trainer of the client that asks.
-
-    Returns
-    -------
-    Wanted
-
-    Raises
-    ------
-    UnknownTableError, LimitError, TypeError, ValueError
-        As :meth:`Client.fetch`.
+        Whose batches it takes.
+    ids_are : str
+        Which numbers its ids are.
     """
-    if isinstance(of, str):
-        want = Wanted(is_one=True)
-        want.add(table_of(tables, of), ids, whole_bytes_max)
-    elif isinstance(of, Batch):
-        _refuse_ids(ids, "a batch")
-        want = _of_batch(of, tables, trainer)
-    elif isinstance(of, Mapping):
-        _refuse_ids(ids, "a mapping")
+
+    __slots__ = ("ids_are", "tables", "trainer", "whole_bytes_max")
+
+    def __init__(self, tables: dict[str, TableInfo], whole_bytes_max: int, trainer: int, ids_are: str) -> None:
+        self.tables = tables
+        self.whole_bytes_max = whole_bytes_max
+        self.trainer = trainer
+        self.ids_are = ids_are
+
+    def wanted(self, of: Of, ids: Any) -> Wanted:
+        """Read the arguments of a call.
+
+        Parameters
+        ----------
+        of, ids
+            As :meth:`Client.fetch`.
+
+        Returns
+        -------
+        Wanted
+
+        Raises
+        ------
+        UnknownTableError, LimitError, TypeError, ValueError
+            As :meth:`Client.fetch`.
+        """
+        if isinstance(of, str):
+            want = Wanted(is_one=True)
+            want.add(table_of(self.tables, of), ids, self.whole_bytes_max)
+        elif isinstance(of, Batch):
+            _refuse_ids(ids, "a batch")
+            want = self._of_batch(of)
+        elif isinstance(of, Mapping):
+            _refuse_ids(ids, "a mapping")
+            want = Wanted(is_one=False)
+            for name, own in of.items():
+                want.add(table_of(self.tables, name), own, self.whole_bytes_max)
+        elif isinstance(of, (list, tuple)):
+            want = self._of_list(of, ids)
+        else:
+            kind = type(of).__name__
+            raise TypeError(f"give a table's name, a list of names, a mapping of names to ids, or a Batch, not {kind}")
+        return want
+
+    def _of_list(self, of: Sequence[str], ids: Any) -> Wanted:
         want = Wanted(is_one=False)
-        for name, own in of.items():
-            want.add(table_of(tables, name), own, whole_bytes_max)
-    elif isinstance(of, (list, tuple)):
-        want = _of_list(of, ids, tables, whole_bytes_max)
-    else:
-        raise TypeError(f"give a table's name, a list of names, a mapping of names to ids, or a Batch, not {type(of).__name__}")
-    return want
+        for name in of:
+            info = table_of(self.tables, name)
+            if info in want.infos:
+                raise ValueError(f"table {name!r} is named twice")
+            # Masks, slices and None mean other ids where a table has other rows.
+            same = [at for at, other in enumerate(want.infos) if other.rows == info.rows]
+            if same and ids is not None:
+                want.add_same(info, same[0])
+            else:
+                want.add(info, ids, self.whole_bytes_max)
+        return want
+
+    def _of_batch(self, batch: Batch) -> Wanted:
+        if batch.trainer != self.trainer:
+            raise ValueError(
+                f"batch {batch.number} was announced by trainer {batch.trainer}, and this client belongs to trainer "
+                f"{self.trainer}: connect with trainer= of the client that announced it"
+            )
+        if batch.ids_are != self.ids_are:
+            raise ValueError(
+                f"batch {batch.number} was announced with {batch.ids_are} ids, and this client takes {self.ids_are} ids: "
+                f"connect with ids={batch.ids_are!r}"
+            )
+        want = Wanted(is_one=batch._is_one)
+        want.batch = batch.number
+        for (name, ids), is_tensor in zip(batch._parts, batch._tensors):
+            want._put(table_of(self.tables, name), ids, is_tensor, False)
+        return want
 
 
 def _refuse_ids(ids: Any, what: str) -> None:
     if ids is not None:
         raise TypeError(f"{what} has its ids: give no others")
-
-
-def _of_list(of: Sequence[str], ids: Any, tables: Mapping[str, TableInfo], whole_bytes_max: int) -> Wanted:
-    want = Wanted(is_one=False)
-    for name in of:
-        info = table_of(tables, name)
-        if info in want.infos:
-            raise ValueError(f"table {name!r} is named twice")
-        # Masks, slices and None mean other ids where a table has other rows.
-        same = [at for at, other in enumerate(want.infos) if other.rows == info.rows]
-        if same and ids is not None:
-            want.add_same(info, same[0])
-        else:
-            want.add(info, ids, whole_bytes_max)
-    return want
-
-
-def _of_batch(batch: Batch, tables: Mapping[str, TableInfo], trainer: int) -> Wanted:
-    if batch.trainer != trainer:
-        raise ValueError(
-            f"batch {batch.number} was announced by trainer {batch.trainer}, and this client belongs to trainer {trainer}: "
-            "connect with trainer= of the client that announced it"
-        )
-    want = Wanted(is_one=batch._is_one)
-    want.batch = batch.number
-    for (name, ids), is_tensor in zip(batch._parts, batch._tensors):
-        want._put(table_of(tables, name), ids, is_tensor, False)
-    return want
