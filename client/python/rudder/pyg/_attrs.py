@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Optional, Union
 
 from .._client import TableInfo
+from ..errors import UnknownTableError
 
 __all__ = ["UNNAMED_EDGE_TYPE", "Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]
 
@@ -36,7 +37,7 @@ def group_of(info: TableInfo) -> Group:
 
 def attr_of(info: TableInfo) -> str:
     """The attribute of a table: its name without its type."""
-    return info.name.removeprefix(f"{info.vertex_type}.") if hasattr(str, "removeprefix") else info.name
+    return info.name.removeprefix(f"{info.vertex_type}.")
 
 
 def attrs_of(tables: Mapping[str, TableInfo], wanted: Attrs) -> dict[Key, str]:
@@ -58,7 +59,7 @@ def attrs_of(tables: Mapping[str, TableInfo], wanted: Attrs) -> dict[Key, str]:
 
     Raises
     ------
-    KeyError
+    UnknownTableError
         If there is no such attribute or table; the message names the nearest.
     """
     known = {(group_of(info), attr_of(info)): name for name, info in tables.items()}
@@ -87,12 +88,12 @@ def _of_type(attr: str, info: TableInfo) -> Key:
     return group_of(info), attr.removeprefix(f"{info.vertex_type}.")
 
 
-def unknown(what: str, given: object, known: Iterable[object]) -> KeyError:
+def unknown(what: str, given: object, known: Iterable[object]) -> UnknownTableError:
     """The error for a name that is not there: it says which names come nearest."""
     names = [*dict.fromkeys(map(_text, known))]
     near = difflib.get_close_matches(_text(given), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(sorted(names))}"
-    return UnknownAttributeError(f"no {what} {_text(given)}: {hint}")
+    return UnknownTableError(f"no {what} {_text(given)}: {hint}")
 
 
 def _text(name: object) -> str:
@@ -102,11 +103,3 @@ def _text(name: object) -> str:
         prefix = "" if group is None else f"{group}." if isinstance(group, str) else f"{':'.join(group)}."
         return f"{prefix}{attr}"
     return ":".join(map(str, name)) if isinstance(name, tuple) else str(name)
-
-
-class UnknownAttributeError(KeyError):
-    """No table holds the attribute."""
-
-    def __str__(self) -> str:
-        # KeyError would show the message in quotes.
-        return Exception.__str__(self)
