@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Optional, Union
+from typing import Union
 
 from .._client import TableInfo
 from ..errors import UnknownTableError
 
-__all__ = ["UNNAMED_EDGE_TYPE", "Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]
+__all__ = ["Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]
 
 EdgeType = tuple[str, str, str]
 Group = Union[str, EdgeType, None]
@@ -22,14 +22,13 @@ Key = tuple[Group, str]
 #: What a caller may give to choose attributes.
 Attrs = Union[Iterable[Union[str, Key]], Mapping[Union[str, Key], str], None]
 
-#: The vertex type and the edge type of a graph that names none, as in DGL.
-UNNAMED_NODE_TYPE = "_N"
-UNNAMED_EDGE_TYPE: EdgeType = ("_N", "_E", "_N")
+#: The vertex type of a graph that names none, as in DGL.
+_UNNAMED = "_N"
 
 
 def group_of(info: TableInfo) -> Group:
     """The group of a table's attribute."""
-    if info.vertex_type == UNNAMED_NODE_TYPE:
+    if info.vertex_type == _UNNAMED:
         return None
     parts = tuple(info.vertex_type.split(":"))
     return (parts[0], parts[1], parts[2]) if len(parts) == 3 else info.vertex_type

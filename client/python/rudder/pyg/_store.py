@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -169,27 +169,25 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         """Rows of a table."""
         return self._infos[table].rows
 
-    def fetch(self, wants: Mapping[str, Any]) -> dict[str, Tensor]:
+    def fetch(self, wants: Mapping[str, Tensor], *, learns: bool | None = None) -> dict[str, Tensor]:
         """Fetch rows of several tables.
 
         Parameters
         ----------
-        wants : mapping of str to torch.Tensor or None
-            Ids by table; ``None`` for all rows.
+        wants : mapping of str to torch.Tensor
+            Ids by table.
+        learns : bool, optional
+            Whether the cache learns from it; by default as :attr:`progress` says.
 
         Returns
         -------
         dict of str to torch.Tensor
         """
-        with self.teaching():
-            pending = {table: self.client.fetch_async(table, ids) for table, ids in wants.items() if len(ids) > 0}
+        client = self.client
+        learns = self.progress if learns is None else learns
+        with contextlib.nullcontext() if learns or not hasattr(client, "paused") else client.paused():
+            pending = {table: client.fetch_async(table, ids) for table, ids in wants.items() if len(ids) > 0}
         return {table: pending[table].wait() if table in pending else self.empty(table) for table in wants}
-
-    @contextlib.contextmanager
-    def teaching(self) -> Iterator[None]:
-        """In this block the cache learns from fetches, or does not where this store is for evaluation."""
-        with contextlib.nullcontext() if self.progress else self.client.paused():
-            yield
 
     def empty(self, table: str) -> Tensor:
         """No rows of a table."""
