@@ -152,7 +152,7 @@ def test_pyg(tmp_path: Path, plain: Truth) -> None:
     for part, shard in enumerate(shards):
         np.testing.assert_array_equal(np.load(tmp_path / "out" / shard["file"]["path"]).ravel(), labels[plain.owners["_N"] == part])
     convert.from_pyg(tmp_path / "in", tmp_path / "out", force=True)
-    plain.check(tmp_path / "out", {"x": "_N", "edge_attr": "_N:_E:_N"})
+    plain.check(tmp_path / "out", {"x": "_N", "_N:_E:_N.edge_attr": "_N:_E:_N"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "label.pt", "out"]
 
 
@@ -176,7 +176,7 @@ def test_pyg_without_edge_features(tmp_path: Path, plain: Truth) -> None:
 def test_glt(tmp_path: Path, plain: Truth) -> None:
     """Chunks that were appended one after the other."""
     convert.from_glt(write_glt(tmp_path / "in", plain), tmp_path / "out")
-    plain.check(tmp_path / "out", {"feat": "_N", "edge_feat": "_N:_E:_N"})
+    plain.check(tmp_path / "out", {"feat": "_N", "_N:_E:_N.feat": "_N:_E:_N"})
 
 
 def test_glt_with_types(tmp_path: Path, typed: Truth) -> None:

@@ -8,6 +8,7 @@ mod book;
 mod column;
 mod distdgl;
 mod error;
+mod form;
 mod graph;
 mod halo;
 mod ids;
@@ -26,16 +27,17 @@ pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, Bloc
 pub use book::{BookError, Location, PartitionBook};
 pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl};
 pub use error::DatasetError;
+pub use form::{ROW_BYTES_MAX, ROW_DIMENSIONS_MAX, RowForm, RowFormError};
 pub use graph::{CsrGraph, GraphError};
 pub use ids::{IdError, Inverse, VertexIds};
 pub use manifest::{
-    BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, Place, ROW_BYTES_MAX,
-    ShardManifest, TableManifest, VertexType,
+    BookManifest, Checksum, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, Place, ShardManifest,
+    TableManifest, VertexType, table_name,
 };
 pub use names::{NameError, NameIndex, VertexNames};
 pub use open::{Dataset, Table};
 pub use part::{LocalRow, Part};
 pub use settings::{Access, BlockSettings, Verify};
 pub use shard::Shard;
-pub use source::Origin;
+pub use source::{Origin, Source};
 pub use verify::checksum_of_piece;

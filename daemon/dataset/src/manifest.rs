@@ -11,6 +11,8 @@ use rudder_client::DType;
 use serde::{Deserialize, Serialize};
 
 use super::error::DatasetError;
+use super::form::{RowForm, RowFormError};
+use super::npy::Shape;
 use super::source::Source;
 
 /// Name of the manifest inside the dataset's folder.
@@ -21,9 +23,6 @@ pub const FORMAT_VERSION: u64 = 1;
 
 /// Longest manifest that is read. 65,535 parts of 100 tables stay below it.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
-
-/// Longest row, in bytes, that a table may have.
-pub const ROW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A dataset: named feature tables over vertex types, split over parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +47,8 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VertexType {
-    /// Name, `_N` for a graph of one type (as in DistDGL).
+    /// Name, `_N` ([`UNNAMED_TYPE`]) for a graph of one type (as in DistDGL). Edges have types, too: their names are
+    /// `source:relation:target`.
     pub name: String,
     /// Number of ids: 0 to `rows - 1`.
     pub rows: u64,
@@ -149,6 +149,10 @@ pub struct TableManifest {
     pub dtype: DType,
     /// Elements of a row.
     pub width: u32,
+    /// Shape of a row, whose product is `width`: none where a row is one number. Datasets from before this field have
+    /// rows of one dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Vec<u32>>,
     /// Rows over all shards.
     pub rows: u64,
     /// One shard per part.
@@ -156,6 +160,31 @@ pub struct TableManifest {
     /// For a table of class labels: the name of each class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
+}
+
+/// The vertex type of a graph that names none.
+pub const UNNAMED_TYPE: &str = "_N";
+
+/// The name of the table that holds the attribute `attribute` of a type: `TYPE.ATTRIBUTE`. The attributes of the unnamed
+/// vertex type go by their own names, and so does an attribute that has its type before it already.
+#[must_use]
+pub fn table_name(vertex_type: &str, attribute: &str) -> String {
+    let is_whole = attribute.strip_prefix(vertex_type).is_some_and(|rest| rest.starts_with('.') && rest.len() > 1);
+    if vertex_type == UNNAMED_TYPE || is_whole { attribute.to_owned() } else { format!("{vertex_type}.{attribute}") }
+}
+
+impl TableManifest {
+    /// Element type and shape of a row.
+    ///
+    /// # Errors
+    /// [`RowFormError`] when no row has them. [`Manifest::load`] has checked that.
+    pub fn form(&self) -> Result<RowForm, RowFormError> {
+        let sizes: Vec<u64> = match &self.shape {
+            Some(shape) => shape.iter().copied().map(u64::from).collect(),
+            None => vec![u64::from(self.width)],
+        };
+        RowForm::new(self.dtype, &sizes)
+    }
 }
 
 /// The rows of one table that one part owns.
@@ -434,9 +463,17 @@ impl Manifest {
         let Some(vertex_type) = self.vertex_type(&table.vertex_type) else {
             return wrong(format!("vertex type `{}` is not in `vertex_types`", table.vertex_type));
         };
-        let row_bytes = u64::from(table.width) * table.dtype.size() as u64;
-        if row_bytes == 0 || row_bytes > ROW_BYTES_MAX || table.rows.checked_mul(row_bytes).is_none() {
-            return wrong(format!("rows of {row_bytes} bytes: 1 to {ROW_BYTES_MAX} are possible"));
+        let form = match table.form() {
+            Ok(form) => form,
+            Err(error) => return wrong(error.to_string()),
+        };
+        if form.width() != table.width {
+            let (shape, product, width) = (Shape(form.sizes()), form.width(), table.width);
+            return wrong(format!("`shape` {shape} is {product} elements, but `width` is {width}"));
+        }
+        let row_bytes = form.row_bytes() as u64;
+        if table.rows.checked_mul(row_bytes).is_none() {
+            return wrong(format!("{} rows of {row_bytes} bytes are more than a file can hold", table.rows));
         }
         if table.rows != vertex_type.rows {
             return wrong(format!(

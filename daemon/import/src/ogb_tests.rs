@@ -83,7 +83,7 @@ fn ogb_as_csv() {
     check_ogb(&bench, &["year", "train_mask"]);
     import.dtype = Some(DType::F16);
     import_ogb(&import, quiet()).unwrap();
-    assert_eq!(bench.open().table("feat").unwrap().dtype, DType::F16);
+    assert_eq!(bench.open().table("feat").unwrap().form.dtype(), DType::F16);
     for (name, text, expected) in [
         ("raw/node-feat.csv.gz", "0,0\n1\n", "node-feat.csv.gz:2: 1 columns"),
         ("raw/node-feat.csv.gz", "0,0\n1,x\n", "node-feat.csv.gz:2: `x`"),
