@@ -13,7 +13,7 @@ from typing import Union
 from .._client import TableInfo
 from ..errors import UnknownTableError
 
-__all__ = ["Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]
+__all__ = ["UNNAMED", "Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]
 
 EdgeType = tuple[str, str, str]
 Group = Union[str, EdgeType, None]
@@ -23,20 +23,12 @@ Key = tuple[Group, str]
 Attrs = Union[Iterable[Union[str, Key]], Mapping[Union[str, Key], str], None]
 
 #: The vertex type of a graph that names none, as in DGL.
-_UNNAMED = "_N"
+UNNAMED = "_N"
 
 
 def group_of(info: TableInfo) -> Group:
     """The group of a table's attribute."""
-    if info.vertex_type == _UNNAMED:
-        return None
-    parts = tuple(info.vertex_type.split(":"))
-    return (parts[0], parts[1], parts[2]) if len(parts) == 3 else info.vertex_type
-
-
-def attr_of(info: TableInfo) -> str:
-    """The attribute of a table: its name without its type."""
-    return info.name.removeprefix(f"{info.vertex_type}.")
+    return info.edge_type or (None if info.vertex_type == UNNAMED else info.vertex_type)
 
 
 def attrs_of(tables: Mapping[str, TableInfo], wanted: Attrs) -> dict[Key, str]:
@@ -61,7 +53,7 @@ def attrs_of(tables: Mapping[str, TableInfo], wanted: Attrs) -> dict[Key, str]:
     UnknownTableError
         If there is no such attribute or table; the message names the nearest.
     """
-    known = {(group_of(info), attr_of(info)): name for name, info in tables.items()}
+    known = {(group_of(info), info.attr): name for name, info in tables.items()}
     if wanted is None:
         return known
     if isinstance(wanted, str):

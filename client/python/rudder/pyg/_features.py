@@ -98,6 +98,7 @@ class Features:
         if not self.places:
             raise ValueError(f"nothing is left to fetch: the graph holds all that {self.store!r} has (del data.x, say)")
         self._check_rows(graph)
+        self._check_ids(getattr(graph, "ids", None))
         self.data: Any = (self.store, graph)
         if isinstance(graph, (pyg.Data, pyg.HeteroData)):
             self.data = self._counted(graph)
@@ -179,6 +180,17 @@ class Features:
                 nodes = graph.num_nodes(place.group)
                 if nodes > rows:
                     raise ValueError(f"table {place.table} has {rows} rows, and the graph has {nodes} such nodes")
+
+
+    def _check_ids(self, ids: str | None) -> None:
+        """Refuse a dataset's graph whose nodes have other numbers than the ids of the client."""
+        of_client = self.store.client.ids
+        renumbered = [place.table for place in self.places if self.store.is_renumbered(place.table)]
+        if ids is not None and ids != of_client and renumbered:
+            raise ValueError(
+                f"the graph has {ids} ids, and the client takes {of_client} ids, which are others in table {renumbered[0]}: "
+                f'open both with ids="{ids}"'
+            )
 
 
 def _places(store: FeatureStore, graph: Any) -> list[_Place]:

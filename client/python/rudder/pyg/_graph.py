@@ -16,7 +16,8 @@ import torch_geometric.data as pyg  # type: ignore[import-not-found, import-unty
 from torch import Tensor
 from torch_geometric.data.graph_store import EdgeLayout  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
-from ._attrs import EdgeType, unknown
+from .._dataset import Dataset
+from ._attrs import UNNAMED, EdgeType, unknown
 
 __all__ = ["COUNTED", "GraphStore"]
 
@@ -34,7 +35,8 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
     ----------
     edges : optional
         ``[2, edges]``, or a pair of arrays, or a mapping of edge types ``(source, relation, target)`` to such; a ``Data`` or
-        ``HeteroData``. Further edges are put in as PyG says: ``store["paper", "cites", "paper", "csc"] = (row, colptr)``.
+        ``HeteroData``; a :class:`rudder.Dataset` that holds its graph. Further edges are put in as PyG says:
+        ``store["paper", "cites", "paper", "csc"] = (row, colptr)``.
     num_nodes : int or mapping of str to int, optional
         Nodes, by type where types have names. By default as many as the edges name; beside a store, as many as its tables
         have rows.
@@ -42,6 +44,11 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
         Of the arrays: ``"coo"``, ``"csc"`` (row, colptr) or ``"csr"`` (rowptr, col).
     is_sorted : bool
         Whether ``coo`` is sorted by target.
+
+    Attributes
+    ----------
+    ids : str or None
+        Of a dataset's graph, which numbers its nodes have: ``"original"`` or ``"dataset"``, as :attr:`rudder.Dataset.ids`.
 
     Raises
     ------
@@ -61,12 +68,15 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
         self._edges: dict[tuple[EdgeType | None, EdgeLayout], tuple[tuple[Tensor, Tensor], bool]] = {}
         self._num_nodes: dict[str | None, int] = {}
         self._fixed: set[str | None] = set()
+        self.ids: str | None = None
         for node_type, count in (num_nodes if isinstance(num_nodes, Mapping) else {None: num_nodes}).items():
             if count is not None:
                 self._num_nodes[node_type] = int(count)
                 self._fixed.add(node_type)
         if isinstance(edges, (pyg.Data, pyg.HeteroData)):
             self._take(edges)
+        elif isinstance(edges, Dataset):
+            self._read(edges)
         elif isinstance(edges, Mapping):
             for edge_type, pair in edges.items():
                 self.put_edge_index(pair, edge_type=edge_type, layout=layout, is_sorted=is_sorted)
@@ -166,6 +176,19 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
             self.put_edge_index(
                 edges, edge_type=attr.edge_type, layout=attr.layout, is_sorted=attr.is_sorted, size=size
             )
+
+    def _read(self, dataset: Dataset) -> None:
+        """Take the graph of a dataset, which holds both directions of each edge."""
+        graph = dataset.graph()
+        edge_type = None if graph.vertex_type == UNNAMED else (graph.vertex_type, "_E", graph.vertex_type)
+        self.extend(None if edge_type is None else graph.vertex_type, graph.vertices)
+        self.ids = dataset.ids
+        if dataset.ids == "dataset":
+            # Neighbours by vertex: for edges in both directions, this is sorted by target.
+            self.put_edge_index((graph.indices, graph.indptr), edge_type=edge_type, layout="csc")
+            return
+        edges = [dataset.to_old(graph.vertex_type, ends) for ends in graph.edge_index()]
+        self.put_edge_index(edges, edge_type=edge_type, layout="coo")
 
     def _size(self, edge_type: EdgeType | None) -> tuple[int, int]:
         source, target = (None, None) if edge_type is None else (edge_type[0], edge_type[-1])

@@ -17,6 +17,7 @@ import torch
 import torch_geometric.data as pyg  # type: ignore[import-not-found, import-untyped, unused-ignore]
 from torch import Tensor
 
+from .._arrays import tensor_of
 from .._client import Client, TableInfo, default_client
 from ..errors import UnknownTableError
 from ._attrs import Attrs, EdgeType, Group, Key, attrs_of, unknown
@@ -146,9 +147,9 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
             return None
         info = self._infos[table]
         if _is_number(attr.index):
-            return _row_shape(info)
+            return info.shape
         count = info.rows if attr.index is None else len(_as_ids(attr.index, info.rows))
-        return (count, *_row_shape(info))
+        return (count, *info.shape)
 
     # What the loaders of this package ask for.
 
@@ -168,6 +169,10 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
     def rows_of(self, table: str) -> int:
         """Rows of a table."""
         return self._infos[table].rows
+
+    def is_renumbered(self, table: str) -> bool:
+        """Whether original ids and dataset ids of a table differ."""
+        return self._infos[table].renumbered
 
     def fetch(self, wants: Mapping[str, Tensor], *, learns: bool | None = None) -> dict[str, Tensor]:
         """Fetch rows of several tables.
@@ -192,8 +197,8 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
     def empty(self, table: str) -> Tensor:
         """No rows of a table."""
         info = self._infos[table]
-        dtype = torch.bfloat16 if info.dtype == "bf16" else torch.from_numpy(np.empty(0, info.numpy_dtype)).dtype
-        return torch.empty((0, *_row_shape(info)), dtype=dtype)
+        rows: Tensor = tensor_of(np.empty((0, *info.shape), info.numpy_dtype), info.dtype)
+        return rows
 
     # Inside.
 
@@ -218,11 +223,6 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         if table is None:
             raise unknown("attribute", key, self._tables)
         return table
-
-
-def _row_shape(info: TableInfo) -> tuple[int, ...]:
-    """The shape of one row."""
-    return tuple(getattr(info, "shape", (info.width,)))
 
 
 def _is_number(index: Any) -> bool:

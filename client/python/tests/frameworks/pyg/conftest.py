@@ -37,13 +37,13 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def data() -> Data:
     """The graph of one type, its features in memory."""
-    return pyg_world.as_served(pyg_world.homogeneous())
+    return pyg_world.homogeneous()
 
 
 @pytest.fixture(scope="session")
 def hetero() -> HeteroData:
     """The graph of several types, its features in memory."""
-    return pyg_world.as_served(pyg_world.heterogeneous())
+    return pyg_world.heterogeneous()
 
 
 def _serve(folder: Path, authority: Path, tables: dict[str, Any]) -> Iterator[list[Daemon]]:

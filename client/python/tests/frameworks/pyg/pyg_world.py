@@ -13,8 +13,6 @@ import torch
 from cluster import run
 from torch_geometric.data import Data, HeteroData
 
-import rudder
-
 #: Nodes and edges of the graph of one type.
 NODES, EDGES = 3_000, 20_000
 
@@ -79,16 +77,6 @@ def without_features(data: Data | HeteroData) -> Any:
             if key in store:
                 del store[key]
     return bare
-
-
-def as_served(data: Any) -> Any:
-    """The graph as the daemon's rows have it: a table of ``[n]`` comes back as ``[n, 1]`` where tables have no shapes."""
-    if not hasattr(rudder.TableInfo, "shape") and "shape" not in rudder.TableInfo.__dataclass_fields__:
-        data = data.clone()
-        for store in data.stores:
-            if "y" in store:
-                store.y = store.y[:, None]
-    return data
 
 
 def check(batch: Any, expected: Any) -> None:
