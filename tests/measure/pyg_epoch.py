@@ -131,7 +131,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--fanouts", type=lambda text: [int(one) for one in text.split(",")], default=[10, 10])
-    parser.add_argument("--capacity", default="25%", help="of the cache, as `rudder up` takes it")
+    parser.add_argument("--capacity", type=float, default=0.25, help="of the cache, as a share of the rows of other nodes")
     parser.add_argument("--threads", type=int, default=1, help="of torch in the main process")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()

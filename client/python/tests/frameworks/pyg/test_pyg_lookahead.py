@@ -53,10 +53,11 @@ def lookahead(client: rudder.Client, table: str, batches: int) -> dict[str, Any]
 @pytest.mark.parametrize("workers", [0, 2])
 def test_every_batch_is_announced_and_used(own_served: list[Daemon], data: Data, workers: int) -> None:
     client = own_served[0].connect()
-    loader = NeighborLoader((FeatureStore(client), without_features(data)), **options(num_workers=workers), horizon=4)
+    store = FeatureStore(client)
+    loader = NeighborLoader((store, without_features(data)), **options(num_workers=workers), horizon=4)
     for _ in range(3):
         assert sum(1 for _ in loader) == 12
-    for table in ("x", "w"):
+    for table in ("x", store.edge_attrs(None)["w"]):
         counts = lookahead(client, table, 36 if workers == 0 else 1)
         # A minibatch that comes from a worker when the trainer waits for it is fetched at once.
         assert counts["announced_batches"] == 36 if workers == 0 else 0 < counts["announced_batches"] <= 36
