@@ -133,6 +133,21 @@ def test_a_loader_may_be_iterated_twice_at_once(store: FeatureStore, data: Data,
     assert seen == len(expected)
 
 
+def test_workers_that_are_forked_in_mid_fetch_fetch_their_own(store: FeatureStore, data: Data) -> None:
+    bare = without_features(data)
+    batches = iter(NeighborLoader((store, bare), **options()))
+    # From here on the rows of the next minibatch are on their way to this process.
+    next(batches)
+    workers = NeighborLoader((store, bare), **options(num_workers=2, filter_per_worker=True))
+    seen = 0
+    for one, two in zip(batches, workers):
+        for batch in (one, two):
+            assert torch.equal(batch.x, data.x[batch.n_id])
+            assert torch.equal(batch.w, data.w[batch.e_id])
+        seen += 1
+    assert seen == 11
+
+
 class Failing(NeighborSampler):
     """Fails for one of the minibatches."""
 
