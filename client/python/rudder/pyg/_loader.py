@@ -21,6 +21,13 @@ from ._graph import GraphStore
 
 __all__ = ["LinkNeighborLoader", "NeighborLoader"]
 
+#: Minibatches that are sampled ahead of the one that is given out, even where workers are slower than the trainer: rows that
+#: are announced and fetched in the same moment are waited for.
+_LEAD = 2
+
+#: An epoch has this many steps for each of those: when the workers have nothing left to sample, they are still to be trained.
+_STEPS_PER_LEAD = 16
+
 _OPTIONS = """
     Parameters
     ----------
@@ -63,6 +70,11 @@ class _FromRudder:
     def _prefetcher(self) -> Prefetcher:
         client = self._features.store.client
         return Prefetcher(client, horizon=self._horizon, overlap=self._overlap, learns=self._progress)
+
+    @property
+    def _announces(self) -> bool:
+        """Whether minibatches are announced."""
+        return self._progress if self._horizon is None else self._horizon > 0
 
     @property
     def _sampler(self) -> Any:
@@ -209,6 +221,7 @@ class _Lookahead(_Counted):
     def _begin(self) -> None:
         super()._begin()
         self._ahead = self._loader._prefetcher()
+        self._lead = min(_LEAD, len(self._loader) // _STEPS_PER_LEAD) if self._loader._announces else 0
         self._has_more = True
         self._failure: Exception | None = None
 
@@ -230,10 +243,10 @@ class _Lookahead(_Counted):
     def _takes_more(self) -> bool:
         """Whether to take another minibatch before the next one is given out.
 
-        The trainer waits for one minibatch at most: others are taken where workers have them ready.
+        The trainer waits for few: others are taken where workers have them ready.
         """
-        is_hungry = self._ahead.hungry()
-        return len(self._ahead) == 0 or (is_hungry and _is_ready(self.iterator))
+        is_hungry, waiting = self._ahead.hungry(), len(self._ahead)
+        return waiting == 0 or (is_hungry and (waiting <= self._lead or _is_ready(self.iterator)))
 
     def _sample(self) -> None:
         try:

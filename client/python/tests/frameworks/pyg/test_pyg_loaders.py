@@ -173,6 +173,10 @@ def test_disjoint_sampling_is_pygs(data: Data, store: FeatureStore) -> None:
             next(iter(loader))
 
 
-def test_the_counts_of_the_graph(hetero: HeteroData) -> None:
+def test_samplers_know_every_type_in_its_order(hetero: HeteroData, hetero_store: FeatureStore) -> None:
+    """PyG's takes node types from features, and puts edge types into a set, whose order differs between processes."""
     graph = graph_store(hetero)
     assert [graph.num_nodes(one) for one in graph.node_types] == [PAPERS, AUTHORS, VENUES]
+    sampler = NeighborLoader((hetero_store, graph), [2], "paper").node_sampler
+    assert sampler.node_types == ["paper", "author", "venue"]
+    assert sampler.edge_types == hetero.edge_types

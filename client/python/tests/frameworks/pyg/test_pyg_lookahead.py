@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.sampler import NeighborSampler
 
 import rudder
+from rudder._prefetcher import Prefetcher
 from rudder.pyg import FeatureStore, GraphStore, LinkNeighborLoader, NeighborLoader
 
 SEEDS = torch.arange(1_200)
@@ -64,6 +66,30 @@ def test_every_batch_is_announced_and_used(own_served: list[Daemon], data: Data,
         assert counts["used_batches"] == counts["announced_batches"]
         assert counts["expired_batches"] == 0
         assert counts["fetched"]["staged"] > 0
+
+
+class Slow(NeighborSampler):
+    """Samples more slowly than its minibatches are used."""
+
+    def sample_from_nodes(self, inputs: Any) -> Any:
+        time.sleep(0.02)
+        return super().sample_from_nodes(inputs)
+
+
+@pytest.mark.parametrize(("batch_size", "lead"), [(25, 2), (100, 0)])
+def test_slow_workers_keep_a_lead_in_long_epochs(
+    store: FeatureStore, data: Data, monkeypatch: pytest.MonkeyPatch, batch_size: int, lead: int
+) -> None:
+    """Rows that are announced and fetched in the same moment are waited for."""
+    waiting: list[int] = []
+    pop = Prefetcher.pop
+    monkeypatch.setattr(Prefetcher, "pop", lambda ahead: waiting.append(len(ahead)) or pop(ahead))
+    bare = without_features(data)
+    more = {"num_workers": 1, "neighbor_sampler": Slow(bare, [5, 3]), "horizon": 4, "batch_size": batch_size}
+    for _ in NeighborLoader((store, bare), **{**options(), **more}):
+        pass
+    assert len(waiting) == 1_200 // batch_size
+    assert min(waiting[: len(waiting) - lead]) == 1 + lead
 
 
 def test_edges_and_every_type_are_announced(served_hetero: list[Daemon], hetero: HeteroData) -> None:
