@@ -332,7 +332,12 @@ class _Stream:
         if self._epochs_waiting:
             return self.oldest_epoch <= last
         if self._failure is not None and self._sampled_epoch <= last:
-            raise self._failure
+            failure, self._failure, self._epochs = self._failure, None, 0
+            try:
+                raise failure
+            finally:
+                # Its frames hold the loader's iterator, with its workers, and this one would hold it.
+                del failure
         return False
 
     def pop(self) -> tuple[Any, Any]:
