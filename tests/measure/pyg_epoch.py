@@ -11,6 +11,7 @@ main process, as Rudder's loaders do. Needs torch, PyG and what it samples with 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import shutil
 import statistics
@@ -164,7 +165,11 @@ def measure(
             torch.manual_seed(turn)
             kind.epoch(models[name], optimizers[name], is_counted=turn > 0)
     bound = statistics.median(kinds["memory"].seconds)
-    return {name: kind.figures(bound) for name, kind in kinds.items()}
+    figures = {name: kind.figures(bound) for name, kind in kinds.items()}
+    # Loaders that keep their workers are cycles: workers that are forked later must not find their remains.
+    kinds.clear()
+    gc.collect()
+    return figures
 
 
 def show(result: dict[str, Any]) -> None:

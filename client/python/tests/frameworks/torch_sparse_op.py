@@ -75,7 +75,7 @@ def compile_op(sources: Path, library: Path) -> None:
     unfinished = library.with_suffix(f".{os.getpid()}")
     files = [str(sources / name) for name in SOURCES]
     compiler = os.environ.get("CXX", "g++")
-    command = [compiler, *options, *includes, *files, *libraries, "-lc10", "-ltorch", "-ltorch_cpu", "-o", str(unfinished)]
+    command = [compiler, *options, *includes, *files, *libraries, "-lc10", "-ltorch_cpu", "-o", str(unfinished)]
     subprocess.run(command, check=True)
     # Another run may have made it meanwhile: whoever comes last replaces a library of the same content.
     unfinished.replace(library)
