@@ -52,7 +52,7 @@ pub fn label_of(id: u64) -> i64 {
     id as i64 * 7 - 3
 }
 
-/// Writes a dataset of `rows` vertices over `parts` even ranges: tables `feat` (f32 × [`WIDTH`]) and `label` (one i64).
+/// Writes a dataset of `rows` vertices over `parts` even ranges: tables `feat` (f32 × [`WIDTH`]) and `label` (i64).
 ///
 /// # Errors
 /// What the disk says.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 import rudder
-from rudder._client import Course
+from rudder._course import Course
 
 
 class Rows:
@@ -19,16 +20,24 @@ class Rows:
         self.table, self.ids = table, ids.copy()
 
 
-class FakePending:
+class Batch:
+    """A minibatch that was announced, in the form in which it was."""
+
+    def __init__(self, of: Any, ids: Any) -> None:
+        self.of, self.ids = of, ids
+
+
+class Pending:
     """A fetch in flight, whose rows are there at once."""
 
-    def __init__(self, client: FakeClient, rows: Rows, error: Exception | None) -> None:
-        self.client, self.rows, self.error = client, rows, error
+    def __init__(self, client: FakeClient, first: int, rows: Any) -> None:
+        self.client, self.first, self.rows = client, first, rows
 
-    def wait(self) -> Rows:
-        self.client.note("wait", self.rows.table, self.rows.ids)
-        if self.error is not None:
-            raise self.error
+    def wait(self) -> Any:
+        self.client.calls.append(("wait", self.first))
+        error = self.client.failing.pop(self.first, None)
+        if error is not None:
+            raise error
         return self.rows
 
 
@@ -38,47 +47,59 @@ class FakeClient:
     Attributes
     ----------
     calls : list of tuple
-        ``(call, table, first id)`` of each call, ``("progress", epoch, step, steps)`` of those.
+        ``(call, first id)`` of each call, ``("progress", epoch, step, steps)`` of those.
     asked : int
         Minibatches that it would like announced ahead.
-    refused, failing : dict of int to Exception
-        By the first id: what announcing, or a fetch that is sent, raises. Each is raised once.
+    unheard, failing : dict of int to Exception
+        By the first id: what announcing, or waiting for rows, raises. Each is raised once.
+    no_room : set of int
+        First ids of announcements that the daemon refuses, which it says at the next fetch.
+    named : int
+        Fetches that named an announced minibatch.
     """
 
     def __init__(self, asked: int = 3) -> None:
         self._course = Course()
+        # Of a training that is under way.
+        self._course.has_fetched = True
         self.calls: list[tuple[Any, ...]] = []
         self.asked = asked
-        self.refused: dict[int, Exception] = {}
+        self.unheard: dict[int, Exception] = {}
         self.failing: dict[int, Exception] = {}
+        self.no_room: set[int] = set()
+        self.refused = 0
+        self.named = 0
         self.steps: list[int | None] = []
         self.alive: weakref.WeakSet[Rows] = weakref.WeakSet()
         self.alive_max = 0
         self.is_paused = False
         self.paused_calls = 0
 
-    def note(self, call: str, table: str, ids: np.ndarray) -> None:
-        self.calls.append((call, table, int(ids[0])))
-
     def counts(self) -> Counter[str]:
         """How often each call was made."""
         return Counter(call[0] for call in self.calls)
 
-    def announce(self, table: str, ids: Any, step: int | None = None) -> int:
-        refusal = self.refused.pop(int(ids[0]), None)
-        self.note("announce" if refusal is None else "refuse", table, ids)
-        if refusal is not None:
-            raise refusal
+    def announce(self, of: Any, ids: Any = None, step: int | None = None) -> Batch:
+        first = _first(of, ids)
+        error = self.unheard.pop(first, None)
+        self.calls.append(("announce" if error is None else "fail", first))
+        if error is not None:
+            raise error
+        self.refused += first in self.no_room
         self.steps.append(step)
+        return Batch(of, ids)
+
+    def horizon(self, table: str) -> int:
         return self.asked
 
-    def fetch(self, table: str, ids: Any) -> Rows:
-        self.note("fetch", table, ids)
-        return self._rows(table, ids)
+    def fetch(self, of: Any, ids: Any = None) -> Any:
+        self.calls.append(("fetch", self._first(of, ids)))
+        return self._rows(of, ids)
 
-    def fetch_async(self, table: str, ids: Any) -> FakePending:
-        self.note("send", table, ids)
-        return FakePending(self, self._rows(table, ids), self.failing.pop(int(ids[0]), None))
+    def fetch_async(self, of: Any, ids: Any = None) -> Pending:
+        first = self._first(of, ids)
+        self.calls.append(("send", first))
+        return Pending(self, first, self._rows(of, ids))
 
     def progress(self, epoch: int, step: int, steps_per_epoch: int) -> None:
         self.calls.append(("progress", epoch, step, steps_per_epoch))
@@ -92,11 +113,24 @@ class FakeClient:
     def __exit__(self, *error: object) -> None:
         self.is_paused = False
 
-    def _rows(self, table: str, ids: Any) -> Rows:
+    def _first(self, of: Any, ids: Any) -> int:
+        return _first(of.of, of.ids) if isinstance(of, Batch) else _first(of, ids)
+
+    def _rows(self, of: Any, ids: Any) -> Any:
+        self._course.refusals, self.refused = self._course.refusals + self.refused, 0
         self.paused_calls += self.is_paused
-        if int(ids[0]) < 0:
+        if isinstance(of, Batch):
+            self.named += 1
+            of, ids = of.of, of.ids
+        if _first(of, ids) == -1:
             raise rudder.IdOutOfRangeError("id -1")
-        rows = Rows(table, np.asarray(ids))
-        self.alive.add(rows)
+        rows = {table: Rows(table, np.asarray(own)) for table, own in (of if isinstance(of, Mapping) else {of: ids}).items()}
+        self.alive.update(rows.values())
         self.alive_max = max(self.alive_max, len(self.alive))
-        return rows
+        return rows if isinstance(of, Mapping) else rows[of]
+
+
+def _first(of: Any, ids: Any) -> int:
+    """The first id of a call; -2 where nothing is asked for."""
+    parts = list(of.values()) if isinstance(of, Mapping) else [ids]
+    return int(parts[0][0]) if parts else -2

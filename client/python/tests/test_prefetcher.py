@@ -32,8 +32,7 @@ def test_each_fetch_is_sent_one_minibatch_ahead() -> None:
     client = FakeClient(asked=2)
     popped = [(number, int(rows["x"].ids[0])) for number, rows in run(Prefetcher(client), 5)]
     assert popped == [(number, number) for number in range(5)]
-    in_order = [(call, number) for call, _, number in client.calls]
-    assert in_order == [
+    assert client.calls == [
         ("announce", 0),
         ("announce", 1),
         ("announce", 2),
@@ -87,30 +86,58 @@ def test_several_tables_are_one_minibatch() -> None:
         assert ahead.pop() == ("nothing", {})
         with pytest.raises(IndexError, match="no minibatch waits"):
             ahead.pop()
-    # A step belongs to the minibatch, so it is the same for all of its tables.
-    assert client.steps == [0, 0, 1, 1, 2]
+    # One announcement and one fetch for all tables of a minibatch; none for what needs no rows.
+    assert client.steps == [0, 1, 2]
+    assert client.named == 3
     for bad in (np.array([1]), ("x",), (3, np.array([1])), "x", None):
         with pytest.raises(TypeError, match=r"must be a mapping of tables to ids, or a pair \(table, ids\)"):
             Prefetcher(client).push(bad)
 
 
-def test_a_refused_minibatch_is_announced_later_and_holds_nothing_up() -> None:
+def test_an_announcement_that_does_not_get_through_is_made_later_and_holds_nothing_up() -> None:
     client = FakeClient(asked=3)
-    client.refused = {2: rudder.LimitError("no room"), 4: rudder.ConnectionLostError("gone")}
+    client.unheard = {2: rudder.LimitError("no room"), 4: rudder.ConnectionLostError("gone")}
     popped = [number for number, _ in run(Prefetcher(client), 6)]
     assert popped == list(range(6))
-    of_announcements = [(call, number) for call, _, number in client.calls if call in ("announce", "refuse", "send")]
-    # After the refusal of 2 nothing is sampled beyond what overlaps, until a step has passed.
-    assert of_announcements[:5] == [("announce", 0), ("announce", 1), ("refuse", 2), ("send", 0), ("send", 1)]
-    assert ("announce", 2) in of_announcements[5:7]
+    calls = [call for call in client.calls if call[0] in ("announce", "fail", "send")]
+    # After the failure of 2 nothing is sampled beyond what overlaps, until a step has passed.
+    assert calls[:5] == [("announce", 0), ("announce", 1), ("fail", 2), ("send", 0), ("send", 1)]
+    assert calls[5] == ("announce", 2)
     assert client.counts()["announce"] == 6
-    # A refused announcement keeps its number.
+    # It keeps its number.
     assert client.steps == list(range(6))
+
+
+def test_a_daemon_without_room_is_told_less_far_ahead() -> None:
+    client = FakeClient(asked=12)
+    client.no_room = set(range(6, 13))
+    longest = []
+    for number, rows in run(ahead := Prefetcher(client, horizon=12), 120):
+        assert int(rows["x"].ids[0]) == number, "what was refused is fetched like everything else"
+        longest.append(len(ahead) + 1)
+    assert longest[0] == 14
+    # Half, as soon as it is known; then one more in every 16 steps.
+    assert longest[10] <= 8
+    assert longest[10] < longest[60] < longest[100] <= 14
+    assert client.counts()["announce"] == 120
+
+
+def test_before_the_first_rows_the_daemon_is_not_believed() -> None:
+    client = FakeClient(asked=100)
+    client._course.has_fetched = False
+    ahead = Prefetcher(client)
+    longest = 0
+    for number, _ in run(ahead, 200):
+        longest = len(ahead) + 1
+        if number == 0:
+            assert longest == 10, "8 ahead, one in flight"
+        elif number == 1:
+            assert longest == 102
 
 
 def test_what_is_wrong_with_a_minibatch_comes_out_at_its_place() -> None:
     client = FakeClient()
-    client.refused = {-1: rudder.IdOutOfRangeError("id -1")}
+    client.unheard = {-1: rudder.IdOutOfRangeError("id -1")}
     ahead = Prefetcher(client)
     for number in (0, 1, -1, 3):
         ahead.push(wants(number), number)
@@ -127,7 +154,7 @@ def test_what_befell_a_fetch_because_it_was_sent_ahead_is_asked_again(error: Exc
     popped = [(number, int(rows["x"].ids[0])) for number, rows in run(Prefetcher(client), 5)]
     assert popped == [(number, number) for number in range(5)]
     # Number 3 was in flight, and was given up for the memory that 2 may have needed.
-    sent = [(call, number) for call, _, number in client.calls if call in ("send", "fetch")]
+    sent = [call for call in client.calls if call[0] in ("send", "fetch")]
     assert sent == [("send", 0), ("send", 1), ("send", 2), ("send", 3), ("fetch", 2), ("send", 3), ("send", 4)]
 
 

@@ -1,5 +1,5 @@
-//! `rudder show`: what a dataset holds, read from its manifest alone. Owns the words for it. It must never open a shard:
-//! a dataset can be looked at on a machine that has none of its rows.
+//! `rudder show`: what a dataset holds, read from its manifest alone. Owns the words for it. It must never open a
+//! shard: a dataset can be looked at on a machine that has none of its rows.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;

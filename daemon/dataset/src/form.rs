@@ -1,4 +1,5 @@
-//! What a row of a table is: elements of one type in a shape. Owns the limits of both. It must never know where rows lie.
+//! What a row of a table is: elements of one type in a shape. Owns the limits of both. It must never know where rows
+//! lie.
 
 use rudder_client::DType;
 

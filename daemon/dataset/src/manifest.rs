@@ -10,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use rudder_client::DType;
 use serde::{Deserialize, Serialize};
 
+use super::checksum::Checksum;
 use super::error::DatasetError;
 use super::form::{RowForm, RowFormError};
 use super::npy::Shape;
@@ -47,8 +48,8 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VertexType {
-    /// Name, `_N` ([`UNNAMED_TYPE`]) for a graph of one type (as in DistDGL). Edges have types, too: their names are
-    /// `source:relation:target`.
+    /// Name; `_N` ([`super::UNNAMED_TYPE`]) where a graph names no type, as in DistDGL. Edges have types, too: their
+    /// names are `source:relation:target`.
     pub name: String,
     /// Number of ids: 0 to `rows - 1`.
     pub rows: u64,
@@ -162,17 +163,6 @@ pub struct TableManifest {
     pub classes: Option<Vec<String>>,
 }
 
-/// The vertex type of a graph that names none.
-pub const UNNAMED_TYPE: &str = "_N";
-
-/// The name of the table that holds the attribute `attribute` of a type: `TYPE.ATTRIBUTE`. The attributes of the unnamed
-/// vertex type go by their own names, and so does an attribute that has its type before it already.
-#[must_use]
-pub fn table_name(vertex_type: &str, attribute: &str) -> String {
-    let is_whole = attribute.strip_prefix(vertex_type).is_some_and(|rest| rest.starts_with('.') && rest.len() > 1);
-    if vertex_type == UNNAMED_TYPE || is_whole { attribute.to_owned() } else { format!("{vertex_type}.{attribute}") }
-}
-
 impl TableManifest {
     /// Element type and shape of a row.
     ///
@@ -274,28 +264,6 @@ pub struct GraphManifest {
     /// `.npy` (u32, both directions of each edge): neighbours; relabelled ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indices: Option<FileManifest>,
-}
-
-/// A 64-bit checksum, written as 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Checksum(pub u64);
-
-impl From<Checksum> for String {
-    fn from(checksum: Checksum) -> Self {
-        format!("{:016x}", checksum.0)
-    }
-}
-
-impl TryFrom<String> for Checksum {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        // `from_str_radix` takes a sign: only sixteen digits are a checksum.
-        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let value = if is_hex { u64::from_str_radix(&text, 16).ok() } else { None };
-        value.map(Self).ok_or_else(|| format!("`{text}` is not a checksum: expected 16 hexadecimal digits"))
-    }
 }
 
 /// Only the version, whatever else there is: a manifest of another version is told apart from a malformed one.

@@ -208,8 +208,7 @@ impl NpyHeader {
     pub fn data_bytes(&self) -> Result<u64, NpyError> {
         let overflow = || NpyError::Overflow(self.shape.clone());
         // The width on its own must fit too: an empty array may have absurd other dimensions.
-        let row =
-            self.row_shape().iter().try_fold(self.element.size() as u64, |product, &size| product.checked_mul(size));
+        let row = self.row_shape().iter().try_fold(self.element.size() as u64, |all, &size| all.checked_mul(size));
         let total = row.ok_or_else(overflow)?.checked_mul(self.rows()).ok_or_else(overflow)?;
         total.checked_add(self.data_offset).ok_or_else(overflow)?;
         Ok(total)

@@ -452,4 +452,6 @@ fn a_folder_of_arrays_becomes_tables() {
     fs::write(dir.join("notes.txt"), "x").unwrap();
     import_npy(&bench.npy(2, npy_folder(&dir, "_N").unwrap()), quiet()).unwrap();
     assert_eq!(rows_in_order(&bench.open(), "label"), [3, 4]);
+    let names: Vec<String> = npy_folder(&dir, "paper").unwrap().into_iter().map(|table| table.name).collect();
+    assert_eq!(names, ["paper.feat", "paper.label"]);
 }

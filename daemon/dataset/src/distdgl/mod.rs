@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
 use crate::form::RowForm;
-use crate::manifest::{
-    BookManifest, FORMAT_VERSION, FileManifest, Manifest, ShardManifest, TableManifest, VertexType, table_name,
-};
+use crate::manifest::{BookManifest, FORMAT_VERSION, FileManifest, Manifest, ShardManifest, TableManifest, VertexType};
+use crate::naming::table_name;
 use crate::part::Part;
 use graph_file::{GraphFile, Kind, PartFiles, TypeRanges};
 pub use tensors::DglError;
