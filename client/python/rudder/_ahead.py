@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
-from ._client import Client, default_client
+from ._client import Client
+from ._connect import default_client
 from ._prefetcher import Prefetcher
 from .errors import RudderError
 
@@ -72,6 +73,8 @@ class Ahead(Generic[Batch]):
         Begin to sample the next epoch when the loader has given the last minibatch of this one, so that lookahead has no gap.
         The loader's ``iter()`` is then called before this epoch's training has ended. What was sampled after the last epoch is
         dropped with this object, or by :meth:`close`.
+    device : str or torch.device, optional
+        As :meth:`Client.fetch`: with a GPU, the rows of the next minibatch are copied to it while the trainer computes.
 
     Raises
     ------
@@ -104,6 +107,7 @@ class Ahead(Generic[Batch]):
         progress: bool = True,
         steps_per_epoch: int | None = None,
         early: bool = False,
+        device: Any = None,
     ) -> None:
         for what, value, least in (("horizon", horizon, 0), ("overlap", overlap, 0), ("steps_per_epoch", steps_per_epoch, 1)):
             if value is not None and operator.index(value) < least:
@@ -122,6 +126,7 @@ class Ahead(Generic[Batch]):
         self._progress = progress
         self._steps_per_epoch = steps_per_epoch
         self._early = early
+        self._device = device
         # Of the first whole epoch.
         self._steps_seen: int | None = None
         self._is_used = False
@@ -203,7 +208,9 @@ class Ahead(Generic[Batch]):
             if begun.pid == os.getpid():
                 return begun
             _parents.append(begun)
-        ahead = Prefetcher(self._client, horizon=self._horizon, overlap=self._overlap, learns=self._progress)
+        ahead = Prefetcher(
+            self._client, horizon=self._horizon, overlap=self._overlap, learns=self._progress, device=self._device
+        )
         stream = _Stream(self._loader, self._wants, ahead, None if self._early else self._epochs, self._end_of_epoch)
         stream.keep_apart(self._live)
         return stream
@@ -332,7 +339,12 @@ class _Stream:
         if self._epochs_waiting:
             return self.oldest_epoch <= last
         if self._failure is not None and self._sampled_epoch <= last:
-            raise self._failure
+            failure, self._failure, self._epochs = self._failure, None, 0
+            try:
+                raise failure
+            finally:
+                # Its frames hold the loader's iterator, with its workers, and this one would hold it.
+                del failure
         return False
 
     def pop(self) -> tuple[Any, Any]:

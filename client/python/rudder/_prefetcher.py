@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._client import Client, default_client
+from ._client import Client
+from ._connect import default_client
+from ._selection import Batch
 from .errors import (
     ConnectError,
     ConnectionLostError,
@@ -33,7 +35,13 @@ __all__ = ["Prefetcher"]
 #: Ids of a minibatch that are looked at one by one.
 _LOOKED_AT = 64
 
-#: A refusal that ends: what was announced is announced again at the next step.
+#: Minibatches to announce ahead before any was fetched: the daemon does not know yet how large they are.
+_FIRST_AHEAD = 8
+
+#: Steps after which one more minibatch is announced ahead where the daemon had no room before.
+_ROOM_STEPS = 16
+
+#: Troubles of an announcement that end: it is announced at the next step.
 _LATER = (LimitError, ConnectError, ConnectionLostError, DrainingError, TimeoutError)
 
 #: What can befall a fetch because it was sent ahead: its place in the training asks once more.
@@ -55,6 +63,8 @@ class Prefetcher:
         Fetches that are in flight while the trainer uses the rows of the one before. 0 fetches when :meth:`pop` is called.
     learns : bool
         ``False`` for an evaluation: its fetches teach the cache nothing, and without a ``horizon`` nothing is announced.
+    device : str or torch.device, optional
+        As :meth:`Client.fetch`.
 
     Examples
     --------
@@ -68,7 +78,13 @@ class Prefetcher:
     """
 
     def __init__(
-        self, client: Client | None = None, *, horizon: int | None = None, overlap: int = 1, learns: bool = True
+        self,
+        client: Client | None = None,
+        *,
+        horizon: int | None = None,
+        overlap: int = 1,
+        learns: bool = True,
+        device: Any = None,
     ) -> None:
         for what, value in (("horizon", horizon), ("overlap", overlap)):
             if value is not None and operator.index(value) < 0:
@@ -76,33 +92,37 @@ class Prefetcher:
         if horizon is None and not learns:
             horizon = 0
         self._client = default_client() if client is None else client
-        self._fixed = horizon is not None
-        self._asked = 1 if horizon is None else horizon
+        self._horizon = horizon
         self._overlap = overlap
         # An evaluation that announces is asked for by name: then its fetches are those that were announced.
-        self._learns = learns or self._asked > 0
+        self._learns = learns or bool(horizon)
+        self._options = {} if device is None else {"device": device}
         self._waiting: deque[_Waiting] = deque()
         self._announced = 0
         self._sent = 0
         self._pushed = 0
-        self._refused = False
+        # An announcement failed in this step.
+        self._is_deferred = False
+        # Minibatches that the daemon seems to have room for, once it has refused some.
+        self._room: int | None = None
+        self._refusals = self._client._course.refusals
         self._pid = os.getpid()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def hungry(self) -> bool:
-        """Announce what was refused before, and say whether another minibatch should be pushed before the next :meth:`pop`.
+        """Whether another minibatch should be pushed before the next :meth:`pop`.
 
         Returns
         -------
         bool
-            ``False`` once the daemon has what it asks for, or has no room.
+            ``False`` once as many wait as the daemon asks for, or has room for.
         """
         waiting = len(self._waiting)
         if waiting <= self._overlap:
             return True
-        return self._announce_waiting() and waiting <= self._asked + self._overlap
+        return self._announce_waiting() and waiting <= self._ahead() + self._overlap
 
     def push(self, wants: Any, payload: Any = None) -> None:
         """Take a minibatch that was sampled, and announce it.
@@ -120,7 +140,7 @@ class Prefetcher:
             If ``wants`` has another form. What is wrong with ids or tables, the fetch says, at its place.
         """
         tables, is_single = _tables_of(wants)
-        digests = _digests(tables) if self._asked + self._overlap > 0 else None
+        digests = None if self._horizon == 0 and self._overlap == 0 else _digests(tables)
         new = _Waiting(self._pushed, tables, is_single, payload, digests)
         # One object for every minibatch: its ids may be new each time, but what comes out with the rows is the last.
         last = self._waiting[-1] if self._waiting else None
@@ -159,11 +179,13 @@ class Prefetcher:
         taken = self._waiting.popleft()
         self._announced = max(0, self._announced - 1)
         self._sent = max(0, self._sent - 1)
-        self._refused = False
+        self._is_deferred = False
+        self._look_for_room(taken.number)
         if taken.is_spoiled or taken.digests is not None and taken.digests != _digests(taken.tables):
             raise _reused(taken)
         rows = self._rows_of(taken, was_sent_before=before > 0)
-        return taken.payload, rows[next(iter(rows))] if taken.is_single else rows
+        self._client._course.has_fetched = True
+        return taken.payload, rows
 
     def close(self) -> None:
         """Give up all that waits: rows in flight, and announcements, which the daemon drops when the next one comes."""
@@ -183,29 +205,46 @@ class Prefetcher:
         if hasattr(self, "_pid"):
             self.close()
 
+    def _ahead(self) -> int:
+        """Minibatches to announce ahead of those that are asked for."""
+        ahead = self._horizon
+        if ahead is None:
+            ahead = _FIRST_AHEAD
+            if self._client._course.has_fetched and self._waiting:
+                with contextlib.suppress(RudderError, TypeError, ValueError):
+                    # Tables differ in their caches: the one that wants to know most decides.
+                    ahead = max((self._client.horizon(table) for table in self._waiting[-1].tables), default=1)
+        return ahead if self._room is None else min(ahead, self._room)
+
+    def _look_for_room(self, step: int) -> None:
+        """Announce less far ahead where the daemon had no room, and a little further from time to time."""
+        if self._refusals != self._client._course.refusals:
+            self._refusals = self._client._course.refusals
+            self._room = max(1, (len(self._waiting) - self._sent) // 2)
+        elif self._room is not None and step % _ROOM_STEPS == 0:
+            self._room += 1
+
     def _announce_waiting(self) -> bool:
-        """Whether the daemon has room for more than what waits."""
-        if self._refused:
+        """Announce what waits; whether there is more to announce."""
+        if self._is_deferred:
             return False
-        course = self._client._course
-        while self._asked > 0 and self._announced < len(self._waiting):
-            next_one = self._waiting[self._announced]
-            if next_one.tables:
-                if next_one.step is None:
-                    next_one.step = course.next_step(next_one.tables)
-                try:
-                    asked = _announce(self._client, next_one.tables, next_one.step)
-                except _LATER:
-                    self._refused = True
-                    return False
-                except (RudderError, TypeError, ValueError):
-                    # It is no use to announce this one. Its fetch says why.
-                    asked = self._asked
-                if not self._fixed:
-                    # A daemon that wants nothing announced may want it later: one minibatch asks it at each step.
-                    self._asked = max(1, asked)
+        while self._horizon != 0 and self._announced < len(self._waiting):
+            try:
+                self._announce(self._waiting[self._announced])
+            except _LATER:
+                self._is_deferred = True
+                return False
+            except (RudderError, TypeError, ValueError):
+                # It is no use to announce this one. Its fetch says why.
+                pass
             self._announced += 1
         return True
+
+    def _announce(self, waiting: _Waiting) -> None:
+        if waiting.tables:
+            if waiting.step is None:
+                waiting.step = self._client._course.next_step(waiting.tables)
+            waiting.batch = self._client.announce(*waiting.asked_for(), step=waiting.step)
 
     def _send_ahead(self) -> None:
         """Send the fetches of the oldest minibatch and of those that overlap it."""
@@ -213,15 +252,15 @@ class Prefetcher:
             next_one = self._waiting[self._sent]
             # Its place in the training says what is wrong with it.
             with contextlib.suppress(RudderError, TypeError, ValueError):
-                next_one.pending = _fetch_async(self._client, next_one.tables, self._learns)
+                next_one.pending = _fetch_async(self._client, next_one, self._learns, self._options)
             self._sent += 1
         # What is asked for needs no announcement any more.
         self._announced = max(self._announced, self._sent)
 
-    def _rows_of(self, taken: _Waiting, was_sent_before: bool) -> dict[str, Any]:
+    def _rows_of(self, taken: _Waiting, was_sent_before: bool) -> Any:
         if taken.pending is not None:
             try:
-                return _wait(taken.pending)
+                return taken.pending.wait()
             except _AGAIN:
                 if not was_sent_before:
                     raise
@@ -230,7 +269,7 @@ class Prefetcher:
             for other in self._waiting:
                 other.pending = None
             self._sent = 0
-        return _fetch(self._client, taken.tables, self._learns)
+        return _fetch(self._client, taken, self._learns, self._options)
 
     def _leave_parent(self) -> None:
         """This is a forked child: what is in flight belongs to the parent."""
@@ -264,14 +303,16 @@ class _Waiting:
     digests : dict of str to _Digest, optional
         Of the ids when it was pushed.
     step : int, optional
-        Its number to the daemon, once it was announced or refused.
-    pending : dict of str to Pending, optional
+        Its number to the daemon, once it was to be announced.
+    batch : Batch, optional
+        What it was announced as.
+    pending : Pending, optional
         Its fetch in flight.
     is_spoiled : bool
         Whether the minibatch after it is the same object with other ids.
     """
 
-    __slots__ = ("digests", "is_single", "is_spoiled", "number", "payload", "pending", "step", "tables")
+    __slots__ = ("batch", "digests", "is_single", "is_spoiled", "number", "payload", "pending", "step", "tables")
 
     def __init__(
         self, number: int, tables: dict[str, Any], is_single: bool, payload: Any, digests: dict[str, Any] | None
@@ -282,8 +323,15 @@ class _Waiting:
         self.payload = payload
         self.digests = digests
         self.step: int | None = None
-        self.pending: dict[str, Any] | None = None
+        self.batch: Batch | None = None
+        self.pending: Any = None
         self.is_spoiled = False
+
+    def asked_for(self) -> tuple[Any, ...]:
+        """How a call of the client names its rows."""
+        if self.batch is not None:
+            return (self.batch,)
+        return next(iter(self.tables.items())) if self.is_single else (self.tables,)
 
 
 def _tables_of(wants: Any) -> tuple[dict[str, Any], bool]:
@@ -332,39 +380,15 @@ def _reused(waiting: _Waiting) -> RuntimeError:
     )
 
 
-def _announce(client: Client, tables: Mapping[str, Any], step: int | None) -> int:
-    """Announce one minibatch; return how many the daemon would like announced ahead."""
-    refusal: LimitError | None = None
-    asked = 0
-    for table, ids in tables.items():
-        try:
-            asked = max(asked, client.announce(table, ids, step))
-        except LimitError as error:
-            # The same announcement twice counts once, so all tables of the minibatch are announced again.
-            refusal = error
-    if refusal is not None:
-        raise refusal
-    return asked
-
-
 def _learning(client: Client, learns: bool) -> contextlib.AbstractContextManager[Any]:
-    return contextlib.nullcontext() if learns or not hasattr(client, "paused") else client.paused()
+    return contextlib.nullcontext() if learns else client.paused()
 
 
-def _fetch_async(client: Client, tables: Mapping[str, Any], learns: bool) -> dict[str, Any]:
-    """Send the fetches of one minibatch."""
+def _fetch_async(client: Client, waiting: _Waiting, learns: bool, options: Mapping[str, Any]) -> Any:
     with _learning(client, learns):
-        return {table: client.fetch_async(table, ids) for table, ids in tables.items()}
+        return client.fetch_async(*waiting.asked_for(), **options)
 
 
-def _wait(pending: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of one minibatch whose fetches were sent."""
-    return {table: fetch.wait() for table, fetch in pending.items()}
-
-
-def _fetch(client: Client, tables: Mapping[str, Any], learns: bool) -> dict[str, Any]:
-    """The rows of one minibatch that nothing was sent for."""
+def _fetch(client: Client, waiting: _Waiting, learns: bool, options: Mapping[str, Any]) -> Any:
     with _learning(client, learns):
-        if len(tables) == 1:
-            return {table: client.fetch(table, ids) for table, ids in tables.items()}
-        return _wait({table: client.fetch_async(table, ids) for table, ids in tables.items()})
+        return client.fetch(*waiting.asked_for(), **options)

@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod hooks;
 mod ids;
 mod rows;
 mod signals;
@@ -21,4 +22,18 @@ mod _native {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name is Python's")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// The one of `names` that was probably meant by `asked`.
+    #[pyo3::pyfunction]
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn nearest(asked: &str, names: Vec<String>) -> Option<String> {
+        rudder_client::nearest(asked, names.iter().map(String::as_str)).map(str::to_owned)
+    }
+
+    /// The names that there are, for a message about `asked`, and the one that was probably meant.
+    #[pyo3::pyfunction]
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn listed(asked: &str, names: Vec<String>) -> String {
+        rudder_client::listed(asked, names.iter().map(String::as_str))
+    }
 }

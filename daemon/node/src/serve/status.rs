@@ -25,6 +25,8 @@ pub struct TableStatus {
     pub dtype: &'static str,
     /// Elements per row.
     pub width: u32,
+    /// Shape of a row; empty where a row is one number.
+    pub shape: Vec<u32>,
     /// Rows over all nodes.
     pub rows: u64,
     /// Rows that this node owns.
@@ -104,7 +106,9 @@ pub struct LookaheadStatus {
     pub announced_batches: u64,
     /// Of them, batches that were fetched.
     pub used_batches: u64,
-    /// Of them, batches that never were.
+    /// Of those, batches whose ids came in another order than announced.
+    pub reordered_batches: u64,
+    /// Announced batches that never were fetched.
     pub expired_batches: u64,
     /// Rows not brought in ahead because the budget was spent.
     pub over_budget_rows: u64,
@@ -200,8 +204,9 @@ fn table_status(engine: &Engine, at: usize) -> TableStatus {
         vertex_type: table.vertex_type.clone(),
         renumbered: table.ids.is_some(),
         named: table.names.is_some(),
-        dtype: table.dtype.name(),
-        width: table.width,
+        dtype: table.form.dtype().name(),
+        width: table.form.width(),
+        shape: table.form.shape().to_vec(),
         rows: table.rows,
         local_rows: table.shard.rows(),
         policy: cache.spec().policy.name(),
@@ -247,6 +252,7 @@ fn lookahead_status(engine: &Engine, at: usize) -> LookaheadStatus {
     LookaheadStatus {
         announced_batches: counts.announced,
         used_batches: counts.used,
+        reordered_batches: counts.reordered,
         expired_batches: counts.expired,
         over_budget_rows: counts.over_budget_rows,
         waiting_rows,
