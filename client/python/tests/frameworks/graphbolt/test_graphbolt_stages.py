@@ -9,7 +9,7 @@ import torch
 from cluster import Daemon, accounted
 from gbworld import PAPERS, World
 from staged import staged
-from test_graphbolt import wait_until_settled, waited_for
+from test_graphbolt import later_waits
 
 import rudder
 import rudder.graphbolt
@@ -36,18 +36,18 @@ def test_stages_give_each_minibatch_its_rows(world: World, gb_client: rudder.Cli
 def test_stages_announce_that_many_minibatches_ahead(own_gb_daemons: list[Daemon]) -> None:
     client = own_gb_daemons[0].connect()
     feature = rudder.graphbolt.Feature("x", client, stages=4)
-    at_first = None
-    for _ in range(3):
-        for _ in staged(batches(), lambda ids: {"x": (feature, ids)}, CPU):
-            if at_first is None:
-                state = accounted(client, "x", lambda table: table["lookahead"]["announced_batches"] >= 5)
-                assert state["lookahead"]["announced_batches"] >= 5, "four ahead of the one that is used"
-                wait_until_settled(client, "x")
-                at_first = waited_for(client)
-            wait_until_settled(client, "x")
-    table = accounted(client, "x", lambda table: table["lookahead"]["used_batches"] == 36)
-    assert table["lookahead"]["used_batches"] == 36
-    assert waited_for(client) == at_first
+
+    def epoch() -> Any:
+        return staged(batches(), lambda ids: {"x": (feature, ids)}, CPU)
+
+    early = epoch()
+    next(early)
+    state = accounted(client, "x", lambda table: table["lookahead"]["announced_batches"] >= 5)
+    assert state["lookahead"]["announced_batches"] == 5, "four ahead of the one that is used"
+    assert sum(1 for _ in early) == 11
+    assert later_waits(client, epoch) == 0
+    table = accounted(client, "x", lambda table: table["lookahead"]["used_batches"] == 48)
+    assert table["lookahead"]["used_batches"] == 48
 
 
 def test_the_number_of_stages_follows_the_daemon_and_stays(gb_client: rudder.Client, monkeypatch: pytest.MonkeyPatch) -> None:
