@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 from cluster import Daemon, accounted
+from dgl import graphbolt as gb
 from gbworld import PAPERS, World
 from staged import staged
 from test_graphbolt import later_waits
+from torch.utils.data import IterDataPipe
+from torch.utils.data.datapipes.iter import IterableWrapper
 
 import rudder
 import rudder.graphbolt
@@ -95,3 +98,41 @@ def test_a_cache_in_front_reads_its_misses_in_stages(world: World, gb_client: ru
     # What caches ask when they are made.
     assert behind.read(torch.tensor([0])).shape == (1, 17)
     assert behind.count() == PAPERS
+
+
+class LaterLoader(IterDataPipe):  # type: ignore[misc]
+    """A loader of later versions as far as its pipe goes: it is a pipe itself, and its fetcher reads in stages."""
+
+    def __init__(self, datapipe: Any) -> None:
+        self.datapipe = datapipe
+
+    def __iter__(self) -> Any:
+        return iter(self.datapipe)
+
+
+def test_for_a_loader_that_reads_in_stages_only_progress_is_reported(
+    world: World, gb_client: rudder.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int, int]] = []
+    monkeypatch.setattr(rudder.Client, "progress", lambda client, *numbers: told.append(numbers))
+    store = rudder.graphbolt.FeatureStore(gb_client)
+    fetcher = gb.FeatureFetcher(IterableWrapper([]), store, ["x"])
+    fetcher.max_num_stages = 3
+    loader = rudder.graphbolt.ahead(LaterLoader(Fetched(fetcher)))
+    assert fetcher.feature_store is store
+    for _ in range(3):
+        assert list(loader) == [7, 8]
+    # How many steps an epoch has is known from the second on.
+    assert told == [(1, 0, 2), (1, 1, 2), (2, 0, 2), (2, 1, 2)]
+    with pytest.raises(ValueError, match="announces already"):
+        rudder.graphbolt.ahead(loader)
+
+
+class Fetched(IterDataPipe):  # type: ignore[misc]
+    """What stands behind the fetcher and gives minibatches."""
+
+    def __init__(self, datapipe: Any) -> None:
+        self.datapipe = datapipe
+
+    def __iter__(self) -> Any:
+        yield from [7, 8]
