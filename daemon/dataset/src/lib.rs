@@ -24,7 +24,7 @@ mod verify;
 
 pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, BlockShardStatus, ReadError, WantedRow};
 pub use book::{BookError, Location, PartitionBook};
-pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl};
+pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl, FILE_MAGIC, FeatureFile, FilePiece};
 pub use error::DatasetError;
 pub use graph::{CsrGraph, GraphError};
 pub use ids::{IdError, Inverse, VertexIds};

@@ -152,7 +152,7 @@ fn what_no_table_can_hold_is_named_and_the_rest_is_served() {
         ]
     };
     let graph = plain(folder.path(), [part(3), part(2)], [vec![], vec![]]);
-    let DistDgl { manifest, skipped } = DistDgl::read(&graph, None).unwrap();
+    let DistDgl { manifest, skipped, .. } = DistDgl::read(&graph, None).unwrap();
     assert_eq!(manifest.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["good"]);
     assert_eq!(skipped, ["none: no table has rows of 0 elements", "odd: no table has elements of uint16"]);
     assert_eq!(manifest.tables[0].shards[0].file.place(), Place::Piece(226));
