@@ -137,20 +137,28 @@ class Course:
         By table, the step of the next announcement.
     """
 
-    __slots__ = ("epoch", "steps")
+    __slots__ = ("_pid", "epoch", "steps")
 
-    def __init__(self) -> None:
+    def __init__(self, is_joined: bool = False) -> None:
         self.epoch = 0
         self.steps: dict[str, int] = {}
+        self._pid = None if is_joined else os.getpid()
 
-    def next_step(self, table: str) -> int:
-        """Take the number of an announcement.
+    def next_step(self, tables: Iterable[str]) -> int | None:
+        """Take the number of an announcement that names these tables.
 
-        The daemon takes a step that does not grow for a new training, and drops what was announced before.
+        The daemon takes a step that does not grow for a new training, and drops what was announced before. So processes that
+        have joined a trainer (forked, or with an unpickled client) give no numbers: they do not know each other's.
         """
-        step = self.steps.get(table, 0)
-        self.steps[table] = step + 1
+        if self._pid != os.getpid():
+            return None
+        step = max((self.steps.get(table, 0) for table in tables), default=0)
+        self.steps.update((table, step + 1) for table in tables)
         return step
+
+    def begin_again(self, tables: Iterable[str]) -> None:
+        """What was announced for these tables is not fetched: the next announcement is the first of a new training."""
+        self.steps.update((table, 0) for table in tables)
 
     def announced(self, table: str, step: int) -> None:
         """Note that an announcement had the number ``step`` of its caller."""
@@ -786,4 +794,6 @@ def _answer(text: str) -> dict[str, Any]:
 
 def _reconnect(options: Mapping[str, Any]) -> Client:
     """Make the client that a pickled one stands for."""
-    return Client(**options)
+    client = Client(**options)
+    client._course = Course(is_joined=True)
+    return client

@@ -304,7 +304,7 @@ class _Ahead:
         while self._asked > 0 and self._announced < len(self.waiting):
             ids = self.waiting[self._announced].ids
             try:
-                asked = client.announce(table, ids, client._course.next_step(table))
+                asked = client.announce(table, ids, client._course.next_step((table,)))
             except LimitError:
                 return False
             self._announced += 1
