@@ -37,9 +37,6 @@ _DTYPES = {
     "bool": torch.bool,
 }
 
-#: Batches whose rows a tensor holds at most; those of the last batch before them are dropped.
-_OFFERS_MAX = 16
-
 _clients: dict[str, Client] = {}
 _clients_lock = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().__setitem__("_clients_lock", threading.Lock()))
@@ -120,6 +117,7 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
                 "daemon serves another partition than DistDGL"
             )
         self.table = table
+        self.type_name = info.vertex_type
         prefix = info.vertex_type + "."
         attribute = table[len(prefix) :] if table.startswith(prefix) else table
         self._shape = (info.rows, *getattr(info, "shape", (info.width,)))
@@ -130,6 +128,8 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
         self._attach = self._persistent = self._owner = False
         self._is_gdata = True
         self._offers: list[_Offer] = []
+        #: Writes of this process so far: rows that were fetched before the last one may be old.
+        self.writes = 0
         # DGL's sparse optimizers ask the store who owns a row of a tensor.
         self.kvstore._part_policy.setdefault(self._name, policy)
 
@@ -146,6 +146,11 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
     def client(self) -> Client:
         """The client that fetches."""
         return self._rudder
+
+    @property
+    def is_of_edges(self) -> bool:
+        """Whether ids are those of edges."""
+        return not self._part_policy.is_node
 
     @property
     def local_partition(self) -> Any:
@@ -177,24 +182,21 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
         for at, offer in enumerate(self._offers):
             if offer.is_of(ids):
                 del self._offers[at]
-                rows = offer.rows()
-                if rows is not None:
-                    return rows
-                break
+                return offer.rows
         return self._rudder.fetch(self.table, ids)
 
     def __setitem__(self, idx: Any, val: torch.Tensor) -> None:
         """Write rows through to the nodes that own them, as :meth:`Client.update`."""
-        self._offers.clear()
+        self.forget()
+        self.writes += 1
         self._rudder.update(self.table, self._ids(idx), val)
 
-    def offer(self, ids: torch.Tensor, rows: Callable[[], torch.Tensor | None]) -> None:
-        """Have the next reading of exactly these ids answered by ``rows()``; ``None`` from it means: fetch them.
+    def offer(self, ids: torch.Tensor, rows: torch.Tensor) -> None:
+        """Have the next reading of exactly these ids answered by these rows.
 
-        :func:`rudder.dgl.ahead` calls this for the batch that it hands out.
+        :func:`rudder.dgl.ahead` calls this for the minibatch that it hands out. Rows are given once: they are the reader's.
         """
         self._offers.append(_Offer(ids, rows))
-        del self._offers[:-_OFFERS_MAX]
 
     def forget(self) -> None:
         """Drop what was offered and not read."""
@@ -215,11 +217,11 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
 
 
 class _Offer:
-    """Rows that are on their way for some ids."""
+    """The rows of some ids, fetched before they were asked for."""
 
     __slots__ = ("_ids", "rows")
 
-    def __init__(self, ids: torch.Tensor, rows: Callable[[], torch.Tensor | None]) -> None:
+    def __init__(self, ids: torch.Tensor, rows: torch.Tensor) -> None:
         self._ids = ids
         self.rows = rows
 
