@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::connect(options)?;
     let mut out = stdout().lock();
     for table in client.tables() {
-        writeln!(out, "{}: {} rows of {} × {}", table.name, table.rows, table.dtype, table.width)?;
+        writeln!(out, "{}: {} rows of {} {:?}", table.name, table.rows, table.dtype, table.shape)?;
     }
     let name = arguments.next().or_else(|| client.tables().first().map(|table| table.name.clone()));
     let name = name.ok_or("the dataset has no tables")?;

@@ -4,6 +4,7 @@
 use crate::course::Course;
 use crate::error::ProtocolError;
 use crate::lock::lock;
+use crate::nearest::listed;
 use crate::rows::{Memory, Rows};
 use crate::session::{Delivery, Session};
 use crate::wire::{IdSpace, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, TableInfo};
@@ -233,8 +234,8 @@ impl Client {
 
     pub(crate) fn table_index(&self, name: &str) -> Result<usize, ClientError> {
         self.tables.iter().position(|table| table.name == name).ok_or_else(|| {
-            let known: Vec<String> = self.tables.iter().map(|table| format!("`{}`", table.name)).collect();
-            ClientError::UnknownTable { name: name.to_owned(), known: known.join(", ") }
+            let known = listed(name, self.tables.iter().map(|table| table.name.as_str()));
+            ClientError::UnknownTable { name: name.to_owned(), known }
         })
     }
 
@@ -337,6 +338,12 @@ fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
         fingerprint: options.fingerprint,
     })? {
         Reply::Welcome { version, node, tables, fingerprint, arena_bytes_max } if version == PROTOCOL_VERSION => {
+            if let Some(table) = tables.iter().find(|table| !table.is_consistent()) {
+                // Arrays over rows go by the shape: it must never reach beyond them.
+                let (name, shape, width) = (&table.name, &table.shape, table.width);
+                let reply = format!("table `{name}` with rows of shape {shape:?} and {width} elements");
+                return Err(ClientError::Protocol(ProtocolError::Reply { reply }));
+            }
             session.pool.limit_by_daemon(arena_bytes_max);
             Ok(Opened { session, node, tables, fingerprint })
         }

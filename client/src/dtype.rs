@@ -28,21 +28,42 @@ pub enum DType {
     I16,
     /// Signed byte.
     I8,
+    /// A byte that is 0 or 1.
+    Bool,
+    /// Unsigned 16-bit integer.
+    U16,
+    /// Unsigned 32-bit integer.
+    U32,
+    /// Unsigned 64-bit integer.
+    U64,
 }
 
 impl DType {
     /// Every type, in the order in which messages list them.
-    pub const ALL: [DType; 9] =
-        [DType::F32, DType::F16, DType::Bf16, DType::F64, DType::I64, DType::U8, DType::I32, DType::I16, DType::I8];
+    pub const ALL: [DType; 13] = [
+        DType::F32,
+        DType::F16,
+        DType::Bf16,
+        DType::F64,
+        DType::I64,
+        DType::U8,
+        DType::I32,
+        DType::I16,
+        DType::I8,
+        DType::Bool,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+    ];
 
     /// Bytes of one element.
     #[must_use]
     pub const fn size(self) -> usize {
         match self {
-            DType::U8 | DType::I8 => 1,
-            DType::F16 | DType::Bf16 | DType::I16 => 2,
-            DType::F32 | DType::I32 => 4,
-            DType::F64 | DType::I64 => 8,
+            DType::U8 | DType::I8 | DType::Bool => 1,
+            DType::F16 | DType::Bf16 | DType::I16 | DType::U16 => 2,
+            DType::F32 | DType::I32 | DType::U32 => 4,
+            DType::F64 | DType::I64 | DType::U64 => 8,
         }
     }
 
@@ -59,6 +80,10 @@ impl DType {
             DType::I32 => "i32",
             DType::I16 => "i16",
             DType::I8 => "i8",
+            DType::Bool => "bool",
+            DType::U16 => "u16",
+            DType::U32 => "u32",
+            DType::U64 => "u64",
         }
     }
 
@@ -76,6 +101,10 @@ impl DType {
             DType::I32 => "<i4",
             DType::I16 => "<i2",
             DType::I8 => "|i1",
+            DType::Bool => "|b1",
+            DType::U16 => "<u2",
+            DType::U32 => "<u4",
+            DType::U64 => "<u8",
         }
     }
 }
@@ -88,7 +117,7 @@ impl fmt::Display for DType {
 
 /// A name that is no element type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown element type `{0}`: use one of f32, f16, bf16, f64, i64, u8, i32, i16, i8")]
+#[error("unknown element type `{}`: use one of {}", .0, DType::ALL.map(DType::name).join(", "))]
 pub struct UnknownDType(pub String);
 
 impl FromStr for DType {
@@ -96,5 +125,22 @@ impl FromStr for DType {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         Self::ALL.into_iter().find(|dtype| dtype.name() == name).ok_or_else(|| UnknownDType(name.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_numbers_on_the_wire_and_names_lead_back() {
+        for (place, dtype) in DType::ALL.into_iter().enumerate() {
+            let bytes = crate::wire::codec::encode(&dtype).unwrap();
+            assert_eq!(bytes, (place as u32).to_le_bytes(), "{dtype}");
+            assert_eq!(dtype.name().parse(), Ok(dtype));
+        }
+        let known = "f32, f16, bf16, f64, i64, u8, i32, i16, i8, bool, u16, u32, u64";
+        let expected = format!("unknown element type `f8`: use one of {known}");
+        assert_eq!("f8".parse::<DType>().unwrap_err().to_string(), expected);
     }
 }

@@ -4,6 +4,7 @@
 use crate::ClientError;
 use crate::client::{Client, unexpected};
 use crate::error::ProtocolError;
+use crate::nearest::listed;
 use crate::session::Delivery;
 use crate::wire::{ErrorCode, IdSpace, Reply, Request, TableInfo};
 use std::ops::Range;
@@ -88,7 +89,15 @@ impl Client {
                 Err(ClientError::Ambiguous { name: of.to_owned(), vertex_type: table.vertex_type.clone() })
             }
             (Ok(table), _) | (Err(_), Some(table)) => Ok(table),
-            (Err(unknown), None) => Err(unknown),
+            (Err(_), None) => {
+                let mut known: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
+                for table in self.tables.iter() {
+                    if !known.contains(&table.vertex_type.as_str()) {
+                        known.push(&table.vertex_type);
+                    }
+                }
+                Err(ClientError::UnknownTable { name: of.to_owned(), known: listed(of, known) })
+            }
         }
     }
 

@@ -76,6 +76,7 @@ impl Line {
                     vertex_type: "v".into(),
                     dtype: DType::I64,
                     width: WIDTH,
+                    shape: vec![WIDTH],
                     rows: 1 << 40,
                     local_rows: 1,
                     renumbered: false,

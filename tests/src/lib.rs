@@ -52,7 +52,7 @@ pub fn label_of(id: u64) -> i64 {
     id as i64 * 7 - 3
 }
 
-/// Writes a dataset of `rows` vertices over `parts` even ranges: tables `feat` (f32 × [`WIDTH`]) and `label` (i64 × 1).
+/// Writes a dataset of `rows` vertices over `parts` even ranges: tables `feat` (f32 × [`WIDTH`]) and `label` (i64).
 ///
 /// # Errors
 /// What the disk says.
@@ -60,8 +60,8 @@ pub fn write_dataset(dir: &Path, rows: u64, parts: u16) -> Result<(), Fault> {
     let starts: Vec<u64> = (0..=u64::from(parts)).map(|part| part * rows / u64::from(parts)).collect();
     let mut writer = DatasetWriter::create(dir, "test", parts, Existing::Refuse)?;
     writer.add_book("_N", BookSpec::Ranges(&starts))?;
-    let mut feat = writer.add_table("feat", "_N", DType::F32, WIDTH)?;
-    let mut label = writer.add_table("label", "_N", DType::I64, 1)?;
+    let mut feat = writer.add_table("feat", "_N", DType::F32, &[WIDTH])?;
+    let mut label = writer.add_table("label", "_N", DType::I64, &[])?;
     for (part, span) in (0..).map(Part).zip(starts.windows(2)) {
         for id in span[0]..span[1] {
             feat.write_rows(part, &row_of(id))?;
@@ -96,7 +96,7 @@ pub fn write_renumbered(dir: &Path, rows: u64, parts: u16, seed: u64) -> Result<
     for (table, vertex_type, original) in types.into_iter().chain([("same", "same", (0..rows).collect())]) {
         writer.add_book(vertex_type, BookSpec::Ranges(&starts))?;
         writer.set_original_ids(vertex_type, &original)?;
-        let mut feat = writer.add_table(table, vertex_type, DType::F32, WIDTH)?;
+        let mut feat = writer.add_table(table, vertex_type, DType::F32, &[WIDTH])?;
         for (part, span) in (0..).map(Part).zip(starts.windows(2)) {
             for id in span[0]..span[1] {
                 feat.write_rows(part, &row_of(original[id as usize] % ROW_KINDS))?;

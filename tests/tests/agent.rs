@@ -116,7 +116,7 @@ fn rename_all(cluster: &Cluster) {
     let mut writer = DatasetWriter::create(&dir, EVIL_DATASET, 2, Existing::Refuse).unwrap();
     writer.add_book(EVIL_TYPE, BookSpec::Ranges(&[0, ROWS / 2, ROWS])).unwrap();
     for name in EVIL_TABLES {
-        let mut table = writer.add_table(name, EVIL_TYPE, DType::F32, WIDTH).unwrap();
+        let mut table = writer.add_table(name, EVIL_TYPE, DType::F32, &[WIDTH]).unwrap();
         for id in 0..ROWS {
             table.write_rows(Part(u16::from(id >= ROWS / 2)), &row_of(id)).unwrap();
         }

@@ -96,7 +96,12 @@ fn datasets_that_are_damaged_are_named_and_serve_again_when_repaired() {
         (
             "manifest.json",
             edited(&|m| m["tables"][0]["width"] = json!(36)),
-            &["part0.npy", "shape is (100, 37)", "of 36", "copy both again"],
+            &["manifest.json", "table `feat`", "`shape` (37,) is 37 elements, but `width` is 36"],
+        ),
+        (
+            "manifest.json",
+            edited(&|m| (m["tables"][0]["width"], m["tables"][0]["shape"]) = (json!(36), json!([36]))),
+            &["part0.npy", "shape is (100, 37)", "says (100, 36)", "copy both again"],
         ),
         ("manifest.json", b"{ torn".to_vec(), &["manifest.json", "line 1", "import the dataset again"]),
         (shard_name, flipped, &["part0.npy", "checksum mismatch", "copy it again"]),

@@ -206,7 +206,7 @@ const MEASURED_ROWS: u64 = 1 << 20;
 fn write_measured(dir: &Path) {
     let mut writer = DatasetWriter::create(dir, "measured", 1, Existing::Refuse).unwrap();
     writer.add_book("_N", BookSpec::Ranges(&[0, MEASURED_ROWS])).unwrap();
-    let mut feat = writer.add_table("feat", "_N", DType::F32, 128).unwrap();
+    let mut feat = writer.add_table("feat", "_N", DType::F32, &[128]).unwrap();
     for id in 0..MEASURED_ROWS {
         feat.write_rows(Part(0), &[id as f32; 128].map(f32::to_le_bytes).concat()).unwrap();
     }

@@ -106,7 +106,7 @@ fn wrong_requests_name_the_culprit_and_harm_nobody() {
             assert!(error.to_string().contains(words), "{error}");
             eprintln!("{words}: {error}");
         };
-    fails(client.fetch("feet", &[1]), None, "no table `feet`; the daemon serves `feat`, `label`");
+    fails(client.fetch("feet", &[1]), None, "no table `feet`; the daemon serves `feat`, `label`; did you mean `feat`?");
     fails(client.fetch("feat", &[1, 100]), Some(ErrorCode::IdOutOfRange), "id 100 (position 1");
     fails(client.fetch("feat", &[u64::MAX]), Some(ErrorCode::IdOutOfRange), "ids 0 to 99");
     fails(client.fetch_expecting("feat", DType::F16, 37, &[1]), Some(ErrorCode::Shape), "f32 × 37");

@@ -384,7 +384,7 @@ fn write_wide(dir: &Path, rows: u64, width: u32) {
     let mut writer = DatasetWriter::create(dir, "wide", 1, Existing::Replace).unwrap();
     writer.add_book("_N", BookSpec::Ranges(&[0, rows])).unwrap();
     writer.set_original_ids("_N", &renumbered(rows, 1, SEED)).unwrap();
-    let mut wide = writer.add_table("wide", "_N", DType::U8, width).unwrap();
+    let mut wide = writer.add_table("wide", "_N", DType::U8, &[width]).unwrap();
     let piece = vec![1; (1 << 20) * width as usize];
     for first in (0..rows).step_by(1 << 20) {
         wide.append(&piece[..((rows - first).min(1 << 20) * u64::from(width)) as usize]).unwrap();

@@ -35,7 +35,7 @@ impl Site {
         let data = folder.path().join("data");
         let mut writer = DatasetWriter::create(&data, "test", 1, Existing::Refuse).unwrap();
         writer.add_book("_N", BookSpec::Ranges(&[0, 10])).unwrap();
-        let mut feat = writer.add_table("feat", "_N", DType::F32, 1).unwrap();
+        let mut feat = writer.add_table("feat", "_N", DType::F32, &[1]).unwrap();
         feat.write_rows(Part(0), &[0; 40]).unwrap();
         writer.close_table(feat).unwrap();
         writer.finish().unwrap();

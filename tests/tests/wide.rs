@@ -47,7 +47,7 @@ fn header(rows: u64) -> Vec<u8> {
 fn write_dataset(dir: &Path) {
     let mut writer = DatasetWriter::create(dir, "wide", 2, Existing::Refuse).unwrap();
     writer.add_book("_N", BookSpec::Ranges(&[0, 1, 2])).unwrap();
-    let mut feat = writer.add_table("feat", "_N", DType::U8, 1).unwrap();
+    let mut feat = writer.add_table("feat", "_N", DType::U8, &[1]).unwrap();
     (0..2).for_each(|part| feat.write_rows(Part(part), &[0]).unwrap());
     writer.close_table(feat).unwrap();
     writer.finish().unwrap();

@@ -6,6 +6,7 @@
 """
 
 from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
+from ._dataset import Dataset, Graph
 from ._launch import Daemon, launch
 from ._loader import Loader
 from ._native import __version__
@@ -16,6 +17,8 @@ __all__ = [
     "ARENA_BYTES_MAX",
     "Client",
     "Daemon",
+    "Dataset",
+    "Graph",
     "Loader",
     "Pending",
     "TableInfo",

@@ -12,6 +12,9 @@ import numpy as np
 
 from . import _native
 
+#: Types that torch 2.2 does not have.
+_NEW_IN_TORCH = ("uint16", "uint32", "uint64")
+
 _NATIVE_IDS = (np.dtype(np.uint64), np.dtype(np.int64))
 
 
@@ -78,17 +81,15 @@ def as_ids_of(ids: np.ndarray, like: np.ndarray | None, is_tensor: bool) -> Any:
     return ids if like is not None and like.dtype == np.uint64 and like.size > 0 else ids.view(np.int64)
 
 
-def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) -> np.ndarray:
+def as_row_bytes(rows: Any, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     """Turn new rows of a caller into the bytes that the native client sends.
 
     Parameters
     ----------
     rows : numpy.ndarray or torch.Tensor
-        ``[count, width]`` of the table's element type; for ``bf16`` a tensor of ``torch.bfloat16`` or the bits as ``uint16``.
-    count : int
-        Rows that there must be.
-    width : int
-        Elements per row.
+        Of the table's element type; for ``bf16`` a tensor of ``torch.bfloat16`` or the bits as ``uint16``.
+    shape : tuple of int
+        What they must have: the number of rows, then the shape of one.
     dtype : numpy.dtype
         The element type as NumPy knows it.
     name : str
@@ -116,8 +117,8 @@ def as_row_bytes(rows: Any, count: int, width: int, dtype: np.dtype, name: str) 
     array = np.asarray(rows)
     if array.dtype != dtype:
         raise TypeError(f"table {name!r} has rows of {dtype}, not of {array.dtype}: convert them first")
-    if array.shape != (count, width):
-        raise ValueError(f"rows have shape {array.shape}; for these ids of table {name!r} it must be {(count, width)}")
+    if array.shape != shape:
+        raise ValueError(f"rows have shape {array.shape}; for these ids of table {name!r} it must be {shape}")
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
@@ -134,12 +135,37 @@ def as_rows(rows: _native.Rows, as_tensor: bool) -> Any:
     Returns
     -------
     numpy.ndarray or torch.Tensor
-        ``[n, width]``, writable.
+        ``[n, *shape]``, writable.
     """
     array = np.asarray(rows)
-    if not as_tensor:
-        return array
+    return tensor_of(array, rows.dtype) if as_tensor else array
+
+
+def tensor_of(array: np.ndarray, dtype: str) -> Any:
+    """A tensor over the memory of rows; torch must have been imported.
+
+    Parameters
+    ----------
+    array : numpy.ndarray
+        The rows; the tensor keeps it alive.
+    dtype : str
+        Their element type, by its name in the dataset.
+
+    Returns
+    -------
+    torch.Tensor
+
+    Raises
+    ------
+    TypeError
+        If this torch has no such type. It is never replaced by another.
+    """
     torch = sys.modules["torch"]
-    if rows.dtype == "bf16":
+    if dtype == "bf16":
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    if array.dtype.name in _NEW_IN_TORCH and not hasattr(torch, array.dtype.name):
+        raise TypeError(
+            f"rows of {dtype} are torch.{array.dtype.name}, which torch 2.3 brought, and this is torch {torch.__version__}: "
+            "ask with a NumPy array of ids and convert what comes, or update torch"
+        )
     return torch.from_numpy(array)

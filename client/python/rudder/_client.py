@@ -24,7 +24,8 @@ __all__ = ["ARENA_BYTES_MAX", "Client", "Pending", "TableInfo", "connect"]
 #: Shared memory that a client may take by default, in bytes.
 ARENA_BYTES_MAX = 64 << 30
 
-_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+#: Element types of arrays, by their names in the dataset. NumPy has no brain float: its bits are ``uint16``.
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "f32": np.dtype("<f4"),
     "f16": np.dtype("<f2"),
     "bf16": np.dtype("<u2"),
@@ -34,6 +35,10 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "i32": np.dtype("<i4"),
     "i16": np.dtype("<i2"),
     "i8": np.dtype("i1"),
+    "bool": np.dtype("?"),
+    "u16": np.dtype("<u2"),
+    "u32": np.dtype("<u4"),
+    "u64": np.dtype("<u8"),
 }
 
 _U32_MAX = (1 << 32) - 1
@@ -53,14 +58,18 @@ class TableInfo:
     Attributes
     ----------
     name : str
-        Name, unique in the dataset.
+        Name, unique in the dataset: ``"paper.x"``, ``"author:writes:paper.weight"``, or ``"x"`` alone where the graph has one
+        unnamed vertex type.
     vertex_type : str
-        Vertex type whose ids index the table.
+        Vertex type, or edge type (``"author:writes:paper"``), whose ids index the table.
     dtype : str
-        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"``, ``"u8"``, ``"i32"``, ``"i16"`` or
-        ``"i8"``.
+        Element type: ``"f32"``, ``"f16"``, ``"bf16"``, ``"f64"``, ``"i64"``, ``"i32"``, ``"i16"``, ``"i8"``, ``"u64"``,
+        ``"u32"``, ``"u16"``, ``"u8"`` or ``"bool"``.
     width : int
-        Elements per row.
+        Elements per row: the product of `shape`.
+    shape : tuple of int
+        Shape of one row, as it went into the dataset: ``()`` for a table ``[n]``, ``(1,)`` for ``[n, 1]``, ``(2, 3)`` for
+        ``[n, 2, 3]``.
     rows : int
         Rows of the whole table, over all nodes; dataset ids are below this.
     local_rows : int
@@ -78,6 +87,7 @@ class TableInfo:
     vertex_type: str
     dtype: str
     width: int
+    shape: tuple[int, ...]
     rows: int
     local_rows: int
     renumbered: bool
@@ -87,7 +97,35 @@ class TableInfo:
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
         """Type of the arrays that NumPy callers get; ``uint16`` for ``"bf16"``, a type that NumPy does not have."""
-        return _NUMPY_DTYPES[self.dtype]
+        return NUMPY_DTYPES[self.dtype]
+
+    @property
+    def attr(self) -> str:
+        """Name of the attribute: ``"x"`` of ``"paper.x"``."""
+        before = f"{self.vertex_type}."
+        return self.name[len(before) :] if self.name.startswith(before) else self.name
+
+    @property
+    def edge_type(self) -> tuple[str, str, str] | None:
+        """``(source, relation, target)`` where the ids are those of edges; nothing for a table of vertices."""
+        return edge_type_of(self.vertex_type)
+
+
+def edge_type_of(name: str) -> tuple[str, str, str] | None:
+    """The three parts of the name of an edge type.
+
+    Parameters
+    ----------
+    name : str
+        Name of a type in the dataset.
+
+    Returns
+    -------
+    tuple of str, optional
+        Nothing for a vertex type: only the names of edge types have two colons.
+    """
+    source, relation, target = name.split(":") if name.count(":") == 2 else ("", "", "")
+    return (source, relation, target) if source and target else None
 
 
 class Pending:
@@ -284,7 +322,7 @@ class Client:
         Returns
         -------
         numpy.ndarray or torch.Tensor
-            ``[len(ids), width]`` of :attr:`TableInfo.numpy_dtype`; a tensor on the CPU if ``ids`` is a tensor, and then
+            ``[len(ids), *shape]`` of :attr:`TableInfo.numpy_dtype`; a tensor on the CPU if ``ids`` is a tensor, and then
             ``torch.bfloat16`` for a table of ``bf16``.
 
         Raises
@@ -395,7 +433,7 @@ class Client:
         table, ids
             As :meth:`fetch`. Of an id that appears twice, the last row stays.
         rows : array_like or torch.Tensor
-            ``[len(ids), width]`` of :attr:`TableInfo.numpy_dtype`; for ``bf16`` also a tensor of ``torch.bfloat16``.
+            ``[len(ids), *shape]`` of :attr:`TableInfo.numpy_dtype`; for ``bf16`` also a tensor of ``torch.bfloat16``.
 
         Returns
         -------
@@ -418,7 +456,7 @@ class Client:
         if info is None:
             # The native client names the tables that there are.
             return self._native.update(table, array, np.empty(0, dtype=np.uint8))
-        return self._native.update(table, array, as_row_bytes(rows, len(array), info.width, info.numpy_dtype, table))
+        return self._native.update(table, array, as_row_bytes(rows, (len(array), *info.shape), info.numpy_dtype, table))
 
     def warm(self, table: str, ids: Any) -> dict[str, Any]:
         """Bring rows into the cache of this node, as far as it has room for them.

@@ -77,8 +77,9 @@ def _type_name(graph_type: GraphType, default: str) -> str:
 
 
 def _table_name(feature: str, graph_type: GraphType, default: str) -> str:
-    """A table is called as its feature; where a graph names its types, the type comes first."""
-    return feature if graph_type is None else f"{_type_name(graph_type, default)}.{feature}"
+    """The type comes first; features of vertices without a type go by their own names."""
+    name = _type_name(graph_type, default)
+    return feature if name == NODE_TYPE else f"{name}.{feature}"
 
 
 def _types(meta: dict[str, Any], key: str, file: Path) -> list[GraphType]:
@@ -275,8 +276,7 @@ def _add_glt(partition: Partition, folder: Path, kind: str, default: str, graph_
         raise FormatError(f"{book} is missing")
     owners = _owners(load(book), partition.parts, book)
     partition.owners[name] = owners
-    feature = "edge_feat" if kind == "edge" and graph_type is None else "feat"
-    partition.tables.append(Table(_table_name(feature, graph_type, default), name, _GltPieces(folders, owners)))
+    partition.tables.append(Table(_table_name("feat", graph_type, default), name, _GltPieces(folders, owners)))
 
 
 def _chunk_file(folder: Path, stem: str) -> Path | None:

@@ -38,7 +38,12 @@ _ELEMENTS = {
     "CharStorage": "|i1",
     "ByteStorage": "|u1",
     "BoolStorage": "|b1",
+    # Bytes; the tensor over them says what they are.
+    "UntypedStorage": "|u1",
 }
+
+#: Element types that torch has no kind of storage for: the tensor names them.
+_TENSOR_ELEMENTS = {"uint16": "<u2", "uint32": "<u4", "uint64": "<u8"}
 
 #: What begins a file of ``torch.save`` that is no zip archive, and a storage inside a pickle.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -75,17 +80,20 @@ class Tensor:
         Its elements; a view of the mapped file where the file is one of ``torch.save``.
     """
 
-    __slots__ = ("_offset", "_shape", "_storage", "_strides")
+    __slots__ = ("_dtype", "_offset", "_shape", "_storage", "_strides")
 
-    def __init__(self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    def __init__(
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype | None = None
+    ) -> None:
         if not isinstance(storage, _Storage) or len(shape) != len(strides):
             raise TorchFileError("a tensor without a storage, or without its strides")
         self._storage, self._offset, self._shape, self._strides = storage, offset, shape, strides
+        self._dtype = dtype or storage.dtype
 
     @property
     def array(self) -> np.ndarray:
         """The elements, in place."""
-        dtype = self._storage.dtype
+        dtype = self._dtype
         if math.prod(self._shape) == 0:
             return np.empty(self._shape, dtype)
         if self._storage.data is None:
@@ -117,10 +125,16 @@ def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any
     return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)))
 
 
+def _rebuild_typed(storage: Any, offset: int, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any) -> Tensor:
+    if not isinstance(dtype, np.dtype):
+        raise TorchFileError("a tensor of an unknown element type")
+    return Tensor(storage, int(offset), tuple(map(int, shape)), tuple(map(int, strides)), dtype)
+
+
 def _rebuild_from_type(build: Callable[..., Tensor], _type: Any, arguments: tuple[Any, ...], _state: Any) -> Tensor:
-    if build is not _rebuild_tensor:
+    if build not in (_rebuild_tensor, _rebuild_typed):
         raise TorchFileError("a tensor of an unknown kind")
-    return _rebuild_tensor(*arguments)
+    return build(*arguments)
 
 
 def _reconstruct(cls: Any, _base: Any, _state: Any) -> Any:
@@ -151,12 +165,15 @@ _NAMES: dict[tuple[str, str], Any] = {
     ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_typed,
     ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_from_type,
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("graphlearn_torch.partition.partition_book", "RangePartitionBook"): RangeBook,
     ("graphlearn_torch.partition.partition_book", "OffsetId2Index"): _Opaque,
     ("graphlearn_torch.partition.partition_book", "GLTPartitionBook"): _Opaque,
     **{("torch", name): _StorageType(name) for name in _ELEMENTS},
+    ("torch.storage", "UntypedStorage"): _StorageType("UntypedStorage"),
+    **{("torch", name): np.dtype(element) for name, element in _TENSOR_ELEMENTS.items()},
 }
 
 

@@ -7,6 +7,7 @@ use crate::signals;
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
 use rudder_client::{Client, ClientError, ConnectOptions, IdSpace, Pending};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -23,8 +24,8 @@ pub(crate) struct NativePending {
     fetch: Mutex<Option<Pending>>,
 }
 
-/// Name, vertex type, element type, width, rows, rows of this node, whether renumbered, whether named.
-type Table = (String, String, &'static str, u32, u64, u64, bool, bool);
+/// Name, vertex type, element type, width, shape of a row, rows, rows of this node, whether renumbered, whether named.
+type Table<'py> = (String, String, &'static str, u32, Bound<'py, PyTuple>, u64, u64, bool, bool);
 
 /// The numbers that ids are, by their name in Python.
 fn id_space(name: &str) -> PyResult<IdSpace> {
@@ -86,11 +87,22 @@ impl NativeClient {
         self.client.fingerprint()
     }
 
-    fn tables(&self) -> Vec<Table> {
+    fn tables<'py>(&self, py: Python<'py>) -> PyResult<Vec<Table<'py>>> {
         let row = |table: &rudder_client::TableInfo| {
-            let (name, vertex_type) = (table.name.clone(), table.vertex_type.clone());
+            let (name, vertex_type, shape) =
+                (table.name.clone(), table.vertex_type.clone(), PyTuple::new(py, &table.shape)?);
             let (renumbered, named) = (table.renumbered, table.named);
-            (name, vertex_type, table.dtype.name(), table.width, table.rows, table.local_rows, renumbered, named)
+            Ok((
+                name,
+                vertex_type,
+                table.dtype.name(),
+                table.width,
+                shape,
+                table.rows,
+                table.local_rows,
+                renumbered,
+                named,
+            ))
         };
         self.client.tables().iter().map(row).collect()
     }

@@ -21,4 +21,11 @@ mod _native {
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "the name is Python's")]
     const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    /// The one of `names` that was probably meant by `asked`.
+    #[pyo3::pyfunction]
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn nearest(asked: &str, names: Vec<String>) -> Option<String> {
+        rudder_client::nearest(asked, names.iter().map(String::as_str)).map(str::to_owned)
+    }
 }

@@ -1,7 +1,7 @@
 //! Rows as memory that NumPy adopts: an object with the array interface, which the array keeps alive as its base.
 
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use rudder_client::{DType, Rows};
 
 /// Rows of one fetch. Their memory is free for other fetches once this object and every array over it are gone.
@@ -10,14 +10,14 @@ pub(crate) struct NativeRows {
     /// Kept so that the memory stays leased. Python reads and writes the bytes at `address`; this side never does.
     _lease: Rows,
     address: usize,
-    shape: (usize, u32),
+    shape: Vec<usize>,
     dtype: DType,
 }
 
 impl NativeRows {
     pub(crate) fn new(mut rows: Rows) -> Self {
         let address = rows.bytes_mut().as_mut_ptr().expose_provenance();
-        let shape = (rows.len(), rows.table().width);
+        let shape = std::iter::once(rows.len()).chain(rows.table().shape.iter().map(|&size| size as usize)).collect();
         let dtype = rows.table().dtype;
         Self { _lease: rows, address, shape, dtype }
     }
@@ -31,7 +31,7 @@ impl NativeRows {
         let interface = PyDict::new(py);
         interface.set_item("version", 3)?;
         interface.set_item("typestr", self.dtype.npy_descr())?;
-        interface.set_item("shape", self.shape)?;
+        interface.set_item("shape", PyTuple::new(py, &self.shape)?)?;
         interface.set_item("data", (self.address, false))?;
         Ok(interface)
     }

@@ -82,7 +82,7 @@ class Source:
             "i64": random_bits(rng, "<i8", self.ROWS, 1),
             "u8": random_bits(rng, "u1", self.ROWS, 13),
             # Another vertex type, whose owners are a map without order.
-            "item": random_bits(rng, "<f4", self.ITEMS, 32),
+            "item.x": random_bits(rng, "<f4", self.ITEMS, 32),
         }
         self.item_owner = rng.integers(0, 2, self.ITEMS, dtype=np.uint16)
 
@@ -92,7 +92,7 @@ class Source:
         arguments: list[str] = []
         for name, array in self.arrays.items():
             np.save(folder / f"{name}.npy", array)
-            table = f"{name}@item" if name == "item" else name
+            table = "x@item" if name == "item.x" else name
             dtype = ":bf16" if name == "bf16" else ""
             arguments += ["--table", f"{table}={folder / name}.npy{dtype}"]
         np.save(folder / "owner.npy", self.item_owner)

@@ -152,7 +152,7 @@ def test_pyg(tmp_path: Path, plain: Truth) -> None:
     for part, shard in enumerate(shards):
         np.testing.assert_array_equal(np.load(tmp_path / "out" / shard["file"]["path"]).ravel(), labels[plain.owners["_N"] == part])
     convert.from_pyg(tmp_path / "in", tmp_path / "out", force=True)
-    plain.check(tmp_path / "out", {"x": "_N", "edge_attr": "_N:_E:_N"})
+    plain.check(tmp_path / "out", {"x": "_N", "_N:_E:_N.edge_attr": "_N:_E:_N"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "label.pt", "out"]
 
 
@@ -176,7 +176,7 @@ def test_pyg_without_edge_features(tmp_path: Path, plain: Truth) -> None:
 def test_glt(tmp_path: Path, plain: Truth) -> None:
     """Chunks that were appended one after the other."""
     convert.from_glt(write_glt(tmp_path / "in", plain), tmp_path / "out")
-    plain.check(tmp_path / "out", {"feat": "_N", "edge_feat": "_N:_E:_N"})
+    plain.check(tmp_path / "out", {"feat": "_N", "_N:_E:_N.feat": "_N:_E:_N"})
 
 
 def test_glt_with_types(tmp_path: Path, typed: Truth) -> None:
@@ -385,6 +385,9 @@ def test_files_of_torch(tmp_path: Path) -> None:
     whole = torch.arange(60, dtype=torch.float32).reshape(12, 5)
     tensors = {"whole": whole, "slice": whole[3:9:2], "turned": whole.T, "half": whole.half(), "mask": whole > 7}
     tensors |= {"ids": torch.arange(9), "none": None}
+    # torch 2.2 does not have these.
+    unsigned = [getattr(torch, name) for name in ("uint16", "uint32", "uint64") if hasattr(torch, name)]
+    tensors |= {str(dtype): torch.arange(8).to(dtype)[2:6] for dtype in unsigned}
     tensors |= {"brain": whole.bfloat16(), "empty": torch.empty(0, 4), "number": 3, ("a", "b", "c"): {"x": whole[1:]}}
     for name, archive in (("new.pt", True), ("old.pt", False)):
         torch.save(tensors, tmp_path / name, _use_new_zipfile_serialization=archive)
@@ -397,10 +400,27 @@ def test_files_of_torch(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(found[key].array, value.numpy())
                 assert found[key].array.dtype == value.numpy().dtype
     with (tmp_path / "a.pkl").open("wb") as file:
-        for value in (whole, whole[2:5], None, torch.arange(3)):
+        for value in (whole, whole[2:5], None, torch.arange(3), *(torch.arange(4).to(dtype) for dtype in unsigned)):
             pickle.dump(value, file)
-    first, second, third, fourth = load_all(tmp_path / "a.pkl")
+    first, second, third, fourth, *others = load_all(tmp_path / "a.pkl")
+    assert [other.array.tolist() for other in others] == [[0, 1, 2, 3]] * len(unsigned)
     np.testing.assert_array_equal(first.array, whole.numpy())
     np.testing.assert_array_equal(second.array, whole[2:5].numpy())
     assert third is None
     np.testing.assert_array_equal(fourth.array, np.arange(3))
+
+
+@pytest.mark.parametrize("dtype", ["i4", "i2", "i1", "u1", "b1", "V2"])
+@pytest.mark.parametrize("shape", [(), (1,), (2, 3)])
+def test_rows_keep_type_and_shape(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
+    """Nothing is widened on the way from a partition to a dataset, and no dimension comes or goes."""
+    truth = Truth({"_N": 50})
+    width = int(np.prod(shape, dtype=int))
+    bits = truth.rng.integers(0, 2, (50, width * np.dtype(dtype).itemsize), dtype=np.uint8)
+    truth.rows["_N"] = bits.view(dtype).reshape(50, *shape)
+    convert.from_glt(write_glt(tmp_path / "in", truth), tmp_path / "out")
+    truth.check(tmp_path / "out", {"feat": "_N"})
+    info = rudder.Dataset(tmp_path / "out").tables["feat"]
+    assert info.shape == shape
+    assert info.numpy_dtype == np.dtype("u2" if dtype == "V2" else dtype)
+    assert info.dtype == {"V2": "bf16", "b1": "bool"}.get(dtype, f"{dtype[0]}{int(dtype[1]) * 8}")

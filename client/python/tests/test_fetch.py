@@ -10,7 +10,7 @@ from cluster import Daemon, Source
 
 import rudder
 
-TABLES = ["f32", "f16", "bf16", "f64", "i64", "u8", "item"]
+TABLES = ["f32", "f16", "bf16", "f64", "i64", "u8", "item.x"]
 FETCHES = 1_000
 IDS_OF_A_FETCH_MAX = 4_000
 
@@ -40,7 +40,7 @@ def test_tables_say_what_they_are(client: rudder.Client, source: Source) -> None
         assert (table.name, table.rows, table.width) == (name, *array.shape)
         assert table.numpy_dtype == array.dtype
         assert 0 < table.local_rows < table.rows
-    assert tables["item"].vertex_type == "item"
+    assert tables["item.x"].vertex_type == "item"
     assert tables["bf16"].dtype == "bf16"
 
 

@@ -8,7 +8,7 @@ from cluster import Daemon, Source
 
 import rudder
 
-TABLES = ["f32", "f16", "bf16", "f64", "i64", "u8", "item"]
+TABLES = ["f32", "f16", "bf16", "f64", "i64", "u8", "item.x"]
 
 
 def new_rows(source: Source, table: str, ids: np.ndarray, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ use crate::DType;
 use bincode::{Decode, Encode};
 
 /// Version of the local protocol; client and daemon must speak the same.
-pub const PROTOCOL_VERSION: u16 = 4;
+pub const PROTOCOL_VERSION: u16 = 5;
 
 /// Bytes a control message may take on the wire unless a side is configured otherwise.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -301,12 +301,14 @@ pub struct TableInfo {
     pub id: u16,
     /// Name, unique in the dataset.
     pub name: String,
-    /// Vertex type whose ids index the table.
+    /// Vertex type, or edge type (`source:relation:target`), whose ids index the table.
     pub vertex_type: String,
     /// Type of one element.
     pub dtype: DType,
-    /// Elements per row.
+    /// Elements per row: the product of `shape`.
     pub width: u32,
+    /// Shape of one row; empty where a row is one number.
+    pub shape: Vec<u32>,
     /// Rows of the whole table, over all nodes: dataset ids are below this.
     pub rows: u64,
     /// Rows that this node owns.
@@ -318,6 +320,12 @@ pub struct TableInfo {
 }
 
 impl TableInfo {
+    /// Whether `width` is the product of `shape`.
+    #[must_use]
+    pub fn is_consistent(&self) -> bool {
+        self.shape.iter().try_fold(1u32, |all, &size| all.checked_mul(size)) == Some(self.width)
+    }
+
     /// Bytes of one row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {

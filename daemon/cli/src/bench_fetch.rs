@@ -138,7 +138,7 @@ fn write_row(id: u64, row: &mut [u8]) {
 fn write_dataset(args: &BenchFetchArgs, dir: &Path) -> Result<(), CliError> {
     let mut writer = DatasetWriter::create(dir, "bench", 2, Existing::Refuse)?;
     writer.add_book("_N", BookSpec::Ranges(&[0, LOCAL_ROWS, args.table_rows()]))?;
-    let mut table = writer.add_table(TABLE, "_N", DType::F32, args.dim)?;
+    let mut table = writer.add_table(TABLE, "_N", DType::F32, &[args.dim])?;
     let mut row = vec![0; args.row_bytes()];
     for id in 0..args.table_rows() {
         write_row(id, &mut row);

@@ -9,7 +9,7 @@ use rudder_client::{Client, ConnectOptions, DType, IdSpace, RowSources};
 use rudder_stage::place::{Phase, Place};
 use serde_json::{Value, json};
 
-use super::{CliError, grouped, style};
+use super::{CliError, grouped, row_words, style};
 
 /// Most rows of one call: what a person can read.
 const IDS_MAX: usize = 10_000;
@@ -63,10 +63,10 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
         rows.push((word, id, source(fetched.sources()), elements(table.dtype, fetched.row(0))));
     }
     if args.json {
-        let value = |(word, id, from, row): &(&String, u64, &str, Vec<Value>)| json!({"asked": word, "id": id, "from": from, "row": row});
+        let value = |(word, id, from, row): &(&String, u64, &str, Vec<Value>)| json!({"asked": word, "id": id, "from": from, "row": nested(row, &table.shape)});
         let rows: Vec<Value> = rows.iter().map(value).collect();
         return style::print_json_line(&json!({
-            "table": table.name, "dtype": table.dtype.name(), "width": table.width, "rows_of_table": table.rows,
+            "table": table.name, "dtype": table.dtype.name(), "shape": table.shape, "rows_of_table": table.rows,
             "ids": space.name(), "renumbered": table.renumbered, "node": client.node(), "rows": rows,
         }));
     }
@@ -75,17 +75,12 @@ pub fn run(args: &GetArgs) -> Result<(), CliError> {
         (true, IdSpace::Dataset) => "ids are those that the import gave",
         (false, _) => "the import kept the ids",
     };
-    let (total, dtype) = (grouped(table.rows), table.dtype.name());
-    let mut text = format!("# {}: {total} rows of {} {dtype}; {numbers}\n", table.name, table.width);
+    let (total, row) = (grouped(table.rows), row_words(&table.shape, table.dtype.name()));
+    let mut text = format!("# {}: {total} rows of {row}; {numbers}\n", table.name);
     for (word, id, from, row) in &rows {
         let _ = if **word == id.to_string() { Ok(()) } else { write!(text, "{word} = ") };
         let shown = if args.limit == 0 { row.len() } else { args.limit.min(row.len()) };
-        let _ = write!(text, "{id}  [");
-        for (at, element) in row[..shown].iter().enumerate() {
-            let _ = write!(text, "{}{}", if at > 0 { ", " } else { "" }, plain(element));
-        }
-        let more = row.len() - shown;
-        let _ = writeln!(text, "{}]  {from}", if more > 0 { format!(", ... {more} more") } else { String::new() });
+        let _ = writeln!(text, "{id}  {}  {from}", brackets(row, &table.shape, shown));
     }
     style::print(&text)
 }
@@ -142,7 +137,42 @@ fn elements(dtype: DType, row: &[u8]) -> Vec<Value> {
         DType::I16 => each(2).map(|of| json!(i16::from_le_bytes(array(of)))).collect(),
         DType::I8 => row.iter().map(|&byte| json!(byte.cast_signed())).collect(),
         DType::U8 => row.iter().map(|&byte| json!(byte)).collect(),
+        DType::Bool => row.iter().map(|&byte| json!(byte != 0)).collect(),
+        DType::U16 => each(2).map(|of| json!(u16::from_le_bytes(array(of)))).collect(),
+        DType::U32 => each(4).map(|of| json!(u32::from_le_bytes(array(of)))).collect(),
+        DType::U64 => each(8).map(|of| json!(u64::from_le_bytes(array(of)))).collect(),
     }
+}
+
+/// The elements of a row in its shape; a row without dimensions is its one element.
+fn nested(row: &[Value], shape: &[u32]) -> Value {
+    let Some((&size, inner)) = shape.split_first() else { return row.first().cloned().unwrap_or_default() };
+    let inner_len = row.len() / (size.max(1) as usize);
+    Value::Array(row.chunks(inner_len.max(1)).map(|part| nested(part, inner)).collect())
+}
+
+/// The first `shown` elements of a row, with a pair of brackets for each dimension.
+fn brackets(row: &[Value], shape: &[u32], shown: usize) -> String {
+    let suffix = |from: usize| shape[from..].iter().map(|&size| size as usize).product::<usize>();
+    // After how many elements each dimension closes, the outermost first.
+    let lengths: Vec<usize> = (0..shape.len()).map(suffix).collect();
+    let ends = |at: usize| lengths.iter().filter(|&&length| at.is_multiple_of(length)).count();
+    let mut text = String::new();
+    for (at, element) in row[..shown].iter().enumerate() {
+        let _ = write!(
+            text,
+            "{}{}{}{}",
+            if at > 0 { ", " } else { "" },
+            "[".repeat(ends(at)),
+            plain(element),
+            "]".repeat(ends(at + 1))
+        );
+    }
+    let more = row.len() - shown;
+    if more > 0 {
+        let _ = write!(text, ", ... {more} more{}", "]".repeat(lengths.len() - ends(shown)));
+    }
+    text
 }
 
 /// The bytes of one element.
@@ -177,5 +207,24 @@ mod tests {
         assert_eq!(text(DType::Bf16, &bf16::from_f32(-3.0).to_le_bytes()), "-3.0");
         assert_eq!(text(DType::I64, &(-7i64).to_le_bytes()), "-7");
         assert_eq!(text(DType::U8, &[0, 255]), "0 255");
+        assert_eq!(text(DType::Bool, &[0, 1]), "false true");
+        assert_eq!(text(DType::U16, &u16::MAX.to_le_bytes()), "65535");
+        assert_eq!(text(DType::U32, &u32::MAX.to_le_bytes()), "4294967295");
+        assert_eq!(text(DType::U64, &u64::MAX.to_le_bytes()), "18446744073709551615");
+    }
+
+    #[test]
+    fn a_row_is_written_in_its_shape() {
+        let row: Vec<Value> = (0..6).map(|at| json!(at)).collect();
+        assert_eq!(brackets(&row[..1], &[], 1), "0");
+        assert_eq!(brackets(&row[..1], &[1], 1), "[0]");
+        assert_eq!(brackets(&row, &[6], 2), "[0, 1, ... 4 more]");
+        assert_eq!(brackets(&row, &[2, 3], 6), "[[0, 1, 2], [3, 4, 5]]");
+        assert_eq!(brackets(&row, &[2, 3], 3), "[[0, 1, 2], ... 3 more]");
+        assert_eq!(brackets(&row, &[2, 3], 4), "[[0, 1, 2], [3, ... 2 more]]");
+        assert_eq!(brackets(&row, &[1, 6, 1], 1), "[[[0], ... 5 more]]");
+        assert_eq!(nested(&row, &[2, 3]), json!([[0, 1, 2], [3, 4, 5]]));
+        assert_eq!((nested(&row[..1], &[]), nested(&row[..1], &[1])), (json!(0), json!([0])));
+        assert_eq!(nested(&row, &[6]), json!([0, 1, 2, 3, 4, 5]));
     }
 }

@@ -22,6 +22,7 @@ pub mod manual;
 pub mod replay;
 pub mod report;
 mod scrape;
+pub mod show;
 pub mod status;
 mod style;
 mod svg;
@@ -99,6 +100,12 @@ pub(crate) fn grouped(number: u64) -> String {
     out
 }
 
+/// The rows of a table in words: `f32`, `128 f32`, `2 x 3 f32`.
+pub(crate) fn row_words(shape: &[u32], dtype: &str) -> String {
+    let sizes: Vec<String> = shape.iter().map(u32::to_string).collect();
+    if sizes.is_empty() { dtype.to_owned() } else { format!("{} {dtype}", sizes.join(" x ")) }
+}
+
 /// Works with datasets, certificates and running `rudderd` daemons.
 #[derive(Debug, Parser)]
 #[command(name = "rudder", version, propagate_version = true, styles = style::CLAP)]
@@ -119,6 +126,8 @@ enum Command {
     Init(init::InitArgs),
     /// Makes a dataset from arrays or from a graph
     Import(import::ImportArgs),
+    /// Shows what a dataset holds: types, tables, who owns which ids
+    Show(show::ShowArgs),
     /// Runs a benchmark beside its yardstick
     Bench(bench::BenchArgs),
     /// Makes the cluster's certificate authority and the certificates of its nodes
@@ -159,6 +168,7 @@ impl Command {
             Command::Get(args) => get::run(args),
             Command::Init(args) => init::run(args),
             Command::Import(args) => import::run(args),
+            Command::Show(args) => show::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Certs(args) => certs::run(args),
             Command::Demo(args) => demo::run(args),

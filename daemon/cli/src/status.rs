@@ -4,7 +4,7 @@
 
 use super::finding::{counted, listed};
 use super::style::{self, Tone, bytes, count, paint, percent, plural, span, time};
-use super::{CliError, grouped, health, http};
+use super::{CliError, grouped, health, http, row_words};
 use rudder_client::{Client, ConnectOptions};
 use serde_json::Value;
 use std::{fmt::Write as _, path::PathBuf};
@@ -104,9 +104,11 @@ fn line(out: &mut String, name: &str, words: &str) {
 fn about_table(out: &mut String, table: &Value) {
     let number = |pointer: &str| table.pointer(pointer).and_then(Value::as_f64).unwrap_or_default();
     let text = |pointer: &str| table.pointer(pointer).and_then(Value::as_str).unwrap_or("?");
-    let (name, dtype, width) = (text("/name"), text("/dtype"), number("/width"));
+    let sizes = table["shape"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let shape: Vec<u32> = sizes.iter().filter_map(Value::as_u64).map(|size| size as u32).collect();
+    let (name, row) = (text("/name"), row_words(&shape, text("/dtype")));
     let heading = format!(
-        "table {name}: {} rows of {width} {dtype}, {} of them here",
+        "table {name}: {} rows of {row}, {} of them here",
         count(number("/rows")),
         count(number("/local_rows"))
     );
@@ -304,7 +306,7 @@ mod tests {
         let mut status = json!({
             "version": "0.1.0", "node": 0, "parts": 2, "dataset": "debian", "uptime_seconds": 7300.0, "stall_seconds": 73.0,
             "trainers_reporting": 1, "memory": {"resident_bytes": 1 << 20, "used_bytes": 1 << 30, "limit_bytes": 4u64 << 30},
-            "tables": [{"name": "feat", "rows": 63436, "local_rows": 30000, "dtype": "f32", "width": 128, "policy": "epoch",
+            "tables": [{"name": "feat", "rows": 63436, "local_rows": 30000, "dtype": "f32", "width": 128, "shape": [128], "policy": "epoch",
                 "hit_ratio": 0.896, "cached_rows": 7698, "capacity_rows": 7698, "ceiling_rows": 30792, "cache_bytes": 3941376,
                 "fetched": {"local": 900, "cache": 90, "staged": 0, "peer": 10}, "network": {"demand_rows": 1200, "bytes": 2048}}],
             "peers": [{"node": 1, "address": "b:7400", "connections": 1, "rtt_us": 140, "bytes_received": 2048, "bytes_sent": 0}],

@@ -76,6 +76,13 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[("a partition that DistDGL made; its files stay in use", "rudder import distdgl products.json --out data")],
     ),
     (
+        "show",
+        &[
+            ("tables, types and who owns which ids", "rudder show data"),
+            ("the same of a DistDGL partition, for a program", "rudder show distdgl:products.json --json"),
+        ],
+    ),
+    (
         "bench fetch",
         &[("batches of 10,000 rows by 1, 2 and 4 trainers at once", "rudder bench fetch --rows 10000 --clients 1,2,4")],
     ),

@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use super::error::DatasetError;
 use super::manifest::{FileManifest, resolve};
 use super::map::{ReadOrder, map};
-use super::npy::NpyType;
+use super::npy::{NpyType, Shape};
 use super::shard::{open_listed, open_listed_npy};
 use super::verify::verify_files;
 
@@ -127,8 +127,8 @@ impl Column {
             return Err(DatasetError::WrongDType { path, found: header.element, expected: expected.join(" or ") });
         }
         if header.rows() != rows || header.width() != width {
-            let (expected_rows, expected_width) = (rows, width);
-            return Err(DatasetError::ShapeMismatch { path, found: header.shape, expected_rows, expected_width });
+            let expected = Shape(if width == 1 { vec![rows] } else { vec![rows, width] });
+            return Err(DatasetError::ShapeMismatch { path, found: header.shape, expected });
         }
         let (size, data_offset) = (header.element.size(), header.data_offset as usize);
         let numbers = rows.saturating_mul(width);

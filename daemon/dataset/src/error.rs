@@ -54,8 +54,8 @@ pub enum DatasetError {
     #[error("{}: {what}", .path.display())]
     DistDgl { path: PathBuf, what: String },
     /// The header of a shard is not the manifest's shape.
-    #[error("{}: its shape is {found}, but the manifest says {expected_rows} rows of {expected_width}: the two are not of one import; copy both again", .path.display())]
-    ShapeMismatch { path: PathBuf, found: Shape, expected_rows: u64, expected_width: u64 },
+    #[error("{}: its shape is {found}, but the manifest says {expected}: the two are not of one import; copy both again", .path.display())]
+    ShapeMismatch { path: PathBuf, found: Shape, expected: Shape },
     /// The header of a shard is not the manifest's element type.
     #[error("{}: its elements are {found:?}, but the manifest says {expected}: the two are not of one import; copy both again", .path.display())]
     WrongDType { path: PathBuf, found: NpyType, expected: String },

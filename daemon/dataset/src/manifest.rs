@@ -10,7 +10,10 @@ use std::path::{Component, Path, PathBuf};
 use rudder_client::DType;
 use serde::{Deserialize, Serialize};
 
+use super::checksum::Checksum;
 use super::error::DatasetError;
+use super::form::{RowForm, RowFormError};
+use super::npy::Shape;
 use super::source::Source;
 
 /// Name of the manifest inside the dataset's folder.
@@ -21,9 +24,6 @@ pub const FORMAT_VERSION: u64 = 1;
 
 /// Longest manifest that is read. 65,535 parts of 100 tables stay below it.
 const MANIFEST_BYTES_MAX: u64 = 1 << 30;
-
-/// Longest row, in bytes, that a table may have.
-pub const ROW_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A dataset: named feature tables over vertex types, split over parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +48,8 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VertexType {
-    /// Name, `_N` for a graph of one type (as in DistDGL).
+    /// Name; `_N` ([`super::UNNAMED_TYPE`]) where a graph names no type, as in DistDGL. Edges have types, too: their
+    /// names are `source:relation:target`.
     pub name: String,
     /// Number of ids: 0 to `rows - 1`.
     pub rows: u64,
@@ -149,6 +150,10 @@ pub struct TableManifest {
     pub dtype: DType,
     /// Elements of a row.
     pub width: u32,
+    /// Shape of a row, whose product is `width`: none where a row is one number. Datasets from before this field have
+    /// rows of one dimension.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shape: Option<Vec<u32>>,
     /// Rows over all shards.
     pub rows: u64,
     /// One shard per part.
@@ -156,6 +161,20 @@ pub struct TableManifest {
     /// For a table of class labels: the name of each class.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
+}
+
+impl TableManifest {
+    /// Element type and shape of a row.
+    ///
+    /// # Errors
+    /// [`RowFormError`] when no row has them. [`Manifest::load`] has checked that.
+    pub fn form(&self) -> Result<RowForm, RowFormError> {
+        let sizes: Vec<u64> = match &self.shape {
+            Some(shape) => shape.iter().copied().map(u64::from).collect(),
+            None => vec![u64::from(self.width)],
+        };
+        RowForm::new(self.dtype, &sizes)
+    }
 }
 
 /// The rows of one table that one part owns.
@@ -245,28 +264,6 @@ pub struct GraphManifest {
     /// `.npy` (u32, both directions of each edge): neighbours; relabelled ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub indices: Option<FileManifest>,
-}
-
-/// A 64-bit checksum, written as 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Checksum(pub u64);
-
-impl From<Checksum> for String {
-    fn from(checksum: Checksum) -> Self {
-        format!("{:016x}", checksum.0)
-    }
-}
-
-impl TryFrom<String> for Checksum {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        // `from_str_radix` takes a sign: only sixteen digits are a checksum.
-        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        let value = if is_hex { u64::from_str_radix(&text, 16).ok() } else { None };
-        value.map(Self).ok_or_else(|| format!("`{text}` is not a checksum: expected 16 hexadecimal digits"))
-    }
 }
 
 /// Only the version, whatever else there is: a manifest of another version is told apart from a malformed one.
@@ -434,9 +431,17 @@ impl Manifest {
         let Some(vertex_type) = self.vertex_type(&table.vertex_type) else {
             return wrong(format!("vertex type `{}` is not in `vertex_types`", table.vertex_type));
         };
-        let row_bytes = u64::from(table.width) * table.dtype.size() as u64;
-        if row_bytes == 0 || row_bytes > ROW_BYTES_MAX || table.rows.checked_mul(row_bytes).is_none() {
-            return wrong(format!("rows of {row_bytes} bytes: 1 to {ROW_BYTES_MAX} are possible"));
+        let form = match table.form() {
+            Ok(form) => form,
+            Err(error) => return wrong(error.to_string()),
+        };
+        if form.width() != table.width {
+            let (shape, product, width) = (Shape(form.sizes()), form.width(), table.width);
+            return wrong(format!("`shape` {shape} is {product} elements, but `width` is {width}"));
+        }
+        let row_bytes = form.row_bytes() as u64;
+        if table.rows.checked_mul(row_bytes).is_none() {
+            return wrong(format!("{} rows of {row_bytes} bytes are more than a file can hold", table.rows));
         }
         if table.rows != vertex_type.rows {
             return wrong(format!(

@@ -58,7 +58,7 @@ pub enum NpyError {
     Io(#[from] std::io::Error),
 }
 
-/// Element type of a `.npy` file, wider than [`DType`]: what importing can convert from.
+/// Element type of a `.npy` file: what importing can convert from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)] // the variants are NumPy's own names
 pub enum NpyType {
@@ -126,6 +126,10 @@ impl NpyType {
                 | (Self::I16, DType::I16)
                 | (Self::I8, DType::I8)
                 | (Self::U8 | Self::Bool, DType::U8)
+                | (Self::Bool, DType::Bool)
+                | (Self::U16, DType::U16)
+                | (Self::U32, DType::U32)
+                | (Self::U64, DType::U64)
                 | (Self::U16 | Self::Void2, DType::Bf16)
         )
     }
@@ -179,10 +183,16 @@ impl NpyHeader {
         self.shape.0.first().copied().unwrap_or(1)
     }
 
+    /// Shape of one row: all dimensions but the first.
+    #[must_use]
+    pub fn row_shape(&self) -> &[u64] {
+        self.shape.0.get(1..).unwrap_or_default()
+    }
+
     /// Elements of one row: the product of all dimensions but the first.
     #[must_use]
     pub fn width(&self) -> u64 {
-        self.shape.0.iter().skip(1).product()
+        self.row_shape().iter().product()
     }
 
     /// Bytes of one row.
@@ -198,12 +208,7 @@ impl NpyHeader {
     pub fn data_bytes(&self) -> Result<u64, NpyError> {
         let overflow = || NpyError::Overflow(self.shape.clone());
         // The width on its own must fit too: an empty array may have absurd other dimensions.
-        let row = self
-            .shape
-            .0
-            .iter()
-            .skip(1)
-            .try_fold(self.element.size() as u64, |product, &size| product.checked_mul(size));
+        let row = self.row_shape().iter().try_fold(self.element.size() as u64, |all, &size| all.checked_mul(size));
         let total = row.ok_or_else(overflow)?.checked_mul(self.rows()).ok_or_else(overflow)?;
         total.checked_add(self.data_offset).ok_or_else(overflow)?;
         Ok(total)

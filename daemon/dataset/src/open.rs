@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rudder_client::DType;
-
 use super::blocks::BlockCache;
 use super::book::{BookError, PartitionBook};
 use super::column::{Column, Way};
 use super::error::DatasetError;
+use super::form::{RowForm, RowFormError};
 use super::graph::CsrGraph;
 use super::ids::{self, VertexIds};
 use super::manifest::{BookManifest, FileManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType, resolve};
@@ -32,10 +31,8 @@ pub struct Table {
     pub name: String,
     /// The vertex type whose ids index it.
     pub vertex_type: String,
-    /// Element type.
-    pub dtype: DType,
-    /// Elements of a row.
-    pub width: u32,
+    /// What a row is.
+    pub form: RowForm,
     /// Rows over all parts; ids are below it.
     pub rows: u64,
     /// Bytes of a row.
@@ -112,14 +109,16 @@ impl Dataset {
             // `Manifest::load` has checked that the type is there.
             let Some((book, ids, names)) = types.get(table.vertex_type.as_str()) else { continue };
             check_shard_rows(&described_by, table, book)?;
+            let senseless =
+                |error: RowFormError| DatasetError::Rows { table: table.name.clone(), what: error.to_string() };
+            let form = table.form().map_err(senseless)?;
             tables.push(Table {
                 id,
                 name: table.name.clone(),
                 vertex_type: table.vertex_type.clone(),
-                dtype: table.dtype,
-                width: table.width,
+                row_bytes: form.row_bytes(),
+                form,
                 rows: table.rows,
-                row_bytes: table.width as usize * table.dtype.size(),
                 book: Arc::clone(book),
                 shard: Shard::open(&dir, table, &table.shards[node.index()], blocks.as_ref().map(|it| (it, id)))?,
                 classes: table.classes.clone(),

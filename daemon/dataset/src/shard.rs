@@ -14,7 +14,7 @@ use super::blocks::{BlockCache, BlockShard, Layout};
 use super::error::DatasetError;
 use super::manifest::{Place, ShardManifest, TableManifest, resolve};
 use super::map::{ReadOrder, map_piece};
-use super::npy::NpyHeader;
+use super::npy::{NpyHeader, Shape};
 use super::part::LocalRow;
 
 /// Rows of a shard, row-major, little endian, without padding.
@@ -120,12 +120,17 @@ fn open_whole(path: &Path, table: &TableManifest, shard: &ShardManifest) -> Resu
     if !header.element.is_same_bytes(table.dtype) {
         return Err(wrong_dtype(path, &header, table.dtype));
     }
-    if header.rows() != shard.rows || header.width() != u64::from(table.width) {
+    let is_row = match &table.shape {
+        Some(shape) => header.row_shape().iter().copied().eq(shape.iter().copied().map(u64::from)),
+        // From before shapes were kept.
+        None => header.width() == u64::from(table.width),
+    };
+    if header.rows() != shard.rows || !is_row {
+        let row = table.shape.clone().unwrap_or_else(|| vec![table.width]);
         return Err(DatasetError::ShapeMismatch {
             path: path.to_owned(),
             found: header.shape,
-            expected_rows: shard.rows,
-            expected_width: u64::from(table.width),
+            expected: Shape(std::iter::once(shard.rows).chain(row.into_iter().map(u64::from)).collect()),
         });
     }
     let found = file.metadata().map_err(DatasetError::io(path, "read the length"))?.len();

@@ -20,18 +20,23 @@ pub enum Origin {
 
 /// A dataset before any of its files is opened.
 #[derive(Debug)]
-pub(super) struct Source {
-    pub(super) origin: Origin,
-    pub(super) manifest: Manifest,
+pub struct Source {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// What it is.
+    pub manifest: Manifest,
     /// The folder that paths in the manifest are relative to.
-    pub(super) dir: PathBuf,
+    pub dir: PathBuf,
     /// The file that says what the dataset is, for messages.
-    pub(super) described_by: PathBuf,
+    pub described_by: PathBuf,
 }
 
 impl Source {
-    /// Reads what `path` names, for the node that owns part `node`.
-    pub(super) fn read(path: &Path, node: Option<Part>) -> Result<Self, DatasetError> {
+    /// Reads what `path` names, for the node that owns part `node`; for a tool without one.
+    ///
+    /// # Errors
+    /// As [`Manifest::load`].
+    pub fn read(path: &Path, node: Option<Part>) -> Result<Self, DatasetError> {
         let Some(graph) = path.as_os_str().as_bytes().strip_prefix(DISTDGL_PREFIX.as_bytes()) else {
             let manifest = Manifest::load_folder(path)?;
             let described_by = path.join(MANIFEST_FILE);

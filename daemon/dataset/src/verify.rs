@@ -10,8 +10,9 @@ use std::thread;
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::checksum::Checksum;
 use super::error::DatasetError;
-use super::manifest::{Checksum, FileManifest, Place, resolve};
+use super::manifest::{FileManifest, Place, resolve};
 
 /// Bytes read at once: large enough for disks, small enough for the cache next to the core.
 const PIECE_BYTES: usize = 1 << 20;

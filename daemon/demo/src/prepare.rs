@@ -15,7 +15,7 @@ use crate::mapped::{self, Mapped};
 use crate::report::GraphReport;
 use crate::rng::{Rng, mix};
 use crate::watch::Watch;
-use rudder_dataset::{FileManifest, Manifest};
+use rudder_dataset::{FileManifest, Manifest, RowForm};
 use rudder_import::{Existing, GraphDataset, GraphSummary, TableSource, write_graph_dataset};
 
 /// Name of the feature table.
@@ -137,8 +137,8 @@ fn write_dataset(
         },
         tables: vec![TableSource {
             name: TABLE.to_owned(),
-            dtype: DType::F32,
-            width: recipe.dim,
+            form: RowForm::new(DType::F32, &[u64::from(recipe.dim)])
+                .map_err(DemoError::prepare("write the dataset"))?,
             classes: None,
             fill: Box::new(fill),
         }],

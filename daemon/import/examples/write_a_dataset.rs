@@ -24,8 +24,8 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     // Part 0 owns the ids 0 to 599, part 1 those from 600 to 999. `_N` is the vertex type of a graph that has only one.
     let starts = [0, 600, 1000];
     writer.add_book("_N", BookSpec::Ranges(&starts))?;
-    let mut features = writer.add_table("feat", "_N", DType::F32, WIDTH)?;
-    let mut labels = writer.add_table("label", "_N", DType::I64, 1)?;
+    let mut features = writer.add_table("feat", "_N", DType::F32, &[WIDTH])?;
+    let mut labels = writer.add_table("label", "_N", DType::I64, &[])?;
     for (part, owned) in (0..).map(Part).zip(starts.windows(2)) {
         for id in owned[0]..owned[1] {
             // Rows are bytes in the order of the ids of a part, any number at once.
@@ -42,7 +42,14 @@ fn write(folder: &Path) -> Result<(), Box<dyn Error>> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}: dataset {}, {} parts", folder.display(), manifest.name, manifest.parts)?;
     for table in &manifest.tables {
-        writeln!(out, "  {}: {} rows of {} {:?}", table.name, table.rows, table.width, table.dtype)?;
+        writeln!(
+            out,
+            "  {}: {} rows of {:?} {}",
+            table.name,
+            table.rows,
+            table.shape.as_deref().unwrap_or_default(),
+            table.dtype
+        )?;
     }
     Ok(())
 }

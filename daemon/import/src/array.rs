@@ -14,10 +14,9 @@ use rudder_client::DType;
 use crate::convert::{Converter, Losses, natural_dtype, show};
 use crate::input::{Input, Kind, Scratch};
 use crate::{ArrayTable, LossSummary};
-use rudder_dataset::DatasetError;
-use rudder_dataset::manifest::ROW_BYTES_MAX;
 use rudder_dataset::map::{ReadOrder, map};
 use rudder_dataset::npy::{ForeignHeader, NpyError, NpyHeader, NpyType, Shape};
+use rudder_dataset::{DatasetError, RowForm};
 
 /// Rows of a file that holds an array, and what becomes of them.
 pub(super) struct ArrayFile {
@@ -27,10 +26,9 @@ pub(super) struct ArrayFile {
     map: Mmap,
     data_offset: u64,
     rows: u64,
-    width: u32,
+    form: RowForm,
     element: NpyType,
     is_big_endian: bool,
-    dtype: DType,
     converter: Converter,
     lossy: bool,
     lost: Lost,
@@ -76,24 +74,19 @@ impl ArrayFile {
                     .into(),
             ));
         }
-        let NpyHeader { element, shape, data_offset } = &header.header;
+        let NpyHeader { element, data_offset, .. } = &header.header;
         let (element, is_big_endian) = (*element, header.is_big_endian);
         let dtype = wanted.dtype.unwrap_or_else(|| natural_dtype(element));
-        let width = header.header.width();
-        let row_bytes = width.saturating_mul(dtype.size() as u64);
-        let width = u32::try_from(width).ok().filter(|_| (1..=ROW_BYTES_MAX).contains(&row_bytes));
-        let width =
-            width.ok_or_else(|| wrong(format!("the shape {shape} gives no rows of 1 to {ROW_BYTES_MAX} bytes")))?;
+        let form = RowForm::new(dtype, header.header.row_shape()).map_err(|error| wrong(error.to_string()))?;
         let map = map(&file, ReadOrder::Random).map_err(DatasetError::io(Path::new(&name), "map"))?;
         Ok(Self {
             file,
             map,
             data_offset: *data_offset,
             rows: header.header.rows(),
-            width,
+            form,
             element,
             is_big_endian,
-            dtype,
             converter: Converter::new(element, is_big_endian, dtype),
             lossy: wanted.lossy,
             lost: Lost::default(),
@@ -115,11 +108,11 @@ impl ArrayFile {
     pub(super) fn raw(
         name: String,
         file: File,
-        (rows, width): (u64, u64),
+        shape: Shape,
         element: NpyType,
         wanted: Wanted,
     ) -> Result<Self, DatasetError> {
-        let header = NpyHeader { element, shape: Shape(vec![rows, width]), data_offset: 0 };
+        let header = NpyHeader { element, shape, data_offset: 0 };
         let (descr, is_big_endian, is_fortran_order) = (format!("{element:?}"), false, false);
         Self::new(name, file, &ForeignHeader { header, descr, is_big_endian, is_fortran_order }, wanted)
     }
@@ -133,7 +126,7 @@ impl ArrayFile {
             name: self.name.clone(),
             file,
             map,
-            dtype,
+            form: self.form.of_type(dtype).map_err(|error| DatasetError::Input(format!("{}: {error}", self.name)))?,
             converter: Converter::new(self.element, self.is_big_endian, dtype),
             lost: Lost::default(),
             ..*self
@@ -148,18 +141,9 @@ impl ArrayFile {
         self.rows
     }
 
-    pub(super) fn width(&self) -> u32 {
-        self.width
-    }
-
-    /// The type that the table stores.
-    pub(super) fn dtype(&self) -> DType {
-        self.dtype
-    }
-
-    /// Bytes of a row as the table stores it.
-    pub(super) fn row_bytes(&self) -> usize {
-        self.width as usize * self.dtype.size()
+    /// What a row is, as the table stores it.
+    pub(super) fn form(&self) -> &RowForm {
+        &self.form
     }
 
     /// Reads the rows `first..first + count` into `buffers` and gives them as the table stores them. The caller asks
@@ -170,7 +154,7 @@ impl ArrayFile {
         count: usize,
         buffers: &'a mut PieceBuffers,
     ) -> Result<&'a [u8], DatasetError> {
-        let source_row_bytes = self.width as usize * self.element.size();
+        let source_row_bytes = self.source_row_bytes();
         buffers.source.resize(count * source_row_bytes, 0);
         let offset = self.data_offset + first * source_row_bytes as u64;
         let read = self.file.read_exact_at(&mut buffers.source, offset);
@@ -178,7 +162,7 @@ impl ArrayFile {
         if self.converter.is_copy() {
             return Ok(&buffers.source);
         }
-        buffers.converted.resize(count * self.row_bytes(), 0);
+        buffers.converted.resize(count * self.form.row_bytes(), 0);
         let losses = self.converter.convert(&buffers.source, &mut buffers.converted);
         self.judge(losses, first, &buffers.source)?;
         Ok(&buffers.converted)
@@ -186,10 +170,15 @@ impl ArrayFile {
 
     /// Writes row `row` as the table stores it, from the map.
     pub(super) fn fill(&self, row: u64, out: &mut [u8]) -> Result<(), DatasetError> {
-        let row_bytes = self.width as usize * self.element.size();
+        let row_bytes = self.source_row_bytes();
         let start = self.data_offset as usize + row as usize * row_bytes;
         let source = &self.map[start..start + row_bytes];
         self.judge(self.converter.convert(source, out), row, source)
+    }
+
+    /// Bytes of a row in the file.
+    fn source_row_bytes(&self) -> usize {
+        self.form.width() as usize * self.element.size()
     }
 
     /// Ids of an array of one column.
@@ -227,7 +216,8 @@ impl ArrayFile {
             return Ok(());
         }
         let at = if self.lossy { losses.first_unfit } else { losses.first }.unwrap_or_default();
-        let (row, column) = (first_row + at as u64 / u64::from(self.width), at % self.width as usize);
+        let width = self.form.width() as usize;
+        let (row, column) = (first_row + (at / width) as u64, at % width);
         let size = self.element.size();
         let value = show(self.element, self.is_big_endian, &source[at * size..]);
         let way_out = if losses.first_unfit == Some(at) {
@@ -237,7 +227,8 @@ impl ArrayFile {
         };
         Err(DatasetError::Input(format!(
             "{}: row {row}, column {column}: {value} does not fit {}: {way_out}",
-            self.name, self.dtype
+            self.name,
+            self.form.dtype()
         )))
     }
 }

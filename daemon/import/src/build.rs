@@ -5,15 +5,13 @@ use std::fmt;
 use std::path::Path;
 use std::thread;
 
-use rudder_client::DType;
 use serde::Serialize;
 
 use crate::partition::{PartitionError, balance, edge_cut, partition};
 use crate::relabel::Relabelling;
 use crate::target::Existing;
 use crate::writer::{BookSpec, DatasetWriter};
-use rudder_dataset::CsrGraph;
-use rudder_dataset::DatasetError;
+use rudder_dataset::{CsrGraph, DatasetError, RowForm};
 
 /// Rows are generated in pieces of about this many bytes per thread.
 const PIECE_BYTES: usize = 1 << 20;
@@ -26,10 +24,8 @@ pub type FillRow<'a> = dyn Fn(u64, &mut [u8]) -> Result<(), DatasetError> + Sync
 pub struct TableSource<'a> {
     /// Name of the table.
     pub name: String,
-    /// Element type.
-    pub dtype: DType,
-    /// Elements of a row.
-    pub width: u32,
+    /// What a row is.
+    pub form: RowForm,
     /// Names of the classes, for labels.
     pub classes: Option<Vec<String>>,
     /// The rows, by original id.
@@ -38,7 +34,7 @@ pub struct TableSource<'a> {
 
 impl fmt::Debug for TableSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TableSource({}: {} x {})", self.name, self.dtype, self.width)
+        write!(f, "TableSource({}: {:?})", self.name, self.form)
     }
 }
 
@@ -141,7 +137,7 @@ pub fn write_graph_dataset(
             !order.is_sorted()
         }
     };
-    let bytes = |table: &TableSource<'_>| order.len() as u64 * u64::from(table.width) * table.dtype.size() as u64;
+    let bytes = |table: &TableSource<'_>| (order.len() * table.form.row_bytes()) as u64;
     let total = dataset.tables.iter().map(bytes).sum();
     let mut done = 0;
     for table in &dataset.tables {
@@ -175,8 +171,8 @@ fn write_table(
     original: &[u64],
     progress: &mut dyn FnMut(u64),
 ) -> Result<(), DatasetError> {
-    let mut rows = writer.add_table(&table.name, vertex_type, table.dtype, table.width)?;
-    let row_bytes = rows.row_bytes().max(1);
+    let mut rows = writer.add_table_of(&table.name, vertex_type, table.form.clone())?;
+    let row_bytes = rows.row_bytes();
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let piece_rows = (PIECE_BYTES / row_bytes).max(1);
     let mut buffer = vec![0; (piece_rows * threads).min(original.len()) * row_bytes];

@@ -40,18 +40,23 @@ impl Losses {
     }
 }
 
-/// The type in which a table stores elements of `from` when nobody says otherwise: itself, or `i64` for integers that a
-/// table cannot hold.
+/// The type in which a table stores elements of `from` when nobody says otherwise: itself. Two opaque bytes are a brain
+/// float.
 pub(super) fn natural_dtype(from: NpyType) -> DType {
     match from {
         NpyType::F16 => DType::F16,
         NpyType::F32 => DType::F32,
         NpyType::F64 => DType::F64,
         NpyType::Void2 => DType::Bf16,
-        NpyType::U8 | NpyType::Bool => DType::U8,
-        NpyType::I8 | NpyType::I16 | NpyType::I32 | NpyType::I64 | NpyType::U16 | NpyType::U32 | NpyType::U64 => {
-            DType::I64
-        }
+        NpyType::Bool => DType::Bool,
+        NpyType::U8 => DType::U8,
+        NpyType::U16 => DType::U16,
+        NpyType::U32 => DType::U32,
+        NpyType::U64 => DType::U64,
+        NpyType::I8 => DType::I8,
+        NpyType::I16 => DType::I16,
+        NpyType::I32 => DType::I32,
+        NpyType::I64 => DType::I64,
     }
 }
 
@@ -60,7 +65,7 @@ impl Converter {
     pub(super) fn new(from: NpyType, swaps: bool, to: DType) -> Self {
         let convert: fn(&[u8], &mut [u8], bool) -> Losses = match from {
             // Two bytes that are to be brain floats are brain floats: NumPy has no name for them.
-            _ if from.is_same_bytes(to) => match from.size() {
+            _ if is_plain_copy(from, to) => match from.size() {
                 1 => copy::<1>,
                 2 => copy::<2>,
                 4 => copy::<4>,
@@ -84,7 +89,7 @@ impl Converter {
 
     /// Whether the bytes stay as they are.
     pub(super) fn is_copy(&self) -> bool {
-        !self.swaps && self.from.is_same_bytes(self.to)
+        !self.swaps && is_plain_copy(self.from, self.to)
     }
 
     /// Converts all elements of `from` into `to`, which has room for the same number of elements.
@@ -95,6 +100,12 @@ impl Converter {
         }
         (self.convert)(from, to, self.swaps)
     }
+}
+
+/// Whether any bytes of `from` are elements of `to`. Those of a boolean are looked at: 0 and 1 are the only ones that
+/// torch and NumPy agree on.
+fn is_plain_copy(from: NpyType, to: DType) -> bool {
+    from.is_same_bytes(to) && to != DType::Bool
 }
 
 /// The element `bytes` for a message.
@@ -232,10 +243,26 @@ macro_rules! integers {
 
 integers! {
     U8 1 u8;
+    U16 2 u16;
+    U32 4 u32;
+    U64 8 u64;
     I8 1 i8;
     I16 2 i16;
     I32 4 i32;
     I64 8 i64;
+}
+
+/// A byte that is 0 or 1; nothing else becomes one.
+struct Bool;
+
+impl Write<1> for Bool {
+    #[inline]
+    fn write(number: Number) -> ([u8; 1], Kept) {
+        match U8::write(number) {
+            (byte @ ([0] | [1]), Kept::Value) => (byte, Kept::Value),
+            _ => ([0], Kept::Unfit),
+        }
+    }
 }
 
 fn to_type<const N: usize, R: Read<N>>(to: DType) -> fn(&[u8], &mut [u8], bool) -> Losses {
@@ -249,6 +276,10 @@ fn to_type<const N: usize, R: Read<N>>(to: DType) -> fn(&[u8], &mut [u8], bool) 
         DType::I16 => each::<N, 2, R, I16>,
         DType::I8 => each::<N, 1, R, I8>,
         DType::U8 => each::<N, 1, R, U8>,
+        DType::Bool => each::<N, 1, R, Bool>,
+        DType::U16 => each::<N, 2, R, U16>,
+        DType::U32 => each::<N, 4, R, U32>,
+        DType::U64 => each::<N, 8, R, U64>,
     }
 }
 

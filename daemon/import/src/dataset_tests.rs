@@ -21,9 +21,9 @@ fn write_sample(dir: &Path) -> Manifest {
     writer.add_book("a", BookSpec::Ranges(&[0, 4, 10])).unwrap();
     writer.add_book("b", BookSpec::Map { owner: &[1, 0, 1, 1, 0] }).unwrap();
     writer.set_original_ids("a", &(0..10).rev().collect::<Vec<u64>>()).unwrap();
-    let mut feat = writer.add_table("feat", "a", DType::F32, 3).unwrap();
-    let mut label = writer.add_table("label", "a", DType::I64, 1).unwrap();
-    let mut bytes = writer.add_table("bytes", "b", DType::U8, 2).unwrap();
+    let mut feat = writer.add_table("feat", "a", DType::F32, &[3]).unwrap();
+    let mut label = writer.add_table("label", "a", DType::I64, &[1]).unwrap();
+    let mut bytes = writer.add_table("bytes", "b", DType::U8, &[2]).unwrap();
     for id in 0..10u8 {
         let row: Vec<u8> = (0..3).flat_map(|column| (f32::from(id) + column as f32 / 10.0).to_le_bytes()).collect();
         feat.append(&row).unwrap();
@@ -62,7 +62,7 @@ fn what_is_written_is_read() {
         let dataset = Dataset::open(&dir, node, Verify::Full, quiet()).unwrap();
         assert_eq!((dataset.name(), dataset.parts(), dataset.node()), ("sample", 2, node));
         let feat = dataset.table("feat").unwrap();
-        assert_eq!((feat.id, feat.rows, feat.width, feat.row_bytes), (0, 10, 3, 12));
+        assert_eq!((feat.id, feat.rows, feat.form.width(), feat.row_bytes), (0, 10, 3, 12));
         assert_eq!(dataset.table("label").unwrap().classes.as_deref(), Some(&["x".into(), "y".into()][..]));
         for id in 0..10 {
             let at = feat.book.locate(id).unwrap();
@@ -121,7 +121,7 @@ fn progress_ends_at_the_total() {
 #[test]
 fn bad_manifests_are_named() {
     type Edit = fn(&mut Value);
-    let cases: [(Edit, &[&str]); 14] = [
+    let cases: [(Edit, &[&str]); 19] = [
         (|m| m["format"] = json!(2), &["format version 2", "reads only version 1"]),
         (|m| drop(m.as_object_mut().unwrap().remove("format")), &["no `format`"]),
         (|m| m["colour"] = json!(1), &["unknown field `colour`"]),
@@ -137,7 +137,12 @@ fn bad_manifests_are_named() {
         (|m| m["tables"][0]["shards"][0]["file"]["path"] = json!("/etc/passwd"), &["`/etc/passwd` leaves"]),
         (|m| m["tables"][1]["name"] = json!("feat"), &["`feat` is empty or there twice"]),
         (|m| m["tables"][0]["vertex_type"] = json!("c"), &["vertex type `c`"]),
-        (|m| m["tables"][0]["width"] = json!(0), &["rows of 0 bytes"]),
+        (|m| m["tables"][0]["width"] = json!(0), &["`feat`", "`shape` (3,) is 3 elements, but `width` is 0"]),
+        (|m| m["tables"][0]["shape"] = json!([3, 2]), &["`feat`", "`shape` (3, 2) is 6 elements, but `width` is 3"]),
+        (|m| m["tables"][0]["shape"] = json!([3, 0]), &["`feat`", "rows of shape (3, 0) of f32"]),
+        (|m| m["tables"][0]["shape"] = json!([u32::MAX, u32::MAX, u32::MAX]), &["a row has 1 to 67108864 bytes"]),
+        (|m| m["tables"][0]["shape"] = json!([-1]), &["invalid value: integer `-1`, expected u32"]),
+        (|m| m["tables"][0]["shape"] = json!(vec![1; 32]), &["at most 31 dimensions"]),
         (|m| m["tables"][0]["shards"][0]["file"]["xxh3"] = json!("+000000000000001"), &["not a checksum"]),
     ];
     for (edit, expected) in cases {
@@ -149,6 +154,21 @@ fn bad_manifests_are_named() {
             assert!(message.contains(words), "{message}\nshould say: {words}");
         }
     }
+}
+
+#[test]
+fn shapes_of_manifest_and_files_agree_and_old_manifests_have_none() {
+    let (_folder, dir) = sample();
+    let form = |dir: &Path| Dataset::open(dir, Part(0), Verify::Full, quiet()).unwrap().tables()[0].form.clone();
+    assert_eq!(form(&dir), RowForm::new(DType::F32, &[3]).unwrap());
+    edit_manifest(&dir, |m| m["tables"][0]["shape"] = json!([3, 1]));
+    let message = open_error(&dir);
+    assert!(
+        message.contains("tables/feat/part0.npy: its shape is (4, 3), but the manifest says (4, 3, 1)"),
+        "{message}"
+    );
+    edit_manifest(&dir, |m| drop(m["tables"][0].as_object_mut().unwrap().remove("shape")));
+    assert_eq!(form(&dir), RowForm::new(DType::F32, &[3]).unwrap());
 }
 
 #[test]
@@ -247,15 +267,15 @@ fn the_writer_refuses_rows_that_do_not_fit() {
     let folder = TempDir::new().unwrap();
     let mut writer = DatasetWriter::create(&folder.path().join("ds"), "x", 2, Existing::Refuse).unwrap();
     writer.add_book("n", BookSpec::Ranges(&[0, 2, 2])).unwrap();
-    let mut table = writer.add_table("t", "n", DType::F32, 2).unwrap();
+    let mut table = writer.add_table("t", "n", DType::F32, &[2]).unwrap();
     assert!(table.append(&[0; 7]).unwrap_err().to_string().contains("`t`: 7 bytes are not whole rows of 8"));
     assert!(table.write_rows(Part(1), &[0; 8]).unwrap_err().to_string().contains("part 1, which owns 0"));
     assert!(table.write_rows(Part(2), &[0; 8]).unwrap_err().to_string().contains("no part 2"));
     table.append(&[0; 8]).unwrap();
     assert!(writer.close_table(table).unwrap_err().to_string().contains("part 0 has 1 of its 2 rows"));
-    assert!(writer.add_table("t", "n", DType::F32, 2).unwrap_err().to_string().contains("added before"));
-    assert!(writer.add_table("../t", "n", DType::F32, 2).is_err());
-    assert!(writer.add_table("u", "m", DType::F32, 2).unwrap_err().to_string().contains("`m`"));
+    assert!(writer.add_table("t", "n", DType::F32, &[2]).unwrap_err().to_string().contains("added before"));
+    assert!(writer.add_table("../t", "n", DType::F32, &[2]).is_err());
+    assert!(writer.add_table("u", "m", DType::F32, &[2]).unwrap_err().to_string().contains("`m`"));
     assert!(writer.add_book("m", BookSpec::Ranges(&[0, 2])).is_err());
     assert!(writer.finish().unwrap_err().to_string().contains("0 shards"));
 }
@@ -270,8 +290,7 @@ fn a_graph_dataset_keeps_every_edge_and_row() {
     let names: Vec<String> = (0..100).map(|vertex| format!("v{vertex}")).collect();
     let table = TableSource {
         name: "feat".into(),
-        dtype: DType::F32,
-        width: 2,
+        form: RowForm::new(DType::F32, &[2]).unwrap(),
         classes: None,
         fill: Box::new(|id, row| {
             row[..4].copy_from_slice(&(id as f32).to_le_bytes());

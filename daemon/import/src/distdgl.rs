@@ -12,7 +12,7 @@ use crate::linked::TensorPiece;
 use crate::writer::{BookSpec, DatasetWriter};
 use crate::{Existing, ImportSummary, Progress, Stage};
 use rudder_dataset::{
-    BookManifest, DatasetError, DistDgl, FileManifest, Manifest, Part, Place, TableManifest, manifest::resolve,
+    BookManifest, DatasetError, DistDgl, FileManifest, Manifest, Part, Place, RowForm, TableManifest, manifest::resolve,
 };
 
 /// Rows are copied in pieces of about this many bytes.
@@ -75,13 +75,17 @@ pub fn import_distdgl(import: &DistDglImport, progress: &Progress<'_>) -> Result
         if import.copy {
             copy(&mut writer, table, &pieces, &advance)?;
         } else {
-            writer.add_linked_table(&table.name, &table.vertex_type, (table.dtype, table.width), &pieces, &advance)?;
+            writer.add_linked_table(&table.name, &table.vertex_type, &form_of(table)?, &pieces, &advance)?;
         }
     }
     let written = writer.finish()?;
     let (copied_bytes, linked_bytes) = if import.copy { (total, 0) } else { (0, total) };
     let dataset = ImportSummary::new(&import.out, &written, None);
     Ok(DistDglSummary { dataset, copied_bytes, linked_bytes, skipped })
+}
+
+fn form_of(table: &TableManifest) -> Result<RowForm, DatasetError> {
+    table.form().map_err(|error| DatasetError::Input(format!("table `{}`: {error}", table.name)))
 }
 
 fn bytes_of(manifest: &Manifest) -> u64 {
@@ -103,7 +107,7 @@ fn copy(
     pieces: &[TensorPiece],
     advance: &dyn Fn(u64),
 ) -> Result<(), DatasetError> {
-    let mut rows = writer.add_table(&table.name, &table.vertex_type, table.dtype, table.width)?;
+    let mut rows = writer.add_table_of(&table.name, &table.vertex_type, form_of(table)?)?;
     let row_bytes = rows.row_bytes() as u64;
     let piece_rows = (PIECE_BYTES / row_bytes).max(1);
     let mut buffer = Vec::new();

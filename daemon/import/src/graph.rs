@@ -10,7 +10,7 @@ use crate::build::{GraphDataset, GraphSummary, TableSource, write_graph_dataset}
 use crate::target::Existing;
 use crate::{ImportSummary, Progress, Stage};
 use rudder_dataset::manifest::Manifest;
-use rudder_dataset::{CsrGraph, DatasetError};
+use rudder_dataset::{CsrGraph, DatasetError, RowForm, table_name};
 
 /// Name of the table of labels.
 pub(super) const LABEL_TABLE: &str = "label";
@@ -57,18 +57,17 @@ pub(super) fn write_graph(
     let mut tables: Vec<TableSource<'_>> = Vec::new();
     for (name, array) in input.tables.iter().zip(&input.arrays) {
         tables.push(TableSource {
-            name: name.clone(),
-            dtype: array.dtype(),
-            width: array.width(),
+            name: table_name(target.vertex_type, name),
+            form: array.form().clone(),
             classes: None,
             fill: Box::new(|id, row| array.fill(id, row)),
         });
     }
+    let one_integer = RowForm::new(DType::I64, &[]).map_err(|error| DatasetError::Input(error.to_string()))?;
     for column in &input.columns {
         tables.push(TableSource {
-            name: column.name.clone(),
-            dtype: DType::I64,
-            width: 1,
+            name: table_name(target.vertex_type, &column.name),
+            form: one_integer.clone(),
             classes: column.classes.clone(),
             fill: Box::new(|id, row| {
                 row.copy_from_slice(&column.values[id as usize].to_le_bytes());

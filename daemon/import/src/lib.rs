@@ -136,6 +136,8 @@ pub struct TableSummary {
     pub dtype: DType,
     /// Elements of a row.
     pub width: u32,
+    /// Shape of a row; empty where a row is one number.
+    pub shape: Vec<u32>,
     /// Rows.
     pub rows: u64,
     /// Number of named classes, for labels that were names.
@@ -153,6 +155,7 @@ impl ImportSummary {
             vertex_type: table.vertex_type.clone(),
             dtype: table.dtype,
             width: table.width,
+            shape: table.shape.clone().unwrap_or_else(|| vec![table.width]),
             rows: table.rows,
             classes: table.classes.as_ref().map(Vec::len),
             lost: None,

@@ -6,12 +6,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use rudder_client::DType;
-
 use crate::staging::gate;
 use crate::writer::DatasetWriter;
 use rudder_dataset::manifest::{FileManifest, ShardManifest};
-use rudder_dataset::{DatasetError, Part, checksum_of_piece};
+use rudder_dataset::{DatasetError, Part, RowForm, checksum_of_piece};
 
 /// Folder of the links in a dataset.
 const LINKS: &str = "links";
@@ -36,16 +34,16 @@ impl DatasetWriter {
         &mut self,
         name: &str,
         vertex_type: &str,
-        (dtype, width): (DType, u32),
+        form: &RowForm,
         pieces: &[TensorPiece],
         progress: &dyn Fn(u64),
     ) -> Result<(), DatasetError> {
-        let (index, book) = self.push_table(name, vertex_type, dtype, width)?;
+        let (index, book) = self.push_table(name, vertex_type, form)?;
         if pieces.len() != usize::from(book.parts()) {
             let what = format!("{} pieces for {} parts", pieces.len(), book.parts());
             return Err(DatasetError::Rows { table: name.to_owned(), what });
         }
-        let row_bytes = u64::from(width) * dtype.size() as u64;
+        let row_bytes = form.row_bytes() as u64;
         let mut shards = Vec::with_capacity(pieces.len());
         for (part, TensorPiece { path, offset }) in Part::all(book.parts()).zip(pieces) {
             let rows = book.owned(part);
@@ -90,6 +88,7 @@ impl DatasetWriter {
 mod tests {
     use super::*;
     use crate::{BookSpec, Existing};
+    use rudder_client::DType;
     use rudder_dataset::{Access, BlockSettings, Dataset, LocalRow, MANIFEST_FILE, Verify, WantedRow};
 
     const ROWS: u64 = 7;
@@ -107,7 +106,7 @@ mod tests {
         let mut writer = DatasetWriter::create(&dir, "linked", 2, Existing::Refuse).unwrap();
         writer.add_book("_N", BookSpec::Ranges(&[0, 3, ROWS])).unwrap();
         let pieces = OFFSETS.map(|offset| TensorPiece { path: source.clone(), offset });
-        writer.add_linked_table("feat", "_N", (DType::I16, 3), &pieces, &|_| ()).unwrap();
+        writer.add_linked_table("feat", "_N", &RowForm::new(DType::I16, &[3]).unwrap(), &pieces, &|_| ()).unwrap();
         writer.finish().unwrap();
         (source, dir)
     }

@@ -10,8 +10,7 @@ use crate::source::{ArraySource, Safetensors, open_source};
 use crate::target::{Existing, check_target};
 use crate::writer::{BookSpec, DatasetWriter};
 use crate::{ArrayTable, ImportSummary, Progress, Stage, check_once, check_rows};
-use rudder_dataset::DatasetError;
-use rudder_dataset::PartitionBook;
+use rudder_dataset::{DatasetError, PartitionBook, table_name};
 
 /// Rows are read in pieces of about this many bytes.
 const PIECE_BYTES: usize = 4 << 20;
@@ -72,12 +71,12 @@ pub(super) fn write_arrays(
 ) -> Result<ImportSummary, DatasetError> {
     let mut writer = DatasetWriter::create(&import.out, &import.name, import.parts, import.existing)?;
     add_books(&mut writer, import, arrays, scratch)?;
-    let total = arrays.iter().map(|array| array.rows() * array.row_bytes() as u64).sum();
+    let total = arrays.iter().map(|array| array.rows() * array.form().row_bytes() as u64).sum();
     let mut done = 0;
     progress(Stage::Write, 0, total);
     for (table, array) in import.tables.iter().zip(arrays) {
-        let mut rows = writer.add_table(&table.name, &table.vertex_type, array.dtype(), array.width())?;
-        let piece_rows = (PIECE_BYTES / array.row_bytes()).max(1);
+        let mut rows = writer.add_table_of(&table.name, &table.vertex_type, array.form().clone())?;
+        let piece_rows = (PIECE_BYTES / array.form().row_bytes()).max(1);
         let mut buffers = PieceBuffers::default();
         let mut first = 0;
         while first < array.rows() {
@@ -97,7 +96,7 @@ pub(super) fn write_arrays(
     Ok(summary)
 }
 
-/// A table for each `.npy` file of a folder, named as the file.
+/// A table for each `.npy` file of a folder, named as the file, after its type.
 ///
 /// # Errors
 /// [`DatasetError`]: the folder cannot be read, or holds no such file.
@@ -115,7 +114,7 @@ pub fn npy_folder(dir: &Path, vertex_type: &str) -> Result<Vec<ArrayTable>, Data
     }
     paths.sort();
     let tables = paths.into_iter().map(|path| ArrayTable {
-        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        name: table_name(vertex_type, &path.file_stem().unwrap_or_default().to_string_lossy()),
         vertex_type: vertex_type.to_owned(),
         source: ArraySource::file(path),
         dtype: None,
@@ -124,7 +123,7 @@ pub fn npy_folder(dir: &Path, vertex_type: &str) -> Result<Vec<ArrayTable>, Data
     Ok(tables.collect())
 }
 
-/// A table for each tensor of a `.safetensors` file, named as the tensor.
+/// A table for each tensor of a `.safetensors` file, named as the tensor, after its type.
 ///
 /// # Errors
 /// [`DatasetError`]: the file cannot be read, or holds no tensor.
@@ -134,8 +133,8 @@ pub fn safetensors_tables(path: &Path, vertex_type: &str) -> Result<Vec<ArrayTab
         .names()
         .into_iter()
         .map(|name| ArrayTable {
-            source: ArraySource { path: path.to_owned(), member: Some(name.clone()) },
-            name,
+            name: table_name(vertex_type, &name),
+            source: ArraySource { path: path.to_owned(), member: Some(name) },
             vertex_type: vertex_type.to_owned(),
             dtype: None,
             lossy: false,

@@ -19,8 +19,8 @@ use crate::source::{ArraySource, Npz, open_source};
 use crate::target::{Existing, check_target};
 use crate::vertices::RowCount;
 use crate::{ArrayTable, ImportSummary, Progress, Stage, check_rows};
-use rudder_dataset::DatasetError;
-use rudder_dataset::npy::NpyType;
+use rudder_dataset::npy::{NpyType, Shape};
+use rudder_dataset::{DatasetError, table_name};
 
 /// Name of the table of features.
 const FEATURE_TABLE: &str = "feat";
@@ -103,7 +103,8 @@ pub fn import_ogb(import: &OgbImport, progress: &Progress<'_>) -> Result<ImportS
         .map(|(name, array)| {
             let source = ArraySource::file(array.name());
             let vertex_type = import.vertex_type.clone();
-            (ArrayTable { name, vertex_type, source, dtype: Some(array.dtype()), lossy: import.lossy }, array)
+            let (name, dtype) = (table_name(&vertex_type, &name), Some(array.form().dtype()));
+            (ArrayTable { name, vertex_type, source, dtype, lossy: import.lossy }, array)
         })
         .unzip();
     let arrays_import = NpyImport {
@@ -257,11 +258,12 @@ impl Reader<'_> {
 
     /// Labels become integers where they are: what is not a number is unlabelled (-1).
     fn add_labels(&self, labels: ArrayFile, found: &mut Found) -> Result<(), DatasetError> {
-        if labels.width() == 1 && matches!(labels.dtype(), DType::F16 | DType::F32 | DType::F64) {
+        if labels.form().width() == 1 && matches!(labels.form().dtype(), DType::F16 | DType::F32 | DType::F64) {
             let double = labels.stored_as(DType::F64)?;
             if let Some((file, missing)) = self.integers(&double)? {
                 let name = labels.name().to_owned();
-                let array = ArrayFile::raw(name, file, (labels.rows(), 1), NpyType::I64, Wanted::default())?;
+                let shape = Shape([vec![labels.rows()], labels.form().sizes()].concat());
+                let array = ArrayFile::raw(name, file, shape, NpyType::I64, Wanted::default())?;
                 found.tables.push((LABEL_TABLE.into(), array));
                 found.notes.push(format!(
                     "{}: {missing} of {} vertices have no label (-1)",
@@ -298,7 +300,7 @@ impl Reader<'_> {
         Ok(Some((file, missing)))
     }
 
-    /// A table for each list of vertices of the split: 1 for those on it.
+    /// A table for each list of vertices of the split: true for those on it.
     fn add_masks(&self, layout: &Layout, found: &mut Found) -> Result<(), DatasetError> {
         let dir = &self.import.dir;
         let splits = [dir.join("split"), dir.join("../split")].into_iter().find(|path| path.is_dir());
@@ -331,8 +333,8 @@ impl Reader<'_> {
                 })? = 1;
             }
             let copied = self.scratch.copy(&path, mask.as_slice())?;
-            let shape = (found.rows.rows, 1);
-            let array = ArrayFile::raw(path.display().to_string(), copied, shape, NpyType::U8, Wanted::default())?;
+            let shape = Shape(vec![found.rows.rows]);
+            let array = ArrayFile::raw(path.display().to_string(), copied, shape, NpyType::Bool, Wanted::default())?;
             found.tables.push((table.into(), array));
         }
         Ok(())

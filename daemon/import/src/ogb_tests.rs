@@ -9,6 +9,7 @@ use rudder_client::DType;
 use super::graph_tests::{expect_error, words};
 use super::tests::{Bench, labels_in_order, npz, quiet, rows_in_order};
 use super::*;
+use rudder_dataset::RowForm;
 use rudder_dataset::npy::encode_header;
 
 /// A graph of six vertices as OGB has it; feature row i is [i, i / 2], vertex 4 has no label.
@@ -63,6 +64,7 @@ fn check_ogb(bench: &Bench, extra: &[&str]) {
     if extra.contains(&"train_mask") {
         let mask: Vec<u8> = original.iter().map(|id| u8::from([0, 1, 3].contains(id))).collect();
         assert_eq!(rows_in_order(&dataset, "train_mask"), mask);
+        assert_eq!(dataset.table("train_mask").unwrap().form, RowForm::new(DType::Bool, &[]).unwrap());
     }
 }
 
@@ -81,9 +83,20 @@ fn ogb_as_csv() {
     import.book = Some(BookChoice::Ranges);
     import_ogb(&import, quiet()).unwrap();
     check_ogb(&bench, &["year", "train_mask"]);
-    import.dtype = Some(DType::F16);
+    (import.dtype, import.vertex_type) = (Some(DType::F16), "paper".into());
     import_ogb(&import, quiet()).unwrap();
-    assert_eq!(bench.open().table("feat").unwrap().dtype, DType::F16);
+    let forms = |name: &str| bench.open().table(name).unwrap().form.clone();
+    assert_eq!(forms("paper.feat"), RowForm::new(DType::F16, &[2]).unwrap());
+    // OGB's own arrays of labels and years are [n, 1], too.
+    assert_eq!(
+        ["paper.label", "paper.year"].map(forms),
+        [RowForm::new(DType::I64, &[1]).unwrap(), RowForm::new(DType::I64, &[1]).unwrap()]
+    );
+    import.book = None;
+    write_ogb_csv(&import.dir);
+    import_ogb(&import, quiet()).unwrap();
+    assert_eq!(forms("paper.label"), RowForm::new(DType::I64, &[1]).unwrap());
+    import.book = Some(BookChoice::Ranges);
     for (name, text, expected) in [
         ("raw/node-feat.csv.gz", "0,0\n1\n", "node-feat.csv.gz:2: 1 columns"),
         ("raw/node-feat.csv.gz", "0,0\n1,x\n", "node-feat.csv.gz:2: `x`"),

@@ -9,7 +9,7 @@ use crate::array::{ArrayFile, Wanted};
 use crate::input::Scratch;
 use crate::text::Lines;
 use rudder_dataset::DatasetError;
-use rudder_dataset::npy::NpyType;
+use rudder_dataset::npy::{NpyType, Shape};
 
 /// Bytes that are written at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -37,8 +37,8 @@ pub(super) fn read_matrix(
     }
 }
 
-/// Rows and columns.
-type Matrix = (File, (u64, u64));
+/// Elements, and the numbers of rows and columns: one column is a dimension, too, as in OGB's own arrays.
+type Matrix = (File, Shape);
 
 /// Copies all numbers; `None` when one is not of the kind and `must_parse` is false.
 fn copy<const N: usize>(
@@ -79,7 +79,7 @@ fn copy<const N: usize>(
         rows += 1;
     }
     let file = out.into_inner().map_err(IntoInnerError::into_error).map_err(failed())?;
-    Ok(Some((file, (rows, width.unwrap_or(1)))))
+    Ok(Some((file, Shape(vec![rows, width.unwrap_or(1)]))))
 }
 
 /// Reads one integer of 0 or more per line.

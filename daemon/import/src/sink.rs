@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::staging::gate;
-use rudder_dataset::DatasetError;
-use rudder_dataset::manifest::{Checksum, FileManifest};
+use rudder_dataset::{Checksum, DatasetError, manifest::FileManifest};
 
 /// Bytes gathered before they are hashed and go to the file.
 const BUFFER_BYTES: usize = 256 * 1024;

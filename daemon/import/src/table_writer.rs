@@ -5,21 +5,17 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rudder_client::DType;
-
 use crate::sink::Sink;
 use rudder_dataset::manifest::{FileManifest, ShardManifest};
 use rudder_dataset::npy::encode_header;
-use rudder_dataset::{DatasetError, Part, PartitionBook};
+use rudder_dataset::{DatasetError, Part, PartitionBook, RowForm};
 
 /// Writer of one table, from [`super::DatasetWriter::add_table`].
 pub struct TableWriter {
     dir: PathBuf,
     name: String,
     index: usize,
-    dtype: DType,
-    width: u32,
-    row_bytes: usize,
+    form: RowForm,
     book: Arc<PartitionBook>,
     shards: Vec<OpenShard>,
     /// The id of the next row given to [`TableWriter::append`].
@@ -45,23 +41,15 @@ impl fmt::Debug for TableWriter {
 }
 
 impl TableWriter {
-    pub(crate) fn new(
-        dir: PathBuf,
-        name: &str,
-        index: usize,
-        dtype: DType,
-        width: u32,
-        book: Arc<PartitionBook>,
-    ) -> Self {
+    pub(crate) fn new(dir: PathBuf, name: &str, index: usize, form: RowForm, book: Arc<PartitionBook>) -> Self {
         let shards = (0..book.parts()).map(|_| OpenShard { rows: 0, state: State::Waiting }).collect();
-        let row_bytes = width as usize * dtype.size();
-        Self { dir, name: name.to_owned(), index, dtype, width, row_bytes, book, shards, next_id: 0 }
+        Self { dir, name: name.to_owned(), index, form, book, shards, next_id: 0 }
     }
 
     /// Bytes of a row.
     #[must_use]
     pub fn row_bytes(&self) -> usize {
-        self.row_bytes
+        self.form.row_bytes()
     }
 
     /// Appends rows to the shard of `part`, in the order of the shard.
@@ -81,8 +69,8 @@ impl TableWriter {
         }
         if matches!(shard.state, State::Waiting) {
             let mut sink = Sink::create(&self.dir, &format!("tables/{}/part{part}.npy", self.name))?;
-            let shape = [owned, u64::from(self.width)];
-            sink.write(&encode_header(self.dtype.npy_descr(), &shape))?;
+            let shape = [vec![owned], self.form.sizes()].concat();
+            sink.write(&encode_header(self.form.dtype().npy_descr(), &shape))?;
             shard.state = State::Open(sink);
         }
         if let State::Open(sink) = &mut shard.state {
@@ -111,14 +99,14 @@ impl TableWriter {
                 return Err(DatasetError::Rows { table: self.name.clone(), what });
             };
             // Rows of one owner in a row go out in one piece: whole ranges, or runs of a map.
-            let given = (rest.len() / self.row_bytes) as u64;
+            let given = (rest.len() / self.row_bytes()) as u64;
             let run = match self.book.as_ranges() {
                 Some(_) => given.min(self.book.owned(first.part) - first.row.0),
                 None => (1..given)
                     .find(|&ahead| self.book.locate(self.next_id + ahead).is_none_or(|at| at.part != first.part))
                     .unwrap_or(given),
             };
-            let (now, later) = rest.split_at(run as usize * self.row_bytes);
+            let (now, later) = rest.split_at(run as usize * self.row_bytes());
             self.write_rows(first.part, now)?;
             self.next_id += run;
             rest = later;
@@ -149,10 +137,11 @@ impl TableWriter {
     }
 
     fn count_rows(&self, rows: &[u8]) -> Result<u64, DatasetError> {
-        if self.row_bytes == 0 || !rows.len().is_multiple_of(self.row_bytes) {
-            let what = format!("{} bytes are not whole rows of {} bytes", rows.len(), self.row_bytes);
+        let row_bytes = self.row_bytes();
+        if !rows.len().is_multiple_of(row_bytes) {
+            let what = format!("{} bytes are not whole rows of {row_bytes} bytes", rows.len());
             return Err(DatasetError::Rows { table: self.name.clone(), what });
         }
-        Ok((rows.len() / self.row_bytes) as u64)
+        Ok((rows.len() / row_bytes) as u64)
     }
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use rudder_dataset::npy::encode_header;
-use rudder_dataset::{Dataset, Part, Verify};
+use rudder_dataset::{Dataset, Part, RowForm, Verify};
 
 pub(super) fn quiet() -> &'static Progress<'static> {
     &|_, _, _| ()
@@ -151,12 +151,102 @@ fn npy_converts_what_it_is_told() {
     let feat = bench.array("feat.npy", "<f4", &[3], &ones);
     let labels: Vec<u8> = [7i32, -1, 3].iter().flat_map(|x| x.to_le_bytes()).collect();
     let label = bench.array("y.npy", "<i4", &[3], &labels);
-    import_npy(&bench.npy(2, vec![table("feat", &feat, Some(DType::Bf16)), table("label", &label, None)]), quiet())
-        .unwrap();
+    import_npy(
+        &bench.npy(2, vec![table("feat", &feat, Some(DType::Bf16)), table("label", &label, Some(DType::I64))]),
+        quiet(),
+    )
+    .unwrap();
     let dataset = bench.open();
-    assert_eq!(dataset.table("feat").unwrap().dtype, DType::Bf16);
+    assert_eq!(dataset.table("feat").unwrap().form.dtype(), DType::Bf16);
+    assert_eq!(dataset.table("label").unwrap().form.dtype(), DType::I64);
     assert_eq!(rows_in_order(&dataset, "feat"), [0xc0, 0x3f, 0x00, 0xc0, 0x80, 0x3e]);
     assert_eq!(labels_in_order(&dataset), [7, -1, 3]);
+}
+
+fn form_and_rows(dataset: &Dataset, table: &str) -> (RowForm, Vec<u8>) {
+    (dataset.table(table).unwrap().form.clone(), rows_in_order(dataset, table))
+}
+
+/// Every element type in rows of several shapes, in both orders of bytes: what comes out is what went in.
+#[test]
+fn rows_have_the_shape_and_type_that_went_in() {
+    let bench = Bench::new();
+    let types = [
+        ("|b1", DType::Bool),
+        ("|i1", DType::I8),
+        ("i2", DType::I16),
+        ("i4", DType::I32),
+        ("i8", DType::I64),
+        ("|u1", DType::U8),
+        ("u2", DType::U16),
+        ("u4", DType::U32),
+        ("u8", DType::U64),
+        ("f2", DType::F16),
+        ("f4", DType::F32),
+        ("f8", DType::F64),
+        ("|V2", DType::Bf16),
+    ];
+    assert_eq!(types.len(), DType::ALL.len());
+    let shapes: [&[u64]; 4] = [&[], &[1], &[3], &[2, 1, 2]];
+    let (mut tables, mut expected) = (Vec::new(), Vec::new());
+    for (at, (descr, dtype)) in types.into_iter().enumerate() {
+        let size = dtype.size();
+        for (big_endian, shape) in [false, true].into_iter().flat_map(|big| shapes.map(|shape| (big, shape))) {
+            if descr.starts_with('|') && big_endian {
+                continue;
+            }
+            let form = RowForm::new(dtype, shape).unwrap();
+            let count = 5 * form.width() as usize * size;
+            let kinds = if dtype == DType::Bool { 2 } else { 251 };
+            let bytes: Vec<u8> = (0..count).map(|byte| ((byte * 7 + at) % kinds) as u8).collect();
+            let mut stored = bytes.clone();
+            if big_endian {
+                stored.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+            }
+            let sign = if descr.starts_with('|') {
+                ""
+            } else if big_endian {
+                ">"
+            } else {
+                "<"
+            };
+            let name = format!("t{}", expected.len());
+            let whole = [&[5], shape].concat();
+            let path = bench.array(&format!("{name}.npy"), &format!("{sign}{descr}"), &whole, &stored);
+            tables.push(table(&name, &path, None));
+            expected.push((form, bytes));
+        }
+    }
+    import_npy(&bench.npy(2, tables), quiet()).unwrap();
+    let dataset = bench.open();
+    for (at, expected) in expected.into_iter().enumerate() {
+        assert_eq!(form_and_rows(&dataset, &format!("t{at}")), expected, "t{at}");
+    }
+}
+
+#[test]
+fn arrays_that_are_no_rows_are_refused_by_name() {
+    let bench = Bench::new();
+    let refuse = |name: &str, descr: &str, shape: &[u64], rows: &[u8], expected: &str| {
+        let path = bench.array(name, descr, shape, rows);
+        let import = NpyImport { existing: Existing::Replace, ..bench.npy(1, vec![table("t", &path, None)]) };
+        let message = import_npy(&import, quiet()).unwrap_err().to_string();
+        assert!(message.contains(name) && message.contains(expected), "{message}\nshould say {expected}");
+    };
+    refuse("object.npy", "|O", &[2], &[0; 16], "unsupported element type `|O`");
+    refuse("text.npy", "<U4", &[2], &[0; 32], "unsupported element type `<U4`");
+    refuse("complex.npy", "<c8", &[2], &[0; 16], "unsupported element type `<c8`");
+    refuse("truth.npy", "|b1", &[3, 2], &[0, 1, 1, 0, 2, 1], "row 2, column 0: 2 does not fit bool");
+    refuse("empty.npy", "<f4", &[2, 0], &[], "rows of shape (0,) of f32: a row has 1 to 67108864 bytes");
+    refuse("deep.npy", "|u1", &[1; 40], &[0], "at most 31 dimensions");
+    refuse("long.npy", "<f8", &[0, 1 << 24], &[], "rows of shape (16777216,) of f64");
+    let path = bench.write("columns.npy", &{
+        let header = encode_header("<f4", &[2, 2]);
+        let text = String::from_utf8_lossy(&header[10..]).replace("False", "True ");
+        [&header[..10], text.as_bytes(), &[0; 16]].concat()
+    });
+    let message = import_npy(&bench.npy(1, vec![table("t", &path, None)]), quiet()).unwrap_err().to_string();
+    assert!(message.contains("columns.npy") && message.contains("Fortran order"), "{message}");
 }
 
 #[test]
@@ -285,9 +375,9 @@ fn tensors_become_tables() {
     import_npy(&import, quiet()).unwrap();
     let dataset = bench.open();
     // A brain float is stored as it is, infinities and the smallest number, too.
-    assert_eq!((dataset.table("b").unwrap().dtype, rows_in_order(&dataset, "b")), (DType::Bf16, halves));
-    assert_eq!((dataset.table("x.w").unwrap().width, rows_in_order(&dataset, "x.w")), (4, floats));
-    assert_eq!(rows_in_order(&dataset, "y"), [1, 0, 1]);
+    assert_eq!(form_and_rows(&dataset, "b"), (RowForm::new(DType::Bf16, &[]).unwrap(), halves));
+    assert_eq!(form_and_rows(&dataset, "x.w"), (RowForm::new(DType::F32, &[2, 2]).unwrap(), floats));
+    assert_eq!(form_and_rows(&dataset, "y"), (RowForm::new(DType::Bool, &[]).unwrap(), vec![1, 0, 1]));
 
     let refuse = |bytes: &[u8], expected: &str| {
         let path = bench.write("bad.safetensors", bytes);
@@ -362,4 +452,6 @@ fn a_folder_of_arrays_becomes_tables() {
     fs::write(dir.join("notes.txt"), "x").unwrap();
     import_npy(&bench.npy(2, npy_folder(&dir, "_N").unwrap()), quiet()).unwrap();
     assert_eq!(rows_in_order(&bench.open(), "label"), [3, 4]);
+    let names: Vec<String> = npy_folder(&dir, "paper").unwrap().into_iter().map(|table| table.name).collect();
+    assert_eq!(names, ["paper.feat", "paper.label"]);
 }

@@ -14,10 +14,9 @@ use crate::table_writer::TableWriter;
 use crate::target::{Existing, check_target};
 use rudder_dataset::DatasetError;
 use rudder_dataset::manifest::{
-    BookManifest, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, ROW_BYTES_MAX, TableManifest,
-    VertexType,
+    BookManifest, FORMAT_VERSION, FileManifest, GraphManifest, MANIFEST_FILE, Manifest, TableManifest, VertexType,
 };
-use rudder_dataset::{BookError, Inverse, NameIndex, PartitionBook};
+use rudder_dataset::{BookError, Inverse, NameIndex, PartitionBook, RowForm};
 
 /// How the ids of a vertex type are spread over the parts.
 #[derive(Clone, Copy, Debug)]
@@ -199,20 +198,35 @@ impl DatasetWriter {
         Ok(())
     }
 
-    /// Begins a table; several may be written at once. Rows go to the returned writer, which
-    /// [`DatasetWriter::close_table`] takes back. Tables get their ids in the order of these calls.
+    /// Begins a table whose rows are elements of `dtype` in `shape`, which is empty where a row is one number. Several
+    /// tables may be written at once. Rows go to the returned writer, which [`DatasetWriter::close_table`] takes back.
+    /// Tables get their ids in the order of these calls.
     ///
     /// # Errors
-    /// [`DatasetError::Input`] when the name is taken or no file name, or the vertex type is unknown; I/O errors.
+    /// [`DatasetError::Input`] when the name is taken or no file name, the vertex type is unknown, or no row has that
+    /// shape; I/O errors.
     pub fn add_table(
         &mut self,
         name: &str,
         vertex_type: &str,
         dtype: DType,
-        width: u32,
+        shape: &[u32],
     ) -> Result<TableWriter, DatasetError> {
-        let (index, book) = self.push_table(name, vertex_type, dtype, width)?;
-        Ok(TableWriter::new(self.staging.data(), name, index, dtype, width, book))
+        let sizes: Vec<u64> = shape.iter().copied().map(u64::from).collect();
+        let senseless = |error| DatasetError::Input(format!("table `{name}`: {error}"));
+        let form = RowForm::new(dtype, &sizes).map_err(senseless)?;
+        self.add_table_of(name, vertex_type, form)
+    }
+
+    /// As [`DatasetWriter::add_table`].
+    pub(crate) fn add_table_of(
+        &mut self,
+        name: &str,
+        vertex_type: &str,
+        form: RowForm,
+    ) -> Result<TableWriter, DatasetError> {
+        let (index, book) = self.push_table(name, vertex_type, &form)?;
+        Ok(TableWriter::new(self.staging.data(), name, index, form, book))
     }
 
     /// Adds a table without shards to the manifest, and gives its place there and its book.
@@ -220,24 +234,19 @@ impl DatasetWriter {
         &mut self,
         name: &str,
         vertex_type: &str,
-        dtype: DType,
-        width: u32,
+        form: &RowForm,
     ) -> Result<(usize, Arc<PartitionBook>), DatasetError> {
         check_name("table", name)?;
         if self.manifest.tables.iter().any(|table| table.name == name) {
             return Err(DatasetError::Input(format!("table `{name}` was added before")));
         }
-        let row_bytes = u64::from(width) * dtype.size() as u64;
-        if row_bytes == 0 || row_bytes > ROW_BYTES_MAX {
-            let what = format!("table `{name}`: rows of {row_bytes} bytes: 1 to {ROW_BYTES_MAX} are possible");
-            return Err(DatasetError::Input(what));
-        }
         let book = Arc::clone(&self.books[self.index_of(vertex_type)?]);
         self.manifest.tables.push(TableManifest {
             name: name.to_owned(),
             vertex_type: vertex_type.to_owned(),
-            dtype,
-            width,
+            dtype: form.dtype(),
+            width: form.width(),
+            shape: Some(form.shape().to_vec()),
             rows: book.rows(),
             shards: Vec::new(),
             classes: None,

@@ -288,8 +288,8 @@ fn check_table_names(config: &CacheConfig, dataset: &Dataset) -> Result<(), Star
     match config.tables.keys().find(|name| dataset.table(name).is_none()) {
         None => Ok(()),
         Some(name) => {
-            let known: Vec<String> = dataset.tables().iter().map(|table| format!("`{}`", table.name)).collect();
-            Err(StartError::UnknownTable { name: name.clone(), known: known.join(", ") })
+            let known = rudder_client::listed(name, dataset.tables().iter().map(|table| table.name.as_str()));
+            Err(StartError::UnknownTable { name: name.clone(), known })
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use rudder_client::DType;
+use rudder_dataset::table_name;
 use rudder_import::{ArraySource, ArrayTable, BookChoice, EdgeLayout, VertexSource};
 
 /// `NAME[@TYPE]=FILE[:ARRAY][:DTYPE]`
@@ -70,9 +71,10 @@ fn parse_dtype(text: &str) -> Result<DType, String> {
 
 impl TableArg {
     pub(super) fn table(&self, default_type: &str, lossy: bool) -> ArrayTable {
+        let vertex_type = self.vertex_type.clone().unwrap_or_else(|| default_type.to_owned());
         ArrayTable {
-            name: self.name.clone(),
-            vertex_type: self.vertex_type.clone().unwrap_or_else(|| default_type.to_owned()),
+            name: table_name(&vertex_type, &self.name),
+            vertex_type,
             source: self.source.clone(),
             dtype: self.dtype,
             lossy,

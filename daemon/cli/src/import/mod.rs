@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rudder_client::DType;
 
 use self::arguments::{BookArg, LayoutArg, TableArg};
-use super::{CliError, style};
+use super::{CliError, row_words, style};
 use rudder_import::{
     ArrayTable, BookChoice, EdgesImport, Existing, ImportSummary, NpyImport, OgbImport, Progress, Stage, VertexSource,
     import_edges, import_npy, import_ogb, npy_folder, safetensors_tables,
@@ -55,7 +55,7 @@ struct OutputArgs {
     /// Name of the dataset [default: the name of the output folder]
     #[arg(long)]
     name: Option<String>,
-    /// Vertex type of the tables that do not name one
+    /// Vertex type of the tables that do not name one; the names of its tables begin with it
     #[arg(long, value_name = "TYPE", default_value = DEFAULT_VERTEX_TYPE)]
     vertex_type: String,
     /// Replace the dataset in the output folder; a folder that holds any other file is never touched
@@ -88,8 +88,9 @@ struct NpyArgs {
     #[command(flatten)]
     output: OutputArgs,
     /// A table from a .npy file with one row per id, or from an array of a .npz or .safetensors file (FILE:ARRAY).
-    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type, and says that 2-byte
-    /// integers are bf16. Repeatable
+    /// Rows keep their shape and type; DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8, u16, u32, u64, bool) stores
+    /// numbers as another type, and says that 2-byte integers are bf16. With a TYPE the table is called TYPE.NAME.
+    /// Repeatable
     #[arg(long = "table", value_name = "NAME[@TYPE]=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
     #[command(flatten)]
@@ -105,7 +106,7 @@ struct SafetensorsArgs {
     files: Vec<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
-    /// Element type of all tables [default: that of each tensor; integers become i64]
+    /// Element type of all tables [default: that of each tensor]
     #[arg(long, value_name = "DTYPE")]
     dtype: Option<DType>,
     #[command(flatten)]
@@ -154,7 +155,8 @@ struct EdgesArgs {
     #[arg(long)]
     classes: bool,
     /// A table from a .npy file with one row per vertex, or from an array of a .npz or .safetensors file (FILE:ARRAY).
-    /// DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8) stores numbers as another type. Repeatable
+    /// Rows keep their shape and type; DTYPE (f32, f16, bf16, f64, i64, i32, i16, i8, u8, u16, u32, u64, bool) stores
+    /// numbers as another type. Repeatable
     #[arg(long = "table", value_name = "NAME=FILE[:DTYPE]")]
     tables: Vec<TableArg>,
     /// Read vertices as names even if they look like integers (for sparse ids)
@@ -377,12 +379,11 @@ fn describe(summary: &ImportSummary) -> String {
             format!(", {} became infinite, {} became 0, {} were rounded", lost.infinite, lost.zero, lost.rounded)
         });
         lines.push(format!(
-            "  table {} ({}): {} rows of {} x {}{classes}{}",
+            "  table {} ({}): {} rows of {}{classes}{}",
             table.name,
             table.vertex_type,
             table.rows,
-            table.width,
-            table.dtype,
+            row_words(&table.shape, table.dtype.name()),
             lost.unwrap_or_default()
         ));
     }

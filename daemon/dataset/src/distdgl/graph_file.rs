@@ -153,11 +153,6 @@ impl GraphFile {
             Ok((at, attribute))
         }
     }
-
-    /// Whether the vertices are of one type: their attributes are then names of tables as they are.
-    pub(super) fn has_one_node_type(&self) -> bool {
-        self.types.iter().filter(|found| found.kind == Kind::Node).count() == 1
-    }
 }
 
 /// A type as a map has it: its number, and a pair of ids of the homogenised graph for each part.

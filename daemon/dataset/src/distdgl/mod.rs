@@ -13,10 +13,10 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rudder_client::DType;
-
 use crate::error::DatasetError;
+use crate::form::RowForm;
 use crate::manifest::{BookManifest, FORMAT_VERSION, FileManifest, Manifest, ShardManifest, TableManifest, VertexType};
+use crate::naming::table_name;
 use crate::part::Part;
 use graph_file::{GraphFile, Kind, PartFiles, TypeRanges};
 pub use tensors::{DglError, FILE_MAGIC};
@@ -66,8 +66,8 @@ type Features<'a> = BTreeMap<(usize, &'a str), Feature>;
 
 /// One feature.
 struct Feature {
-    /// Elements of its rows; `None` when no table has them, with the reason in words.
-    form: Result<(DType, u32), String>,
+    /// What its rows are, or why no table has them, in words.
+    form: Result<RowForm, String>,
     /// The file that it was found in first, for messages.
     found_in: PathBuf,
     /// For each part whose file was read: where the rows begin, and their bytes.
@@ -118,13 +118,14 @@ impl DistDgl {
         let (mut tables, mut skipped) = (Vec::new(), Vec::new());
         for (&(at, attribute), feature) in &features {
             let of_type = &graph.types[at];
-            let name = table_name(&graph, of_type, attribute);
+            let name = table_name(&of_type.name, attribute);
             match &feature.form {
-                Ok((dtype, width)) => tables.push(TableManifest {
+                Ok(form) => tables.push(TableManifest {
                     name,
                     vertex_type: of_type.name.clone(),
-                    dtype: *dtype,
-                    width: *width,
+                    dtype: form.dtype(),
+                    width: form.width(),
+                    shape: Some(form.shape().to_vec()),
                     rows: of_type.starts.last().copied().unwrap_or_default(),
                     shards: shards(path, &graph.files, of_type, feature),
                     classes: None,
@@ -238,12 +239,12 @@ fn features<'a>(graph: &GraphFile, files: &'a [PartTensors]) -> Result<Features<
 fn check_names(path: &Path, graph: &GraphFile, features: &Features<'_>) -> Result<(), DatasetError> {
     let mut known: BTreeMap<String, (usize, &str)> = BTreeMap::new();
     for &(at, attribute) in features.keys() {
-        if let Some((other, before)) = known.insert(table_name(graph, &graph.types[at], attribute), (at, attribute)) {
+        if let Some((other, before)) = known.insert(table_name(&graph.types[at].name, attribute), (at, attribute)) {
             let [name, other] = [at, other].map(|at| &graph.types[at].name);
             let what = format!(
                 "feature `{attribute}` of type `{name}` and feature `{before}` of type `{other}` would both be table \
                  `{}`: rename one in the graph and make the partition again",
-                table_name(graph, &graph.types[at], attribute)
+                table_name(&graph.types[at].name, attribute)
             );
             return Err(DatasetError::DistDgl { path: path.to_owned(), what });
         }
@@ -266,26 +267,14 @@ fn check_files(path: &Path, graph: &GraphFile, features: &Features<'_>) -> Resul
 }
 
 /// What a table of the tensor's rows has for elements; all dimensions but the first make a row.
-fn form(tensor: &Tensor) -> Result<(DType, u32), String> {
-    let width: u64 = tensor.shape.iter().skip(1).product();
+fn form(tensor: &Tensor) -> Result<RowForm, String> {
     let dtype = tensor.element.dtype().ok_or_else(|| format!("no table has elements of {}", tensor.element.words()))?;
-    match u32::try_from(width) {
-        Ok(width) if width > 0 => Ok((dtype, width)),
-        _ => Err(format!("no table has rows of {width} elements")),
-    }
+    RowForm::new(dtype, tensor.shape.get(1..).unwrap_or_default()).map_err(|error| error.to_string())
 }
 
 /// Rows of a type that a part owns.
 fn owned(of_type: &TypeRanges, part: usize) -> u64 {
     of_type.starts[part + 1] - of_type.starts[part]
-}
-
-/// `ATTR` where vertices are of one type, else `TYPE.ATTR`; edge types always have theirs before them.
-fn table_name(graph: &GraphFile, of_type: &TypeRanges, attribute: &str) -> String {
-    match of_type.kind {
-        Kind::Node if graph.has_one_node_type() => attribute.to_owned(),
-        _ => format!("{}.{attribute}", of_type.name),
-    }
 }
 
 fn shards(graph: &Path, files: &[PartFiles], of_type: &TypeRanges, feature: &Feature) -> Vec<ShardManifest> {

@@ -80,6 +80,9 @@ impl Element {
             (0, 32, 1) => DType::I32,
             (0, 64, 1) => DType::I64,
             (1, 8, 1) => DType::U8,
+            (1, 16, 1) => DType::U16,
+            (1, 32, 1) => DType::U32,
+            (1, 64, 1) => DType::U64,
             (2, 16, 1) => DType::F16,
             (2, 32, 1) => DType::F32,
             (2, 64, 1) => DType::F64,
@@ -88,7 +91,7 @@ impl Element {
         })
     }
 
-    /// The type in words, such as `uint16`.
+    /// The type in words, such as `float8`.
     pub(super) fn words(self) -> String {
         let Self { code, bits, lanes } = self;
         let kind = match code {

@@ -10,6 +10,7 @@ use crate::manifest::Place;
 use crate::open::{Dataset, Table};
 use crate::part::LocalRow;
 use crate::settings::{BlockSettings, Verify};
+use rudder_client::DType;
 use serde_json::{Value, json};
 
 const REAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/distdgl");
@@ -71,12 +72,12 @@ fn every_row_of_a_real_partition_is_that_of_distdgl() {
 #[test]
 fn types_and_shapes_are_those_of_the_tensors() {
     let dataset = open(&Path::new(REAL).join("citations.json"), 0, false).unwrap();
-    let form = |name: &str| dataset.table(name).map(|table| (table.dtype, table.width));
-    assert_eq!(form("paper.feat"), Some((DType::Bf16, 2)));
-    assert_eq!(form("paper.mask"), Some((DType::U8, 1)));
-    assert_eq!(form("paper.year"), Some((DType::I32, 1)));
-    assert_eq!(form("author.feat"), Some((DType::F32, 6)));
-    assert_eq!(form("author:writes:paper.weight"), Some((DType::F16, 1)));
+    let form = |name: &str| dataset.table(name).map(|table| (table.form.dtype(), table.form.shape()));
+    assert_eq!(form("paper.feat"), Some((DType::Bf16, &[2][..])));
+    assert_eq!(form("paper.mask"), Some((DType::U8, &[][..])));
+    assert_eq!(form("paper.year"), Some((DType::I32, &[][..])));
+    assert_eq!(form("author.feat"), Some((DType::F32, &[2, 3][..])));
+    assert_eq!(form("author:writes:paper.weight"), Some((DType::F16, &[1][..])));
     assert_eq!(dataset.name(), "citations");
 }
 
@@ -146,16 +147,19 @@ fn what_no_table_can_hold_is_named_and_the_rest_is_served() {
     let part = |rows: i64| {
         let bytes = vec![0; rows as usize];
         vec![
-            tensor("_N/odd", (1, 16), &[rows], &[&bytes[..], &bytes].concat()),
+            tensor("_N/odd", (5, 16), &[rows], &[&bytes[..], &bytes].concat()),
             tensor("_N/none", (1, 8), &[rows, 0], &[]),
-            tensor("_N/good", (1, 8), &[rows], &bytes),
+            tensor("_N/good", (1, 16), &[rows, 1], &[&bytes[..], &bytes].concat()),
         ]
     };
     let graph = plain(folder.path(), [part(3), part(2)], [vec![], vec![]]);
     let DistDgl { manifest, skipped, .. } = DistDgl::read(&graph, None).unwrap();
     assert_eq!(manifest.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["good"]);
-    assert_eq!(skipped, ["none: no table has rows of 0 elements", "odd: no table has elements of uint16"]);
-    assert_eq!(manifest.tables[0].shards[0].file.place(), Place::Piece(226));
+    let [none, odd] = skipped.as_slice() else { panic!("{skipped:?}") };
+    assert!(none.starts_with("none: rows of shape (0,) of u8: a row has 1 to"), "{none}");
+    assert_eq!(odd, "odd: no table has elements of type 5 of 16 bits");
+    assert_eq!(manifest.tables[0].form().unwrap(), RowForm::new(DType::U16, &[1]).unwrap());
+    assert_eq!(manifest.tables[0].shards[0].file.place(), Place::Piece(234));
 }
 
 #[test]

@@ -222,7 +222,7 @@ impl Engine {
         let name = call.table();
         let tables = self.base.dataset.tables();
         let Some(at) = tables.iter().position(|table| table.name == name) else {
-            let known = tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join(", ");
+            let known = rudder_client::listed(name, tables.iter().map(|table| table.name.as_str()));
             return Err(TraceError::UnknownTable { table: name.to_owned(), known });
         };
         let (recorder, now) = (&self.base.tables[at].recorder, Instant::now());

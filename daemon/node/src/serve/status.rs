@@ -25,6 +25,8 @@ pub struct TableStatus {
     pub dtype: &'static str,
     /// Elements per row.
     pub width: u32,
+    /// Shape of a row; empty where a row is one number.
+    pub shape: Vec<u32>,
     /// Rows over all nodes.
     pub rows: u64,
     /// Rows that this node owns.
@@ -200,8 +202,9 @@ fn table_status(engine: &Engine, at: usize) -> TableStatus {
         vertex_type: table.vertex_type.clone(),
         renumbered: table.ids.is_some(),
         named: table.names.is_some(),
-        dtype: table.dtype.name(),
-        width: table.width,
+        dtype: table.form.dtype().name(),
+        width: table.form.width(),
+        shape: table.form.shape().to_vec(),
         rows: table.rows,
         local_rows: table.shard.rows(),
         policy: cache.spec().policy.name(),

@@ -293,7 +293,7 @@ mod tests {
         let mut writer = DatasetWriter::create(&data, "test", 2, Existing::Refuse).unwrap();
         writer.add_book("_N", BookSpec::Ranges(&[0, 300, 600])).unwrap();
         for name in ["a", "b"] {
-            let mut table = writer.add_table(name, "_N", DType::U8, WIDTH as u32).unwrap();
+            let mut table = writer.add_table(name, "_N", DType::U8, &[WIDTH as u32]).unwrap();
             for part in Part::all(2) {
                 table.write_rows(part, &[part.0 as u8; 300 * WIDTH]).unwrap();
             }

@@ -125,13 +125,14 @@ impl Session {
     /// The table, if its rows are what the client believes them to be.
     fn table_of_shape(&self, call: &RowsCall) -> Result<&Table, RequestError> {
         let table = self.table(call.table)?;
-        if (table.dtype, table.width) == (call.dtype, call.width) {
+        let (dtype, width) = (table.form.dtype(), table.form.width());
+        if (dtype, width) == (call.dtype, call.width) {
             return Ok(table);
         }
         Err(RequestError::Shape {
             table: table.name.clone(),
-            dtype: table.dtype,
-            width: table.width,
+            dtype,
+            width,
             asked_dtype: call.dtype,
             asked_width: call.width,
         })

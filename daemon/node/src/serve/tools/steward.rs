@@ -109,17 +109,17 @@ impl Steward {
             None => cached.clone(),
             Some(name) => cached.iter().copied().filter(|&at| self.base.name(at) == name).collect(),
         };
-        let known = || match cached.iter().map(|&at| self.name(at)).collect::<Vec<_>>().join(", ") {
-            none if none.is_empty() => "none (cache.policy is none)".to_owned(),
-            some => some,
+        let known = |asked: &str| match cached.as_slice() {
+            [] => "none (cache.policy is none)".to_owned(),
+            some => rudder_client::listed(asked, some.iter().map(|&at| self.base.name(at))),
         };
         if let (true, Some(name)) = (tables.is_empty(), call.table()) {
-            return Err(ToolError::UnknownTable { tool: call.tool(), table: name.to_owned(), known: known() });
+            return Err(ToolError::UnknownTable { tool: call.tool(), table: name.to_owned(), known: known(name) });
         }
         if let ToolCall::Grow(Grow { rows: Some(_), table: None, .. }) = call
             && tables.len() > 1
         {
-            let problem = format!("`rows` without `table`, but several are cached: {}", known());
+            let problem = format!("`rows` without `table`, but several are cached: {}", known(""));
             return Err(ToolError::Argument { tool: call.tool(), problem });
         }
         Ok(tables)
