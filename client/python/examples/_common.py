@@ -25,7 +25,7 @@ import rudder
 from rudder._programs import find_program
 
 #: Share of a class's own features in the rows of its vertices; the rest is noise.
-_SIGNAL = 0.3
+_SIGNAL = 0.15
 
 #: Longest wait until the daemon has counted every fetch that it has answered, in seconds.
 _COUNTED_TIMEOUT_S = 10.0
@@ -39,10 +39,10 @@ def parser(text: str) -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="print one object at the end, and nothing else")
     made.add_argument("--seed", type=int, default=0, help="equal seeds give equal losses with both kinds of features")
     made.add_argument("--graph", type=Path, help="folder of the Debian package graph; by default a graph is generated")
-    made.add_argument("--vertices", type=int, default=10_000, help="of the generated graph")
+    made.add_argument("--vertices", type=int, default=20_000, help="of the generated graph")
     made.add_argument("--width", type=int, default=64, help="features of a vertex")
     made.add_argument("--parts", type=int, default=2, help="parts of the data set, each served by a daemon of its own")
-    made.add_argument("--batch", type=int, default=256, help="seeds of a minibatch")
+    made.add_argument("--batch", type=int, default=128, help="seeds of a minibatch")
     made.add_argument("--workers", type=int, default=0, help="processes that sample")
     return made
 

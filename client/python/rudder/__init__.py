@@ -5,6 +5,7 @@
 >>> x = client.fetch("feat", ids)                # doctest: +SKIP
 """
 
+from ._ahead import Ahead
 from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
 from ._dataset import Dataset, Graph
 from ._launch import Daemon, launch
@@ -15,6 +16,7 @@ from .errors import __all__ as _errors
 
 __all__ = [
     "ARENA_BYTES_MAX",
+    "Ahead",
     "Client",
     "Daemon",
     "Dataset",
