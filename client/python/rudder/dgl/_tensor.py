@@ -16,26 +16,15 @@ from collections.abc import Callable
 from typing import Any
 
 import dgl  # type: ignore[import-not-found, unused-ignore]
+import numpy as np
 import torch  # type: ignore[import-not-found, unused-ignore]
 from dgl.distributed.kvstore import get_kvstore  # type: ignore[import-not-found, unused-ignore]
 
+from .._arrays import tensor_of
 from .._client import Client, TableInfo, connect
 from ..errors import UnknownTableError
 
 __all__ = ["DistTensor", "default_client", "proxies_of"]
-
-_DTYPES = {
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f64": torch.float64,
-    "i64": torch.int64,
-    "u8": torch.uint8,
-    "i32": torch.int32,
-    "i16": torch.int16,
-    "i8": torch.int8,
-    "bool": torch.bool,
-}
 
 _clients: dict[str, Client] = {}
 _clients_lock = threading.Lock()
@@ -61,9 +50,9 @@ def table_info(client: Client, table: str) -> TableInfo:
     raise UnknownTableError(f"no table {table!r}: {hint}")
 
 
-def _policy_name(vertex_type: str) -> str:
-    """The name that DGL's key-value store has for the partition of a type; an edge type has two colons."""
-    return ("edge~" if vertex_type.count(":") == 2 else "node~") + vertex_type
+def _policy_name(info: TableInfo) -> str:
+    """The name that DGL's key-value store has for the partition of a table's type."""
+    return ("node~" if info.edge_type is None else "edge~") + info.vertex_type
 
 
 class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignore]
@@ -105,7 +94,7 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
             raise RuntimeError(
                 "DGL knows no graph yet: call dgl.distributed.initialize and make the DistGraph before rudder.dgl.DistTensor"
             )
-        policy = policies.get(_policy_name(info.vertex_type))
+        policy = policies.get(_policy_name(info))
         if policy is None:
             raise ValueError(
                 f"table {table!r} is of {info.vertex_type!r}, and the graph has {', '.join(sorted(policies))}: the daemon "
@@ -118,13 +107,11 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
             )
         self.table = table
         self.type_name = info.vertex_type
-        prefix = info.vertex_type + "."
-        attribute = table[len(prefix) :] if table.startswith(prefix) else table
-        self._shape = (info.rows, *getattr(info, "shape", (info.width,)))
-        self._dtype = _DTYPES[info.dtype]
+        self._shape = (info.rows, *info.shape)
+        self._dtype = tensor_of(np.empty(0, info.numpy_dtype), info.dtype).dtype
         self._part_policy = policy
-        self._tensor_name = attribute
-        self._name = str(policy.get_data_name(attribute))
+        self._tensor_name = info.attr
+        self._name = str(policy.get_data_name(info.attr))
         self._attach = self._persistent = self._owner = False
         self._is_gdata = True
         self._offers: list[_Offer] = []
