@@ -111,12 +111,16 @@ def table(epochs: list[dict[str, object]], ways: list[str]) -> None:
         base = seconds.get("disttensor")
         cells = [f"{seconds[way]:.2f} s{f' ({base / seconds[way]:.2f})' if base else ''}, {mega[way]:.0f} MB" for way in ways]
         print(f"| {link} | " + " | ".join(cells) + " |")
-    rounds: dict[tuple[object, object], set[float]] = {}
+    losses: dict[tuple[object, object], set[float]] = {}
+    samples: dict[tuple[object, object], set[int]] = {}
     for epoch in epochs:
+        of_round = (epoch["link"], epoch["round"])
+        samples.setdefault(of_round, set()).add(epoch["ids"])
         if epoch["way"] != "zeros":
-            rounds.setdefault((epoch["link"], epoch["round"]), set()).add(epoch["loss"])
-    equal = all(len(losses) == 1 for losses in rounds.values())
-    print(f"\nlosses of all ways but zeros are {'equal' if equal else 'NOT equal'} in each of {len(rounds)} rounds")
+            losses.setdefault(of_round, set()).add(epoch["loss"])
+    for what, found in (("minibatches of all ways", samples), ("losses of all ways but zeros", losses)):
+        equal = all(len(values) == 1 for values in found.values())
+        print(f"\n{what} are {'equal' if equal else 'NOT equal'} in each of {len(found)} rounds")
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import dgl
 import torch
 import torch.nn.functional as F
 from dgl.distributed import rpc
-from distdgl_epoch import HIDDEN, BATCH, WAYS
-from distdgl_sage import Sage
+from distdgl_epoch import BATCH, HIDDEN, WAYS
+from distdgl_sage import Sage, Seeded
 
 import rudder
 import rudder.dgl
@@ -95,9 +95,9 @@ class Way:
             self.features = rudder.dgl.DistTensor("feat", client=rudder.connect(socket, ids="dataset"))
             self.batches = rudder.dgl.ahead(loader, self.features, horizon=horizon, overlap=overlap)
 
-    def epoch(self, labels: Any) -> tuple[float, float]:
-        """Train for an epoch; its seconds until all trainers have ended it, and its loss."""
-        total, steps, begin = 0.0, 0, time.perf_counter()
+    def epoch(self, labels: Any) -> tuple[float, float, int]:
+        """Train for an epoch; its seconds until all trainers have ended it, its loss, and the sum of the ids that it read."""
+        total, steps, ids, begin = 0.0, 0, 0, time.perf_counter()
         for input_nodes, seeds, blocks in self.batches:
             x = self.features[input_nodes]
             y = labels[seeds].long().flatten()
@@ -105,9 +105,9 @@ class Way:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            total, steps = total + loss.item(), steps + 1
+            total, steps, ids = total + loss.item(), steps + 1, ids + int(input_nodes.sum())
         torch.distributed.barrier()
-        return time.perf_counter() - begin, total / steps
+        return time.perf_counter() - begin, total / steps, ids
 
 
 def main(job: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ def main(job: dict[str, Any]) -> None:
     labels = g.ndata["label"]
     classes = int(labels[torch.arange(g.num_nodes())].max()) + 1
     nodes = dgl.distributed.node_split(g.ndata["train_mask"], g.get_partition_book(), force_even=True)
-    sampler = dgl.dataloading.NeighborSampler([10, 25])
+    sampler = Seeded([10, 25], 0)
     loader = dgl.dataloading.DistNodeDataLoader(g, nodes, sampler, batch_size=BATCH, shuffle=True, drop_last=True)
     sockets = job["sockets"]
     ways = [Way(name, sockets.get(name, [None, None])[rank], g, loader, classes) for name in job["ways"]]
@@ -130,11 +130,12 @@ def main(job: dict[str, Any]) -> None:
         for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
             # The order of the seeds of an epoch is shuffled from the one before.
             loader.data_idx = torch.arange(len(nodes))
+            sampler.seed = 1000 * number
             seed_all(number + 1)
             before = link_bytes()
-            seconds, loss = way.epoch(labels)
+            seconds, loss, ids = way.epoch(labels)
             if rank == 0:
                 mega = (link_bytes() - before) / 1e6
-                said = {"way": way.name, "round": number, "seconds": seconds, "loss": loss, "mb": mega}
+                said = {"way": way.name, "round": number, "seconds": seconds, "loss": loss, "ids": ids, "mb": mega}
                 print(json.dumps(said), flush=True)
     torch.distributed.barrier()

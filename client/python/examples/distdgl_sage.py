@@ -2,7 +2,7 @@
 
 Every trainer runs this script, as DGL's launch tools start it; DistDGL's servers run it, too. `distdgl_here.py` starts all of
 them on one machine. `--features framework` takes the features from DistDGL instead: everything else is the same, the losses
-too. Lines that differ from DGL's own script are marked.
+too. Lines that the features from Rudder take are marked.
 """
 
 from __future__ import annotations
@@ -35,6 +35,23 @@ class Sage(torch.nn.Module):
         return self.layers[1](blocks[1], x)
 
 
+class Seeded(dgl.dataloading.NeighborSampler):
+    """A sampler that has a seed for each minibatch.
+
+    DGL draws neighbours from the numbers from which its DistTensor draws the server that it asks. Without this, whoever reads
+    fewer DistTensors samples other neighbours.
+    """
+
+    def __init__(self, fanouts: list[int], seed: int) -> None:
+        super().__init__(fanouts)
+        self.seed = seed
+
+    def sample_blocks(self, g: object, seed_nodes: object, exclude_eids: object = None) -> object:
+        self.seed += 1
+        dgl.seed(self.seed)
+        return super().sample_blocks(g, seed_nodes, exclude_eids)
+
+
 def serve_from_rudder(g: dgl.distributed.DistGraph, args: argparse.Namespace) -> rudder.Daemon:
     """Start this node's daemon, or join it, and put its rows in the place of DistDGL's."""
     hosts = [line.split()[0] for line in open(args.ip_config)]
@@ -51,7 +68,7 @@ def train(g: dgl.distributed.DistGraph, run: _common.Run, args: argparse.Namespa
     model = torch.nn.parallel.DistributedDataParallel(Sage(g.ndata["feat"].shape[1], args.hidden, classes))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     nodes = dgl.distributed.node_split(g.ndata["train_mask"], g.get_partition_book(), force_even=True)
-    sampler = dgl.dataloading.NeighborSampler([10, 25])
+    sampler = Seeded([10, 25], 1000 * args.seed)
     loader = dgl.dataloading.DistNodeDataLoader(g, nodes, sampler, batch_size=args.batch, shuffle=True, drop_last=True)
     batches = rudder.dgl.ahead(loader) if args.features == "rudder" else loader  # Rudder
     for _ in range(args.epochs):

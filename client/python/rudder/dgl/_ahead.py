@@ -215,8 +215,8 @@ def ahead(
     The training's loop stays as it is: what it reads of ``g.ndata["feat"]`` by the ids of the minibatch is there already. All
     other ids are fetched when they are read, as without this. The epochs and steps are reported, too (:meth:`Client.progress`).
 
-    Without sampler processes, up to half of an epoch's minibatches are sampled before its first step. With them, nothing is
-    sampled sooner than DGL does by itself. Sampling and training give the same numbers either way.
+    Without sampler processes, up to half of an epoch's minibatches are sampled before its first step. With them, DGL samples
+    four minibatches per process ahead by itself.
 
     Parameters
     ----------
