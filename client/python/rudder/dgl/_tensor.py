@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import difflib
 import os
 import threading
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from dgl.distributed.kvstore import get_kvstore  # type: ignore[import-not-found
 
 from .._arrays import tensor_of
 from .._client import Client, TableInfo, connect
-from ..errors import UnknownTableError
 
 __all__ = ["DistTensor", "default_client", "proxies_of"]
 
@@ -41,13 +39,12 @@ def default_client() -> Client:
 
 
 def table_info(client: Client, table: str) -> TableInfo:
-    """What the client knows of a table; where there is no such table, the error names the nearest."""
+    """What the client knows of a table."""
     tables = client.tables()
-    if table in tables:
-        return tables[table]
-    near = difflib.get_close_matches(table, tables, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, tables))}"
-    raise UnknownTableError(f"no table {table!r}: {hint}")
+    if table not in tables:
+        # The error names the nearest.
+        client.fetch(table, np.empty(0, dtype=np.int64))
+    return tables[table]
 
 
 def _policy_name(info: TableInfo) -> str:

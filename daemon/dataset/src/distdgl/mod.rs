@@ -164,7 +164,7 @@ fn feature_file(graph_path: &Path, graph: &GraphFile, file: PartTensors) -> Resu
     let pieces = file.tensors.iter().map(|tensor| {
         let (at, attribute) = graph.split(file.kind, &tensor.name)?;
         Ok(FilePiece {
-            table: table_name(graph, &graph.types[at], attribute),
+            table: table_name(&graph.types[at].name, attribute),
             is_served: form(tensor).is_ok(),
             width: tensor.shape.iter().skip(1).product(),
             bytes: tensor.start..tensor.offset + tensor.bytes,

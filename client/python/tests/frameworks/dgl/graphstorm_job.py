@@ -43,7 +43,7 @@ def check(data: GSgnnData, client: rudder.Client, rows: dict[str, np.ndarray]) -
         rudder.graphstorm.attach(data, {"paper": ["feet"]}, client=client)
         raise AssertionError("no error")
     except rudder.UnknownTableError as error:
-        assert "did you mean 'paper.feat'" in str(error), error
+        assert "did you mean `paper.feat`" in str(error), error
     assert set(g.nodes["paper"].data) == before
     fields = {"paper": ["feat"], "author": ["feat"], CITES: ["weight"]}
     tensors = rudder.graphstorm.attach(data, fields, client=client)
