@@ -116,13 +116,13 @@ def _names(wanted: Mapping[Kind, Sequence[Any]]) -> Iterator[tuple[Kind, str]]:
 
 
 def _table(graph: Any, kind: Kind, name: str) -> str:
-    """The table of a feature."""
+    """The table of a feature; DGL calls the vertices of a graph without types `_N`."""
     known = graph.ntypes if isinstance(kind, str) else graph.canonical_etypes
     if kind not in known:
         raise ValueError(f"the graph has no type {kind!r}: it has {', '.join(map(str, known))}")
     if not isinstance(kind, str):
         return f"{':'.join(kind)}.{name}"
-    return name if len(graph.ntypes) == 1 else f"{kind}.{name}"
+    return name if kind == "_N" else f"{kind}.{name}"
 
 
 def _store(graph: Any, kind: Kind) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
     Parameters
     ----------
     table : str
-        Name of the table: ``ATTR`` where vertices have one type, else ``TYPE.ATTR``; ``SOURCE:RELATION:TARGET.ATTR`` of edges.
+        Name of the table: ``ATTR`` where vertices have no types, else ``TYPE.ATTR``; ``SOURCE:RELATION:TARGET.ATTR`` of edges.
     client : Client, optional
         By default the tensors of a process share one of ``$RUDDER_SOCKET``, made with ``ids="dataset"``.
 
