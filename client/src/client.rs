@@ -1,15 +1,16 @@
-//! The client: names tables, leases memory and sends fetches. It must never block without a limit, and
-//! never let a caller see rows of a fetch that failed.
+//! The client: connects, names tables and keeps the connection. It owns the session of each process that uses it. It
+//! must never block without a limit.
 
 use crate::course::Course;
 use crate::error::ProtocolError;
 use crate::lock::lock;
 use crate::nearest::listed;
-use crate::rows::{Memory, Rows};
-use crate::session::{Delivery, Session};
-use crate::wire::{IdSpace, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, TableInfo};
-use crate::{ClientError, DType};
+use crate::numbers::BatchNumbers;
+use crate::session::Session;
+use crate::wire::{IdSpace, Notice, PROTOCOL_VERSION, Reply, Request, TableInfo};
+use crate::{ArenaHooks, ClientError};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where `rudderd` listens unless its configuration says otherwise.
@@ -25,6 +26,8 @@ pub struct ConnectOptions {
     pub socket: Option<PathBuf>,
     /// Longest wait for a reply, and for room in the socket. More than a year counts as a year.
     pub timeout_ms: u64,
+    /// How long connecting waits for a daemon that listens on the socket, in milliseconds; 0 does not wait.
+    pub wait_ms: u64,
     /// Send ids and rows through the socket instead of shared memory.
     pub inline: bool,
     /// Shared memory this client may take; the daemon may have a lower limit.
@@ -42,6 +45,8 @@ pub struct ConnectOptions {
     /// Called ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
     pub interrupted: Option<fn() -> bool>,
+    /// Is told of each arena, for instance to pin it for a device.
+    pub arena_hooks: Option<Arc<dyn ArenaHooks>>,
 }
 
 impl Default for ConnectOptions {
@@ -49,6 +54,7 @@ impl Default for ConnectOptions {
         Self {
             socket: None,
             timeout_ms: 30_000,
+            wait_ms: 0,
             inline: false,
             arena_bytes_max: 64 << 30,
             name: None,
@@ -56,6 +62,7 @@ impl Default for ConnectOptions {
             ids: IdSpace::Original,
             fingerprint: None,
             interrupted: None,
+            arena_hooks: None,
         }
     }
 }
@@ -78,9 +85,38 @@ impl ConnectOptions {
 pub struct Client {
     options: ConnectOptions,
     node: u16,
-    pub(crate) tables: Arc<[TableInfo]>,
+    known: Arc<Known>,
     pub(crate) course: Course,
+    pub(crate) numbers: BatchNumbers,
+    closed: AtomicBool,
     current: Slot,
+}
+
+/// What a client knows of the tables; fetches that were sent share it.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) tables: Box<[TableInfo]>,
+    /// By table, the batches that the daemon last wanted announced ahead.
+    horizons: Box<[AtomicU32]>,
+}
+
+/// Stands for a horizon that no daemon has told.
+const UNTOLD: u32 = u32::MAX;
+
+impl Known {
+    fn new(tables: Vec<TableInfo>) -> Self {
+        Self { horizons: tables.iter().map(|_| AtomicU32::new(UNTOLD)).collect(), tables: tables.into() }
+    }
+
+    /// The daemon wants so many batches announced ahead.
+    pub(crate) fn note_horizon(&self, table: usize, horizon: u32) {
+        self.horizons[table].store(horizon, Ordering::Relaxed);
+    }
+
+    /// What the daemon last said.
+    pub(crate) fn horizon(&self, table: usize) -> Option<u32> {
+        Some(self.horizons[table].load(Ordering::Relaxed)).filter(|&horizon| horizon != UNTOLD)
+    }
 }
 
 /// The session of one process. A fork copies a lock as it is, perhaps held by a thread that the child does not have. So
@@ -113,18 +149,6 @@ impl Slot {
     }
 }
 
-/// A fetch that was sent. Dropping it gives the rows up.
-#[derive(Debug)]
-pub struct Pending {
-    session: Arc<Session>,
-    id: u64,
-    /// Whether nobody waits yet.
-    open: bool,
-    tables: Arc<[TableInfo]>,
-    table: usize,
-    count: usize,
-}
-
 impl Client {
     /// Connects and learns the tables.
     ///
@@ -135,8 +159,9 @@ impl Client {
         options.trainer.get_or_insert_with(draw_trainer);
         let Opened { session, node, tables, fingerprint } = open(&options)?;
         options.fingerprint = Some(fingerprint);
-        let course = Course::new(tables.len());
-        Ok(Self { options, node, tables: tables.into(), course, current: Slot::new(Some(session)) })
+        let (course, known) = (Course::new(tables.len()), Arc::new(Known::new(tables)));
+        let (numbers, closed, current) = (BatchNumbers::default(), AtomicBool::new(false), Slot::new(Some(session)));
+        Ok(Self { options, node, known, course, numbers, closed, current })
     }
 
     /// The trainer that this client belongs to. Another process that connects with the same number belongs to it, too.
@@ -160,7 +185,11 @@ impl Client {
     /// Every table of the dataset.
     #[must_use]
     pub fn tables(&self) -> &[TableInfo] {
-        &self.tables
+        &self.known.tables
+    }
+
+    pub(crate) fn known(&self) -> &Arc<Known> {
+        &self.known
     }
 
     /// The partition that this daemon owns.
@@ -180,45 +209,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::UnknownTable`], which lists the names there are.
     pub fn table(&self, name: &str) -> Result<&TableInfo, ClientError> {
-        self.table_index(name).map(|index| &self.tables[index])
-    }
-
-    /// Fetches the rows of `ids`, local and remote mixed, in any order, duplicates allowed.
-    ///
-    /// # Errors
-    /// What the daemon refuses (unknown table, id out of range, a peer that is gone, …) or the connection suffers.
-    pub fn fetch(&self, table: &str, ids: &[u64]) -> Result<Rows, ClientError> {
-        self.fetch_async(table, ids)?.wait()
-    }
-
-    /// Sends a fetch and returns at once; several may be in flight.
-    ///
-    /// # Errors
-    /// As [`Client::fetch`], for what fails before anything is sent.
-    pub fn fetch_async(&self, table: &str, ids: &[u64]) -> Result<Pending, ClientError> {
-        let index = self.table_index(table)?;
-        let TableInfo { dtype, width, .. } = self.tables[index];
-        self.send_fetch(index, dtype, width, ids)
-    }
-
-    /// Fetches rows that the caller believes to be `width` elements of `dtype`; the daemon refuses if they are not.
-    ///
-    /// # Errors
-    /// As [`Client::fetch`].
-    pub fn fetch_expecting(&self, table: &str, dtype: DType, width: u32, ids: &[u64]) -> Result<Rows, ClientError> {
-        self.send_fetch(self.table_index(table)?, dtype, width, ids)?.wait()
-    }
-
-    /// Tells the cache how far this trainer has come: `epoch` epochs and `step` of `steps_per_epoch` steps have ended.
-    /// The cache's scores are computed from it, so call this at each step.
-    ///
-    /// # Errors
-    /// What the connection suffers.
-    pub fn progress(&self, epoch: u32, step: u32, steps_per_epoch: u32) -> Result<(), ClientError> {
-        match self.on_session(|session| session.ask(Request::Progress { epoch, step, steps_per_epoch }))? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        self.table_index(name).map(|index| &self.tables()[index])
     }
 
     /// The state of the daemon, the same as its `GET /v1/status`, as JSON.
@@ -233,22 +224,46 @@ impl Client {
     }
 
     pub(crate) fn table_index(&self, name: &str) -> Result<usize, ClientError> {
-        self.tables.iter().position(|table| table.name == name).ok_or_else(|| {
-            let known = listed(name, self.tables.iter().map(|table| table.name.as_str()));
+        self.tables().iter().position(|table| table.name == name).ok_or_else(|| {
+            let known = listed(name, self.tables().iter().map(|table| table.name.as_str()));
             ClientError::UnknownTable { name: name.to_owned(), known }
         })
     }
 
+    /// Ends the connection of this process: calls in flight fail, and so does every later call. Rows that were handed out
+    /// stay.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let session = lock(&self.current.of_this_process().session).take();
+        if let Some(session) = session {
+            session.close();
+        }
+    }
+
+    /// What the daemon said of announcements and progress, which are not answered, since this was last called: refused
+    /// announcements, batches that were fetched in another order than announced. Only the last ones are kept.
+    pub fn warnings(&self) -> Vec<Notice> {
+        let session = lock(&self.current.of_this_process().session).clone();
+        session.map(|session| session.take_notices()).unwrap_or_default()
+    }
+
     fn session(&self) -> Result<Arc<Session>, ClientError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(ClientError::Closed);
+        }
         let mut current = lock(&self.current.of_this_process().session);
         if let Some(session) = current.as_ref().filter(|session| !session.is_lost()) {
             return Ok(Arc::clone(session));
         }
         let Opened { session, tables, .. } = open(&self.options)?;
-        if tables[..] != self.tables[..] {
+        if tables[..] != self.tables()[..] {
             return Err(ClientError::TablesChanged);
         }
-        *current = Some(Arc::clone(&session));
+        let before = current.replace(Arc::clone(&session));
+        drop(current);
+        if let Some(before) = before {
+            session.keep_notices(before.take_notices());
+        }
         Ok(session)
     }
 
@@ -262,47 +277,6 @@ impl Client {
             Err(ClientError::Lost(_)) => call(&self.session()?),
             outcome => outcome,
         }
-    }
-
-    fn send_fetch(&self, table: usize, dtype: DType, width: u32, ids: &[u64]) -> Result<Pending, ClientError> {
-        self.on_session(|session| self.send_fetch_on(session, table, dtype, width, ids))
-    }
-
-    fn send_fetch_on(
-        &self,
-        session: &Arc<Session>,
-        table: usize,
-        dtype: DType,
-        width: u32,
-        ids: &[u64],
-    ) -> Result<Pending, ClientError> {
-        let info = &self.tables[table];
-        let count = ids.len() as u64;
-        let raw: &[u8] = bytemuck::cast_slice(ids);
-        let mut sender = session.sender();
-        let id = if self.options.inline {
-            let call = RowsCall { table: info.id, dtype, width, count, ids: Place::Inline, rows: Place::Inline };
-            sender.send(Request::Fetch(call), raw, None, None)?
-        } else {
-            let rows_bytes = ids.len().saturating_mul(info.row_bytes()).checked_next_multiple_of(ALIGN_BYTES);
-            let bytes = rows_bytes.and_then(|bytes| bytes.checked_add(raw.len()));
-            let lease = sender.lease_rows(ids.len(), bytes)?;
-            let rows_bytes = rows_bytes.unwrap_or_default();
-            lease.write(rows_bytes, raw);
-            let at = |offset: usize| Place::Arena { arena: lease.arena(), offset: (lease.offset() + offset) as u64 };
-            let (ids, rows) = (at(rows_bytes), at(0));
-            let call = RowsCall { table: info.id, dtype, width, count, ids, rows };
-            sender.send(Request::Fetch(call), &[], None, Some(lease))?
-        };
-        drop(sender);
-        Ok(Pending {
-            session: Arc::clone(session),
-            id,
-            open: true,
-            tables: Arc::clone(&self.tables),
-            table,
-            count: ids.len(),
-        })
     }
 }
 
@@ -356,56 +330,6 @@ fn open(options: &ConnectOptions) -> Result<Opened, ClientError> {
 
 pub(crate) fn unexpected(reply: &Reply) -> ClientError {
     ClientError::Protocol(ProtocolError::Reply { reply: format!("{reply:?}") })
-}
-
-impl Pending {
-    /// The number of this fetch, by which the logs of the daemons know it (there in hexadecimal).
-    #[must_use]
-    pub fn request(&self) -> u64 {
-        self.id
-    }
-
-    /// Whether [`Pending::wait`] would return at once, with rows or an error. Never blocks.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.session.is_ready(self.id)
-    }
-
-    /// Waits for the rows.
-    ///
-    /// # Errors
-    /// As [`Client::fetch`].
-    pub fn wait(mut self) -> Result<Rows, ClientError> {
-        self.open = false;
-        let Delivery { reply, payload, lease } = self.session.wait(self.id)?;
-        let Reply::Rows(sources) = reply else { return Err(unexpected(&reply)) };
-        let bytes = self.count * self.tables[self.table].row_bytes();
-        let memory = match lease {
-            Some(lease) => Memory::Shared(lease),
-            None if payload.len() == bytes => {
-                let mut words = vec![0u64; bytes.div_ceil(8)];
-                bytemuck::cast_slice_mut::<u64, u8>(&mut words)[..bytes].copy_from_slice(&payload);
-                Memory::Owned(words)
-            }
-            None => return Err(ClientError::Protocol(ProtocolError::RowBytes { came: payload.len(), due: bytes })),
-        };
-        Ok(Rows { memory, tables: Arc::clone(&self.tables), table: self.table, count: self.count, sources })
-    }
-}
-
-#[cfg(test)]
-impl Pending {
-    pub(crate) fn session_pool(&self) -> Arc<crate::arena::Pool> {
-        Arc::clone(&self.session.pool)
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if self.open {
-            self.session.abandon(self.id);
-        }
-    }
 }
 
 #[cfg(test)]

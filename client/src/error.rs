@@ -44,6 +44,17 @@ pub enum ClientError {
         /// The names there are.
         known: String,
     },
+    /// A number that is no id.
+    #[error("ids[{at}] is {id}: ids are numbers of rows and never negative")]
+    NegativeId {
+        /// Its place among the ids.
+        at: usize,
+        /// The number.
+        id: i64,
+    },
+    /// A call after [`Client::close`](crate::Client::close), or one that was in flight then.
+    #[error("the client is closed; make a new one")]
+    Closed,
     /// A name that means two vertex types.
     #[error(
         "`{name}` is a table of vertex type `{vertex_type}` and also a vertex type: name another table of the type you mean"

@@ -1,13 +1,14 @@
-//! The two numbers of a vertex, and its name: arrays of one translated into the other by the daemon. It owns how they
-//! are cut into calls. It must never guess which vertex type is meant.
+//! The two numbers of a vertex, its name and its owner: arrays of one translated into the other by the daemon. It owns
+//! how they are cut into calls. It must never guess which vertex type is meant.
 
 use crate::ClientError;
 use crate::client::{Client, unexpected};
 use crate::error::ProtocolError;
 use crate::nearest::listed;
-use crate::session::Delivery;
-use crate::wire::{ErrorCode, IdSpace, Reply, Request, TableInfo};
+use crate::session::{Delivery, Session};
+use crate::wire::{ErrorCode, IdRun, IdSpace, IdWidth, Place, Reply, Request, TableInfo};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Ids in one call: large enough that the call costs little, small enough for any daemon.
 const PIECE_IDS: usize = 1 << 16;
@@ -83,15 +84,15 @@ impl Client {
 
     /// A table of the vertex type `of`, or the table `of`.
     fn table_of(&self, of: &str) -> Result<&TableInfo, ClientError> {
-        let of_type = self.tables.iter().find(|table| table.vertex_type == of);
+        let of_type = self.tables().iter().find(|table| table.vertex_type == of);
         match (self.table(of), of_type) {
             (Ok(table), Some(other)) if table.vertex_type != other.vertex_type => {
                 Err(ClientError::Ambiguous { name: of.to_owned(), vertex_type: table.vertex_type.clone() })
             }
             (Ok(table), _) | (Err(_), Some(table)) => Ok(table),
             (Err(_), None) => {
-                let mut known: Vec<&str> = self.tables.iter().map(|table| table.name.as_str()).collect();
-                for table in self.tables.iter() {
+                let mut known: Vec<&str> = self.tables().iter().map(|table| table.name.as_str()).collect();
+                for table in self.tables().iter() {
                     if !known.contains(&table.vertex_type.as_str()) {
                         known.push(&table.vertex_type);
                     }
@@ -105,24 +106,75 @@ impl Client {
         let table = self.table_of(of)?.id;
         let mut translated = Vec::with_capacity(ids.len());
         for piece in ids.chunks(PIECE_IDS) {
-            let request = |count, ids| Request::Translate { table, from, count, ids };
-            let Delivery { reply, payload, lease } =
-                self.on_session(|session| self.ask_about(session, piece, request))?;
-            if reply != Reply::Translated {
-                return Err(unexpected(&reply));
-            }
-            match lease {
-                Some(lease) => append(&mut translated, lease.bytes(size_of_val(piece)), piece.len())?,
-                None => append(&mut translated, &payload, piece.len())?,
-            }
+            let request = |ids| Request::Translate { table, from, ids };
+            let bytes = self.on_session(|session| self.in_place(session, piece, size_of::<u64>(), request))?;
+            append(&mut translated, &bytes, piece.len())?;
         }
         Ok(translated)
+    }
+
+    /// Sends a request whose answers, `answer_bytes` for each id, take the place of the ids.
+    fn in_place(
+        &self,
+        session: &Arc<Session>,
+        ids: &[u64],
+        answer_bytes: usize,
+        request: impl Fn(IdRun) -> Request,
+    ) -> Result<Vec<u8>, ClientError> {
+        let raw: &[u8] = bytemuck::cast_slice(ids);
+        let run = |at| request(IdRun { count: ids.len() as u64, width: IdWidth::Eight, at });
+        let mut sender = session.sender();
+        let id = if self.options().inline {
+            sender.send(run(Place::Inline), raw, None, Vec::new())?
+        } else {
+            let lease = sender.lease(raw.len())?;
+            lease.write(0, raw);
+            sender.send(run(lease.place(0)), &[], None, vec![lease])?
+        };
+        drop(sender);
+        let Delivery { reply, payload, leases } = session.wait(id)?;
+        match (reply, leases.first()) {
+            (Reply::Translated, Some(lease)) => Ok(lease.bytes(ids.len() * answer_bytes).to_vec()),
+            (Reply::Translated, None) => Ok(payload),
+            (reply, _) => Err(unexpected(&reply)),
+        }
+    }
+
+    /// The nodes that own the vertices `ids`, which are in the numbers of this client. `of` is a vertex type or a table
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Client::original_ids`].
+    pub fn owners(&self, of: &str, ids: &[u64]) -> Result<Vec<u16>, ClientError> {
+        let table = self.table_of(of)?.id;
+        let mut owners = Vec::with_capacity(ids.len());
+        for piece in ids.chunks(PIECE_IDS) {
+            let request = |ids| Request::Owners { table, ids };
+            let bytes = self.on_session(|session| self.in_place(session, piece, size_of::<u16>(), request))?;
+            if bytes.len() != piece.len() * size_of::<u16>() {
+                return Err(other("another number of owners than ids"));
+            }
+            owners.extend(bytes.chunks_exact(2).map(|owner| u16::from_le_bytes(owner.try_into().unwrap_or_default())));
+        }
+        Ok(owners)
+    }
+
+    /// The dataset ids that this node owns. `of` is a vertex type or a table of it.
+    ///
+    /// # Errors
+    /// As [`Client::original_ids`]; [`ErrorCode::Argument`] where they are not one range.
+    pub fn local_range(&self, of: &str) -> Result<Range<u64>, ClientError> {
+        let request = Request::LocalRange { table: self.table_of(of)?.id };
+        match self.on_session(|session| session.ask(request.clone()))? {
+            Reply::LocalRange { start, end } => Ok(start..end),
+            reply => Err(unexpected(&reply)),
+        }
     }
 
     /// What comes behind the reply to a request with `payload` behind it.
     fn behind(&self, request: &Request, payload: &[u8]) -> Result<Vec<u8>, ClientError> {
         let delivery = self.on_session(|session| {
-            let id = session.sender().send(request.clone(), payload, None, None)?;
+            let id = session.sender().send(request.clone(), payload, None, Vec::new())?;
             session.wait(id)
         })?;
         match delivery.reply {

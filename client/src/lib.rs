@@ -13,15 +13,19 @@
 //! # Ok::<(), rudder_client::ClientError>(())
 //! ```
 
+mod ahead;
 pub mod arena;
 mod client;
 mod course;
 mod dtype;
 mod error;
+mod fetch;
+mod given;
 mod ids;
 mod loader;
 mod lock;
 mod nearest;
+mod numbers;
 mod rows;
 mod session;
 mod steer;
@@ -29,11 +33,13 @@ mod steer;
 mod tests;
 pub mod wire;
 
-pub use arena::MemoryError;
-pub use client::{Client, ConnectOptions, Pending, STANDARD_SOCKET};
+pub use arena::{ArenaHooks, MemoryError};
+pub use client::{Client, ConnectOptions, STANDARD_SOCKET};
 pub use dtype::{DType, UnknownDType};
 pub use error::{ClientError, LostCause, ProtocolError};
+pub use fetch::{FetchOptions, Pending, PendingParts};
+pub use given::{Ids, Part};
 pub use loader::{Horizon, Loader};
 pub use nearest::{listed, nearest};
 pub use rows::Rows;
-pub use wire::{ErrorCode, IdSpace, RowSources, TableInfo};
+pub use wire::{ErrorCode, IdSpace, Notice, RowSources, TableInfo};

@@ -3,9 +3,8 @@
 //! announcement and their fetch. It must never fetch in another order than it announced, and never end a training
 //! because an announcement was refused.
 
-use crate::client::{Client, unexpected};
-use crate::wire::{ErrorCode, Reply, Request};
-use crate::{ClientError, Rows};
+use crate::client::Client;
+use crate::{ClientError, Part, Rows};
 use std::collections::VecDeque;
 
 /// How many batches a [`Loader`] announces ahead.
@@ -23,54 +22,23 @@ pub enum Horizon {
 /// The epochs that it reports go on where the client's loader before it ended: a loop that makes a loader for each
 /// epoch reports epochs 0, 1, 2, …
 ///
-/// A daemon that refuses an announcement ([`ErrorCode::Limit`]) has no room for it now. The loader keeps the batch,
-/// goes on, and announces it at the next step.
+/// A daemon that refuses an announcement has no room for it now. The batch is fetched like one that was not announced.
 #[derive(Debug)]
 pub struct Loader<'a, I> {
     client: &'a Client,
     table: usize,
     batches: I,
     horizon: Horizon,
-    /// What the daemon last asked for.
-    asked: u32,
     steps_per_epoch: u32,
     /// Batches that are not fetched yet.
     waiting: VecDeque<Vec<u64>>,
-    /// How many of them are announced, from the front.
-    announced: usize,
+    /// The numbers of those that are announced: the first ones.
+    announced: VecDeque<u64>,
     /// Steps fetched, from the start of the first epoch.
     step: u64,
     /// The number of the first epoch; `None` before the first fetch, which takes the client's count.
     first_epoch: Option<u32>,
     reports: bool,
-}
-
-impl Client {
-    /// Announces that this trainer will fetch exactly `ids`, in this order, at its `step`, a number that grows by one
-    /// per step. Without a step, batches follow each other in the order in which their announcements arrive. Answers
-    /// how many batches the daemon would like announced ahead. A fetch is known by its ids; one that was not announced
-    /// is served like any other.
-    ///
-    /// # Errors
-    /// What the daemon refuses (unknown table, id out of range) or the connection suffers. [`ErrorCode::Limit`] means
-    /// that too many announced rows wait: go on, and announce later.
-    pub fn announce(&self, table: &str, ids: &[u64], step: impl Into<Option<u64>>) -> Result<u32, ClientError> {
-        let (table, step) = (self.table_index(table)?, step.into());
-        let horizon = self.announce_at(table, ids, step)?;
-        if let Some(step) = step {
-            self.course.announced(table, step);
-        }
-        Ok(horizon)
-    }
-
-    fn announce_at(&self, table: usize, ids: &[u64], step: Option<u64>) -> Result<u32, ClientError> {
-        let table = self.tables[table].id;
-        let request = |count, ids| Request::Announce { table, step, count, ids };
-        match self.on_session(|session| self.send_ids(session, ids, request))? {
-            Reply::Announced { horizon } => Ok(horizon),
-            other => Err(unexpected(&other)),
-        }
-    }
 }
 
 impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
@@ -85,10 +53,9 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
             table: client.table_index(table)?,
             batches,
             horizon: Horizon::Daemon,
-            asked: 1,
             steps_per_epoch: steps_per_epoch.max(1),
             waiting: VecDeque::new(),
-            announced: 0,
+            announced: VecDeque::new(),
             step: 0,
             first_epoch: None,
             reports: true,
@@ -119,25 +86,23 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
         self
     }
 
-    /// Announces until enough batches wait, there are no more, or the daemon has no room.
+    /// Announces until enough batches wait, or there are no more.
     fn announce_ahead(&mut self) -> Result<(), ClientError> {
-        let ahead = |asked: u32| match self.horizon {
-            // A daemon that wants nothing announced may want it later: one batch asks it at each step.
-            Horizon::Daemon => asked.max(1) as usize,
+        let (client, table) = (self.client, &self.client.tables()[self.table].name);
+        let ahead = match self.horizon {
+            // A daemon that wants nothing announced may want it later: one batch is announced at each step.
+            Horizon::Daemon => client.horizon(table)?.max(1) as usize,
             Horizon::Batches(batches) => batches as usize,
         };
         loop {
-            while ahead(self.asked) > 0 && self.announced < self.waiting.len() {
-                let step = self.client.course.next_step(self.table);
-                match self.client.announce_at(self.table, &self.waiting[self.announced], Some(step)) {
-                    Ok(asked) => self.asked = asked,
-                    Err(error) if error.code() == Some(ErrorCode::Limit) => return Ok(()),
-                    Err(error) => return Err(error),
-                }
-                self.announced += 1;
+            while ahead > 0 && self.announced.len() < self.waiting.len() {
+                let (step, batch) = (client.course.next_step(self.table), client.next_batch());
+                let ids = &self.waiting[self.announced.len()];
+                client.announce_parts(&[Part::new(table, ids)], Some(step), batch)?;
+                self.announced.push_back(batch);
             }
             // The batch that is fetched next is not ahead of itself.
-            if self.waiting.len() > ahead(self.asked) {
+            if self.waiting.len() > ahead {
                 return Ok(());
             }
             let Some(ids) = self.batches.next() else { return Ok(()) };
@@ -148,12 +113,12 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
     fn load(&mut self) -> Result<Option<(Vec<u64>, Rows)>, ClientError> {
         self.announce_ahead()?;
         let Some(ids) = self.waiting.pop_front() else { return Ok(None) };
-        self.announced = self.announced.saturating_sub(1);
+        let batch = self.announced.pop_front();
         if self.reports {
             self.report()?;
         }
         self.step += 1;
-        let rows = self.client.fetch(&self.client.tables[self.table].name, &ids)?;
+        let rows = self.client.fetch_batch(&self.client.tables()[self.table].name, &ids, batch)?;
         Ok(Some((ids, rows)))
     }
 

@@ -2,6 +2,7 @@
 
 use crate::ClientError;
 use crate::arena::Lease;
+use crate::client::Known;
 use crate::wire::{RowSources, TableInfo};
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Rows {
     pub(crate) memory: Memory,
-    pub(crate) tables: Arc<[TableInfo]>,
+    pub(crate) known: Arc<Known>,
     pub(crate) table: usize,
     pub(crate) count: usize,
     pub(crate) sources: RowSources,
@@ -26,7 +27,7 @@ impl Rows {
     /// The table that they belong to.
     #[must_use]
     pub fn table(&self) -> &TableInfo {
-        &self.tables[self.table]
+        &self.known.tables[self.table]
     }
 
     /// Number of rows.

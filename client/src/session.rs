@@ -8,19 +8,23 @@
 //! held by threads that the child does not have. So a forked child takes no lock of its parent's session, and neither
 //! reads nor writes its stream.
 
+mod inbox;
+mod sender;
 mod socket;
 
+pub(crate) use self::inbox::Delivery;
+use self::inbox::{Cause, Inbox};
+pub(crate) use self::sender::Sender;
 use self::socket::{Refusal, connect_within, send_some};
-use crate::arena::{ArenaLimit, Growth, Lease, MemoryError, Pool};
-use crate::error::{LostCause, ProtocolError};
+use crate::arena::{ArenaLimit, Pool};
+use crate::error::LostCause;
 use crate::lock::lock;
-use crate::wire::frame::{self, Frame, FrameBuffer, FrameLimits};
-use crate::wire::{Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, Reply, Request, codec};
+use crate::wire::frame::{Frame, FrameBuffer, FrameLimits};
+use crate::wire::{MESSAGE_BYTES_MAX, Notice, Reply, Request};
 use crate::{ClientError, ConnectOptions};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -36,6 +40,12 @@ const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3_600_000;
 
 /// Bytes one read takes from the socket.
 const READ_BYTES: usize = 64 << 10;
+
+/// Calls without answers after which a receipt is asked for.
+const RECEIPT_EVERY: usize = 16;
+
+/// Calls without answers whose memory may be out; one more waits for a receipt.
+const ONE_WAY_MAX: usize = 256;
 
 /// Reads that look for a daemon's last words on a broken stream.
 const LAST_READS_MAX: usize = 16;
@@ -63,55 +73,6 @@ struct Reader {
     arriving: Box<[u8]>,
 }
 
-#[derive(Debug, Default)]
-struct Inbox {
-    calls: HashMap<u64, Waiting>,
-    reading: bool,
-    lost: Option<Cause>,
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone)]
-enum Cause {
-    Broken(LostCause),
-    /// The daemon closed it, and said why.
-    Refused(ErrorCode, String),
-}
-
-impl From<Cause> for ClientError {
-    fn from(cause: Cause) -> Self {
-        match cause {
-            Cause::Broken(cause) => ClientError::Lost(cause),
-            Cause::Refused(code, message) => ClientError::refused(code, message),
-        }
-    }
-}
-
-/// A call in flight, with the lease that its reply fills.
-#[derive(Debug)]
-enum Waiting {
-    Open(Option<Lease>),
-    /// Nobody waits any more; the lease goes back when the daemon has answered.
-    Abandoned {
-        _lease: Option<Lease>,
-    },
-    Answered(Delivery),
-}
-
-/// A reply with all that came with it.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) reply: Reply,
-    pub(crate) payload: Vec<u8>,
-    pub(crate) lease: Option<Lease>,
-}
-
-/// The right to send on a session.
-pub(crate) struct Sender<'a> {
-    session: &'a Session,
-    next: MutexGuard<'a, u64>,
-}
-
 /// The number of a connection's first call. Numbers of different connections differ, so that a number names one fetch
 /// in the logs of all nodes.
 fn first_number() -> u64 {
@@ -131,7 +92,7 @@ impl Session {
         let limits = FrameLimits { message_bytes_max: MESSAGE_BYTES_MAX, payload_bytes_max: u32::MAX as usize };
         Ok(Arc::new(Self {
             socket,
-            pool: Pool::new(ArenaLimit::of_client(options.arena_bytes_max)),
+            pool: Pool::new(ArenaLimit::of_client(options.arena_bytes_max), options.arena_hooks.clone()),
             sender: Mutex::new(first_number()),
             inbox: Mutex::default(),
             arrived: Condvar::new(),
@@ -160,8 +121,51 @@ impl Session {
 
     /// Sends a request and waits for its reply.
     pub(crate) fn ask(&self, request: Request) -> Result<Reply, ClientError> {
-        let id = self.sender().send(request, &[], None, None)?;
+        let id = self.sender().send(request, &[], None, Vec::new())?;
         Ok(self.wait(id)?.reply)
+    }
+
+    /// Bounds what calls without answers hold: after some of them, asks for a receipt, and waits for it only where the
+    /// daemon is far behind. Call it after such a call, with any request that costs the daemon nothing.
+    pub(crate) fn bound_one_way(&self, receipt: Request) -> Result<(), ClientError> {
+        let inbox = lock(&self.inbox);
+        let (calls, is_due) = (inbox.one_way_calls(), !inbox.expects_receipt());
+        if calls < RECEIPT_EVERY {
+            return Ok(());
+        }
+        if calls >= ONE_WAY_MAX {
+            drop(inbox);
+            return self.ask(receipt).map(drop);
+        }
+        if is_due {
+            drop(inbox);
+            let id = self.sender().send(receipt, &[], None, Vec::new())?;
+            let mut inbox = lock(&self.inbox);
+            inbox.abandon(id);
+            if inbox.one_way_calls() > 0 {
+                inbox.expect_receipt(id);
+            }
+        } else if inbox.lost.is_none() && !inbox.reading {
+            drop(self.read(inbox, RecvFlags::DONTWAIT));
+        }
+        Ok(())
+    }
+
+    /// Ends the session for good: calls in flight fail, rows that were handed out stay.
+    pub(crate) fn close(&self) {
+        if !self.is_foreign() {
+            self.lose(&mut lock(&self.inbox), Cause::Closed);
+        }
+    }
+
+    /// What the daemon said of calls that it does not answer, since this was last asked.
+    pub(crate) fn take_notices(&self) -> Vec<Notice> {
+        if self.is_foreign() { Vec::new() } else { lock(&self.inbox).take_notices() }
+    }
+
+    /// Keeps what the daemon said on an earlier connection.
+    pub(crate) fn keep_notices(&self, notices: Vec<Notice>) {
+        lock(&self.inbox).keep_notices(notices);
     }
 
     /// Waits for the reply of call `id`, reading the socket if nobody else does.
@@ -174,9 +178,7 @@ impl Session {
         let mut look_up = start + TICK;
         let mut inbox = lock(&self.inbox);
         loop {
-            if inbox.is_answered(id)
-                && let Some(Waiting::Answered(delivery)) = inbox.calls.remove(&id)
-            {
+            if let Some(delivery) = inbox.take(id) {
                 return refuse_failures(delivery);
             }
             if let Some(cause) = &inbox.lost {
@@ -184,7 +186,7 @@ impl Session {
             }
             let now = Instant::now();
             if now >= deadline {
-                abandon(&mut inbox, id);
+                inbox.abandon(id);
                 return Err(ClientError::Timeout { timeout_ms: self.timeout_ms });
             }
             if now >= look_up {
@@ -193,7 +195,7 @@ impl Session {
                 let give_up = self.interrupted.is_some_and(|ask| ask());
                 inbox = lock(&self.inbox);
                 if give_up {
-                    abandon(&mut inbox, id);
+                    inbox.abandon(id);
                     return Err(ClientError::Interrupted);
                 }
                 look_up = now + TICK;
@@ -223,7 +225,7 @@ impl Session {
     /// Stops waiting for call `id`; what it leased is free once the daemon has answered.
     pub(crate) fn abandon(&self, id: u64) {
         if !self.is_foreign() {
-            abandon(&mut lock(&self.inbox), id);
+            lock(&self.inbox).abandon(id);
         }
     }
 
@@ -234,7 +236,7 @@ impl Session {
         let frames = self.read_frames(flags).map_err(Cause::Broken);
         let mut inbox = lock(&self.inbox);
         inbox.reading = false;
-        match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| deliver(&mut inbox, frame))) {
+        match frames.and_then(|frames| frames.into_iter().try_for_each(|frame| inbox.deliver(frame))) {
             Ok(()) => self.arrived.notify_all(),
             Err(cause) => self.lose(&mut inbox, cause),
         }
@@ -246,9 +248,8 @@ impl Session {
         self.lost.store(true, Ordering::Release);
         // The daemon may still be writing into the leases that go back here. Nobody will read them: a lost session
         // sends no call, a new one has a pool of its own, and this pool goes with the last row received through it.
-        inbox.calls.retain(|_, call| matches!(call, Waiting::Answered(_)));
+        inbox.end(cause);
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
-        inbox.lost.get_or_insert(cause);
         self.arrived.notify_all();
     }
 
@@ -324,81 +325,6 @@ impl Drop for Session {
     }
 }
 
-impl Inbox {
-    fn is_answered(&self, id: u64) -> bool {
-        matches!(self.calls.get(&id), Some(Waiting::Answered(_)))
-    }
-}
-
-impl Sender<'_> {
-    /// Sends one call; its reply is collected by [`Session::wait`] under the number answered.
-    pub(crate) fn send(
-        &mut self,
-        request: Request,
-        payload: &[u8],
-        fd: Option<BorrowedFd<'_>>,
-        lease: Option<Lease>,
-    ) -> Result<u64, ClientError> {
-        let id = *self.next;
-        *self.next += 1;
-        let head = frame::encode_head(&Call { id, request }, payload.len())
-            .map_err(|error| ClientError::Protocol(ProtocolError::Call(error)))?;
-        let session = self.session;
-        {
-            let mut inbox = lock(&session.inbox);
-            if let Some(cause) = &inbox.lost {
-                return Err(cause.clone().into());
-            }
-            inbox.calls.insert(id, Waiting::Open(lease));
-        }
-        match session.write_all(&head, fd).and_then(|()| session.write_all(payload, None)) {
-            Ok(()) => Ok(id),
-            Err(error) => session.broke_off(id, error),
-        }
-    }
-
-    /// Leases `bytes`, and tells the daemon of a new arena if one had to be made.
-    pub(crate) fn lease(&mut self, bytes: usize) -> Result<Lease, ClientError> {
-        let session = self.session;
-        let (lease, growth) = session.pool.lease(bytes)?;
-        let Some(growth) = growth else { return Ok(lease) };
-        match self.announce(&growth) {
-            Ok(()) => Ok(lease),
-            // An arena that the daemon does not know must not serve later fetches.
-            Err(error @ ClientError::Daemon { .. }) => {
-                session.pool.discard(growth.arena);
-                Err(error)
-            }
-            // No answer came, and the daemon may have taken it.
-            Err(error) => {
-                session.pool.abandon(growth.arena);
-                Err(error)
-            }
-        }
-    }
-
-    /// Registers a new arena at the daemon. Before that it asks the daemon to drop old arenas, so that they do not
-    /// count against its limits. It does not wait for these answers: the daemon takes the calls of a connection in
-    /// order.
-    fn announce(&mut self, growth: &Growth) -> Result<(), ClientError> {
-        let session = self.session;
-        while let Some(arena) = session.pool.drop_due() {
-            let id = self.send(Request::DropArena { arena }, &[], None, None)?;
-            session.abandon(id);
-            session.pool.drop_sent(arena);
-        }
-        let request = Request::AddArena { arena: growth.arena, bytes: growth.mapping.bytes() as u64 };
-        let id = self.send(request, &[], Some(growth.mapping.fd()), None)?;
-        session.wait(id)?;
-        Ok(())
-    }
-
-    /// Leases room for `rows` rows and what else a call needs; `bytes` are `None` where the sum is beyond memory.
-    pub(crate) fn lease_rows(&mut self, rows: usize, bytes: Option<usize>) -> Result<Lease, ClientError> {
-        self.lease(bytes.ok_or(MemoryError::TooLarge { rows: rows as u64 })?)
-    }
-}
-
 impl Session {
     /// The stream broke while call `id` was written. A daemon that refuses says why before it closes: its message,
     /// which may be the answer to this very call, says more than "broken pipe".
@@ -420,37 +346,6 @@ impl Session {
 /// The end of a connection whose socket failed.
 fn broken(error: impl Into<io::Error>) -> LostCause {
     LostCause::Io(Arc::new(error.into()))
-}
-
-fn abandon(inbox: &mut Inbox, id: u64) {
-    match inbox.calls.remove(&id) {
-        Some(Waiting::Open(lease)) => {
-            inbox.calls.insert(id, Waiting::Abandoned { _lease: lease });
-        }
-        Some(other @ Waiting::Abandoned { .. }) => {
-            inbox.calls.insert(id, other);
-        }
-        Some(Waiting::Answered(_)) | None => {}
-    }
-}
-
-/// Files a reply under its call.
-fn deliver(inbox: &mut Inbox, frame: Frame) -> Result<(), Cause> {
-    let answer: Answer = codec::decode(&frame.message).map_err(|error| Cause::Broken(error.into()))?;
-    let id = answer.id;
-    match inbox.calls.remove(&id) {
-        Some(Waiting::Open(lease)) => {
-            let delivery = Delivery { reply: answer.reply, payload: frame.payload, lease };
-            inbox.calls.insert(id, Waiting::Answered(delivery));
-            Ok(())
-        }
-        Some(Waiting::Abandoned { .. }) => Ok(()),
-        Some(Waiting::Answered(_)) => Err(Cause::Broken(LostCause::NotOpen { id })),
-        None => match answer.reply {
-            Reply::Failed { code, message, .. } => Err(Cause::Refused(code, message)),
-            _ => Err(Cause::Broken(LostCause::NotOpen { id })),
-        },
-    }
 }
 
 fn refuse_failures(delivery: Delivery) -> Result<Delivery, ClientError> {

@@ -1,11 +1,13 @@
 //! Calls that change what the daemon holds: updates of rows, rows brought in ahead, tools. It owns the JSON of tool
 //! calls and must never answer before the daemon has done what was asked.
 
-use crate::client::{ALIGN_BYTES, Client, unexpected};
+use crate::ClientError;
+use crate::client::{Client, unexpected};
 use crate::error::ProtocolError;
-use crate::session::{Delivery, Session};
-use crate::wire::{Place, Reply, Request, RowsCall, TableInfo};
-use crate::{ClientError, DType};
+use crate::fetch::Carrier;
+use crate::given::Ids;
+use crate::session::Session;
+use crate::wire::{PartIds, Reply, Request, RowsCall, TableInfo};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -19,14 +21,13 @@ impl Client {
     /// [`ClientError::RowBytes`] if `rows` has another length than the rows of the ids, and what the daemon refuses (id
     /// out of range, a peer that is gone, no room for updated rows) or the connection suffers. A part of the rows may
     /// then be written; the message gives the number that certainly is.
-    pub fn update(&self, table: &str, ids: &[u64], rows: &[u8]) -> Result<u64, ClientError> {
-        let info = &self.tables[self.table_index(table)?];
-        let TableInfo { dtype, width, .. } = *info;
+    pub fn update<'a>(&self, table: &str, ids: impl Into<Ids<'a>>, rows: &[u8]) -> Result<u64, ClientError> {
+        let (info, ids) = (self.table(table)?, ids.into());
         if ids.len().checked_mul(info.row_bytes()) != Some(rows.len()) {
             let (table, row_bytes) = (table.to_owned(), info.row_bytes());
             return Err(ClientError::RowBytes { table, ids: ids.len(), row_bytes, bytes: rows.len() });
         }
-        match self.on_session(|session| self.update_on(session, (info.id, dtype, width), ids, rows))? {
+        match self.on_session(|session| self.update_on(session, info, ids, rows))? {
             Reply::Updated { rows } => Ok(rows),
             other => Err(unexpected(&other)),
         }
@@ -35,24 +36,18 @@ impl Client {
     fn update_on(
         &self,
         session: &Arc<Session>,
-        (table, dtype, width): (u16, DType, u32),
-        ids: &[u64],
+        info: &TableInfo,
+        ids: Ids<'_>,
         rows: &[u8],
     ) -> Result<Reply, ClientError> {
-        let (raw, count): (&[u8], u64) = (bytemuck::cast_slice(ids), ids.len() as u64);
-        let request = |ids, rows| Request::Update(RowsCall { table, dtype, width, count, ids, rows });
         let mut sender = session.sender();
-        let id = if self.options().inline {
-            sender.send(request(Place::Inline, Place::Inline), &[raw, rows].concat(), None, None)?
-        } else {
-            let first = raw.len().next_multiple_of(ALIGN_BYTES);
-            let lease = sender.lease(first + rows.len())?;
-            lease.write(0, raw);
-            lease.write(first, rows);
-            let at = |offset: usize| Place::Arena { arena: lease.arena(), offset: (lease.offset() + offset) as u64 };
-            let request = request(at(0), at(first));
-            sender.send(request, &[], None, Some(lease))?
-        };
+        let mut carrier = Carrier::new(&mut sender, self.options().inline);
+        let ids = PartIds::Given(carrier.ids(info, ids)?);
+        let rows = carrier.bytes(rows)?;
+        let Carrier { payload, leases, .. } = carrier;
+        let TableInfo { id: table, dtype, width, .. } = *info;
+        let request = Request::Update(RowsCall { table, dtype, width, ids, rows });
+        let id = sender.send(request, &payload, None, leases)?;
         drop(sender);
         Ok(session.wait(id)?.reply)
     }
@@ -61,10 +56,19 @@ impl Client {
     ///
     /// # Errors
     /// What the daemon refuses (unknown table, id out of range) or the connection suffers.
-    pub fn warm(&self, table: &str, ids: &[u64]) -> Result<Value, ClientError> {
-        let table = self.tables[self.table_index(table)?].id;
-        let request = |count, ids| Request::Warm { table, count, ids };
-        parsed(&answer_of_tool(self.on_session(|session| self.send_ids(session, ids, request))?)?)
+    pub fn warm<'a>(&self, table: &str, ids: impl Into<Ids<'a>>) -> Result<Value, ClientError> {
+        let (info, ids) = (self.table(table)?, ids.into());
+        parsed(&answer_of_tool(self.on_session(|session| self.warm_on(session, info, ids))?)?)
+    }
+
+    fn warm_on(&self, session: &Arc<Session>, info: &TableInfo, ids: Ids<'_>) -> Result<Reply, ClientError> {
+        let mut sender = session.sender();
+        let mut carrier = Carrier::new(&mut sender, self.options().inline);
+        let ids = carrier.ids(info, ids)?;
+        let Carrier { payload, leases, .. } = carrier;
+        let id = sender.send(Request::Warm { table: info.id, ids }, &payload, None, leases)?;
+        drop(sender);
+        Ok(session.wait(id)?.reply)
     }
 
     /// Calls a tool of the daemon: `call` is a JSON object whose `tool` names it, with its arguments beside it, such as
@@ -117,37 +121,6 @@ impl Client {
         let mut call: Map<String, Value> = given.map(|(name, value)| (name.to_owned(), value)).collect();
         call.insert("tool".to_owned(), json!(tool));
         parsed(&self.tool(&Value::Object(call).to_string())?)
-    }
-
-    /// Sends a request about ids and waits for its reply.
-    pub(crate) fn send_ids(
-        &self,
-        session: &Arc<Session>,
-        ids: &[u64],
-        request: impl Fn(u64, Place) -> Request,
-    ) -> Result<Reply, ClientError> {
-        Ok(self.ask_about(session, ids, request)?.reply)
-    }
-
-    /// As [`Client::send_ids`], with what came beside the reply.
-    pub(crate) fn ask_about(
-        &self,
-        session: &Arc<Session>,
-        ids: &[u64],
-        request: impl Fn(u64, Place) -> Request,
-    ) -> Result<Delivery, ClientError> {
-        let (raw, count): (&[u8], u64) = (bytemuck::cast_slice(ids), ids.len() as u64);
-        let mut sender = session.sender();
-        let id = if self.options().inline {
-            sender.send(request(count, Place::Inline), raw, None, None)?
-        } else {
-            let lease = sender.lease(raw.len())?;
-            lease.write(0, raw);
-            let place = Place::Arena { arena: lease.arena(), offset: lease.offset() as u64 };
-            sender.send(request(count, place), &[], None, Some(lease))?
-        };
-        drop(sender);
-        session.wait(id)
     }
 }
 

@@ -1,12 +1,14 @@
 //! The client against a daemon of a few lines that each test scripts: what the real one never does, or not on demand.
 
 mod arenas;
+mod calls;
 mod loaders;
 
 use crate::arena::Mapping;
 use crate::wire::frame::{self, FrameBuffer, FrameLimits};
 use crate::wire::{
-    Answer, Call, ErrorCode, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, Place, Reply, Request, RowsCall, codec,
+    Answer, Call, ErrorCode, IdRun, IdWidth, MESSAGE_BYTES_MAX, Notice, PROTOCOL_VERSION, PartIds, Place, Reply,
+    Request, RowsAnswer, RowsCall, codec,
 };
 use crate::{Client, ClientError, ConnectOptions, DType, RowSources, TableInfo};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
@@ -31,6 +33,10 @@ struct Line {
     arenas: HashMap<u32, Mapping>,
     arena_bytes_max: u64,
     fingerprint: u64,
+    /// Goes with the next answer.
+    notices: Vec<Notice>,
+    /// Batches to announce ahead.
+    horizon: u32,
 }
 
 impl Line {
@@ -57,7 +63,8 @@ impl Line {
     }
 
     fn answer(&mut self, id: u64, reply: Reply, payload: &[u8]) {
-        let head = frame::encode_head(&Answer { id, reply }, payload.len()).unwrap();
+        let notices = std::mem::take(&mut self.notices);
+        let head = frame::encode_head(&Answer { id, reply, notices }, payload.len()).unwrap();
         // The client may be gone: some tests want that.
         let _ = self.stream.write_all(&head).and_then(|()| self.stream.write_all(payload));
     }
@@ -70,18 +77,19 @@ impl Line {
     fn serve(&mut self, call: &Call, payload: &[u8]) {
         match &call.request {
             Request::Hello { .. } => {
-                let tables = vec![TableInfo {
-                    id: 0,
-                    name: "feat".into(),
+                let table = |id, name: &str, rows| TableInfo {
+                    id,
+                    name: name.into(),
                     vertex_type: "v".into(),
                     dtype: DType::I64,
                     width: WIDTH,
                     shape: vec![WIDTH],
-                    rows: 1 << 40,
+                    rows,
                     local_rows: 1,
                     renumbered: false,
                     named: false,
-                }];
+                };
+                let tables = vec![table(0, "feat", 1 << 40), table(1, "small", 1000)];
                 let arena_bytes_max = self.arena_bytes_max;
                 let (version, fingerprint) = (PROTOCOL_VERSION, self.fingerprint);
                 let welcome = Reply::Welcome { version, node: 3, tables, fingerprint, arena_bytes_max };
@@ -100,63 +108,94 @@ impl Line {
                 assert!(self.arenas.remove(arena).is_some());
                 self.answer(call.id, Reply::Done, &[]);
             }
-            Request::Fetch(RowsCall { count, ids, rows, .. }) => {
-                self.fetch(call.id, *count as usize, *ids, *rows, payload);
+            Request::Fetch { parts, batch: None, .. } => self.fetch(call.id, parts, payload),
+            Request::Fetch { batch: Some(_), .. } => self.fail(call.id, ErrorCode::UnknownBatch, "forgotten"),
+            Request::Progress { .. } | Request::Announce { .. } => {}
+            Request::Horizon { .. } => self.answer(call.id, Reply::Horizon(self.horizon), &[]),
+            Request::Update(RowsCall { ids: PartIds::Given(ids), rows, .. }) => {
+                self.update(call.id, ids, *rows, payload);
             }
-            Request::Progress { .. } => self.answer(call.id, Reply::Done, &[]),
-            Request::Announce { .. } => self.answer(call.id, Reply::Announced { horizon: 3 }, &[]),
-            Request::Update(RowsCall { count, ids, rows, .. }) => {
-                self.update(call.id, *count as usize, *ids, *rows, payload);
+            Request::Update(_) => self.fail(call.id, ErrorCode::Argument, "no ids"),
+            Request::Warm { ids: IdRun { count, .. }, .. } => {
+                self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]);
             }
-            Request::Warm { count, .. } => self.answer(call.id, Reply::Tool(format!("{{\"ids\":{count}}}")), &[]),
             Request::Tool { call: text } => self.answer(call.id, Reply::Tool(text.clone()), &[]),
             Request::Status => self.answer(call.id, Reply::Status("{}".into()), &[]),
-            Request::Translate { .. } | Request::FindNames { .. } | Request::NamesOf { .. } => {
+            Request::LocalRange { .. } => self.answer(call.id, Reply::LocalRange { start: 3, end: 9 }, &[]),
+            Request::Translate { .. }
+            | Request::FindNames { .. }
+            | Request::NamesOf { .. }
+            | Request::Owners { .. } => {
                 self.fail(call.id, ErrorCode::Argument, "this daemon translates no ids");
             }
         }
     }
 
+    /// The ids of a run; inline ones are the first of `payload`.
+    fn ids(&self, run: &IdRun, payload: &mut &[u8]) -> Vec<u64> {
+        let (count, mut ids) = (run.count as usize, Vec::new());
+        match (run.at, run.width) {
+            (Place::Inline, width) => {
+                let (of_run, rest) = payload.split_at(count * width.bytes());
+                *payload = rest;
+                ids.extend(of_run.chunks(width.bytes()).map(|id| {
+                    let mut wide = [0; 8];
+                    wide[..id.len()].copy_from_slice(id);
+                    u64::from_le_bytes(wide)
+                }));
+            }
+            (Place::Arena { arena, offset }, IdWidth::Four) => {
+                self.arenas[&arena].read_narrow_ids(offset as usize, count, &mut ids);
+            }
+            (Place::Arena { arena, offset }, IdWidth::Eight) => {
+                self.arenas[&arena].read_ids(offset as usize, count, &mut ids);
+            }
+        }
+        ids
+    }
+
     /// Accepts an update whose rows are what a fetch of the ids would give.
-    fn update(&mut self, id: u64, count: usize, ids: Place, rows: Place, payload: &[u8]) {
-        let read = |place: Place, inline: &[u8], bytes: usize| match place {
-            Place::Inline => inline.to_vec(),
+    fn update(&mut self, id: u64, run: &IdRun, rows: Place, payload: &[u8]) {
+        let mut left = payload;
+        let ids = self.ids(run, &mut left);
+        let rows = match rows {
+            Place::Inline => left.to_vec(),
             Place::Arena { arena, offset } => {
-                let mut out = vec![0; bytes];
+                let mut out = vec![0; ids.len() * WIDTH as usize * 8];
                 self.arenas[&arena].read(offset as usize, &mut out);
                 out
             }
         };
-        let (id_bytes, row_bytes) = (count * 8, count * WIDTH as usize * 8);
-        let split = payload.len().min(id_bytes);
-        let ids = read(ids, &payload[..split], id_bytes);
-        let rows = read(rows, &payload[split..], row_bytes);
-        let expected: Vec<u8> = ids.chunks(8).flat_map(|id| id.repeat(WIDTH as usize)).collect();
-        if rows == expected {
-            self.answer(id, Reply::Updated { rows: count as u64 }, &[]);
+        if rows == rows_of(&ids) {
+            self.answer(id, Reply::Updated { rows: ids.len() as u64 }, &[]);
         } else {
             self.fail(id, ErrorCode::Protocol, "other rows than sent");
         }
     }
 
-    fn fetch(&mut self, id: u64, count: usize, ids: Place, rows: Place, payload: &[u8]) {
-        let mut wanted = Vec::new();
-        match ids {
-            Place::Inline => wanted.extend(payload.chunks(8).map(|id| u64::from_le_bytes(id.try_into().unwrap()))),
-            Place::Arena { arena, offset } => match self.arenas.get(&arena) {
-                Some(mapping) => mapping.read_ids(offset as usize, count, &mut wanted),
-                None => return self.fail(id, ErrorCode::Arena, "unknown arena"),
-            },
-        }
-        let bytes: Vec<u8> = wanted.iter().flat_map(|id| [*id; WIDTH as usize]).flat_map(u64::to_le_bytes).collect();
-        let sources = RowSources { local: count as u64, ..RowSources::default() };
-        match rows {
-            Place::Inline => self.answer(id, Reply::Rows(sources), &bytes),
-            Place::Arena { arena, offset } => {
-                self.arenas[&arena].write(offset as usize, &bytes);
-                self.answer(id, Reply::Rows(sources), &[]);
+    fn fetch(&mut self, id: u64, parts: &[RowsCall], payload: &[u8]) {
+        let (mut left, mut all, mut inline) = (payload, Vec::<Vec<u64>>::new(), Vec::new());
+        for part in parts {
+            let ids = match &part.ids {
+                PartIds::Given(IdRun { at: Place::Arena { arena, .. }, .. }) if !self.arenas.contains_key(arena) => {
+                    return self.fail(id, ErrorCode::Arena, "unknown arena");
+                }
+                PartIds::Given(run) => self.ids(run, &mut left),
+                PartIds::Of(earlier) => all[*earlier as usize].clone(),
+                PartIds::Announced(_) => return self.fail(id, ErrorCode::Argument, "no batch"),
+            };
+            match part.rows {
+                Place::Inline => inline.extend(rows_of(&ids)),
+                Place::Arena { arena, offset } => self.arenas[&arena].write(offset as usize, &rows_of(&ids)),
             }
+            all.push(ids);
         }
+        let horizon = self.horizon;
+        let answer = |ids: &Vec<u64>| {
+            let sources = RowSources { local: ids.len() as u64, ..RowSources::default() };
+            RowsAnswer { sources, horizon }
+        };
+        self.answer(id, Reply::Rows(all.iter().map(answer).collect()), &inline);
     }
 
     /// Serves until the client goes.
@@ -170,12 +209,17 @@ impl Line {
     fn until_fetch(&mut self) -> (Call, Vec<u8>) {
         loop {
             let (call, payload) = self.call().unwrap();
-            if matches!(call.request, Request::Fetch(_)) {
+            if matches!(call.request, Request::Fetch { .. }) {
                 return (call, payload);
             }
             self.serve(&call, &payload);
         }
     }
+}
+
+/// The rows of `ids`, as bytes.
+fn rows_of(ids: &[u64]) -> Vec<u8> {
+    ids.iter().flat_map(|id| [*id; WIDTH as usize]).flat_map(u64::to_le_bytes).collect()
 }
 
 fn socket_path() -> PathBuf {
@@ -218,6 +262,8 @@ fn daemon(script: impl Fn(&mut Line, u32) + Send + 'static) -> Daemon {
                 arenas: HashMap::new(),
                 arena_bytes_max: 1 << 40,
                 fingerprint: 0xfeed,
+                notices: Vec::new(),
+                horizon: 3,
             };
             script(&mut line, number as u32);
         }
@@ -433,26 +479,4 @@ fn threads_share_one_connection() {
             });
         }
     });
-}
-
-#[test]
-fn updates_and_tool_calls_arrive_as_they_were_sent() {
-    for inline in [false, true] {
-        let daemon = daemon(|line, _| line.serve_all());
-        let client = Client::connect(ConnectOptions { inline, ..daemon.options() }).unwrap();
-        for count in [0u64, 1, 7, 1_000] {
-            let ids: Vec<u64> = (0..count).map(|i| i * 977).collect();
-            let rows: Vec<u64> = ids.iter().flat_map(|&id| [id; WIDTH as usize]).collect();
-            assert_eq!(client.update("feat", &ids, bytemuck::cast_slice(&rows)).unwrap(), count);
-        }
-        let error = client.update("feat", &[1, 2], &[0; 9]).unwrap_err().to_string();
-        assert!(error.contains("9 bytes of rows came for 2 ids; table `feat`"), "{error}");
-        assert_eq!(client.warm("feat", &[1, 2, 3]).unwrap()["ids"], 3);
-        let grown = client.grow(None, Some(1.5), Some("a\"b")).unwrap();
-        assert_eq!(grown, serde_json::json!({ "tool": "grow", "factor": 1.5, "table": "a\"b" }));
-        let evicted = client.evict(0.25, true, None).unwrap();
-        assert_eq!(evicted, serde_json::json!({ "tool": "evict", "fraction": 0.25, "forget": true }));
-        assert_eq!(client.refresh(None, None).unwrap(), serde_json::json!({ "tool": "refresh" }));
-        assert_eq!(client.hold().unwrap(), serde_json::json!({ "tool": "hold" }));
-    }
 }

@@ -124,7 +124,7 @@ impl RawClient {
     /// As [`Self::answer`], and when the daemon is content.
     pub fn refusal(&mut self) -> Result<Refusal, Fault> {
         match self.answer()? {
-            (Answer { id, reply: Reply::Failed { code, message, closing } }, _) => {
+            (Answer { id, reply: Reply::Failed { code, message, closing }, .. }, _) => {
                 Ok(Refusal { id, code, message, closing })
             }
             (other, _) => Err(format!("no refusal: {other:?}").into()),

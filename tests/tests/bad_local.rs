@@ -1,7 +1,7 @@
 //! Bad input on the local socket: its sender is answered what was wrong, and all others get right rows.
 #![allow(clippy::unwrap_used)]
 
-use rudder_client::wire::{Answer, Call, Place, Reply, Request, RowsCall, codec};
+use rudder_client::wire::{Answer, Call, IdRun, IdWidth, IdsPart, PartIds, Place, Reply, Request, RowsCall, codec};
 use rudder_client::{Client, ClientError, ConnectOptions, DType, ErrorCode};
 use rudder_tests::raw::{RawClient, Refusal, hello};
 use rudder_tests::{Cluster, WIDTH, assert_rows, row_of, wait_until};
@@ -13,8 +13,20 @@ use std::time::Duration;
 /// Ids of both nodes of a cluster of 100 rows.
 const IDS: [u64; 4] = [99, 0, 50, 3];
 
+fn wide(count: u64, at: Place) -> PartIds {
+    PartIds::Given(IdRun { count, width: IdWidth::Eight, at })
+}
+
+fn rows_call(table: u16, ids: PartIds, rows: Place) -> RowsCall {
+    RowsCall { table, dtype: DType::F32, width: WIDTH, ids, rows }
+}
+
+fn fetch_of(parts: Vec<RowsCall>, batch: Option<u64>) -> Request {
+    Request::Fetch { parts, batch, learn: true }
+}
+
 fn fetch_call(table: u16, count: u64, ids: Place, rows: Place) -> Request {
-    Request::Fetch(RowsCall { table, dtype: DType::F32, width: WIDTH, count, ids, rows })
+    fetch_of(vec![rows_call(table, wide(count, ids), rows)], None)
 }
 
 fn raw_ids(ids: &[u64]) -> Vec<u8> {
@@ -24,7 +36,7 @@ fn raw_ids(ids: &[u64]) -> Vec<u8> {
 /// Panics unless this very connection still serves right rows.
 fn assert_still_serves(raw: &mut RawClient) {
     raw.call(77, fetch_call(0, 4, Place::Inline, Place::Inline), &raw_ids(&IDS), None).unwrap();
-    let (Answer { id, reply }, rows) = raw.answer().unwrap();
+    let (Answer { id, reply, .. }, rows) = raw.answer().unwrap();
     assert!(id == 77 && matches!(reply, Reply::Rows(_)), "{reply:?}");
     assert_eq!(rows, IDS.iter().flat_map(|&id| row_of(id)).collect::<Vec<u8>>());
 }
@@ -99,7 +111,7 @@ fn calls_that_break_the_order_or_the_version() {
 
     let mut raw = RawClient::connect(&cluster.socket(0)).unwrap();
     raw.call(1, hello(9), &[], None).unwrap();
-    let words = ["version 4 of the local protocol, the client version 9", "install the same version"];
+    let words = ["version 5 of the local protocol, the client version 9", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());
 
@@ -108,7 +120,7 @@ fn calls_that_break_the_order_or_the_version() {
     let mut message = codec::encode(&Call { id: 1, request: hello(3) }).unwrap();
     message.truncate(message.len() - 5);
     raw.send(&[&(message.len() as u32).to_le_bytes()[..], &[0; 4], &message].concat()).unwrap();
-    let words = ["version 4 of the local protocol, the client version 3", "install the same version"];
+    let words = ["version 5 of the local protocol, the client version 3", "install the same version"];
     assert_refused(&raw.refusal().unwrap(), ErrorCode::Version, true, &words);
     assert!(raw.is_hung_up());
     assert_rows(&cluster.client(0).unwrap().fetch("feat", &IDS).unwrap(), &IDS);
@@ -136,8 +148,82 @@ fn requests_that_name_what_is_not_there_leave_the_connection_as_it_was() {
     let arena = ["arena 4 is not registered", "AddArena"];
     refused(&mut raw, fetch_call(0, 4, Place::Inline, nowhere), &raw_ids(&IDS), ErrorCode::Arena, &arena);
     refused(&mut raw, Request::DropArena { arena: 4 }, &[], ErrorCode::Arena, &arena);
-    let steps = Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 };
-    refused(&mut raw, steps, &[], ErrorCode::Argument, &["0 steps per epoch", "1 or more"]);
+    let surplus = ["8 bytes came behind the ids"];
+    let more = [&IDS[..], &[1]].concat();
+    refused(&mut raw, inline(0), &raw_ids(&more), ErrorCode::Argument, &surplus);
+}
+
+#[test]
+fn fetches_of_several_tables_that_make_no_sense() {
+    let cluster = Cluster::start(2, 100, |config| {
+        config.local.fetch_tables_max = 3;
+        config.local.ids_max = 10;
+    })
+    .unwrap();
+    let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
+    let four = rows_call(0, wide(4, Place::Inline), Place::Inline);
+    let of = |ids| rows_call(0, ids, Place::Inline);
+    let mut refused = |parts: Vec<RowsCall>, batch, ids: &[u64], code, words: &[&str]| {
+        raw.call(9, fetch_of(parts, batch), &raw_ids(ids), None).unwrap();
+        assert_refused(&raw.refusal().unwrap(), code, false, words);
+        assert_still_serves(&mut raw);
+    };
+    let limit = ["a call about 4 tables", "local.fetch_tables_max = 3"];
+    refused(
+        vec![four, of(PartIds::Of(0)), of(PartIds::Of(0)), of(PartIds::Of(0))],
+        None,
+        &IDS,
+        ErrorCode::Limit,
+        &limit,
+    );
+    let limit = ["a fetch of 12 ids", "local.ids_max = 10"];
+    refused(vec![four, of(PartIds::Of(0)), of(PartIds::Of(1))], None, &IDS, ErrorCode::Limit, &limit);
+    let itself = ["part 0 shares the ids of part 0, which is no earlier one"];
+    refused(vec![of(PartIds::Of(0))], None, &[], ErrorCode::Argument, &itself);
+    refused(vec![four, of(PartIds::Of(7))], None, &IDS, ErrorCode::Argument, &["part 1 shares the ids of part 7"]);
+    let nameless = ["ids of an announced batch, in a call that names none"];
+    refused(vec![of(PartIds::Announced(4))], None, &[], ErrorCode::Argument, &nameless);
+    let unknown = ["no announced batch of number 5", "ask with the ids"];
+    refused(vec![of(PartIds::Announced(4))], Some(5), &[], ErrorCode::UnknownBatch, &unknown);
+    let wrong = ["table `label` has rows of i64 × 1"];
+    let label = rows_call(1, PartIds::Of(0), Place::Inline);
+    refused(vec![four, label], None, &IDS, ErrorCode::Shape, &wrong);
+    // Two tables in one answer, the second by the first one's ids.
+    let label = RowsCall { dtype: DType::I64, width: 1, ..label };
+    raw.call(8, fetch_of(vec![four, label], None), &raw_ids(&IDS), None).unwrap();
+    let (Answer { reply, .. }, rows) = raw.answer().unwrap();
+    let Reply::Rows(answers) = reply else { panic!("{reply:?}") };
+    assert_eq!(answers.len(), 2);
+    assert_eq!(rows.len(), 4 * (WIDTH as usize * 4 + 8));
+    assert_eq!(rows[..4 * WIDTH as usize * 4], IDS.iter().flat_map(|&id| row_of(id)).collect::<Vec<u8>>());
+}
+
+/// What is wrong with a call that is not answered comes with the next answer.
+#[test]
+fn calls_without_answers_that_make_no_sense_are_told_of_later() {
+    let cluster = Cluster::start(2, 100, |_| ()).unwrap();
+    let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
+    let announce = |table, ids| Request::Announce { batch: 1, step: None, parts: vec![IdsPart { table, ids }] };
+    let nowhere = wide(4, Place::Arena { arena: 4, offset: 0 });
+    let cases: [(Request, &[u64], ErrorCode, &str); 5] = [
+        (Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 }, &[], ErrorCode::Argument, "0 steps per epoch"),
+        (announce(7, wide(1, Place::Inline)), &[1], ErrorCode::UnknownTable, "no table with number 7"),
+        (announce(0, wide(2, Place::Inline)), &[1, 100], ErrorCode::IdOutOfRange, "id 100 (position 1"),
+        (announce(0, nowhere), &[], ErrorCode::Arena, "arena 4 is not registered"),
+        (announce(0, PartIds::Announced(1)), &[], ErrorCode::Argument, "ids of an announced batch"),
+    ];
+    for (request, ids, code, words) in cases {
+        raw.call(9, request, &raw_ids(ids), None).unwrap();
+        // The bookkeeper may find it only after the next answer.
+        let told = wait_until(Duration::from_secs(60), || {
+            raw.call(3, Request::Status, &[], None).unwrap();
+            let (Answer { id, notices, .. }, _) = raw.answer().unwrap();
+            assert_eq!(id, 3, "an answer to a call that has none");
+            notices.iter().any(|notice| notice.code == code && notice.message.contains(words))
+        });
+        assert!(told, "{words}");
+        assert_still_serves(&mut raw);
+    }
 }
 
 #[test]

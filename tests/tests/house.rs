@@ -57,9 +57,10 @@ const STOREYED: &str = "daemon/node/src/serve/";
 
 /// The files of `serve`, lowest storey first. Each may import files of lower storeys only, by their whole path. What a
 /// folder's `mod.rs` holds stands for the folder; a file that is not named here has no place yet.
-const STOREYS: [&[&str]; 14] = [
+const STOREYS: [&[&str]; 15] = [
     &[
         "settings",
+        "notices",
         "own/out",
         "own/owned",
         "table/reason",
@@ -77,6 +78,7 @@ const STOREYS: [&[&str]; 14] = [
         "table/held",
         "books/desk",
         "books/announcements",
+        "books/batches",
         "session/receive",
         "session/replies",
         "session/socket",
@@ -90,6 +92,7 @@ const STOREYS: [&[&str]; 14] = [
     &["engine"],
     &["status", "metrics/engine", "session/checks"],
     &["metrics/versions", "session/translate"],
+    &["session/parts"],
     &["metrics", "session/calls", "session/connection", "session"],
     &["server"],
 ];

@@ -191,7 +191,6 @@ fn what_no_vertex_has_is_named_as_the_user_wrote_it() {
     let range = ["id 2000 (position 2 of the fetch) is out of range: table `feat` has ids 0 to 1999", "by name"];
     for client in [&original, &dataset] {
         refused(client.fetch("feat", &[1, 1, 2000]), ErrorCode::IdOutOfRange, &range);
-        refused(client.announce("feat", &[1, 1, 2000], None), ErrorCode::IdOutOfRange, &range);
         refused(client.update("feat", &[1, 1, 2000], &vec![0; 3 * 148]), ErrorCode::IdOutOfRange, &range);
         refused(client.original_ids("feat", &[1, 1, 2000]), ErrorCode::IdOutOfRange, &range);
         refused(client.dataset_ids("feat", &[1, 1, 2000]), ErrorCode::IdOutOfRange, &range);
@@ -207,6 +206,14 @@ fn what_no_vertex_has_is_named_as_the_user_wrote_it() {
         assert!(matches!(client.original_ids("nothing", &[1]), Err(ClientError::UnknownTable { .. })));
         assert_rows(&client.fetch("same", &[3]).unwrap(), &[3]);
     }
+    // The client knows by itself which dataset ids there are; which original ids there are, only the daemon knows.
+    let beyond = ["id 2000 (position 2 of the batch) is out of range: table `feat` has ids 0 to 1999", "by name"];
+    refused(dataset.announce("feat", &[1, 1, 2000], None), ErrorCode::IdOutOfRange, &beyond);
+    original.announce("feat", &[1, 1, 2000], None).unwrap();
+    original.status().unwrap();
+    let warnings = original.warnings();
+    assert_eq!((warnings.len(), warnings[0].code), (1, ErrorCode::IdOutOfRange), "{warnings:?}");
+    assert!(range.iter().all(|words| warnings[0].message.contains(words)), "{warnings:?}");
     let far = ["id 5 (position 1 of the fetch): no vertex of table `far` has that original id"];
     refused(original.fetch("far", &[FAR, 5]), ErrorCode::IdOutOfRange, &far);
     refused(original.fetch("far", &[FAR, FAR + 1]), ErrorCode::IdOutOfRange, &["no vertex of table `far`", "1000004"]);

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
-use rudder_client::{Client, ConnectOptions, Horizon, Loader};
+use rudder_client::{
+    Client, ClientError, ConnectOptions, ErrorCode, FetchOptions, Horizon, Loader, Notice, Part, Rows,
+};
 use rudder_tests::{Cluster, assert_rows, wait_until};
 use serde_json::Value;
 use std::time::Duration;
@@ -56,9 +58,9 @@ fn a_trainer_that_dies_leaves_nothing_behind() {
     let doomed = cluster.client(0).unwrap();
     for step in 0..5u64 {
         let ids: Vec<u64> = (1000 + step * 10..1010 + step * 10).collect();
-        assert!(doomed.announce("feat", &ids, step).unwrap() > 0);
+        doomed.announce("feat", &ids, step).unwrap();
     }
-    assert_eq!(status(&client)["tables"][0]["lookahead"]["waiting_rows"], 50);
+    assert!(wait_until(Duration::from_secs(60), || lookahead(&client)["waiting_rows"] == 50), "{}", lookahead(&client));
     drop(doomed);
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while status(&client)["tables"][0]["lookahead"]["waiting_rows"] != 0 {
@@ -70,15 +72,109 @@ fn a_trainer_that_dies_leaves_nothing_behind() {
     assert_rows(&client.fetch("feat", &ids).unwrap(), &ids);
 }
 
+/// What the daemon says of announcements, once it says something.
+fn warned(client: &Client) -> Vec<Notice> {
+    let mut warnings = Vec::new();
+    wait_until(Duration::from_secs(60), || {
+        status(client);
+        warnings = client.warnings();
+        !warnings.is_empty()
+    });
+    warnings
+}
+
 #[test]
-fn an_announcement_of_a_wrong_id_is_refused() {
+fn an_announcement_that_cannot_be_taken_is_refused_and_its_batch_is_served() {
     let cluster = Cluster::start(2, 100, |config| config.lookahead.rows_max = 40).unwrap();
     let client = cluster.client(0).unwrap();
-    let error = client.announce("feat", &[1, 100], 0).unwrap_err().to_string();
-    assert!(error.contains("id 100 (position 1"), "{error}");
+    let error = client.announce("feat", &[1, 100], 0).unwrap_err();
+    assert_eq!(error.code(), Some(ErrorCode::IdOutOfRange));
+    assert!(error.to_string().contains("id 100 (position 1"), "{error}");
     client.announce("feat", &(50..90).collect::<Vec<u64>>(), 0).unwrap();
-    let error = client.announce("feat", &[99], 1).unwrap_err().to_string();
-    assert!(error.contains("lookahead.rows_max"), "{error}");
+    let batch = client.announce("feat", &[99], 1).unwrap();
+    let warnings = warned(&client);
+    assert_eq!((warnings.len(), warnings[0].code), (1, ErrorCode::Limit), "{warnings:?}");
+    assert!(warnings[0].message.contains("lookahead.rows_max"), "{warnings:?}");
+    assert_rows(&client.fetch_batch("feat", &[99], Some(batch)).unwrap(), &[99]);
+}
+
+/// Rows that were announced, by a batch that names itself: by the right trainer, once, and in any form else by its ids.
+#[test]
+fn a_fetch_may_name_its_batch_and_any_other_is_served_by_its_ids() {
+    let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();
+    let (watcher, one, other) = (cluster.client(0).unwrap(), of_trainer(&cluster, 7), of_trainer(&cluster, 8));
+    let ids: Vec<u64> = (990..1040).chain([995, 995]).collect();
+    let unasked = |client: &Client, table, ids: &[u64], batch| {
+        let options = FetchOptions { batch: Some(batch), learn: true };
+        client.fetch_parts_async(&[Part::new(table, ids)], options).unwrap().wait()
+    };
+    let forgotten = |outcome: Result<Vec<Rows>, ClientError>| outcome.unwrap_err().code();
+    let batch = one.announce("feat", &ids, 0).unwrap();
+    let unknown = Some(ErrorCode::UnknownBatch);
+    // The announcement is on its way, by another connection.
+    let here = wait_until(Duration::from_secs(60), || lookahead(&watcher)["waiting_rows"] == 40);
+    assert!(here, "{}", lookahead(&watcher));
+    assert_eq!(forgotten(unasked(&other, "feat", &ids, batch)), unknown, "another trainer's batch");
+    assert_eq!(forgotten(unasked(&one, "feat", &ids[1..], batch)), unknown, "fewer ids");
+    assert_eq!(forgotten(unasked(&one, "label", &ids, batch)), unknown, "another table");
+    assert_eq!(forgotten(unasked(&one, "feat", &ids, batch + 1)), unknown);
+    let process = of_trainer(&cluster, 7);
+    assert_rows(&unasked(&process, "feat", &ids, batch).unwrap()[0], &ids);
+    let used = wait_until(Duration::from_secs(60), || lookahead(&watcher)["used_batches"] == 1);
+    assert!(used, "{}", lookahead(&watcher));
+    assert_eq!(forgotten(unasked(&one, "feat", &ids, batch)), unknown, "it was used");
+    assert_rows(&one.fetch_batch("feat", &ids, Some(batch)).unwrap(), &ids);
+    // Of several tables, and the ids only once.
+    let batch = one.next_batch();
+    let parts = [Part::new("feat", &ids), Part::new("label", &ids)];
+    one.announce_parts(&parts, Some(1), batch).unwrap();
+    let rows = one.fetch_parts(&parts, FetchOptions { batch: Some(batch), learn: true }).unwrap();
+    assert_rows(&rows[0], &ids);
+    let labels: &[i64] = rows[1].as_slice().unwrap();
+    assert_eq!(labels.len(), ids.len());
+}
+
+#[test]
+fn a_batch_in_another_order_is_known_and_said_once() {
+    let cluster = Cluster::start(2, 2000, |config| config.lookahead.budget = 4.0).unwrap();
+    let client = cluster.client(0).unwrap();
+    for step in 0..3u64 {
+        let ids: Vec<u64> = (1000 + step * 50..1050 + step * 50).collect();
+        client.announce("feat", &ids, step).unwrap();
+        let reversed: Vec<u64> = ids.into_iter().rev().collect();
+        assert_rows(&client.fetch("feat", &reversed).unwrap(), &reversed);
+        let known = wait_until(Duration::from_secs(60), || lookahead(&client)["used_batches"] == step + 1);
+        assert!(known, "{}", lookahead(&client));
+    }
+    assert_eq!(lookahead(&client)["reordered_batches"], 3);
+    let warnings = client.warnings();
+    assert_eq!((warnings.len(), warnings[0].code), (1, ErrorCode::OtherOrder), "{warnings:?}");
+    assert!(warnings[0].message.contains("table `feat`"), "{warnings:?}");
+}
+
+/// Fetches for evaluation leave the cache, the announcements and the hit ratio as they were.
+#[test]
+fn a_fetch_that_teaches_nothing_moves_nothing() {
+    let cluster = Cluster::start(2, 2000, |_| ()).unwrap();
+    let client = cluster.client(0).unwrap();
+    let table = || status(&client)["tables"][0].clone();
+    let ids: Vec<u64> = (1000..1100).collect();
+    let unlearned = FetchOptions { batch: None, learn: false };
+    client.announce("feat", &ids, 0).unwrap();
+    assert!(wait_until(Duration::from_secs(60), || table()["lookahead"]["waiting_rows"] == 100));
+    let others: Vec<u64> = (1500..1600).collect();
+    for ids in [&ids, &others] {
+        assert_rows(&client.fetch_parts(&[Part::new("feat", ids)], unlearned).unwrap()[0], ids);
+    }
+    let after = table();
+    assert_eq!((&after["cached_rows"], &after["hit_ratio"]), (&Value::from(0), &Value::Null), "{after}");
+    assert_eq!(after["lookahead"]["used_batches"], 0, "{after}");
+    let fetched = after["fetched"]["staged"].as_u64().unwrap() + after["fetched"]["peer"].as_u64().unwrap();
+    assert_eq!(fetched, 200, "they are counted: {after}");
+    assert_rows(&client.fetch("feat", &others).unwrap(), &others);
+    assert!(wait_until(Duration::from_secs(60), || table()["cached_rows"].as_u64() > Some(0)), "{}", table());
+    assert_rows(&client.fetch("feat", &ids).unwrap(), &ids);
+    assert!(wait_until(Duration::from_secs(60), || table()["lookahead"]["used_batches"] == 1), "{}", table());
 }
 
 const REMOTE: std::ops::Range<u64> = 1000..2000;
@@ -190,7 +286,6 @@ fn announcements_of_a_trainer_that_pauses_expire_by_themselves() {
     let cluster = Cluster::start(2, 2000, |config| config.lookahead.expire_ms = 200).unwrap();
     let (watcher, pausing) = (cluster.client(0).unwrap(), cluster.client(0).unwrap());
     pausing.announce("feat", &[1001, 1002], 0).unwrap();
-    assert_eq!(lookahead(&watcher)["waiting_rows"], 2);
+    assert!(wait_until(Duration::from_secs(60), || lookahead(&watcher)["expired_batches"] == 1));
     assert!(is_forgotten(&watcher), "{}", lookahead(&watcher));
-    assert_eq!(lookahead(&watcher)["expired_batches"], 1);
 }

@@ -1,7 +1,7 @@
 //! Errors of the client as exceptions of `rudder.errors`, which is where the classes are defined.
 
 use crate::signals;
-use pyo3::exceptions::PyKeyboardInterrupt;
+use pyo3::exceptions::{PyKeyboardInterrupt, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 use rudder_client::{ClientError, ErrorCode};
@@ -10,8 +10,10 @@ use std::error::Error;
 /// The exception for `error`, with its causes in the message.
 #[allow(clippy::needless_pass_by_value, reason = "the error ends here; callers hand it over in `map_err`")]
 pub(crate) fn to_python(py: Python<'_>, error: ClientError) -> PyErr {
-    if matches!(error, ClientError::Interrupted) {
-        return signals::raised().unwrap_or_else(|| PyKeyboardInterrupt::new_err(()));
+    match error {
+        ClientError::Interrupted => return signals::raised().unwrap_or_else(|| PyKeyboardInterrupt::new_err(())),
+        ClientError::NegativeId { .. } => return PyValueError::new_err(error.to_string()),
+        _ => {}
     }
     let class = py.import("rudder.errors").and_then(|module| module.getattr(class_name(&error)));
     match class.and_then(|class| Ok(class.cast_into::<PyType>()?)) {
@@ -35,6 +37,7 @@ fn class_name(error: &ClientError) -> &'static str {
     match error {
         ClientError::Connect { .. } => "ConnectError",
         ClientError::Lost(_) => "ConnectionLostError",
+        ClientError::Closed => "ClosedError",
         ClientError::Timeout { .. } => "TimeoutError",
         ClientError::UnknownTable { .. } | ClientError::Ambiguous { .. } => "UnknownTableError",
         ClientError::Memory(_) => "SharedMemoryError",
@@ -57,6 +60,8 @@ fn class_name(error: &ClientError) -> &'static str {
             ErrorCode::Argument => "ArgumentError",
             ErrorCode::DatasetChanged => "TablesChangedError",
             ErrorCode::UnknownName => "UnknownNameError",
+            // The client asks again with the ids, and the other order is only a warning.
+            ErrorCode::UnknownBatch | ErrorCode::OtherOrder => "InternalError",
         },
         _ => "RudderError",
     }

@@ -5,6 +5,7 @@
 
 mod client;
 mod errors;
+mod hooks;
 mod ids;
 mod rows;
 mod signals;

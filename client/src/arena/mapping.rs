@@ -15,6 +15,9 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+/// Narrow ids read at once.
+const NARROW_IDS: usize = 1024;
+
 /// Bytes of a page of this machine.
 pub(super) fn page_bytes() -> usize {
     rustix::param::page_size()
@@ -90,6 +93,11 @@ impl Mapping {
         let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, &fd, 0)? };
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::other("mmap answered address 0"))?;
         Ok(Self { start, bytes, fd })
+    }
+
+    /// Where it begins in this process.
+    pub(super) fn address(&self) -> usize {
+        self.start.as_ptr().expose_provenance()
     }
 
     /// Size of the mapping.
@@ -177,6 +185,22 @@ impl Mapping {
         if cfg!(target_endian = "big") {
             let first = out.len() - count;
             out[first..].iter_mut().for_each(|id| *id = u64::from_le(*id));
+        }
+    }
+
+    /// As [`Mapping::read_ids`], of little-endian `u32`.
+    ///
+    /// # Panics
+    /// If they lie outside; callers check with [`Mapping::holds`].
+    pub fn read_narrow_ids(&self, offset: usize, count: usize, out: &mut Vec<u64>) {
+        let mut narrow = [0u32; NARROW_IDS];
+        out.reserve(count);
+        let mut done = 0;
+        while done < count {
+            let piece = &mut narrow[..NARROW_IDS.min(count - done)];
+            self.read(offset + done * 4, bytemuck::cast_slice_mut(piece));
+            out.extend(piece.iter().map(|&id| u64::from(u32::from_le(id))));
+            done += piece.len();
         }
     }
 

@@ -3,13 +3,16 @@
 //! a run that the daemon may still write: a lease goes back only when it is dropped, and a session keeps the lease of
 //! an unanswered call until its connection is gone.
 
+mod hooks;
 mod mapping;
 
+pub use hooks::ArenaHooks;
+pub(crate) use hooks::Watched;
 use mapping::page_bytes;
 pub use mapping::{AdoptError, Mapping};
 
 use crate::lock::lock;
-use crate::wire::ARENA_ALIGN_BYTES;
+use crate::wire::{ARENA_ALIGN_BYTES, Place};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -21,6 +24,8 @@ const FIRST_ARENA_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub(crate) struct Pool {
     state: Mutex<PoolState>,
+    /// Whoever wants to know of arenas.
+    hooks: Option<Arc<dyn ArenaHooks>>,
     /// The process that made it. A fork has a copy that nobody leases from, with a lock that may never open.
     pid: u32,
 }
@@ -57,7 +62,7 @@ struct PoolState {
 #[derive(Debug)]
 struct Arena {
     number: u32,
-    mapping: Arc<Mapping>,
+    mapping: Arc<Watched>,
     /// Free runs as (offset, length), by offset, never adjacent.
     free: Vec<(usize, usize)>,
     /// Bytes from the start whose pages this process has taken: whole pages, or all.
@@ -68,7 +73,7 @@ struct Arena {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pool: Arc<Pool>,
-    mapping: Arc<Mapping>,
+    mapping: Arc<Watched>,
     number: u32,
     offset: usize,
     len: usize,
@@ -80,7 +85,7 @@ pub(crate) struct Growth {
     /// The client's number for the arena.
     pub(crate) arena: u32,
     /// Its memory.
-    pub(crate) mapping: Arc<Mapping>,
+    pub(crate) mapping: Arc<Watched>,
 }
 
 /// There is no shared memory for a call.
@@ -159,9 +164,9 @@ impl Arena {
 }
 
 impl Pool {
-    pub(crate) fn new(limit: ArenaLimit) -> Arc<Self> {
+    pub(crate) fn new(limit: ArenaLimit, hooks: Option<Arc<dyn ArenaHooks>>) -> Arc<Self> {
         let state = PoolState { limit, arenas: Vec::new(), next_number: 0, drops_due: Vec::new() };
-        Arc::new(Self { state: Mutex::new(state), pid: std::process::id() })
+        Arc::new(Self { state: Mutex::new(state), hooks, pid: std::process::id() })
     }
 
     fn lock(&self) -> MutexGuard<'_, PoolState> {
@@ -186,8 +191,11 @@ impl Pool {
         }
         let bytes = state.size_of_next(len)?;
         let mapping = Mapping::create(bytes).map_err(|cause| MemoryError::Io { bytes, cause })?;
-        let (growth, fresh) = state.grow(Arc::new(mapping), len);
+        let (growth, fresh, outgrown) = state.grow(Arc::new(Watched::new(mapping, self.hooks.clone())), len);
         drop(state);
+        // Hooks are called without a lock: they may wait for a thread that wants it.
+        drop(outgrown);
+        growth.mapping.announce();
         let (number, mapping) = (growth.arena, Arc::clone(&growth.mapping));
         mapping.take_pages(fresh);
         Ok((Lease { pool: Arc::clone(self), mapping, number, offset: 0, len }, Some(growth)))
@@ -195,14 +203,17 @@ impl Pool {
 
     /// Forgets an arena that the daemon refused.
     pub(crate) fn discard(&self, number: u32) {
-        self.lock().arenas.retain(|arena| arena.number != number);
+        let gone = self.lock().remove(|arena| arena.number == number);
+        drop(gone);
     }
 
     /// Forgets an arena that the daemon may have taken; it will be told to drop it.
     pub(crate) fn abandon(&self, number: u32) {
         let mut state = self.lock();
-        state.arenas.retain(|arena| arena.number != number);
+        let gone = state.remove(|arena| arena.number == number);
         state.drops_due.push(number);
+        drop(state);
+        drop(gone);
     }
 
     /// An arena that the daemon must be told to drop. Call [`Pool::drop_sent`] after that.
@@ -219,7 +230,7 @@ impl Pool {
 impl PoolState {
     /// Takes `len` bytes of the first arena that has them. Answers its number, where they begin, and the bytes whose
     /// pages are to be taken first.
-    fn take(&mut self, len: usize) -> Option<(u32, Arc<Mapping>, usize, Range<usize>)> {
+    fn take(&mut self, len: usize) -> Option<(u32, Arc<Watched>, usize, Range<usize>)> {
         self.arenas.iter_mut().find_map(|arena| {
             let offset = arena.take(len)?;
             let fresh = arena.take_up_to(offset + len);
@@ -248,17 +259,18 @@ impl PoolState {
         MemoryError::Limit { wanted: len as u64, held: self.held(), limit: bytes_max, key }
     }
 
-    /// Adds an arena whose first `len` bytes are leased, and drops those that lie idle: they were too small. Answers
-    /// it with the bytes whose pages are to be taken first.
-    fn grow(&mut self, mapping: Arc<Mapping>, len: usize) -> (Growth, Range<usize>) {
-        let PoolState { arenas, drops_due, .. } = self;
-        arenas.retain(|arena| {
-            let idle = arena.idle();
-            if idle {
-                drops_due.push(arena.number);
-            }
-            !idle
-        });
+    /// Takes out the arenas that `is_gone` picks.
+    fn remove(&mut self, is_gone: impl Fn(&Arena) -> bool) -> Vec<Arena> {
+        let (gone, kept) = std::mem::take(&mut self.arenas).into_iter().partition(is_gone);
+        self.arenas = kept;
+        gone
+    }
+
+    /// Adds an arena whose first `len` bytes are leased. Answers it with the bytes whose pages are to be taken first,
+    /// and the arenas that lay idle, which were too small: they are to be dropped.
+    fn grow(&mut self, mapping: Arc<Watched>, len: usize) -> (Growth, Range<usize>, Vec<Arena>) {
+        let outgrown = self.remove(Arena::idle);
+        self.drops_due.extend(outgrown.iter().map(|arena| arena.number));
         let arena = self.next_number;
         self.next_number = arena.wrapping_add(1);
         let rest = mapping.bytes() - len;
@@ -266,19 +278,14 @@ impl PoolState {
         let mut added = Arena { number: arena, mapping: Arc::clone(&mapping), free, taken: 0 };
         let fresh = added.take_up_to(len);
         self.arenas.push(added);
-        (Growth { arena, mapping }, fresh)
+        (Growth { arena, mapping }, fresh, outgrown)
     }
 }
 
 impl Lease {
-    /// The client's number for the arena.
-    pub(crate) fn arena(&self) -> u32 {
-        self.number
-    }
-
-    /// Bytes from the arena's start.
-    pub(crate) fn offset(&self) -> usize {
-        self.offset
+    /// The place `at` bytes from the lease's start.
+    pub(crate) fn place(&self, at: usize) -> Place {
+        Place::Arena { arena: self.number, offset: (self.offset + at) as u64 }
     }
 
     /// Copies `source` in at `at` bytes from the lease's start.
@@ -318,7 +325,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn pool(bytes_max: u64) -> Arc<Pool> {
-        Pool::new(ArenaLimit::of_client(bytes_max))
+        Pool::new(ArenaLimit::of_client(bytes_max), None)
     }
 
     /// Tells the daemon, and answers of what.
@@ -331,11 +338,11 @@ mod tests {
         let pool = pool(1 << 30);
         let (lease, growth) = pool.lease(1000).unwrap();
         assert_eq!(growth.unwrap().arena, 0);
-        let offset = lease.offset();
+        let offset = lease.offset;
         drop(lease);
         let (lease, growth) = pool.lease(900).unwrap();
         assert!(growth.is_none());
-        assert_eq!(lease.offset(), offset);
+        assert_eq!(lease.offset, offset);
         drop(lease);
         let (_big, growth) = pool.lease(FIRST_ARENA_BYTES + 1).unwrap();
         assert_eq!(growth.unwrap().arena, 1);
@@ -360,7 +367,7 @@ mod tests {
         assert_eq!(resident(&pool), 11 * page);
         drop(first);
         let (again, _) = pool.lease(10 * page_bytes()).unwrap();
-        assert_eq!((again.offset(), resident(&pool)), (0, 11 * page), "taken before");
+        assert_eq!((again.offset, resident(&pool)), (0, 11 * page), "taken before");
         drop((second, third, again));
         let (all, growth) = pool.lease(FIRST_ARENA_BYTES).unwrap();
         assert!(growth.is_none());

@@ -26,8 +26,31 @@ impl From<Errno> for Refusal {
     }
 }
 
-/// Connects to the socket at `path`. If the daemon's queue of connections is full, waits up to the options' timeout.
+/// How often a daemon that does not listen yet is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Connects to the socket at `path`. If nobody listens there, waits for a daemon as long as the options say.
 pub(super) fn connect_within(path: &Path, options: &ConnectOptions) -> Result<UnixStream, Refusal> {
+    let deadline = Instant::now() + Duration::from_millis(options.wait_ms.min(TIMEOUT_MS_MAX));
+    loop {
+        match connect_once(path, options) {
+            Err(Refusal::Io(error)) if is_absent(&error) && Instant::now() < deadline => {}
+            outcome => return outcome,
+        }
+        if options.interrupted.is_some_and(|ask| ask()) {
+            return Err(Refusal::Interrupted);
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+/// Whether nobody listens on a socket, or there is none.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Connects now. If the daemon's queue of connections is full, waits up to the options' timeout.
+fn connect_once(path: &Path, options: &ConnectOptions) -> Result<UnixStream, Refusal> {
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
     let deadline = Instant::now() + Duration::from_millis(options.timeout_ms.min(TIMEOUT_MS_MAX));
     let address = SocketAddrUnix::new(path)?;

@@ -33,11 +33,11 @@ fn the_daemon_holds_no_arena_that_the_client_dropped() {
         check(&client.fetch("feat", &[round]).unwrap(), &[round]);
         assert!(matches!(client.fetch("feat", &ids(30)), Err(ClientError::Memory(_))));
     }
-    client.progress(0, 0, 1).unwrap();
+    client.status().unwrap();
     assert_eq!(*held.lock().unwrap(), [0], "one arena served all fetches");
     let large = ids(15);
     check(&client.fetch("feat", &large).unwrap(), &large);
-    client.progress(0, 0, 1).unwrap();
+    client.status().unwrap();
     assert_eq!(*held.lock().unwrap(), [1]);
 }
 
@@ -77,7 +77,7 @@ fn an_arena_whose_answer_was_not_awaited_is_dropped() {
     let client = Client::connect(ConnectOptions { interrupted: Some(interrupted), ..daemon.options() }).unwrap();
     assert!(matches!(client.fetch("feat", &[1]), Err(ClientError::Interrupted)));
     check(&client.fetch("feat", &[2]).unwrap(), &[2]);
-    client.progress(0, 0, 1).unwrap();
+    client.status().unwrap();
     assert_eq!(*held.lock().unwrap(), [1]);
 }
 

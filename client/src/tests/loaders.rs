@@ -1,7 +1,7 @@
 //! Loaders: which epochs and steps the daemon hears of, and what a refused announcement changes.
 
 use super::{Daemon, check, daemon};
-use crate::wire::{ErrorCode, Reply, Request};
+use crate::wire::{IdRun, IdWidth, PartIds, Place, Request};
 use crate::{Client, Horizon, Loader};
 use std::sync::{Arc, Mutex};
 
@@ -9,33 +9,37 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Announce(Option<u64>),
-    Refused,
     Progress(u32, u32),
     Fetch,
 }
 
-/// A daemon that notes announcements, progress and fetches, asks for `horizon` batches, and refuses an announcement
-/// where `refuses` says so, by the number of announcements before it.
-fn noting(horizon: u32, refuses: fn(usize) -> bool) -> (Daemon, Arc<Mutex<Vec<Told>>>) {
+/// A daemon that notes announcements, progress and fetches, and asks for `horizon` batches. It knows each batch that was
+/// announced and not fetched, by its number.
+fn noting(horizon: u32) -> (Daemon, Arc<Mutex<Vec<Told>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);
     let daemon = daemon(move |line, _| {
-        let mut announcements = 0;
-        while let Some((call, payload)) = line.call() {
-            match call.request {
-                Request::Announce { step, .. } => {
-                    let refused = refuses(announcements);
-                    announcements += 1;
-                    notes.lock().unwrap().push(if refused { Told::Refused } else { Told::Announce(step) });
-                    if refused {
-                        line.fail(call.id, ErrorCode::Limit, "lookahead.rows_max");
-                    } else {
-                        line.answer(call.id, Reply::Announced { horizon }, &[]);
-                    }
-                    continue;
+        line.horizon = horizon;
+        let mut announced = Vec::new();
+        while let Some((mut call, mut payload)) = line.call() {
+            match &mut call.request {
+                Request::Announce { step, batch, parts } => {
+                    notes.lock().unwrap().push(Told::Announce(*step));
+                    let PartIds::Given(run) = parts[0].ids else { panic!("no ids") };
+                    announced.push((*batch, line.ids(&run, &mut &payload[..])));
                 }
-                Request::Progress { epoch, step, .. } => notes.lock().unwrap().push(Told::Progress(epoch, step)),
-                Request::Fetch(_) => notes.lock().unwrap().push(Told::Fetch),
+                Request::Progress { epoch, step, .. } => notes.lock().unwrap().push(Told::Progress(*epoch, *step)),
+                Request::Fetch { parts, batch, .. } => {
+                    notes.lock().unwrap().push(Told::Fetch);
+                    if let Some(at) = batch.and_then(|batch| announced.iter().position(|(known, _)| *known == batch)) {
+                        let (_, ids) = announced.remove(at);
+                        assert_eq!(parts[0].ids, PartIds::Announced(ids.len() as u64));
+                        let run = IdRun { count: ids.len() as u64, width: IdWidth::Eight, at: Place::Inline };
+                        parts[0].ids = PartIds::Given(run);
+                        payload = bytemuck::cast_slice(&ids).to_vec();
+                        *batch = None;
+                    }
+                }
                 _ => {}
             }
             line.serve(&call, &payload);
@@ -69,7 +73,7 @@ fn loader(client: &Client, batches: u64) -> Loader<'_, std::vec::IntoIter<Vec<u6
 
 #[test]
 fn a_loader_for_each_epoch_reports_growing_epochs_and_steps() {
-    let (daemon, told) = noting(2, |_| false);
+    let (daemon, told) = noting(2);
     let client = daemon.connect();
     for _ in 0..3 {
         assert_eq!(run(loader(&client, 2)), 2);
@@ -81,7 +85,7 @@ fn a_loader_for_each_epoch_reports_growing_epochs_and_steps() {
 
 #[test]
 fn a_loader_that_was_broken_off_is_followed_by_the_next_epoch() {
-    let (daemon, told) = noting(1, |_| false);
+    let (daemon, told) = noting(1);
     let client = daemon.connect();
     let mut broken = loader(&client, 4);
     broken.next().unwrap().unwrap();
@@ -96,39 +100,35 @@ fn a_loader_that_was_broken_off_is_followed_by_the_next_epoch() {
 }
 
 #[test]
-fn a_refused_announcement_is_made_at_the_next_step() {
-    let (daemon, told) = noting(1, |announcement| announcement == 1);
-    let client = daemon.connect();
-    assert_eq!(run(loader(&client, 3)), 3);
-    let (first, rest) = (Told::Announce(Some(0)), [Told::Progress(0, 0), Told::Fetch]);
-    let expected = [&[first, Told::Refused][..], &rest, &[Told::Announce(Some(2)), Told::Announce(Some(3))]].concat();
-    assert_eq!(told.lock().unwrap()[..expected.len()], expected);
-}
-
-#[test]
-fn a_daemon_that_refuses_every_announcement_ends_no_training() {
+fn a_batch_is_announced_once_and_fetched_by_its_number() {
     for horizon in [Horizon::Daemon, Horizon::Batches(3)] {
-        let (daemon, told) = noting(3, |_| true);
+        let (daemon, told) = noting(3);
         let client = daemon.connect();
         assert_eq!(run(loader(&client, 5).horizon(horizon)), 5);
-        let refused = told.lock().unwrap().iter().filter(|told| **told == Told::Refused).count();
-        assert_eq!(refused, 5, "one try at each step");
+        assert_eq!(steps(&told), (0..5).collect::<Vec<u64>>());
+        let fetches = told.lock().unwrap().iter().filter(|told| **told == Told::Fetch).count();
+        assert_eq!(fetches, 5, "no fetch had to be asked again");
     }
 }
 
 #[test]
-fn a_daemon_that_asks_for_nothing_is_asked_again() {
-    let (daemon, told) = noting(0, |_| false);
+fn a_daemon_that_knows_no_batch_ends_no_training() {
+    let daemon = daemon(|line, _| line.serve_all());
+    assert_eq!(run(loader(&daemon.connect(), 5)), 5);
+}
+
+#[test]
+fn a_daemon_that_asks_for_nothing_gets_one_batch_at_each_step() {
+    let (daemon, told) = noting(0);
     assert_eq!(run(loader(&daemon.connect(), 4)), 4);
     assert_eq!(steps(&told).len(), 4);
 }
 
 #[test]
 fn an_announcement_may_leave_its_step_out() {
-    let (daemon, told) = noting(1, |_| false);
+    let (daemon, told) = noting(1);
     let client = daemon.connect();
-    assert_eq!(client.announce("feat", &[1], None).unwrap(), 1);
-    client.announce("feat", &[2], 17).unwrap();
+    assert_ne!(client.announce("feat", &[1], None).unwrap(), client.announce("feat", &[2], 17).unwrap());
     run(loader(&client, 1));
     let announced: Vec<Told> =
         told.lock().unwrap().iter().filter(|t| matches!(t, Told::Announce(_))).copied().collect();

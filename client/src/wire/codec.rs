@@ -70,7 +70,7 @@ pub fn version_of_hello(bytes: &[u8]) -> Option<u16> {
 mod tests {
     use super::*;
     use crate::IdSpace;
-    use crate::wire::{Answer, Call, PROTOCOL_VERSION, Place, Request, RowsCall};
+    use crate::wire::{Answer, Call, IdRun, IdWidth, IdsPart, PROTOCOL_VERSION, PartIds, Place, Request, RowsCall};
     use proptest::prelude::*;
 
     #[test]
@@ -110,15 +110,20 @@ mod tests {
 
         #[test]
         fn calls_survive_the_trip(table: u16, width: u32, count: u64, arena: u32, offset: u64, text in ".{0,80}") {
-            let (dtype, ids, rows) = (crate::DType::F16, Place::Inline, Place::Arena { arena, offset });
-            let call = RowsCall { table, dtype, width, count, ids, rows };
+            let (dtype, rows) = (crate::DType::F16, Place::Arena { arena, offset });
+            let ids = IdRun { count, width: IdWidth::Four, at: Place::Inline };
+            let call = |ids| RowsCall { table, dtype, width, ids, rows };
+            let given = PartIds::Given(ids);
+            let parts = vec![call(given), call(PartIds::Of(0)), call(PartIds::Announced(count))];
             for request in [
-                Request::Fetch(call),
-                Request::Update(call),
-                Request::Warm { table, count, ids: rows },
+                Request::Fetch { parts, batch: Some(offset), learn: false },
+                Request::Announce { batch: offset, step: None, parts: vec![IdsPart { table, ids: given }] },
+                Request::Update(call(given)),
+                Request::Warm { table, ids },
                 Request::Tool { call: text },
-                Request::Translate { table, from: IdSpace::Dataset, count, ids: rows },
+                Request::Translate { table, from: IdSpace::Dataset, ids },
                 Request::FindNames { table, count },
+                Request::Owners { table, ids },
             ] {
                 let call = Call { id: count, request };
                 prop_assert_eq!(decode::<Call>(&encode(&call).unwrap()).unwrap(), call);

@@ -57,6 +57,17 @@ pub struct Answer {
     pub id: u64,
     /// What came of it.
     pub reply: Reply,
+    /// What there is to say of earlier calls that are not answered ([`Request::Announce`], [`Request::Progress`]).
+    pub notices: Vec<Notice>,
+}
+
+/// What a daemon has to say of a call that it does not answer, in the next answer of the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Notice {
+    /// What kind of trouble, for programs.
+    pub code: ErrorCode,
+    /// What happened and what to do next, for people.
+    pub message: String,
 }
 
 /// Where a run of bytes lies.
@@ -73,7 +84,49 @@ pub enum Place {
     },
 }
 
-/// Ids of a table and the place of their rows: where a fetch puts them, or where an update finds them.
+/// How wide the ids of a run are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum IdWidth {
+    /// Little-endian `u32`.
+    Four,
+    /// Little-endian `u64`.
+    Eight,
+}
+
+impl IdWidth {
+    /// Bytes of one id.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+/// A run of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct IdRun {
+    /// Number of ids.
+    pub count: u64,
+    /// Bytes of each.
+    pub width: IdWidth,
+    /// Where they lie. Runs that come inline lie behind the message one after the other, in the order of the parts.
+    pub at: Place,
+}
+
+/// Which ids one part of a call is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum PartIds {
+    /// These.
+    Given(IdRun),
+    /// Those of an earlier part of the same vertex type: the place of that part among the parts of the call.
+    Of(u16),
+    /// Those of the same part of the batch that the call names: so many.
+    Announced(u64),
+}
+
+/// Ids of a table and the place of their rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct RowsCall {
     /// [`TableInfo::id`].
@@ -82,12 +135,20 @@ pub struct RowsCall {
     pub dtype: DType,
     /// Elements per row that the client believes the table to have.
     pub width: u32,
-    /// Number of ids.
-    pub count: u64,
-    /// Where the ids lie: `count` little-endian `u64`.
-    pub ids: Place,
-    /// Where the rows go or lie: `count` rows, in the order of the ids.
+    /// The ids.
+    pub ids: PartIds,
+    /// Where the rows go or lie, in the order of the ids. Rows that go inline come behind the reply one part after the
+    /// other.
     pub rows: Place,
+}
+
+/// Ids of a table that a coming batch will fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct IdsPart {
+    /// [`TableInfo::id`].
+    pub table: u16,
+    /// The ids.
+    pub ids: PartIds,
 }
 
 /// What a client asks of its daemon.
@@ -121,23 +182,32 @@ pub enum Request {
         /// The client's number for it.
         arena: u32,
     },
-    /// Asks for rows, local and remote mixed, in any order, duplicates allowed.
-    /// The rows go to [`RowsCall::rows`].
-    Fetch(RowsCall),
-    /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will.
+    /// Asks for rows of one or several tables, local and remote mixed, in any order, duplicates allowed. The rows go to
+    /// [`RowsCall::rows`].
+    Fetch {
+        /// The tables, with the ids of each.
+        parts: Vec<RowsCall>,
+        /// The announced batch that this is, if the client has announced it. Ids that are not given are those of it. A
+        /// daemon that does not know it and was not given the ids answers [`ErrorCode::UnknownBatch`].
+        batch: Option<u64>,
+        /// Whether the caches learn from this fetch. One that teaches nothing neither is an announced batch.
+        learn: bool,
+    },
+    /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will. It is not
+    /// answered; what is wrong with it comes as a [`Notice`]. The ids have been read when any later call of the
+    /// connection is answered: only then may the client use their place again.
     Announce {
-        /// [`TableInfo::id`].
-        table: u16,
+        /// A number that no other batch of the trainer has, whichever process announces.
+        batch: u64,
         /// The trainer's own number for the step, growing by one per step. Several processes of a trainer may announce,
         /// and steps may come out of order. Without a number, batches follow each other in the order in which they
         /// arrive.
         step: Option<u64>,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
+        /// The tables, with the ids of each.
+        parts: Vec<IdsPart>,
     },
-    /// Tells the cache how far this trainer has come; its scores are computed from it.
+    /// Tells the cache how far this trainer has come; its scores are computed from it. It is not answered; what is wrong
+    /// with it comes as a [`Notice`].
     Progress {
         /// Epochs ended so far.
         epoch: u32,
@@ -149,33 +219,30 @@ pub enum Request {
     /// Asks for the state of the daemon, the same as `GET /v1/status`.
     Status,
     /// Replaces rows, local and remote mixed, at their owners; of an id that appears twice, the last row stays.
-    /// The new rows lie at [`RowsCall::rows`]; if inline, behind inline ids.
+    /// The ids are given. The new rows lie at [`RowsCall::rows`]; if inline, behind inline ids.
     Update(RowsCall),
     /// Brings rows into the cache.
     Warm {
         /// [`TableInfo::id`].
         table: u16,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
+        /// The ids.
+        ids: IdRun,
     },
     /// Calls a tool, as `POST /v1/tools/NAME` does.
     Tool {
         /// JSON: an object whose `tool` names the tool, with the tool's arguments beside it.
         call: String,
     },
-    /// Asks for the other number of each vertex, whatever the ids of the connection are. The answers take the place of
-    /// the ids, or come behind the reply if the ids came inline. Answered by [`Reply::Translated`].
+    /// Asks for the other number of each vertex, whatever the ids of the connection are. The answers, `u64` each, take
+    /// the place of the ids, which are as wide, or come behind the reply if the ids came inline. Answered by
+    /// [`Reply::Translated`].
     Translate {
         /// [`TableInfo::id`] of a table of the vertex type.
         table: u16,
         /// Which numbers the ids are.
         from: IdSpace,
-        /// Number of ids.
-        count: u64,
-        /// Where the ids lie: `count` little-endian `u64`.
-        ids: Place,
+        /// The ids.
+        ids: IdRun,
     },
     /// Asks for the ids of vertices by their names, which come behind this message: UTF-8, each ended by a line feed.
     /// The ids come behind [`Reply::Translated`], in the numbers of the connection.
@@ -193,6 +260,32 @@ pub enum Request {
         /// Number of ids.
         count: u64,
     },
+    /// Asks how many batches the trainer should announce ahead.
+    Horizon {
+        /// [`TableInfo::id`].
+        table: u16,
+    },
+    /// Asks which node owns each of these ids. The nodes' numbers, `u16` each, take the place of the ids, or come behind
+    /// the reply if the ids came inline. Answered by [`Reply::Translated`].
+    Owners {
+        /// [`TableInfo::id`] of a table of the vertex type.
+        table: u16,
+        /// The ids.
+        ids: IdRun,
+    },
+    /// Asks for the dataset ids that this node owns, where they are one range.
+    LocalRange {
+        /// [`TableInfo::id`] of a table of the vertex type.
+        table: u16,
+    },
+}
+
+impl Request {
+    /// Whether it gets no answer.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        matches!(self, Self::Announce { .. } | Self::Progress { .. })
+    }
 }
 
 /// What a daemon answers.
@@ -214,13 +307,10 @@ pub enum Reply {
     },
     /// Done; there is nothing to report.
     Done,
-    /// The rows are where they were asked to be; for [`Place::Inline`] behind this message.
-    Rows(RowSources),
-    /// To [`Request::Announce`]: batches that the trainer should announce ahead.
-    Announced {
-        /// Batches.
-        horizon: u32,
-    },
+    /// The rows are where they were asked to be; for [`Place::Inline`] behind this message. One entry per part.
+    Rows(Vec<RowsAnswer>),
+    /// To [`Request::Horizon`]: batches that the trainer should announce ahead.
+    Horizon(u32),
     /// To [`Request::Status`]: JSON.
     Status(String),
     /// The request failed. Nothing else is lost: the connection goes on unless `closing`.
@@ -239,8 +329,25 @@ pub enum Reply {
     },
     /// To [`Request::Tool`] and [`Request::Warm`]: what the tool did, as JSON.
     Tool(String),
-    /// To [`Request::Translate`], [`Request::FindNames`] and [`Request::NamesOf`]: in the order of what was asked.
+    /// To [`Request::Translate`], [`Request::FindNames`], [`Request::NamesOf`] and [`Request::Owners`]: in the order of
+    /// what was asked.
     Translated,
+    /// To [`Request::LocalRange`]: dataset ids.
+    LocalRange {
+        /// The first.
+        start: u64,
+        /// The one after the last.
+        end: u64,
+    },
+}
+
+/// What there is to say of one part of a fetch beside its rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RowsAnswer {
+    /// Where the rows came from.
+    pub sources: RowSources,
+    /// Batches that the trainer should announce ahead for this table.
+    pub horizon: u32,
 }
 
 /// Where the rows of one fetch came from; the sum is the number of ids.
@@ -292,6 +399,37 @@ pub enum ErrorCode {
     DatasetChanged,
     /// No vertex has that name, or vertices of this type have no names.
     UnknownName,
+    /// The trainer has announced no batch of that number, or it is forgotten: ask with the ids.
+    UnknownBatch,
+    /// A batch was fetched with its ids in another order than announced. Only in a [`Notice`].
+    OtherOrder,
+}
+
+impl ErrorCode {
+    /// The name that programs see, such as `limit`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Protocol => "protocol",
+            Self::Forbidden => "forbidden",
+            Self::UnknownTable => "unknown_table",
+            Self::IdOutOfRange => "id_out_of_range",
+            Self::Shape => "shape",
+            Self::Arena => "arena",
+            Self::Limit => "limit",
+            Self::PeerUnavailable => "peer_unavailable",
+            Self::PeerFailed => "peer_failed",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+            Self::Storage => "storage",
+            Self::Argument => "argument",
+            Self::DatasetChanged => "dataset_changed",
+            Self::UnknownName => "unknown_name",
+            Self::UnknownBatch => "unknown_batch",
+            Self::OtherOrder => "other_order",
+        }
+    }
 }
 
 /// One feature table as a client sees it.
@@ -330,5 +468,29 @@ impl TableInfo {
     #[must_use]
     pub fn row_bytes(&self) -> usize {
         self.dtype.size() * self.width as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_of_a_row_makes_its_width() {
+        let table = |width, shape: &[u32]| TableInfo {
+            id: 0,
+            name: "x".into(),
+            vertex_type: "_N".into(),
+            dtype: DType::U16,
+            width,
+            shape: shape.to_vec(),
+            rows: 1,
+            local_rows: 1,
+            renumbered: false,
+            named: false,
+        };
+        assert!(table(1, &[]).is_consistent() && table(1, &[1]).is_consistent() && table(6, &[2, 3]).is_consistent());
+        assert!(!table(2, &[]).is_consistent() && !table(6, &[2, 2]).is_consistent());
+        assert!(!table(0, &[1 << 16, 1 << 16]).is_consistent());
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rudder_client::{Client, ClientError, ConnectOptions, ErrorCode, IdSpace, Rows};
+use rudder_client::{Client, ClientError, ConnectOptions, IdSpace, Rows};
 use serde::{Deserialize, Serialize};
 
 use crate::control::{Channel, EpochRows, Evaluation, Message, TrainerReport};
@@ -148,6 +148,8 @@ struct Planned {
     step: u32,
     seeds: Vec<u32>,
     batch: Minibatch,
+    /// Its number, once it is announced.
+    number: Option<u64>,
 }
 
 struct Trainer<'a> {
@@ -159,8 +161,6 @@ struct Trainer<'a> {
     batch: Minibatch,
     /// Minibatches sampled and not fetched yet, nearest first.
     ahead: VecDeque<Planned>,
-    /// Minibatches at the front of `ahead` that need no announcement any more.
-    announced: usize,
     /// Steps sampled so far, over all epochs, and the seeds of the epoch that is being sampled.
     planned: u32,
     seeds: Vec<u32>,
@@ -186,7 +186,6 @@ impl<'a> Trainer<'a> {
             sampler: Sampler::new(GraphView { xadj: &graph.xadj, adjncy: &graph.adjncy }),
             batch: Minibatch::default(),
             ahead: VecDeque::new(),
-            announced: 0,
             planned: 0,
             seeds: Vec::new(),
             model: Sage::new(shape),
@@ -236,40 +235,34 @@ impl<'a> Trainer<'a> {
             if !seeds.is_empty() {
                 self.sampler.sample(&seeds, Rng::new(&words), &mut batch);
             }
-            self.ahead.push_back(Planned { step: self.planned, seeds, batch });
+            self.ahead.push_back(Planned { step: self.planned, seeds, batch, number: None });
             self.planned += 1;
         }
     }
 
-    /// Announces the sampled minibatches. Those that the daemon has no room for stay here until the next step.
+    /// Announces the sampled minibatches that are not announced yet. A daemon without room for them serves their fetches
+    /// all the same.
     fn announce_ahead(&mut self) -> Result<(), DemoError> {
         if self.role.lookahead == 0 {
             return Ok(());
         }
-        let client = &self.client;
-        let announce = |planned: &Planned| {
-            if planned.seeds.is_empty() {
-                return Ok(());
-            }
-            client.announce(TABLE, &planned.batch.inputs, u64::from(planned.step)).map(drop)
-        };
-        announce_in_order(&self.ahead, &mut self.announced, announce).map_err(|(step, source)| {
-            let steps = self.role.steps_per_epoch;
-            DemoError::Fetch { epoch: step / steps, step: step % steps, source }
-        })
+        for planned in self.ahead.iter_mut().filter(|planned| planned.number.is_none() && !planned.seeds.is_empty()) {
+            let announced = self.client.announce(TABLE, &planned.batch.inputs, u64::from(planned.step));
+            let (epoch, step) = (planned.step / self.role.steps_per_epoch, planned.step % self.role.steps_per_epoch);
+            planned.number = Some(announced.map_err(|source| DemoError::Fetch { epoch, step, source })?);
+        }
+        Ok(())
     }
 
     /// Fetches the next minibatch, and leaves the summed gradient of its seeds in `exchange`.
     fn step(&mut self, epoch: u32, step: u32) -> Result<(), DemoError> {
         self.exchange.fill(0.0);
-        let Some(Planned { seeds, batch, .. }) = self.ahead.pop_front() else { return Ok(()) };
-        // Once it is fetched, an announcement is of no use.
-        self.announced = self.announced.saturating_sub(1);
+        let Some(Planned { seeds, batch, number, .. }) = self.ahead.pop_front() else { return Ok(()) };
         if seeds.is_empty() {
             return Ok(());
         }
         self.batch = batch;
-        let rows = self.fetch(epoch).map_err(|source| DemoError::Fetch { epoch, step, source })?;
+        let rows = self.fetch(epoch, number).map_err(|source| DemoError::Fetch { epoch, step, source })?;
         let outcome = self.forward(&seeds, &rows)?;
         let rows = floats(&rows)?;
         self.model.backward(&self.parameters, &self.batch, rows, &mut self.exchange[PREFIX..]);
@@ -277,10 +270,11 @@ impl<'a> Trainer<'a> {
         Ok(())
     }
 
-    /// Fetches the rows of the minibatch in hand and compares each with its true content.
-    fn fetch(&mut self, epoch: u32) -> Result<Rows, rudder_client::ClientError> {
+    /// Fetches the rows of the minibatch in hand, which was announced under `number`, and compares each with its true
+    /// content.
+    fn fetch(&mut self, epoch: u32, number: Option<u64>) -> Result<Rows, ClientError> {
         let begun = Instant::now();
-        let rows = self.client.fetch(TABLE, &self.batch.inputs)?;
+        let rows = self.client.fetch_batch(TABLE, &self.batch.inputs, number)?;
         self.report.stall_seconds += begun.elapsed().as_secs_f64();
         self.report.fetches += 1;
         let own = u64::from(self.role.vertices[0])..u64::from(self.role.vertices[1]);
@@ -310,7 +304,7 @@ impl<'a> Trainer<'a> {
         for (step, seeds) in (0..).zip(vertices.chunks(self.role.batch)) {
             let words = [self.role.seed, stream::TEST, u64::from(self.role.rank), u64::from(step)];
             self.sampler.sample(seeds, Rng::new(&words), &mut self.batch);
-            let rows = self.fetch(self.role.epochs).map_err(|source| DemoError::Fetch {
+            let rows = self.fetch(self.role.epochs, None).map_err(|source| DemoError::Fetch {
                 epoch: self.role.epochs,
                 step,
                 source,
@@ -332,57 +326,6 @@ impl<'a> Trainer<'a> {
     }
 }
 
-/// Announces `ahead` from the first that is not announced yet, in order, and counts in `announced`. A daemon without
-/// room ([`ErrorCode::Limit`]) ends it without a fault: the rest is tried again at the next call. Fails with the step
-/// of the minibatch and the error.
-fn announce_in_order(
-    ahead: &VecDeque<Planned>,
-    announced: &mut usize,
-    mut announce: impl FnMut(&Planned) -> Result<(), ClientError>,
-) -> Result<(), (u32, ClientError)> {
-    for planned in ahead.iter().skip(*announced) {
-        match announce(planned) {
-            Ok(()) => *announced += 1,
-            Err(error) if error.code() == Some(ErrorCode::Limit) => return Ok(()),
-            Err(error) => return Err((planned.step, error)),
-        }
-    }
-    Ok(())
-}
-
 fn floats(rows: &Rows) -> Result<&[f32], DemoError> {
     rows.as_slice().map_err(DemoError::prepare("read the rows as floats"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refusal(code: ErrorCode) -> ClientError {
-        ClientError::Daemon { code, message: "refused".to_owned() }
-    }
-
-    #[test]
-    fn a_minibatch_without_room_is_announced_later_and_in_order() {
-        let planned = |step| Planned { step, seeds: vec![1], batch: Minibatch::default() };
-        let ahead: VecDeque<Planned> = (0..4).map(planned).collect();
-        let (mut announced, mut steps) = (0, Vec::new());
-        let mut room = 2;
-        let mut announce = |room: &mut usize, announced: &mut usize| {
-            announce_in_order(&ahead, announced, |planned| {
-                *room = room.checked_sub(1).ok_or_else(|| refusal(ErrorCode::Limit))?;
-                steps.push(planned.step);
-                Ok(())
-            })
-        };
-        announce(&mut room, &mut announced).unwrap();
-        assert_eq!(announced, 2);
-        room = 9;
-        announce(&mut room, &mut announced).unwrap();
-        assert_eq!((announced, steps), (4, vec![0, 1, 2, 3]));
-        let mut none = 0;
-        let (step, error) =
-            announce_in_order(&ahead, &mut none, |_| Err(refusal(ErrorCode::UnknownTable))).unwrap_err();
-        assert_eq!((step, error.code(), none), (0, Some(ErrorCode::UnknownTable), 0));
-    }
 }

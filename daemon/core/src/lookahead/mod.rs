@@ -44,12 +44,32 @@ pub struct TrainerId(pub u64);
 /// A batch that a trainer will fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
-    /// The trainer's own number of the batch; `None` stands for the order of arrival.
+    /// The number that the trainer gave to it, by which its fetch may name it.
+    pub batch: u64,
+    /// The trainer's own number of the step; `None` stands for the order of arrival.
     pub step: Option<u64>,
-    /// By which the fetch of the batch is known.
-    pub fingerprint: u64,
+    /// By which a fetch of its ids is known.
+    pub mark: IdsMark,
     /// Remote ids of the batch, each once, in the order of their first use.
     pub ids: Vec<u64>,
+}
+
+/// Two fingerprints of the ids of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdsMark {
+    /// Of the ids in their order.
+    pub ordered: u64,
+    /// The same for the same ids in any order.
+    pub unordered: u64,
+}
+
+/// By what a fetch is known as an announced batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// It names the batch's number.
+    Batch(u64),
+    /// It has these ids.
+    Ids(IdsMark),
 }
 
 /// What to do after an announcement.
@@ -68,6 +88,8 @@ pub struct Announced {
 pub struct Consumed {
     /// The announced batch that the fetch was, if it was announced.
     pub used: Option<BatchKey>,
+    /// Whether it was known by its ids, and they came in another order than announced.
+    pub reordered: bool,
     /// Batches that the fetch or the time has made void.
     pub dropped: Dropped,
 }
@@ -88,6 +110,8 @@ pub struct AnnouncementCounts {
     pub announced: u64,
     /// Of them, batches that were fetched.
     pub used: u64,
+    /// Of those, batches whose ids came in another order than announced.
+    pub reordered: u64,
     /// Of them, batches that never were: skipped, too old, or their trainer left.
     pub expired: u64,
     /// Rows that were not brought in ahead because the budget was spent.
@@ -152,7 +176,7 @@ impl Lookahead {
     }
 
     /// Takes an announcement. Announcements of one trainer may come out of order: one with a lower step than the last
-    /// takes its place among those that wait. A step that has passed, or that waits with another fingerprint, says
+    /// takes its place among those that wait. A step that has passed, or that waits with other ids, says
     /// that the trainer has begun again: what it had announced before is dropped. The same announcement twice counts
     /// once.
     pub fn announce(
@@ -162,11 +186,11 @@ impl Lookahead {
         announcement: Announcement,
         now_ms: u64,
     ) -> Announced {
-        let Announcement { step, fingerprint, ids } = announcement;
+        let Announcement { batch: number, step, mark, ids } = announcement;
         let mut dropped = self.expire(cache, now_ms);
         let known = self.trainers.get(&trainer);
         let step = step.unwrap_or_else(|| known.map_or(0, Trainer::next_own));
-        let arrival = known.map_or(Arrival::Begins, |known| known.arrival(step, fingerprint, self.now));
+        let arrival = known.map_or(Arrival::Begins, |known| known.arrival(step, mark, self.now));
         if arrival == Arrival::Repeats {
             return Announced { dropped, horizon: Ok(self.horizon(cache.capacity_rows())) };
         }
@@ -193,9 +217,10 @@ impl Lookahead {
         let batch = cache.announce(node_step, ids);
         entry.insert(Waiting {
             batch,
+            number,
             own_step: step,
             step: node_step,
-            fingerprint,
+            mark,
             rows,
             lacking: None,
             since_ms: now_ms,
@@ -228,11 +253,15 @@ impl Lookahead {
         self.trainers.values().map(|trainer| trainer.mean_rows).sum()
     }
 
-    /// A trainer fetches ids with this fingerprint. Batches that it announced before that one and has not fetched
+    /// A trainer fetches a batch, or ids that may be those of one. Batches that it announced before that one and has not fetched
     /// wait on if they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
-    pub fn consume(&mut self, cache: &TableCache, trainer: TrainerId, fingerprint: u64, now_ms: u64) -> Consumed {
-        let taken = self.trainers.get_mut(&trainer).and_then(|trainer| trainer.take(fingerprint));
-        let Some((used, skipped)) = taken else { return Consumed { used: None, dropped: self.expire(cache, now_ms) } };
+    pub fn consume(&mut self, cache: &TableCache, trainer: TrainerId, named: Named, now_ms: u64) -> Consumed {
+        let taken = self.trainers.get_mut(&trainer).and_then(|trainer| trainer.take(named));
+        let Some((used, skipped)) = taken else {
+            return Consumed { used: None, reordered: false, dropped: self.expire(cache, now_ms) };
+        };
+        let reordered = matches!(named, Named::Ids(mark) if mark.ordered != used.mark.ordered);
+        self.counts.reordered += u64::from(reordered);
         self.now = self.now.max(used.step.next());
         self.waiting.remove(&used.batch);
         self.waiting_rows -= used.rows;
@@ -240,7 +269,7 @@ impl Lookahead {
         self.refill(trainer);
         let mut dropped = self.drop_all(cache, skipped);
         dropped.merge(self.expire(cache, now_ms));
-        Consumed { used: Some(used.batch), dropped }
+        Consumed { used: Some(used.batch), reordered, dropped }
     }
 
     fn refill(&mut self, trainer: TrainerId) {

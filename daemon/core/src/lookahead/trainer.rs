@@ -1,6 +1,7 @@
 //! The announcements of one trainer. It owns their order, what of them has passed, and the way from the trainer's
 //! steps to those of the node. It never touches the cache.
 
+use super::{IdsMark, Named};
 use crate::cache::{BatchKey, Step};
 use std::collections::{BTreeSet, VecDeque};
 
@@ -21,11 +22,13 @@ pub(super) const REACH_STEPS: u32 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) batch: BatchKey,
-    /// Its number by the trainer's count.
+    /// The number that the trainer gave to it.
+    pub(super) number: u64,
+    /// Its step by the trainer's count.
     pub(super) own_step: u64,
     /// Step of the node at which it is due.
     pub(super) step: Step,
-    pub(super) fingerprint: u64,
+    pub(super) mark: IdsMark,
     /// Remote ids in it.
     pub(super) rows: usize,
     /// Rows still to be asked for; `None` until the batch is near.
@@ -91,8 +94,8 @@ impl Trainer {
         self.last_own.map_or(0, |last| last.saturating_add(1))
     }
 
-    /// What an announcement for `step` with this fingerprint is, while the node is at step `now`.
-    pub(super) fn arrival(&self, step: u64, fingerprint: u64, now: Step) -> Arrival {
+    /// What an announcement for `step` of ids with this mark is, while the node is at step `now`.
+    pub(super) fn arrival(&self, step: u64, mark: IdsMark, now: Step) -> Arrival {
         let placed = signed(step).saturating_add(self.offset);
         let away = placed.saturating_sub(i64::from(now.number())).unsigned_abs();
         if self.passed.contains(step) || away > u64::from(REACH_STEPS) {
@@ -106,7 +109,7 @@ impl Trainer {
             .find(|waiting| waiting.own_step == step);
         match same_step {
             None => Arrival::Follows,
-            Some(waiting) if waiting.fingerprint == fingerprint => Arrival::Repeats,
+            Some(waiting) if waiting.mark == mark => Arrival::Repeats,
             Some(_) => Arrival::Begins,
         }
     }
@@ -131,9 +134,9 @@ impl Trainer {
         self.queue.insert(place, waiting);
     }
 
-    /// Takes the batch with this fingerprint out, and those that it leaves too far behind.
-    pub(super) fn take(&mut self, fingerprint: u64) -> Option<(Waiting, Vec<Waiting>)> {
-        let at = self.queue.iter().position(|waiting| waiting.fingerprint == fingerprint)?;
+    /// Takes the batch of this name out, and those that it leaves too far behind.
+    pub(super) fn take(&mut self, named: Named) -> Option<(Waiting, Vec<Waiting>)> {
+        let at = self.place_of(named)?;
         let used = self.queue.remove(at)?;
         let last_used = self.last_used.map_or(used.own_step, |last| last.max(used.own_step));
         self.last_used = Some(last_used);
@@ -143,6 +146,16 @@ impl Trainer {
         self.pass(&used);
         skipped.iter().for_each(|skipped| self.pass(skipped));
         Some((used, skipped))
+    }
+
+    /// Where the batch of this name waits. Of batches with the same ids in other orders, the one in this order.
+    fn place_of(&self, named: Named) -> Option<usize> {
+        let place = |is_it: &dyn Fn(&Waiting) -> bool| self.queue.iter().position(is_it);
+        match named {
+            Named::Batch(number) => place(&|waiting| waiting.number == number),
+            Named::Ids(mark) => place(&|waiting| waiting.mark.ordered == mark.ordered)
+                .or_else(|| place(&|waiting| waiting.mark.unordered == mark.unordered)),
+        }
     }
 
     /// Takes out what was announced before `limit_ms`.

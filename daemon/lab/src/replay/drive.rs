@@ -6,7 +6,7 @@ use super::Trace;
 use super::control::{ControlSpec, Controlled, Steering};
 use hashbrown::{HashMap, HashSet};
 use rudder_core::cache::{BatchKey, CacheError, CacheSpec, Clock, Fill, PolicySpec, TableCache};
-use rudder_core::lookahead::{AnnounceError, Announcement, Lookahead, Settings, TrainerId};
+use rudder_core::lookahead::{AnnounceError, Announcement, IdsMark, Lookahead, Named, Settings, TrainerId};
 use rudder_core::optimum::HitTotals;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -177,7 +177,9 @@ impl<'a> Run<'a> {
             let m = self.announced;
             let number = m as u64;
             let ids = trace.minibatch(m).iter().map(|&id| u64::from(id)).collect();
-            let announcement = Announcement { step: Some(number), fingerprint: number, ids };
+            // Never looked at: fetches name their batch.
+            let mark = IdsMark { ordered: number, unordered: number };
+            let announcement = Announcement { batch: number, step: Some(number), mark, ids };
             // Nothing is dropped: minibatches are announced and fetched in order, and no time passes.
             let answer = lookahead.announce(self.cache, TRAINER, announcement, 0);
             answer.horizon.map_err(|source| ReplayError::Announce { minibatch: m, source })?;
@@ -204,7 +206,8 @@ impl<'a> Run<'a> {
         self.totals.add(hit.len() as u64, missed.len() as u64);
         self.totals.end_minibatch();
         self.stall_rows += missed.iter().filter(|id| !self.here.contains(*id)).count() as u64;
-        let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, m as u64, 0).used);
+        let named = Named::Batch(m as u64);
+        let consumed = self.lookahead.as_mut().and_then(|ahead| ahead.consume(self.cache, TRAINER, named, 0).used);
         let mut wanted = self.cache.record(hit, missed, |_| Some(&[]), consumed);
         if let Some(batch) = consumed {
             for id in self.staged.remove(&batch).unwrap_or_default() {

@@ -4,8 +4,9 @@
 use crate::memory::MemoryReading;
 use crate::recording::{TraceAnswer, TraceCall, TraceError};
 use crate::serve::base::Base;
+use crate::serve::books::batches::{Batches, PartIds};
 use crate::serve::books::bookkeeper::Books;
-use crate::serve::books::desk::{Entry, Intent, fingerprint_of};
+use crate::serve::books::desk::{Entry, Intent};
 use crate::serve::error::RequestError;
 use crate::serve::fetch::fetcher::{Fetcher, FetcherParts};
 use crate::serve::fetch::job::{Answered, Job};
@@ -18,9 +19,10 @@ use crate::serve::tools::steward::Steward;
 use crate::serve::trainers::{Membership, Trainers};
 use crate::serve::versions::refresh::Refresher;
 use crate::serve::versions::update::{NewRows, Updater};
+use futures_util::future::join_all;
 use rudder_agent::tools::{ToolAnswer, ToolCall, ToolError};
 use rudder_core::cache::{CacheError, CacheSpec};
-use rudder_core::lookahead::{self, Announcement};
+use rudder_core::lookahead::{self, TrainerId};
 use rudder_peers::Peers;
 use rudder_telemetry::spans::Tracer;
 use std::io;
@@ -72,6 +74,7 @@ pub enum EngineError {
 pub struct Engine {
     pub(crate) base: Arc<Base>,
     pub(crate) books: Books,
+    pub(crate) batches: Arc<Batches>,
     pub(crate) fetcher: Arc<Fetcher>,
     pub(crate) trainers: Arc<Trainers>,
     pub(crate) memory: Arc<Memory>,
@@ -91,7 +94,8 @@ impl Engine {
         let dataset = Arc::clone(owned.dataset());
         let tables = caches.into_iter().map(|spec| TableState::new(spec, dataset.parts())).collect::<Result<_, _>>()?;
         let base = Arc::new(Base { dataset, owned, peers, network, tables, started: Instant::now() });
-        let books = Books::start(&base, lookahead).map_err(EngineError::Thread)?;
+        let batches = Arc::new(Batches::new(lookahead.rows_max, lookahead.expire_ms));
+        let books = Books::start(&base, lookahead, &batches).map_err(EngineError::Thread)?;
         let of_fetches = FetcherParts {
             gather_threads: parts.gather_threads,
             seconds: crate::serve::fetch::timing::fetch_seconds()?,
@@ -101,11 +105,12 @@ impl Engine {
         let (refresher, memory) = (Refresher::new(&base), Arc::new(Memory::new(&base, steer)));
         Ok(Arc::new(Self {
             fetcher: Arc::new(Fetcher::new(&base, books.desks(), of_fetches)),
-            trainers: Arc::new(Trainers::new(books.desks())),
+            trainers: Arc::new(Trainers::new(books.desks(), &batches)),
             steward: Steward::new(&base, books.desks(), &refresher, &memory, Duration::from_millis(steer.tool_wait_ms)),
             updater: Updater::new(&base),
             draining: AtomicBool::new(false),
             base,
+            batches,
             books,
             memory,
             refresher,
@@ -149,25 +154,50 @@ impl Engine {
         self.books.desk(table).put(Entry::Account(account)).await;
     }
 
-    /// A trainer will fetch `ids` at its `step`. Answers how many batches it should announce ahead. Announcements are
-    /// taken in the order in which these calls were first polled.
+    /// Keeps the ids of a batch for the fetch that names it.
+    pub(crate) fn hold(&self, trainer: TrainerId, batch: u64, parts: &[(usize, PartIds)]) {
+        self.batches.put(trainer, batch, parts, self.base.now_ms());
+    }
+
+    /// A trainer will fetch these ids at its `step`. Announcements are taken in the order in which these calls were
+    /// first polled. One that is refused is forgotten.
     pub(crate) async fn announce(
         &self,
         member: &Membership,
-        table: usize,
+        batch: u64,
         step: Option<u64>,
-        ids: &[u64],
-    ) -> Result<u32, RequestError> {
-        let remote = self.base.remote_ids(table, ids)?;
-        let announcement = Announcement { step, fingerprint: fingerprint_of(ids), ids: remote };
-        let (horizon, answer) = oneshot::channel();
-        let intent = Intent { trainer: member.id(), announcement, horizon };
-        self.books.desk(table).put(Entry::Announce(intent)).await;
+        parts: Vec<(usize, PartIds)>,
+    ) -> Result<(), RequestError> {
+        let trainer = member.id();
+        let taken =
+            join_all(parts.into_iter().map(|(table, ids)| self.announce_part(trainer, batch, step, table, ids)));
+        let outcome: Result<(), RequestError> = taken.await.into_iter().collect();
+        if outcome.is_err() {
+            self.batches.forget(trainer, batch);
+        }
+        outcome
+    }
+
+    async fn announce_part(
+        &self,
+        trainer: TrainerId,
+        batch: u64,
+        step: Option<u64>,
+        table: usize,
+        ids: PartIds,
+    ) -> Result<(), RequestError> {
+        let (taken, answer) = oneshot::channel();
+        self.books.desk(table).put(Entry::Announce(Intent { trainer, batch, step, ids, taken })).await;
         match answer.await {
-            Ok(horizon) => horizon.map_err(RequestError::Announce),
+            Ok(outcome) => outcome,
             Err(_) if self.is_draining() => Err(RequestError::Draining),
             Err(_) => Err(RequestError::Internal("the bookkeeping of the table has ended")),
         }
+    }
+
+    /// Batches that trainers should announce ahead for a table.
+    pub(crate) fn horizon(&self, table: usize) -> u32 {
+        self.books.lookahead(table).horizon
     }
 
     /// Writes rows through to their owners. When it returns, every fetch of this node gets the new rows. Answers their

@@ -55,6 +55,11 @@ pub(crate) enum RequestError {
         "{what} is over the limit {key} = {limit} of this daemon: stay below it, or raise it in the daemon's configuration"
     )]
     Limit { what: String, key: &'static str, limit: u64 },
+    #[error(
+        "no announced batch of number {number} with these tables and counts is known: it was not announced, used before, or \
+         forgotten; ask with the ids"
+    )]
+    UnknownBatch { number: u64 },
     #[error("announcement refused: {0} (lookahead.rows_max)")]
     Announce(AnnounceError),
     #[error("{rows} rows of table `{table}` could not be fetched: {}", error_chain(cause))]
@@ -159,6 +164,7 @@ impl RequestError {
             Self::Shape { .. } => ErrorCode::Shape,
             Self::Arena(_) | Self::Place(_) => ErrorCode::Arena,
             Self::Limit { .. } | Self::Announce(_) => ErrorCode::Limit,
+            Self::UnknownBatch { .. } => ErrorCode::UnknownBatch,
             Self::Peer { cause: FlightError::Peer(cause), .. } => peer_code(cause),
             Self::Peer { cause: FlightError::Ended { .. }, .. } => ErrorCode::Internal,
             Self::Update { fault, .. } => fault.code(),

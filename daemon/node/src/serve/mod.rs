@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod fetch;
 mod metrics;
+mod notices;
 mod own;
 mod requests;
 mod server;

@@ -45,8 +45,10 @@ pub struct LocalConfig {
     /// Most row bytes of one reply to a client without shared memory.
     #[serde(with = "byte_size")]
     pub inline_bytes_max: usize,
-    /// Most ids of one fetch.
+    /// Most ids of one fetch, over all its tables.
     pub ids_max: usize,
+    /// Most tables of one fetch or announcement.
+    pub fetch_tables_max: usize,
     /// Most shared-memory arenas of one connection.
     pub arenas_max: usize,
     /// Most bytes of all arenas of one connection.
@@ -70,6 +72,7 @@ impl Default for LocalConfig {
             frame_bytes_max: 4 << 20,
             inline_bytes_max: 64 << 20,
             ids_max: 16_000_000,
+            fetch_tables_max: 256,
             arenas_max: 64,
             arena_bytes_max: 64 << 30,
             write_timeout_ms: 10_000,
@@ -101,6 +104,7 @@ impl LocalConfig {
         within("local.frame_bytes_max", self.frame_bytes_max, 4 << 10..=1 << 30)?;
         within("local.inline_bytes_max", self.inline_bytes_max, 4 << 10..=1 << 32)?;
         within("local.ids_max", self.ids_max, 1..=1 << 32)?;
+        within("local.fetch_tables_max", self.fetch_tables_max, 1..=4096)?;
         within("local.arenas_max", self.arenas_max, 1..=65_536)?;
         within("local.arena_bytes_max", self.arena_bytes_max, 4 << 10..=1 << 50)?;
         within("local.write_timeout_ms", self.write_timeout_ms, WAIT_MS)

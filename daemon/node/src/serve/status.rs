@@ -106,7 +106,9 @@ pub struct LookaheadStatus {
     pub announced_batches: u64,
     /// Of them, batches that were fetched.
     pub used_batches: u64,
-    /// Of them, batches that never were.
+    /// Of those, batches whose ids came in another order than announced.
+    pub reordered_batches: u64,
+    /// Announced batches that never were fetched.
     pub expired_batches: u64,
     /// Rows not brought in ahead because the budget was spent.
     pub over_budget_rows: u64,
@@ -250,6 +252,7 @@ fn lookahead_status(engine: &Engine, at: usize) -> LookaheadStatus {
     LookaheadStatus {
         announced_batches: counts.announced,
         used_batches: counts.used,
+        reordered_batches: counts.reordered,
         expired_batches: counts.expired,
         over_budget_rows: counts.over_budget_rows,
         waiting_rows,

@@ -2,6 +2,7 @@
 //! numbers by which the rest of the engine knows them. What a trainer has told lives while any of its connections does
 //! ([`Membership`]) and is forgotten with the last. It must never hold a lock while it calls a cache.
 
+use crate::serve::books::batches::Batches;
 use crate::serve::books::desk::Desk;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -28,10 +29,11 @@ pub(crate) struct Standing {
 }
 
 /// The trainers with open connections; never more than there are connections.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Trainers {
     known: Mutex<Known>,
     desks: Vec<Arc<Desk>>,
+    batches: Arc<Batches>,
 }
 
 #[derive(Debug, Default)]
@@ -72,14 +74,15 @@ impl Drop for Membership {
             known.members.remove(&self.key);
             known.board.remove(self.id);
             self.trainers.desks.iter().for_each(|desk| desk.leave(self.id));
+            self.trainers.batches.leave(self.id);
         }
     }
 }
 
 impl Trainers {
-    /// Nobody yet; `desks` hear of ticks, and of trainers that leave.
-    pub(crate) fn new(desks: &[Arc<Desk>]) -> Self {
-        Self { known: Mutex::default(), desks: desks.to_vec() }
+    /// Nobody yet; `desks` hear of ticks, and with `batches` of trainers that leave.
+    pub(crate) fn new(desks: &[Arc<Desk>], batches: &Arc<Batches>) -> Self {
+        Self { known: Mutex::default(), desks: desks.to_vec(), batches: Arc::clone(batches) }
     }
 
     /// A connection says to which trainer it belongs.
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn connections_of_one_trainer_share_what_it_told_until_the_last_closes() {
-        let trainers = Arc::new(Trainers::new(&[]));
+        let trainers = Arc::new(Trainers::new(&[], &Arc::new(Batches::new(0, 0))));
         let key = TrainerKey { uid: 7, number: 1 };
         let (first, second) = (trainers.join(key), trainers.join(key));
         let others = [TrainerKey { uid: 8, number: 1 }, TrainerKey { uid: 7, number: 2 }].map(|key| trainers.join(key));

@@ -6,9 +6,10 @@ use crate::serve::table::flights::Claim;
 use hashbrown::HashMap;
 use rudder_core::cache::{BatchKey, TableCache};
 use rudder_core::lookahead::{
-    AnnounceError, Announced, Announcement, AnnouncementCounts, Consumed, Dropped, Lookahead, Prefetch, Settings,
-    TrainerId,
+    AnnounceError, Announced, Announcement, AnnouncementCounts, Consumed, Dropped, Lookahead, Named, Prefetch,
+    Settings, TrainerId,
 };
+use std::collections::VecDeque;
 
 /// What lookahead did, for status and metrics.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,40 +28,60 @@ pub(crate) struct Announcements {
     staged: HashMap<BatchKey, Vec<Claim>>,
     /// Batches whose fetch has arrived and was not accounted for, by its ticket.
     fetching: HashMap<u64, BatchKey>,
+    /// Numbers of batches whose fetch overtook their announcement.
+    early: VecDeque<(TrainerId, u64)>,
 }
+
+/// Numbers of such batches that are kept; the oldest go first.
+const EARLY_MAX: usize = 64;
 
 impl Announcements {
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { lookahead: Lookahead::new(settings), staged: HashMap::new(), fetching: HashMap::new() }
+        let (staged, fetching, early) = (HashMap::new(), HashMap::new(), VecDeque::new());
+        Self { lookahead: Lookahead::new(settings), staged, fetching, early }
     }
 
-    /// Takes an announcement. Answers how many batches the trainer should announce ahead.
+    /// Takes an announcement, unless its batch was fetched before: the queue lets fetches overtake announcements that
+    /// wait for places.
     pub(crate) fn announce(
         &mut self,
         cache: &TableCache,
         trainer: TrainerId,
         announcement: Announcement,
         now_ms: u64,
-    ) -> Result<u32, AnnounceError> {
+    ) -> Result<(), AnnounceError> {
+        if let Some(at) = self.early.iter().position(|&early| early == (trainer, announcement.batch)) {
+            self.early.remove(at);
+            return Ok(());
+        }
         let Announced { dropped, horizon } = self.lookahead.announce(cache, trainer, announcement, now_ms);
         self.unstage_all(dropped);
-        horizon
+        horizon.map(drop)
     }
 
-    /// A fetch has arrived, which may be of an announced batch.
+    /// A fetch has arrived, which may be of an announced batch. Answers whether it is one whose ids came in another
+    /// order.
     pub(crate) fn arrive(
         &mut self,
         cache: &TableCache,
         ticket: u64,
         trainer: TrainerId,
-        fingerprint: u64,
+        named: Named,
         now_ms: u64,
-    ) {
-        let Consumed { used, dropped } = self.lookahead.consume(cache, trainer, fingerprint, now_ms);
+    ) -> bool {
+        let Consumed { used, reordered, dropped } = self.lookahead.consume(cache, trainer, named, now_ms);
         self.unstage_all(dropped);
-        if let Some(batch) = used {
-            self.fetching.insert(ticket, batch);
+        match (used, named) {
+            (Some(batch), _) => _ = self.fetching.insert(ticket, batch),
+            (None, Named::Batch(number)) => {
+                if self.early.len() == EARLY_MAX {
+                    self.early.pop_front();
+                }
+                self.early.push_back((trainer, number));
+            }
+            (None, Named::Ids(_)) => {}
         }
+        reordered
     }
 
     /// The announced batch that a fetch was, if it was announced: it is being accounted for.
@@ -122,5 +143,41 @@ impl Announcements {
             horizon: self.lookahead.horizon(capacity),
             staged_batches: self.staged.len(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rudder_core::cache::{CacheSpec, PolicySpec};
+    use rudder_core::lookahead::IdsMark;
+
+    /// A desk may hold an announcement back while the fetch that names its batch goes ahead.
+    #[test]
+    fn an_announcement_that_its_fetch_overtook_does_not_wait() {
+        let policy = PolicySpec::Lru;
+        let (capacity_rows, ceiling_rows) = (10, 10);
+        let spec = CacheSpec {
+            table_rows: 100,
+            row_bytes: 0,
+            capacity_rows,
+            ceiling_rows,
+            tracked_rows_max: 0,
+            policy,
+            seed: 1,
+        };
+        let cache = TableCache::new(spec).unwrap();
+        let mut announcements = Announcements::new(Settings::default());
+        let said = |batch| {
+            let mark = IdsMark { ordered: batch, unordered: batch };
+            Announcement { batch, step: Some(batch), mark, ids: vec![batch] }
+        };
+        assert!(!announcements.arrive(&cache, 1, TrainerId(1), Named::Batch(5), 0));
+        announcements.announce(&cache, TrainerId(2), said(5), 0).unwrap();
+        assert!(announcements.expects(TrainerId(2)), "another trainer's");
+        announcements.announce(&cache, TrainerId(1), said(5), 0).unwrap();
+        assert!(!announcements.expects(TrainerId(1)));
+        announcements.announce(&cache, TrainerId(1), said(6), 0).unwrap();
+        assert!(announcements.expects(TrainerId(1)));
     }
 }

@@ -4,15 +4,17 @@
 
 use crate::serve::base::Base;
 use crate::serve::books::announcements::{Announcements, LookaheadState};
-use crate::serve::books::desk::{Account, Desk, Entry, Intent, Next, Offer};
+use crate::serve::books::batches::Batches;
+use crate::serve::books::desk::{Account, Arrival, Desk, Entry, Intent, Next, Offer, mark_of};
 use crate::serve::books::supply::bring_in;
+use crate::serve::error::RequestError;
 use crate::serve::requests::request_rows;
 use crate::serve::table::TableState;
 use crate::serve::table::reason::Reason;
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use rudder_core::cache::Fill;
-use rudder_core::lookahead::Settings;
+use rudder_core::lookahead::{Announcement, Settings};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,10 +38,10 @@ impl Books {
     ///
     /// # Errors
     /// When the kernel gives no thread.
-    pub(crate) fn start(base: &Arc<Base>, settings: Settings) -> io::Result<Self> {
+    pub(crate) fn start(base: &Arc<Base>, settings: Settings, batches: &Arc<Batches>) -> io::Result<Self> {
         let mut books = Self { desks: Vec::new(), states: Vec::new(), threads: Mutex::default() };
         for table in 0..base.tables.len() {
-            let bookkeeper = Bookkeeper::new(Arc::clone(base), table, settings);
+            let bookkeeper = Bookkeeper::new(Arc::clone(base), table, settings, Arc::clone(batches));
             books.desks.push(Arc::clone(&bookkeeper.desk));
             books.states.push(Arc::clone(&bookkeeper.state));
             let name = format!("rudder-books-{table}");
@@ -85,6 +87,8 @@ struct Bookkeeper {
     table: usize,
     desk: Arc<Desk>,
     announcements: Announcements,
+    /// Of all tables; each bookkeeper sees to it that they end in time.
+    batches: Arc<Batches>,
     state: Arc<Mutex<LookaheadState>>,
     expire_every: Duration,
 }
@@ -108,11 +112,11 @@ impl Drop for Closing {
 }
 
 impl Bookkeeper {
-    fn new(base: Arc<Base>, table: usize, settings: Settings) -> Self {
+    fn new(base: Arc<Base>, table: usize, settings: Settings, batches: Arc<Batches>) -> Self {
         let announcements = Announcements::new(settings);
         let state = Arc::new(Mutex::new(announcements.state(base.tables[table].cache.capacity_rows())));
         let expire_every = Duration::from_millis(settings.expire_ms / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY_MAX);
-        Self { base, table, desk: Arc::default(), announcements, state, expire_every }
+        Self { base, table, desk: Arc::default(), announcements, batches, state, expire_every }
     }
 
     fn run(mut self) {
@@ -132,6 +136,7 @@ impl Bookkeeper {
             }
             if Instant::now() >= expire_at {
                 self.announcements.expire(&self.base.tables[self.table].cache, self.base.now_ms());
+                self.batches.expire(self.base.now_ms());
                 self.publish();
                 expire_at = Instant::now() + self.expire_every;
             }
@@ -149,21 +154,32 @@ impl Bookkeeper {
                 // Who asked may be gone.
                 let _ = filled.send(rows);
             }
-            Entry::Announce(Intent { trainer, announcement, horizon }) => {
-                let answer = self.announcements.announce(cache, trainer, announcement, now_ms);
-                let taken = answer.is_ok();
-                self.publish();
-                let _ = horizon.send(answer);
-                if taken {
-                    self.prefetch();
-                }
-            }
+            Entry::Announce(intent) => self.announce(intent, now_ms),
             Entry::Tick(clock) => cache.tick(clock),
             Entry::Leave(trainer) => self.announcements.leave(cache, trainer),
-            Entry::Arrive { ticket, trainer, fingerprint } => {
-                self.announcements.arrive(cache, ticket, trainer, fingerprint, now_ms);
+            Entry::Arrive(Arrival { ticket, trainer, named, notices }) => {
+                if self.announcements.arrive(cache, ticket, trainer, named, now_ms) {
+                    notices.say_other_order(self.base.name(self.table));
+                }
             }
             Entry::Abandon { ticket } => self.announcements.abandon(cache, ticket),
+        }
+    }
+
+    /// Takes an announcement, and asks for what is wanted next.
+    fn announce(&mut self, Intent { trainer, batch, step, ids, taken }: Intent, now_ms: u64) {
+        let cache = &self.base.tables[self.table].cache;
+        let outcome = self.base.remote_ids(self.table, &ids).and_then(|remote| {
+            let announcement = Announcement { batch, step, mark: mark_of(&ids), ids: remote };
+            self.announcements.announce(cache, trainer, announcement, now_ms).map_err(RequestError::Announce)
+        });
+        drop(ids);
+        let is_taken = outcome.is_ok();
+        self.publish();
+        // Who announced may be gone.
+        let _ = taken.send(outcome);
+        if is_taken {
+            self.prefetch();
         }
     }
 

@@ -1,11 +1,13 @@
 //! The queue in front of a table's bookkeeper. It owns the order of the entries and their limit. The fetch path takes
 //! its lock for the time of one push; who must wait for a place in it ([`PLACES`]) has answered its trainer before.
 
+use crate::serve::error::RequestError;
+use crate::serve::notices::Notices;
 use crate::serve::table::flights::Claim;
 use hashbrown::HashSet;
 use parking_lot::{Condvar, Mutex};
 use rudder_core::cache::{Clock, Fill};
-use rudder_core::lookahead::{AnnounceError, Announcement, TrainerId};
+use rudder_core::lookahead::{IdsMark, Named, TrainerId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,9 +63,23 @@ pub(crate) struct Offer {
 #[derive(Debug)]
 pub(crate) struct Intent {
     pub(crate) trainer: TrainerId,
-    pub(crate) announcement: Announcement,
-    /// Gets the number of batches that the trainer should announce ahead.
-    pub(crate) horizon: oneshot::Sender<Result<u32, AnnounceError>>,
+    /// The trainer's number of the batch.
+    pub(crate) batch: u64,
+    pub(crate) step: Option<u64>,
+    /// All its dataset ids, in the order of the fetch.
+    pub(crate) ids: Arc<Vec<u64>>,
+    /// Hears whether the announcement was taken.
+    pub(crate) taken: oneshot::Sender<Result<(), RequestError>>,
+}
+
+/// A fetch of a trainer that has announced batches.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) ticket: u64,
+    pub(crate) trainer: TrainerId,
+    pub(crate) named: Named,
+    /// Where to say that the ids came in another order.
+    pub(crate) notices: Arc<Notices>,
 }
 
 /// Work for a bookkeeper.
@@ -77,11 +93,7 @@ pub(crate) enum Entry {
     /// A trainer is gone.
     Leave(TrainerId),
     /// A fetch of a trainer that has announced batches has arrived.
-    Arrive {
-        ticket: u64,
-        trainer: TrainerId,
-        fingerprint: u64,
-    },
+    Arrive(Arrival),
     /// Such a fetch ended without being accounted for.
     Abandon {
         ticket: u64,
@@ -94,7 +106,7 @@ impl Entry {
         match self {
             Entry::Account(account) => account.ticket.is_some() || !account.missed.is_empty(),
             Entry::Offer(_) | Entry::Announce(_) => true,
-            Entry::Tick(_) | Entry::Leave(_) | Entry::Arrive { .. } | Entry::Abandon { .. } => false,
+            Entry::Tick(_) | Entry::Leave(_) | Entry::Arrive(_) | Entry::Abandon { .. } => false,
         }
     }
 
@@ -103,7 +115,7 @@ impl Entry {
         match self {
             Entry::Account(account) => account.ticket.is_some(),
             Entry::Offer(_) | Entry::Tick(_) => false,
-            Entry::Announce(_) | Entry::Leave(_) | Entry::Arrive { .. } | Entry::Abandon { .. } => true,
+            Entry::Announce(_) | Entry::Leave(_) | Entry::Arrive(_) | Entry::Abandon { .. } => true,
         }
     }
 
@@ -112,8 +124,8 @@ impl Entry {
         let rows = match self {
             Entry::Account(account) => account.hits.len() + account.missed.len(),
             Entry::Offer(offer) => offer.ids.len(),
-            Entry::Announce(intent) => intent.announcement.ids.len(),
-            Entry::Tick(_) | Entry::Leave(_) | Entry::Arrive { .. } | Entry::Abandon { .. } => 0,
+            Entry::Announce(intent) => intent.ids.len(),
+            Entry::Tick(_) | Entry::Leave(_) | Entry::Arrive(_) | Entry::Abandon { .. } => 0,
         };
         (1 + rows / PLACE_ROWS).min(ENTRY_PLACES_MAX) as u32
     }
@@ -216,12 +228,17 @@ impl Desk {
         }
     }
 
-    /// A trainer fetches `ids`. Answers a ticket if it has announced batches, of which this may be one.
-    pub(crate) fn arrive(self: &Arc<Self>, trainer: TrainerId, ids: &[u64]) -> Option<Ticket> {
+    /// A trainer fetches what is `named` so. Answers a ticket if it has announced batches, of which this may be one.
+    pub(crate) fn arrive(
+        self: &Arc<Self>,
+        trainer: TrainerId,
+        named: impl FnOnce() -> Named,
+        notices: &Arc<Notices>,
+    ) -> Option<Ticket> {
         if !self.queue.lock().expecting.contains(&trainer) {
             return None;
         }
-        let fingerprint = fingerprint_of(ids);
+        let (named, notices) = (named(), Arc::clone(notices));
         let mut queue = self.queue.lock();
         if queue.closed || queue.tickets >= TICKETS_MAX {
             return None;
@@ -229,7 +246,8 @@ impl Desk {
         queue.tickets += 1;
         queue.next_ticket += 1;
         let number = queue.next_ticket;
-        queue.entries.push_back((Entry::Arrive { ticket: number, trainer, fingerprint }, None));
+        let arrival = Arrival { ticket: number, trainer, named, notices };
+        queue.entries.push_back((Entry::Arrive(arrival), None));
         Some(Ticket { number, desk: Some(Arc::clone(self)) })
     }
 
@@ -308,9 +326,18 @@ impl Desk {
     }
 }
 
-/// The fingerprint by which a fetch is known as an announced batch.
-pub(crate) fn fingerprint_of(ids: &[u64]) -> u64 {
-    xxh3_64(bytemuck::cast_slice(ids))
+/// By what a fetch of these ids is known as an announced batch.
+pub(crate) fn mark_of(ids: &[u64]) -> IdsMark {
+    // A sum forgets the order. Each id is mixed before, so that other ids have another sum.
+    let unordered = ids.iter().fold(0u64, |sum, &id| sum.wrapping_add(mixed(id)));
+    IdsMark { ordered: xxh3_64(bytemuck::cast_slice(ids)), unordered }
+}
+
+/// One multiplication whose halves are folded; the factors are the first digits of pi.
+#[inline]
+fn mixed(id: u64) -> u64 {
+    let product = u128::from(id ^ 0x243f_6a88_85a3_08d3) * 0x1319_8a2e_0370_7345;
+    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]
@@ -327,8 +354,8 @@ mod tests {
     }
 
     fn intent(trainer: u64) -> Entry {
-        let announcement = Announcement { step: None, fingerprint: fingerprint_of(&[1, 2]), ids: vec![2] };
-        Entry::Announce(Intent { trainer: TrainerId(trainer), announcement, horizon: oneshot::channel().0 })
+        let (taken, ids) = (oneshot::channel().0, Arc::new(vec![1, 2]));
+        Entry::Announce(Intent { trainer: TrainerId(trainer), batch: 5, step: None, ids, taken })
     }
 
     #[test]
@@ -346,22 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn the_same_ids_have_one_mark_in_any_order_and_others_another() {
+        let (one, other) = (mark_of(&[1, 4, 4, 9]), mark_of(&[4, 9, 1, 4]));
+        assert!(one.unordered == other.unordered && one.ordered != other.ordered);
+        for ids in [&[2, 3, 4, 9][..], &[1, 4, 9], &[1, 1, 4, 9], &[0, 1, 4, 4, 9]] {
+            assert_ne!(mark_of(ids).unordered, one.unordered, "{ids:?}");
+        }
+    }
+
+    #[test]
     fn a_fetch_has_a_ticket_while_its_trainer_has_announcements() {
         let desk = Arc::new(Desk::default());
-        assert!(desk.arrive(TrainerId(1), &[1, 2]).is_none());
+        let arrive = |trainer| desk.arrive(TrainerId(trainer), || Named::Batch(5), &Arc::default());
+        assert!(arrive(1).is_none());
         desk.push(intent(1), None);
-        let ticket = desk.arrive(TrainerId(1), &[1, 2]).unwrap();
-        assert!(desk.arrive(TrainerId(2), &[1, 2]).is_none());
+        let ticket = arrive(1).unwrap();
+        assert!(arrive(2).is_none());
         desk.note_expecting(|_| false);
         assert!(matches!(entry(&desk), Some(Entry::Announce(_))));
-        assert!(
-            matches!(entry(&desk), Some(Entry::Arrive { fingerprint, .. }) if fingerprint == fingerprint_of(&[1, 2]))
-        );
+        assert!(matches!(entry(&desk), Some(Entry::Arrive(Arrival { named: Named::Batch(5), .. }))));
         drop(ticket);
         assert!(matches!(entry(&desk), Some(Entry::Abandon { ticket: 1 })));
         assert_eq!(desk.queue.lock().tickets, 0);
         desk.note_expecting(|_| false);
-        assert!(desk.arrive(TrainerId(1), &[1, 2]).is_none());
+        assert!(arrive(1).is_none());
     }
 
     #[tokio::test]
@@ -375,7 +410,7 @@ mod tests {
         assert!(tokio::time::timeout(SOON, desk.put(intent(99))).await.is_err(), "work in progress has a place, too");
         drop((first, place));
         tokio::time::timeout(Duration::from_secs(10), desk.put(intent(99))).await.unwrap();
-        let ticket = desk.arrive(TrainerId(99), &[1]).unwrap();
+        let ticket = desk.arrive(TrainerId(99), || Named::Batch(1), &Arc::default()).unwrap();
         desk.close();
         drop(ticket);
         desk.put(intent(1)).await;

@@ -3,6 +3,7 @@
 //! ([`bookkeeper`]). It owns the order of that work, and must never make a trainer wait for it.
 
 pub(crate) mod announcements;
+pub(crate) mod batches;
 pub(crate) mod bookkeeper;
 pub(crate) mod desk;
 pub(crate) mod supply;

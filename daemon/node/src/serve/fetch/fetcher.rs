@@ -102,12 +102,14 @@ impl Fetcher {
 
     /// Brings all rows of `job` to their place.
     pub(crate) async fn fetch(self: &Arc<Self>, job: &Arc<Job>) -> Result<Answered, RequestError> {
-        let ticket = self.desks[job.table].arrive(job.trainer, &job.ids);
+        // A fetch that teaches nothing is no announced batch either.
+        let desk = job.learn.then(|| &self.desks[job.table]);
+        let ticket = desk.and_then(|desk| desk.arrive(job.trainer, || job.named(), &job.notices));
         let answered = self.bring(job, ticket).await;
         let stats = &self.base.tables[job.table].stats;
         match &answered {
             Ok(Answered { sources, .. }) => {
-                stats.count(sources, self.base.started);
+                stats.count(sources, job.learn.then_some(self.base.started));
                 self.seconds.observe(job.timeline.elapsed().as_secs_f64());
             }
             Err(_) => {

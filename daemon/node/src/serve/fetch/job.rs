@@ -1,11 +1,13 @@
 //! One fetch: what is asked, and what was answered. It owns no work.
 
-use crate::serve::books::desk::Account;
+use crate::serve::books::desk::{Account, mark_of};
 use crate::serve::fetch::timeline::Timeline;
+use crate::serve::notices::Notices;
 use crate::serve::own::out::Out;
 use crate::serve::table::flights::Claim;
 use rudder_client::RowSources;
-use rudder_core::lookahead::TrainerId;
+use rudder_core::lookahead::{Named, TrainerId};
+use std::sync::Arc;
 
 /// One fetch, checked against the limits; its rows go to `out`.
 #[derive(Debug)]
@@ -20,10 +22,23 @@ pub(crate) struct Job {
     pub(crate) timeline: Timeline,
     /// Number of the table.
     pub(crate) table: usize,
-    /// The ids, read once.
-    pub(crate) ids: Vec<u64>,
+    /// The ids, read once; jobs of one call may share them.
+    pub(crate) ids: Arc<Vec<u64>>,
     /// Where the rows go.
     pub(crate) out: Out,
+    /// The announced batch that it is, by the trainer's word.
+    pub(crate) batch: Option<u64>,
+    /// Whether the cache learns from it.
+    pub(crate) learn: bool,
+    /// Where to say what nobody waits for.
+    pub(crate) notices: Arc<Notices>,
+}
+
+impl Job {
+    /// By what it is known as an announced batch.
+    pub(crate) fn named(&self) -> Named {
+        self.batch.map_or_else(|| Named::Ids(mark_of(&self.ids)), Named::Batch)
+    }
 }
 
 /// A fetch that was answered, with what is still owed to the cache.

@@ -27,6 +27,7 @@ struct Handles {
     evicted: IntCounterVec,
     shifts: IntCounterVec,
     announced: IntCounterVec,
+    reordered: IntCounterVec,
     waiting: IntGaugeVec,
     staged: IntGaugeVec,
     stall: Counter,
@@ -73,6 +74,11 @@ impl Handles {
                 "Announced batches that were fetched, or expired because they never were.",
                 &["table", "outcome"],
             )?,
+            reordered: counter(
+                "rudder_reordered_batches_total",
+                "Announced batches whose ids were fetched in another order than announced.",
+                &["table"],
+            )?,
             waiting: gauge("rudder_announced_rows", "Announced rows that wait for their use.")?,
             staged: gauge("rudder_staged_batches", "Announced batches that rows are held for outside the cache.")?,
             stall: Counter::new("rudder_stall_seconds_total", "Time that trainers waited for rows of peers.")?,
@@ -113,7 +119,7 @@ impl Handles {
         })
     }
 
-    fn all(&self) -> [&dyn Collector; 27] {
+    fn all(&self) -> [&dyn Collector; 28] {
         [
             &self.fetched,
             &self.failed,
@@ -123,6 +129,7 @@ impl Handles {
             &self.evicted,
             &self.shifts,
             &self.announced,
+            &self.reordered,
             &self.waiting,
             &self.staged,
             &self.stall,
@@ -148,10 +155,13 @@ impl Handles {
     fn take(&self, at: usize, engine: &Engine) {
         let name = engine.base.name(at);
         let table: &TableState = &engine.base.tables[at];
-        let set = |counters: &IntCounterVec, labels: &[&str], value: &AtomicU64| {
+        let set_count = |counters: &IntCounterVec, labels: &[&str], count: u64| {
             let counter = counters.with_label_values(labels);
             counter.reset();
-            counter.inc_by(value.load(Ordering::Relaxed));
+            counter.inc_by(count);
+        };
+        let set = |counters: &IntCounterVec, labels: &[&str], value: &AtomicU64| {
+            set_count(counters, labels, value.load(Ordering::Relaxed));
         };
         let (stats, cache) = (&table.stats, table.cache.stats());
         set(&self.fetched, &[name, "local"], &stats.local_rows);
@@ -174,11 +184,9 @@ impl Handles {
         set(&self.evicted, &[name, "shrunk"], &cache.shrunk_rows);
         set(&self.evicted, &[name, "outdated"], &cache.discarded_rows);
         let ahead = engine.books.lookahead(at);
-        for (outcome, count) in [("used", ahead.counts.used), ("expired", ahead.counts.expired)] {
-            let counter = self.announced.with_label_values(&[name, outcome]);
-            counter.reset();
-            counter.inc_by(count);
-        }
+        set_count(&self.announced, &[name, "used"], ahead.counts.used);
+        set_count(&self.announced, &[name, "expired"], ahead.counts.expired);
+        set_count(&self.reordered, &[name], ahead.counts.reordered);
         set(&self.shifts, &[name], &cache.shifts);
         match stats.hit_ratio(engine.base.started) {
             Some(ratio) => self.hit_ratio.with_label_values(&[name]).set(ratio),

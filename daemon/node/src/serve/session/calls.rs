@@ -4,12 +4,14 @@
 use crate::serve::error::RequestError;
 use crate::serve::fetch::job::Job;
 use crate::serve::own::out::Out;
-use crate::serve::session::checks::{IdsCall, Local, Session};
+use crate::serve::session::checks::{Local, Session};
+use crate::serve::session::parts::FetchCall;
 use crate::serve::session::replies::Replies;
-use crate::serve::session::translate::Back;
+use crate::serve::session::translate::bytes_of;
+use futures_util::future::join_all;
 use rudder_agent::tools::{IdsAre, ToolCall, Warm};
 use rudder_client::IdSpace;
-use rudder_client::wire::{Place, Reply, RowsCall};
+use rudder_client::wire::{IdRun, IdWidth, IdsPart, Place, Reply, RowsAnswer, RowsCall};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,36 +29,39 @@ impl Session {
     }
 
     /// Serves a fetch: at once if all rows are here, else beside what comes next on the connection.
-    pub(crate) async fn fetch(&self, id: u64, call: &RowsCall, payload: &[u8]) -> Result<(), RequestError> {
+    pub(crate) async fn fetch(&self, id: u64, call: &FetchCall, payload: &[u8]) -> Result<(), RequestError> {
         if self.local.engine.is_draining() {
             return Err(RequestError::Draining);
         }
-        let mut job = self.check_fetch(id, call, payload)?;
-        self.to_dataset(job.table, &mut job.ids).await?;
-        let job = Arc::new(job);
+        let jobs = self.jobs(id, call, payload).await?;
         let place = self.place().await?;
         // One poll here spares fetches that need no peer a trip through the scheduler.
-        self.begin(answer_fetch(Arc::clone(&self.local), Arc::clone(&self.replies), job, place)).await;
+        self.begin(answer_fetch(Arc::clone(&self.local), Arc::clone(&self.replies), id, jobs, place)).await;
         Ok(())
     }
 
     /// Takes an announcement; beside what comes next on the connection, but in the order of the connection's
-    /// announcements.
+    /// announcements. Nobody hears of it unless it is refused.
     pub(crate) async fn announce(
         &self,
-        id: u64,
-        call: &IdsCall,
+        batch: u64,
         step: Option<u64>,
+        parts: &[IdsPart],
         payload: &[u8],
     ) -> Result<(), RequestError> {
-        let (table, count) = (usize::from(self.table(call.table)?.id), self.count(call.count)?);
-        let mut ids = self.read_ids(call.ids, count, payload)?;
-        self.to_dataset(table, &mut ids).await?;
+        let parts = self.announced(parts, payload).await?;
         let (place, member) = (self.place().await?, Arc::clone(self.member()?));
         let (engine, replies) = (Arc::clone(&self.local.engine), Arc::clone(&self.replies));
-        let work = async move { Ok(Reply::Announced { horizon: engine.announce(&member, table, step, &ids).await? }) };
+        engine.hold(member.id(), batch, &parts);
         // The first poll gives it its place in the queue.
-        self.begin(answer(replies, id, work, place)).await;
+        self.begin(async move {
+            if let Err(error) = engine.announce(&member, batch, step, parts).await {
+                tracing::debug!(%error, "announcement refused");
+                replies.note(&error);
+            }
+            drop(place);
+        })
+        .await;
         Ok(())
     }
 
@@ -78,9 +83,9 @@ impl Session {
     }
 
     /// Brings rows into the cache.
-    pub(crate) async fn warm(&self, id: u64, call: &IdsCall, payload: &[u8]) -> Result<(), RequestError> {
-        let (table, count) = (self.table(call.table)?.name.clone(), self.count(call.count)?);
-        let ids = self.read_ids(call.ids, count, payload)?;
+    pub(crate) async fn warm(&self, id: u64, table: u16, run: &IdRun, payload: &[u8]) -> Result<(), RequestError> {
+        let table = self.table(table)?.name.clone();
+        let ids = self.read_ids(run, payload)?;
         self.call_tool(id, ToolCall::Warm(Warm { table, ids, ids_are: Some(self.ids_are()) })).await
     }
 
@@ -105,27 +110,36 @@ impl Session {
     pub(crate) async fn translate(
         &self,
         id: u64,
-        call: &IdsCall,
+        table: u16,
         from: IdSpace,
+        run: &IdRun,
         payload: &[u8],
     ) -> Result<(), RequestError> {
-        let vertices = self.vertices(call.table)?;
-        let (ids, back) = self.check_translate(call, payload)?;
-        let work = async move { Ok(Whole(Reply::Translated, back.put(&vertices.translate(from, ids).await?))) };
+        let vertices = self.vertices(table)?;
+        let (ids, back) = self.check_in_place(run, size_of::<u64>(), payload)?;
+        let work =
+            async move { Ok(Whole(Reply::Translated, back.put(bytes_of(&vertices.translate(from, ids).await?)))) };
         self.beside(id, work).await
+    }
+
+    /// Answers which node owns each vertex.
+    pub(crate) async fn owners(&self, id: u64, table: u16, run: &IdRun, payload: &[u8]) -> Result<(), RequestError> {
+        let vertices = self.vertices(table)?;
+        let (ids, back) = self.check_in_place(run, size_of::<u16>(), payload)?;
+        self.beside(id, async move { Ok(Whole(Reply::Translated, back.put(vertices.owners(ids).await?))) }).await
     }
 
     /// Answers the ids of vertices by their names.
     pub(crate) async fn find_names(&self, id: u64, table: u16, count: u64, names: Vec<u8>) -> Result<(), RequestError> {
         let (vertices, count) = (self.vertices(table)?, self.count(count)?);
-        let work = async move { Ok(Whole(Reply::Translated, Back::Inline.put(&vertices.find(count, names).await?))) };
+        let work = async move { Ok(Whole(Reply::Translated, bytes_of(&vertices.find(count, names).await?))) };
         self.beside(id, work).await
     }
 
     /// Answers the names of vertices.
     pub(crate) async fn names_of(&self, id: u64, table: u16, count: u64, payload: &[u8]) -> Result<(), RequestError> {
         let vertices = self.vertices(table)?;
-        let ids = self.read_ids(Place::Inline, self.count(count)?, payload)?;
+        let ids = self.read_ids(&IdRun { count, width: IdWidth::Eight, at: Place::Inline }, payload)?;
         self.beside(id, async move { Ok(Whole(Reply::Translated, vertices.names_of(ids).await?)) }).await
     }
 
@@ -177,24 +191,41 @@ async fn answer(
     drop(place);
 }
 
-/// Fetches and answers. What is owed to the cache is handed on after that; the place is kept until it was taken.
-async fn answer_fetch(local: Arc<Local>, replies: Arc<Replies>, job: Arc<Job>, place: OwnedSemaphorePermit) {
-    let id = job.request;
-    match local.engine.fetch(&job).await {
-        Ok(answered) => {
-            let reply = Reply::Rows(answered.sources);
-            match &job.out {
-                Out::Arena(..) => replies.send(id, reply, &[]).await,
-                Out::Inline(buffer) => {
-                    let payload = std::mem::take(&mut *buffer.lock());
-                    replies.send(id, reply, &payload).await;
+/// Fetches and answers. What is owed to the caches is handed on after that; the place is kept until it was taken.
+async fn answer_fetch(
+    local: Arc<Local>,
+    replies: Arc<Replies>,
+    id: u64,
+    jobs: Vec<Arc<Job>>,
+    place: OwnedSemaphorePermit,
+) {
+    // All of them, whatever becomes of one: until then they may write to the places of their rows.
+    let outcomes = join_all(jobs.iter().map(|job| local.engine.fetch(job))).await;
+    match outcomes.iter().find_map(|outcome| outcome.as_ref().err()) {
+        None => {
+            let told = outcomes.iter().zip(&jobs).filter_map(|(outcome, job)| {
+                let sources = outcome.as_ref().ok()?.sources;
+                Some(RowsAnswer { sources, horizon: local.engine.horizon(job.table) })
+            });
+            let reply = Reply::Rows(told.collect());
+            let mut payload = Vec::new();
+            for job in &jobs {
+                if let Out::Inline(buffer) = &job.out {
+                    payload.append(&mut buffer.lock());
                 }
             }
-            local.engine.account(job.table, answered).await;
+            replies.send(id, reply, &payload).await;
         }
-        Err(error) => {
+        Some(error) => {
             tracing::debug!(request = %format_args!("{id:016x}"), %error, "fetch failed");
-            replies.refuse(id, &error, false).await;
+            replies.refuse(id, error, false).await;
+        }
+    }
+    for (job, outcome) in jobs.iter().zip(outcomes) {
+        if let Ok(answered) = outcome
+            && job.learn
+        {
+            local.engine.account(job.table, answered).await;
         }
     }
     drop(place);

@@ -3,8 +3,6 @@
 
 use crate::serve::engine::Engine;
 use crate::serve::error::RequestError;
-use crate::serve::fetch::job::Job;
-use crate::serve::fetch::timeline::Timeline;
 use crate::serve::own::out::Out;
 use crate::serve::session::replies::Replies;
 use crate::serve::settings::LocalConfig;
@@ -15,7 +13,7 @@ use parking_lot::Mutex;
 use prometheus::IntGauge;
 use rudder_client::IdSpace;
 use rudder_client::arena::Mapping;
-use rudder_client::wire::{ARENA_ALIGN_BYTES, Place, Reply, RowsCall};
+use rudder_client::wire::{ARENA_ALIGN_BYTES, IdRun, IdWidth, PartIds, Place, Reply, RowsCall};
 use rudder_core::lookahead::TrainerId;
 use rudder_dataset::Table;
 use std::collections::VecDeque;
@@ -64,13 +62,6 @@ pub(crate) struct Session {
     pub(crate) inflight: Arc<Semaphore>,
 }
 
-/// Ids that a call is about, as they came.
-pub(crate) struct IdsCall {
-    pub(crate) table: u16,
-    pub(crate) count: u64,
-    pub(crate) ids: Place,
-}
-
 impl Session {
     pub(crate) fn new(local: &Arc<Local>, peer: Peer, stream: &Arc<UnixStream>) -> Self {
         let replies = Arc::new(Replies::new(Arc::clone(stream), local.config.write_timeout_ms));
@@ -111,19 +102,8 @@ impl Session {
         Ok(Reply::Done)
     }
 
-    /// Holds a fetch against the table and the limits, and finds its places.
-    pub(crate) fn check_fetch(&self, request: u64, call: &RowsCall, payload: &[u8]) -> Result<Job, RequestError> {
-        let timeline = Timeline::start();
-        let table = self.table_of_shape(call)?;
-        let count = self.count(call.count)?;
-        let ids = self.read_ids(call.ids, count, payload)?;
-        let out = self.place_rows(call.rows, count, table.row_bytes)?;
-        let (trainer, connection) = (self.trainer()?, self.peer.connection);
-        Ok(Job { trainer, connection, request, timeline, table: usize::from(table.id), ids, out })
-    }
-
     /// The table, if its rows are what the client believes them to be.
-    fn table_of_shape(&self, call: &RowsCall) -> Result<&Table, RequestError> {
+    pub(crate) fn table_of_shape(&self, call: &RowsCall) -> Result<&Table, RequestError> {
         let table = self.table(call.table)?;
         let (dtype, width) = (table.form.dtype(), table.form.width());
         if (dtype, width) == (call.dtype, call.width) {
@@ -153,29 +133,56 @@ impl Session {
         })
     }
 
-    pub(crate) fn read_ids(&self, place: Place, count: usize, payload: &[u8]) -> Result<Vec<u64>, RequestError> {
-        let bytes = count * size_of::<u64>();
-        match place {
-            Place::Inline if payload.len() == bytes => {
-                let words = payload.chunks_exact(8).map(|id| u64::from_le_bytes(id.try_into().unwrap_or_default()));
-                Ok(words.collect())
-            }
+    /// The ids of a call that has one run of them.
+    pub(crate) fn read_ids(&self, run: &IdRun, payload: &[u8]) -> Result<Vec<u64>, RequestError> {
+        let mut left = payload;
+        let ids = self.read_run(run, &mut left)?;
+        Self::refuse_rest(left)?;
+        Ok(ids)
+    }
+
+    /// A run of ids, each read once. Inline ones are taken from the front of `left`.
+    pub(crate) fn read_run(&self, run: &IdRun, left: &mut &[u8]) -> Result<Vec<u64>, RequestError> {
+        let &IdRun { count, width, at } = run;
+        let count = self.count(count)?;
+        let bytes = count * width.bytes();
+        match at {
             Place::Inline => {
-                let came = payload.len();
-                Err(RequestError::Senseless(format!(
-                    "{count} ids are announced, {came} bytes of them came, {bytes} were due"
-                )))
+                let (ids, rest) = left.split_at_checked(bytes).ok_or_else(|| {
+                    let came = left.len();
+                    RequestError::Senseless(format!(
+                        "{count} ids are announced, {came} bytes of them came, {bytes} were due"
+                    ))
+                })?;
+                *left = rest;
+                Ok(match width {
+                    IdWidth::Four => words(ids).map(|id| u64::from(u32::from_le_bytes(id))).collect(),
+                    IdWidth::Eight => words(ids).map(u64::from_le_bytes).collect(),
+                })
             }
             Place::Arena { arena, offset } => {
                 let mapping = self.arena(arena, offset, bytes, "ids")?;
                 let mut ids = Vec::new();
-                mapping.read_ids(offset as usize, count, &mut ids);
+                match width {
+                    IdWidth::Four => mapping.read_narrow_ids(offset as usize, count, &mut ids),
+                    IdWidth::Eight => mapping.read_ids(offset as usize, count, &mut ids),
+                }
                 Ok(ids)
             }
         }
     }
 
-    fn place_rows(&self, place: Place, count: usize, row_bytes: usize) -> Result<Out, RequestError> {
+    /// Refuses bytes behind the last inline ids.
+    pub(crate) fn refuse_rest(left: &[u8]) -> Result<(), RequestError> {
+        match left.len() {
+            0 => Ok(()),
+            bytes => {
+                Err(RequestError::Senseless(format!("{bytes} bytes came behind the ids, which nothing announces")))
+            }
+        }
+    }
+
+    pub(crate) fn place_rows(&self, place: Place, count: usize, row_bytes: usize) -> Result<Out, RequestError> {
         let bytes = count.checked_mul(row_bytes);
         let bytes = bytes.ok_or_else(|| RequestError::Place(format!("{count} rows of {row_bytes} bytes")))?;
         match place {
@@ -217,10 +224,13 @@ impl Session {
     /// Holds an update against the table and the limits, and finds its rows.
     pub(crate) fn check_update(&self, call: &RowsCall, payload: Vec<u8>) -> Result<NewRows, RequestError> {
         let table = self.table_of_shape(call)?;
-        let count = self.count(call.count)?;
-        let (id_bytes, bytes) = (count * size_of::<u64>(), count.checked_mul(table.row_bytes));
+        let PartIds::Given(run) = call.ids else {
+            return Err(RequestError::Senseless("an update without ids of its own".to_owned()));
+        };
+        let count = self.count(run.count)?;
+        let (id_bytes, bytes) = (count * run.width.bytes(), count.checked_mul(table.row_bytes));
         let bytes = bytes.ok_or_else(|| RequestError::Place(format!("{count} rows of {} bytes", table.row_bytes)))?;
-        let inline_ids = if call.ids == Place::Inline { id_bytes } else { 0 };
+        let inline_ids = if run.at == Place::Inline { id_bytes } else { 0 };
         let inline_rows = if call.rows == Place::Inline { bytes } else { 0 };
         if payload.len() != inline_ids + inline_rows {
             let (came, due) = (payload.len(), inline_ids + inline_rows);
@@ -228,7 +238,7 @@ impl Session {
                 "an update of {count} rows came with {came} bytes behind it, {due} were due"
             )));
         }
-        let ids = self.read_ids(call.ids, count, &payload[..inline_ids])?;
+        let ids = self.read_ids(&run, &payload[..inline_ids])?;
         let rows = match call.rows {
             Place::Inline => RowsIn::Inline(payload, inline_ids),
             Place::Arena { arena, offset } => {
@@ -237,6 +247,11 @@ impl Session {
         };
         Ok(NewRows { table: usize::from(table.id), ids, rows })
     }
+}
+
+/// Ids of `N` bytes each.
+fn words<const N: usize>(bytes: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
+    bytes.chunks_exact(N).map(|id| id.try_into().unwrap_or([0; N]))
 }
 
 /// What to say of an arena that is not registered.

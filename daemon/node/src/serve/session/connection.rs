@@ -2,7 +2,8 @@
 //! a connection ends in good order. It must never wait for the work of a call.
 
 use crate::serve::error::RequestError;
-use crate::serve::session::checks::{IdsCall, Local, Peer, Session, unknown_arena};
+use crate::serve::session::checks::{Local, Peer, Session, unknown_arena};
+use crate::serve::session::parts::FetchCall;
 use crate::serve::session::receive::{Receiver, SAME_VERSION};
 use crate::serve::trainers::TrainerKey;
 use rudder_client::wire::frame::Frame;
@@ -10,6 +11,7 @@ use rudder_client::wire::{Call, PROTOCOL_VERSION, Reply, Request, codec};
 use rudder_client::{IdSpace, TableInfo};
 use rudder_core::progress::Progress;
 use rudder_dataset::Table;
+use std::ops::Range;
 use std::sync::Arc;
 use tokio::net::UnixStream;
 
@@ -56,9 +58,10 @@ impl Session {
                     return Err(error);
                 }
             };
-            let id = call.id;
+            let (id, is_one_way) = (call.id, call.request.is_one_way());
             match self.handle(call, payload).await {
                 Ok(()) => {}
+                Err(error) if is_one_way && !error.closes() => self.replies.note(&error),
                 Err(error) => {
                     let closing = error.closes();
                     self.replies.refuse(id, &error, closing).await;
@@ -101,20 +104,22 @@ impl Session {
             }
             Request::Progress { epoch, step, steps_per_epoch } => {
                 self.local.engine.trainers.report(self.trainer()?, Progress { epoch, step, steps_per_epoch });
-                Reply::Done
+                return Ok(());
             }
-            Request::Announce { table, step, count, ids } => {
-                return self.announce(id, &IdsCall { table, count, ids }, step, &payload).await;
-            }
+            Request::Announce { batch, step, parts } => return self.announce(batch, step, &parts, &payload).await,
+            Request::Horizon { table } => Reply::Horizon(self.local.engine.horizon(usize::from(self.table(table)?.id))),
             Request::Status => Reply::Status((self.local.status)()),
-            Request::Fetch(call) => return self.fetch(id, &call, &payload).await,
-            Request::Update(call) => return self.update(id, &call, payload).await,
-            Request::Warm { table, count, ids } => {
-                return self.warm(id, &IdsCall { table, count, ids }, &payload).await;
+            Request::Fetch { parts, batch, learn } => {
+                return self.fetch(id, &FetchCall { parts, batch, learn }, &payload).await;
             }
+            Request::Update(call) => return self.update(id, &call, payload).await,
+            Request::Warm { table, ids } => return self.warm(id, table, &ids, &payload).await,
             Request::Tool { call } => return self.tool(id, &call).await,
-            Request::Translate { table, from, count, ids } => {
-                return self.translate(id, &IdsCall { table, count, ids }, from, &payload).await;
+            Request::Translate { table, from, ids } => return self.translate(id, table, from, &ids, &payload).await,
+            Request::Owners { table, ids } => return self.owners(id, table, &ids, &payload).await,
+            Request::LocalRange { table } => {
+                let Range { start, end } = self.vertices(table)?.local_range()?;
+                Reply::LocalRange { start, end }
             }
             Request::FindNames { table, count } => return self.find_names(id, table, count, payload).await,
             Request::NamesOf { table, count } => return self.names_of(id, table, count, &payload).await,

@@ -4,6 +4,7 @@
 pub(crate) mod calls;
 pub(crate) mod checks;
 pub(crate) mod connection;
+pub(crate) mod parts;
 pub(crate) mod receive;
 pub(crate) mod replies;
 pub(crate) mod socket;

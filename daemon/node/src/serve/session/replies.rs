@@ -2,6 +2,7 @@
 //! wait longer than its limit for a client that does not read.
 
 use crate::serve::error::RequestError;
+use crate::serve::notices::Notices;
 use rudder_client::wire::{Answer, Reply, frame};
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -16,17 +17,28 @@ pub(crate) struct Replies {
     turn: Mutex<()>,
     closed: CancellationToken,
     timeout: Duration,
+    notices: Arc<Notices>,
 }
 
 impl Replies {
     pub(crate) fn new(stream: Arc<UnixStream>, write_timeout_ms: u64) -> Self {
         let timeout = Duration::from_millis(write_timeout_ms);
-        Self { stream, turn: Mutex::new(()), closed: CancellationToken::new(), timeout }
+        Self { stream, turn: Mutex::new(()), closed: CancellationToken::new(), timeout, notices: Arc::default() }
     }
 
     /// Cancelled when the client is given up.
     pub(crate) fn closed(&self) -> CancellationToken {
         self.closed.clone()
+    }
+
+    /// What goes with the next reply.
+    pub(crate) fn notices(&self) -> &Arc<Notices> {
+        &self.notices
+    }
+
+    /// Keeps for the next reply that a call failed which is not answered.
+    pub(crate) fn note(&self, error: &RequestError) {
+        self.notices.say(error.code(), error.to_string());
     }
 
     /// Tells the client that call `id` failed.
@@ -36,7 +48,8 @@ impl Replies {
 
     /// Sends a reply; a client that does not take it in time is given up.
     pub(crate) async fn send(&self, id: u64, reply: Reply, payload: &[u8]) {
-        let head = match frame::encode_head(&Answer { id, reply }, payload.len()) {
+        let answer = Answer { id, reply, notices: self.notices.take() };
+        let head = match frame::encode_head(&answer, payload.len()) {
             Ok(head) => head,
             Err(error) => {
                 tracing::error!(%error, "a reply cannot be encoded");

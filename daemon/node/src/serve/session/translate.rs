@@ -3,11 +3,12 @@
 
 use crate::serve::base::{Base, blocking};
 use crate::serve::error::RequestError;
-use crate::serve::session::checks::{IdsCall, Session};
+use crate::serve::session::checks::Session;
 use rudder_client::IdSpace;
 use rudder_client::arena::Mapping;
-use rudder_client::wire::Place;
+use rudder_client::wire::{IdRun, Place};
 use rudder_dataset::{IdError, Table, VertexIds, VertexNames};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Where translated ids go.
@@ -19,9 +20,8 @@ pub(crate) enum Back {
 }
 
 impl Back {
-    /// Hands `ids` over; what goes behind the reply is answered.
-    pub(crate) fn put(self, ids: &[u64]) -> Vec<u8> {
-        let bytes = ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+    /// Hands `bytes` over, which are no more than the ids were; what goes behind the reply is answered.
+    pub(crate) fn put(self, bytes: Vec<u8>) -> Vec<u8> {
         match self {
             Self::Arena(mapping, offset) => {
                 mapping.write(offset, &bytes);
@@ -30,6 +30,11 @@ impl Back {
             Self::Inline => bytes,
         }
     }
+}
+
+/// Ids as they go to a client.
+pub(crate) fn bytes_of(ids: &[u64]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
 }
 
 impl Session {
@@ -42,15 +47,19 @@ impl Session {
         base.to_dataset(table, ids).await.map_err(|error| RequestError::of_ids(base.table(table), error))
     }
 
-    /// Reads what a translation is about, and holds it against the limits.
-    pub(crate) fn check_translate(&self, call: &IdsCall, payload: &[u8]) -> Result<(Vec<u64>, Back), RequestError> {
-        let count = self.count(call.count)?;
-        let ids = self.read_ids(call.ids, count, payload)?;
-        let back = match call.ids {
+    /// Reads ids whose answers, `answer_bytes` each, take their place, and holds them against the limits.
+    pub(crate) fn check_in_place(
+        &self,
+        run: &IdRun,
+        answer_bytes: usize,
+        payload: &[u8],
+    ) -> Result<(Vec<u64>, Back), RequestError> {
+        let ids = self.read_ids(run, payload)?;
+        let back = match run.at {
             Place::Inline => Back::Inline,
             Place::Arena { arena, offset } => {
-                let bytes = ids.len() * size_of::<u64>();
-                Back::Arena(Arc::clone(self.arena(arena, offset, bytes, "ids")?), offset as usize)
+                let bytes = ids.len() * answer_bytes;
+                Back::Arena(Arc::clone(self.arena(arena, offset, bytes, "answers")?), offset as usize)
             }
         };
         Ok((ids, back))
@@ -82,6 +91,37 @@ impl Vertices {
             IdSpace::Dataset => self.turn(ids, VertexIds::to_original),
         })
         .await
+    }
+
+    /// The numbers of the nodes that own `ids`, which are in the numbers of the connection, as bytes.
+    pub(crate) async fn owners(self, ids: Vec<u64>) -> Result<Vec<u8>, RequestError> {
+        blocking(move || {
+            let ids = if self.ids == IdSpace::Original { self.turn(ids, VertexIds::to_dataset)? } else { ids };
+            let of = self.base.table(self.table);
+            let mut owners = Vec::with_capacity(ids.len() * size_of::<u16>());
+            for (at, &id) in ids.iter().enumerate() {
+                let location = of.book.locate(id).ok_or_else(|| RequestError::out_of_range(of, at, id))?;
+                owners.extend_from_slice(&location.part.0.to_le_bytes());
+            }
+            Ok(owners)
+        })
+        .await
+    }
+
+    /// The dataset ids that this node owns, where they are one range.
+    pub(crate) fn local_range(&self) -> Result<Range<u64>, RequestError> {
+        let (of, node) = (self.base.table(self.table), usize::from(self.base.dataset.node().0));
+        let scattered = || {
+            let vertex_type = &of.vertex_type;
+            RequestError::Senseless(format!(
+                "the vertices of type `{vertex_type}` that this node owns are not one range of ids: ask for their owners"
+            ))
+        };
+        let starts = of.book.as_ranges().ok_or_else(scattered)?;
+        match starts.get(node..=node + 1) {
+            Some(&[start, end]) => Ok(start..end),
+            _ => Err(RequestError::Internal("the book has no range for this node")),
+        }
     }
 
     /// The ids of the vertices called `names`, which are `count` lines.

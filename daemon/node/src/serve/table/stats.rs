@@ -59,15 +59,16 @@ impl TableStats {
         &self.crossed[reason as usize]
     }
 
-    /// Counts one answered fetch. Rows that it asked for twice count twice, whether they were hits or misses.
-    pub(crate) fn count(&self, sources: &RowSources, started: Instant) {
+    /// Counts one answered fetch. Rows that it asked for twice count twice, whether they were hits or misses. The hit ratio
+    /// follows only if it is given the start of the clock.
+    pub(crate) fn count(&self, sources: &RowSources, started: Option<Instant>) {
         let RowSources { local, cache, staged, peer } = *sources;
         self.local_rows.fetch_add(local, Ordering::Relaxed);
         self.cache_rows.fetch_add(cache, Ordering::Relaxed);
         self.staged_rows.fetch_add(staged, Ordering::Relaxed);
         self.peer_rows.fetch_add(peer, Ordering::Relaxed);
         let remote = cache + staged + peer;
-        if remote > 0 {
+        if let Some(started) = started.filter(|_| remote > 0) {
             let mut window = self.window.lock();
             window.slide(piece_of(started.elapsed()));
             let at = (window.piece % PIECES as u64) as usize;
