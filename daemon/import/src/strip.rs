@@ -64,8 +64,7 @@ pub fn strip_distdgl(strip: &DistDglStrip, progress: &Progress<'_>) -> Result<St
     let kept = kept(&files, strip.keep.as_deref())?;
     let is_kept = |piece: &&FilePiece| kept.contains(&piece.table);
     let names = || files.iter().flat_map(|file| &file.features);
-    let removed: BTreeSet<&str> =
-        names().filter(|piece| !is_kept(piece)).map(|piece| piece.table.as_str()).collect();
+    let removed: BTreeSet<&str> = names().filter(|piece| !is_kept(piece)).map(|piece| piece.table.as_str()).collect();
     let dir = strip.graph.parent().unwrap_or_else(|| Path::new(""));
     let total: u64 = names().filter(is_kept).map(|piece| piece.bytes.end - piece.bytes.start).sum();
     let staging = Staging::create(&strip.out)?;
@@ -105,9 +104,8 @@ fn kept(files: &[FeatureFile], keep: Option<&[String]>) -> Result<BTreeSet<Strin
             known.join(", ")
         )));
     }
-    let stays = |piece: &&FilePiece| {
-        !piece.is_served || keep.map_or(piece.width == 1, |names| names.contains(&piece.table))
-    };
+    let stays =
+        |piece: &&FilePiece| !piece.is_served || keep.map_or(piece.width == 1, |names| names.contains(&piece.table));
     Ok(pieces().filter(stays).map(|piece| piece.table.clone()).collect())
 }
 

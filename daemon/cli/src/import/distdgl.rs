@@ -59,12 +59,8 @@ pub(super) fn run(args: &DistDglArgs) -> Result<(), CliError> {
 }
 
 fn run_strip(args: &DistDglArgs) -> Result<(), CliError> {
-    let strip = DistDglStrip {
-        graph: args.graph.clone(),
-        out: args.out.clone(),
-        keep: args.keep.clone(),
-        copy: args.copy,
-    };
+    let strip =
+        DistDglStrip { graph: args.graph.clone(), out: args.out.clone(), keep: args.keep.clone(), copy: args.copy };
     let summary = with_progress(args.json, |progress| strip_distdgl(&strip, progress))?;
     if args.json { style::print_json_line(&summary) } else { style::print(&strip_words(&summary, args)) }
 }
