@@ -5,16 +5,23 @@
 >>> x = client.fetch("feat", ids)                # doctest: +SKIP
 """
 
-from ._client import ARENA_BYTES_MAX, Client, Pending, TableInfo, connect
+from ._ahead import Ahead
+from ._client import ARENA_BYTES_MAX, WHOLE_BYTES_MAX, Client
+from ._connect import connect
 from ._dataset import Dataset, Graph
 from ._launch import Daemon, launch
 from ._loader import Loader
 from ._native import __version__
+from ._pending import Pending
+from ._selection import Batch
+from ._tables import TableInfo
 from .errors import *  # noqa: F403
 from .errors import __all__ as _errors
 
 __all__ = [
     "ARENA_BYTES_MAX",
+    "Ahead",
+    "Batch",
     "Client",
     "Daemon",
     "Dataset",
@@ -22,6 +29,7 @@ __all__ = [
     "Loader",
     "Pending",
     "TableInfo",
+    "WHOLE_BYTES_MAX",
     "__version__",
     "connect",
     "launch",

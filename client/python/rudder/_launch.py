@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from ._client import Client, connect
+from ._client import Client
+from ._connect import connect
 from ._programs import find_program
 from .errors import LaunchError
 

@@ -9,6 +9,7 @@ import numpy as np
 __version__: str
 
 def nearest(asked: str, names: list[str]) -> str | None: ...
+def listed(asked: str, names: list[str]) -> str: ...
 
 class Client:
     def __new__(

@@ -10,6 +10,7 @@ import builtins
 
 __all__ = [
     "ArgumentError",
+    "ClosedError",
     "ConnectError",
     "ConnectionLostError",
     "DrainingError",
@@ -61,6 +62,12 @@ class ConnectionLostError(RudderError, ConnectionError):
     """The connection broke during the call; the next call connects again."""
 
     code = "lost"
+
+
+class ClosedError(RudderError, RuntimeError):
+    """The client was closed; rows that it handed out before stay valid."""
+
+    code = "closed"
 
 
 class TimeoutError(RudderError, builtins.TimeoutError):

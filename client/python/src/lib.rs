@@ -29,4 +29,11 @@ mod _native {
     fn nearest(asked: &str, names: Vec<String>) -> Option<String> {
         rudder_client::nearest(asked, names.iter().map(String::as_str)).map(str::to_owned)
     }
+
+    /// The names that there are, for a message about `asked`, and the one that was probably meant.
+    #[pyo3::pyfunction]
+    #[allow(clippy::needless_pass_by_value, reason = "Python hands arguments over")]
+    fn listed(asked: &str, names: Vec<String>) -> String {
+        rudder_client::listed(asked, names.iter().map(String::as_str))
+    }
 }

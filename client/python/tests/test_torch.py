@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from cluster import Daemon, Source
 from test_memory import in_arena
 
 import rudder
+from rudder._arrays import as_ids
 
 torch = pytest.importorskip("torch")
 
@@ -38,7 +41,7 @@ def test_a_tensor_keeps_its_rows(client: rudder.Client, source: Source) -> None:
     source.check("bf16", np.arange(10, 100), kept.view(torch.int16).numpy().view(np.uint16))
 
 
-@pytest.mark.parametrize("ids", [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([True])])
+@pytest.mark.parametrize("ids", [torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.bfloat16), torch.tensor([1j])])
 def test_tensors_that_are_no_ids(client: rudder.Client, ids: torch.Tensor) -> None:
     with pytest.raises(TypeError, match="integers"):
         client.fetch("f32", ids)
@@ -70,3 +73,68 @@ def test_workers_of_a_data_loader(daemons: list[Daemon], source: Source, method:
         source.check("f32", ids.numpy(), rows.numpy())
         seen += 1
     assert seen == len(dataset)
+
+
+def bits(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as NumPy has it."""
+    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+
+
+@pytest.mark.parametrize("table", list(DTYPES))
+def test_rows_into_tensors(client: rudder.Client, source: Source, table: str) -> None:
+    ids = torch.tensor([5, 1, 4_000])
+    width = client.tables()[table].width
+    out = torch.zeros((3, width), dtype=DTYPES[table])
+    assert client.fetch(table, ids, out=out) is out
+    source.check(table, ids.numpy(), bits(out))
+    wide = torch.zeros((3, width + 4), dtype=DTYPES[table])
+    assert client.fetch_async(table, ids.tolist(), out=wide[:, 2:-2]).wait().data_ptr() == wide[:, 2:-2].data_ptr()
+    source.check(table, ids.numpy(), bits(wide[:, 2:-2].contiguous()))
+    whole = torch.zeros((source.ROWS, width), dtype=DTYPES[table])
+    assert client.fetch(table, None, out=whole) is whole
+    source.check(table, range(source.ROWS), bits(whole))
+    with pytest.raises(TypeError, match="rows are never converted"):
+        client.fetch(table, ids, out=torch.zeros((3, width), dtype=torch.complex64))
+
+
+def test_rows_into_a_parameter(client: rudder.Client, source: Source) -> None:
+    weights = torch.nn.Parameter(torch.zeros(2, 17))
+    client.fetch("f32", [1, 2], out=weights)
+    source.check("f32", [1, 2], weights.detach().numpy())
+    assert weights.grad_fn is None
+
+
+def test_masks_and_narrow_ids_in_tensors(client: rudder.Client, source: Source) -> None:
+    mask = torch.zeros(source.ROWS, dtype=torch.bool)
+    mask[[3, 5_000]] = True
+    for ids in (mask, torch.tensor([3, 5_000], dtype=torch.int32), torch.tensor([0, 3, 9, 5_000])[1::2]):
+        rows = client.fetch("f32", ids)
+        assert isinstance(rows, torch.Tensor)
+        source.check("f32", [3, 5_000], rows.numpy())
+    assert np.shares_memory(as_ids(narrow := torch.arange(5, dtype=torch.int32))[0], narrow.numpy())
+    both = client.fetch({"f32": mask, "u8": [1]})
+    assert isinstance(both["f32"], torch.Tensor)
+    assert isinstance(both["u8"], np.ndarray)
+
+
+def test_a_device_makes_tensors_whatever_the_ids_are(client: rudder.Client, source: Source) -> None:
+    for rows in (
+        client.fetch("bf16", [1, 2], device="cpu"),
+        client.fetch_async("bf16", np.array([1, 2]), device=torch.device("cpu")).wait(),
+        client.fetch(["bf16"], slice(1, 3), device="cpu")["bf16"],
+    ):
+        assert rows.dtype == torch.bfloat16
+        source.check("bf16", [1, 2], bits(rows))
+
+
+def test_a_batch_of_tensors_gives_tensors(client: rudder.Client, source: Source) -> None:
+    batch = client.announce("f32", torch.tensor([1, 2]))
+    rows = client.fetch(pickle.loads(pickle.dumps(batch)))
+    assert isinstance(rows, torch.Tensor)
+    source.check("f32", [1, 2], rows.numpy())
+
+
+def test_owners_of_tensors_can_index(client: rudder.Client, source: Source) -> None:
+    owners = client.owner("f32", torch.tensor([0, source.ROWS - 1]))
+    assert owners.dtype == torch.int64
+    assert owners.tolist() == [0, 1]
