@@ -31,7 +31,7 @@ def test_several_tables_with_the_same_ids(client: rudder.Client, source: Source)
 
 
 def test_several_tables_with_ids_of_their_own(client: rudder.Client, source: Source) -> None:
-    wants = {"item": [3, 1], "u8": IDS, "i64": range(4), "f16": slice(10, 2, -3)}
+    wants = {"item.x": [3, 1], "u8": IDS, "i64": range(4), "f16": slice(10, 2, -3)}
     rows = client.fetch(wants)
     assert list(rows) == list(wants)
     for name, ids in {**wants, "f16": [10, 7, 4]}.items():
@@ -61,9 +61,9 @@ def test_masks_slices_and_whole_tables(client: rudder.Client, source: Source) ->
             source.check("f32", np.asarray(meant, dtype=np.int64), rows)
     source.check("f32", everything, client.fetch("f32"))
     # Tables of another type have other rows, so the same slice means other ids.
-    both = client.fetch(["f32", "item", "u8"], slice(-2, None))
+    both = client.fetch(["f32", "item.x", "u8"], slice(-2, None))
     source.check("f32", everything[-2:], both["f32"])
-    source.check("item", np.arange(source.ITEMS)[-2:], both["item"])
+    source.check("item.x", np.arange(source.ITEMS)[-2:], both["item.x"])
     source.check("u8", everything[-2:], both["u8"])
 
 
@@ -193,18 +193,21 @@ def test_arguments_that_make_no_sense(client: rudder.Client) -> None:
 
 def test_unknown_names_are_answered_with_the_nearest(client: rudder.Client) -> None:
     for call in (client.fetch, client.fetch_async, client.announce):
-        with pytest.raises(rudder.UnknownTableError, match="^no table `itme`; the daemon serves `f32`, .*did you mean `item`"):
-            call("itme", [1])
-        with pytest.raises(rudder.UnknownTableError, match="no table `paper.item`.*did you mean `item`"):
-            call({"f32": [1], "paper.item": [1]})
+        with pytest.raises(rudder.UnknownTableError, match="^no table `itme.x`; .*`f32`, .*did you mean `item.x`"):
+            call("itme.x", [1])
+        # An attribute of another type, and one without its type.
+        with pytest.raises(rudder.UnknownTableError, match="no table `paper.f32`.*did you mean `f32`"):
+            call({"f32": [1], "paper.f32": [1]})
+        with pytest.raises(rudder.UnknownTableError, match="no table `x`.*did you mean `item.x`"):
+            call(["x"], [1])
     with pytest.raises(rudder.UnknownTableError, match="did you mean `f32`"):
         client.update("F32", [1], np.zeros((1, 17), np.float32))
     with pytest.raises(rudder.UnknownTableError, match="no table `itm`.*did you mean `item`"):
         client.original_ids("itm", [1])
     with pytest.raises(rudder.UnknownTableError, match="did you mean `u8`"):
         client.horizon("u")
-    with pytest.raises(rudder.UnknownTableError, match="did you mean `item`"):
-        client.grow(factor=1.0, table="tem")
+    with pytest.raises(rudder.UnknownTableError, match="did you mean `item.x`"):
+        client.grow(factor=1.0, table="items.x")
 
 
 def test_a_whole_table_above_the_limit(daemons: list[Daemon], source: Source) -> None:
