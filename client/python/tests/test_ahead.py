@@ -91,9 +91,9 @@ def test_rows_that_were_announced_are_not_waited_for(folder: Path, dataset: Path
             state = accounted(client, "f32", lambda state: horizon is None or state["fetched"]["peer"] >= total - 500)
             waited[horizon] = state["fetched"]["peer"] - before
             client.evict(1.0, forget=True, table="f32")
-    # The first is fetched as it is announced, and the second is in flight then.
-    assert waited[None] <= 200
-    assert waited[0] > 1_000
+    # The first is fetched as it is announced, and the second is in flight then; a busy machine may add a few.
+    assert waited[None] <= 500
+    assert waited[0] > 1_500
 
 
 def test_what_put_returns_is_what_comes_out(client: rudder.Client, source: Source) -> None:
