@@ -53,11 +53,9 @@ impl Client {
         for (part, info) in parts.iter().zip(&tables) {
             self.refuse_beyond(part, info)?;
         }
-        let Some(first) = tables.first() else { return Ok(()) };
-        let receipt = Request::Horizon { table: first.id };
         self.on_session(|session| {
             self.announce_on(session, parts, &tables, step, batch)?;
-            session.bound_one_way(receipt.clone())
+            session.bound_one_way()
         })
     }
 

@@ -41,6 +41,9 @@ const TIMEOUT_MS_MAX: u64 = 365 * 24 * 3_600_000;
 /// Bytes one read takes from the socket.
 const READ_BYTES: usize = 64 << 10;
 
+/// What is asked for a receipt of the calls before it: any call that costs the daemon nothing.
+const RECEIPT: Request = Request::Horizon { table: 0 };
+
 /// Calls without answers after which a receipt is asked for.
 const RECEIPT_EVERY: usize = 16;
 
@@ -126,8 +129,8 @@ impl Session {
     }
 
     /// Bounds what calls without answers hold: after some of them, asks for a receipt, and waits for it only where the
-    /// daemon is far behind. Call it after such a call, with any request that costs the daemon nothing.
-    pub(crate) fn bound_one_way(&self, receipt: Request) -> Result<(), ClientError> {
+    /// daemon is far behind. To be called after such a call.
+    pub(crate) fn bound_one_way(&self) -> Result<(), ClientError> {
         let inbox = lock(&self.inbox);
         let (calls, is_due) = (inbox.one_way_calls(), !inbox.expects_receipt());
         if calls < RECEIPT_EVERY {
@@ -135,11 +138,11 @@ impl Session {
         }
         if calls >= ONE_WAY_MAX {
             drop(inbox);
-            return self.ask(receipt).map(drop);
+            return self.ask(RECEIPT).map(drop);
         }
         if is_due {
             drop(inbox);
-            let id = self.sender().send(receipt, &[], None, Vec::new())?;
+            let id = self.sender().send(RECEIPT, &[], None, Vec::new())?;
             let mut inbox = lock(&self.inbox);
             inbox.abandon(id);
             if inbox.one_way_calls() > 0 {

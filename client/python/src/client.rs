@@ -149,11 +149,6 @@ impl NativeClient {
         py.detach(|| self.client.announce_parts(&parts, step, batch)).map_err(|error| to_python(py, error))
     }
 
-    /// A number for a batch that no other batch of this trainer has.
-    fn next_batch(&self) -> u64 {
-        self.client.next_batch()
-    }
-
     fn horizon(&self, py: Python<'_>, table: &str) -> PyResult<u32> {
         py.detach(|| self.client.horizon(table)).map_err(|error| to_python(py, error))
     }

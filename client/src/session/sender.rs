@@ -1,8 +1,8 @@
 //! Sending on a session: one call at a time, whole, with the memory that it needs. It owns the numbers of the calls. It
 //! must never use an arena that the daemon was not told of.
 
-use super::Session;
 use super::inbox::Inbox;
+use super::{RECEIPT, Session};
 use crate::ClientError;
 use crate::arena::{Growth, Lease, MemoryError};
 use crate::error::ProtocolError;
@@ -64,10 +64,19 @@ impl Sender<'_> {
         }
     }
 
-    /// Leases `bytes`, and tells the daemon of a new arena if one had to be made.
+    /// Leases `bytes`, and tells the daemon of a new arena if one had to be made. Where memory is short, waits for what
+    /// calls without answers hold.
     pub(crate) fn lease(&mut self, bytes: usize) -> Result<Lease, ClientError> {
         let session = self.session;
-        let (lease, growth) = session.pool.lease(bytes)?;
+        let (lease, growth) = match session.pool.lease(bytes) {
+            // What the daemon has read of calls without answers may be enough.
+            Err(MemoryError::Limit { .. }) if lock(&session.inbox).one_way_calls() > 0 => {
+                let id = self.send(RECEIPT, &[], None, Vec::new())?;
+                session.wait(id)?;
+                session.pool.lease(bytes)?
+            }
+            outcome => outcome?,
+        };
         let Some(growth) = growth else { return Ok(lease) };
         match self.announce(&growth) {
             Ok(()) => Ok(lease),
