@@ -5,6 +5,7 @@
 >>> x = client.fetch("feat", ids)                # doctest: +SKIP
 """
 
+from ._ahead import Ahead
 from ._client import ARENA_BYTES_MAX, WHOLE_BYTES_MAX, Client
 from ._connect import connect
 from ._dataset import Dataset, Graph
@@ -19,6 +20,7 @@ from .errors import __all__ as _errors
 
 __all__ = [
     "ARENA_BYTES_MAX",
+    "Ahead",
     "Batch",
     "Client",
     "Daemon",

@@ -17,13 +17,19 @@ class Course:
         The epoch with which the next loader begins.
     steps : dict of str to int
         By table, the step of the next announcement.
+    refusals : int
+        Announcements that the daemon has said it had no room for.
+    has_fetched : bool
+        Whether rows have come, and with them the number of minibatches that the daemon would like announced ahead.
     """
 
-    __slots__ = ("_pid", "epoch", "steps")
+    __slots__ = ("_pid", "epoch", "has_fetched", "refusals", "steps")
 
     def __init__(self, is_joined: bool = False) -> None:
         self.epoch = 0
         self.steps: dict[str, int] = {}
+        self.refusals = 0
+        self.has_fetched = False
         self._pid = None if is_joined else os.getpid()
 
     def next_step(self, tables: Iterable[str]) -> int | None:

@@ -16,6 +16,7 @@ from ._course import Course
 from ._numbers import STEP_MAX, U32_MAX, integer
 from ._selection import Asker, Batch, Of
 from ._tables import TableInfo, table_of
+from .errors import LimitError
 
 if TYPE_CHECKING:
     from ._client import Client
@@ -161,6 +162,8 @@ class Hints:
     def _say(self) -> None:
         """Warn of what the daemon said of one-way calls, once for each reason."""
         for code, message in self._native.warnings():
+            if code == LimitError.code:
+                self._course.refusals += 1
             if code not in self._said:
                 self._said.add(code)
                 warnings.warn(message, RuntimeWarning, stacklevel=3)

@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 
 @dataclass
 class Table:
-    """A feature, in pieces that come part by part."""
+    """A feature, in pieces that come part by part. ``rudder import`` puts its type before its name."""
 
     name: str
     vertex_type: str
@@ -74,12 +74,6 @@ def _type_name(graph_type: GraphType, default: str) -> str:
     if graph_type is None:
         return default
     return graph_type if isinstance(graph_type, str) else ":".join(graph_type)
-
-
-def _table_name(feature: str, graph_type: GraphType, default: str) -> str:
-    """The type comes first; features of vertices without a type go by their own names."""
-    name = _type_name(graph_type, default)
-    return feature if name == NODE_TYPE else f"{name}.{feature}"
 
 
 def _types(meta: dict[str, Any], key: str, file: Path) -> list[GraphType]:
@@ -195,7 +189,7 @@ def _add_pyg(partition: Partition, folder: Path, kind: str, default: str, graph_
     partition.owners[name] = _owners(load(book), partition.parts, book)
     for feature in features:
         pieces = _PygPieces(files, graph_type, feature)
-        partition.tables.append(Table(_table_name(feature, graph_type, default), name, pieces))
+        partition.tables.append(Table(feature, name, pieces))
 
 
 def _pyg_entry(file: Path, graph_type: GraphType) -> dict[Any, Any]:
@@ -276,7 +270,7 @@ def _add_glt(partition: Partition, folder: Path, kind: str, default: str, graph_
         raise FormatError(f"{book} is missing")
     owners = _owners(load(book), partition.parts, book)
     partition.owners[name] = owners
-    partition.tables.append(Table(_table_name("feat", graph_type, default), name, _GltPieces(folders, owners)))
+    partition.tables.append(Table("feat", name, _GltPieces(folders, owners)))
 
 
 def _chunk_file(folder: Path, stem: str) -> Path | None:

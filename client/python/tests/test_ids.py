@@ -186,7 +186,7 @@ def test_vertices_are_found_by_their_names(folder: Path, authority: Path) -> Non
             client = daemons[0].connect(ids=space)
             assert client.tables()["label"].named
             ids = client.ids_of_names("label", names)
-            assert client.fetch("label", ids)[:, 0].tolist() == list(labels.values())
+            assert client.fetch("label", ids).tolist() == list(labels.values())
             assert client.names("label", ids) == names
             numbers = [int(name) for name in names if name.isdigit()]
             found = client.ids_of_names("_N", numbers)

@@ -470,3 +470,27 @@ impl TableInfo {
         self.dtype.size() * self.width as usize
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shape_of_a_row_makes_its_width() {
+        let table = |width, shape: &[u32]| TableInfo {
+            id: 0,
+            name: "x".into(),
+            vertex_type: "_N".into(),
+            dtype: DType::U16,
+            width,
+            shape: shape.to_vec(),
+            rows: 1,
+            local_rows: 1,
+            renumbered: false,
+            named: false,
+        };
+        assert!(table(1, &[]).is_consistent() && table(1, &[1]).is_consistent() && table(6, &[2, 3]).is_consistent());
+        assert!(!table(2, &[]).is_consistent() && !table(6, &[2, 2]).is_consistent());
+        assert!(!table(0, &[1 << 16, 1 << 16]).is_consistent());
+    }
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use half::{bf16, f16};
 use rudder_client::{Client, ConnectOptions, DType, IdSpace, RowSources};
-use rudder_stage::place::{Phase, Place};
+use rudder_stage::place::Place;
 use serde_json::{Value, json};
 
 use super::{CliError, grouped, row_words, style};
@@ -105,8 +105,7 @@ fn of_the_only_place() -> Option<PathBuf> {
     if std::env::var_os("RUDDER_SOCKET").is_some_and(|path| !path.is_empty()) {
         return None;
     }
-    let ready = |place: &Place| place.state().filter(|state| place.is_taken() && state.phase == Phase::Ready);
-    let mut states = Place::all().iter().filter_map(ready).collect::<Vec<_>>();
+    let mut states = Place::all().iter().filter_map(Place::ready).collect::<Vec<_>>();
     let state = states.pop().filter(|_| states.is_empty())?;
     state.nodes.into_iter().next().map(|node| node.socket)
 }

@@ -206,7 +206,7 @@ fn damaged_shards_are_named() {
         [rudder_dataset::npy::encode_header(descr, shape), vec![0; bytes]].concat()
     };
     check(&replaced("<f8", &[4, 3], 96), Verify::Shape, "elements are F64, but the manifest says f32");
-    check(&replaced("<f4", &[3, 4], 48), Verify::Shape, "shape is (3, 4), but the manifest says 4 rows of 3");
+    check(&replaced("<f4", &[3, 4], 48), Verify::Shape, "shape is (3, 4), but the manifest says (4, 3)");
     fs::write(&shard, &flipped).unwrap();
     Dataset::open(&dir, Part(0), Verify::Shape, quiet()).unwrap();
 }

@@ -2,6 +2,7 @@
 //! stream: rows of this node's own, what was updated of them, updates. Owns the order of an answer (gather a block,
 //! hash it, hand it to QUIC); one bad stream or connection must never disturb another.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::context::{PeersContext, code, read_hello};
+use super::pacing::Pace;
 use super::priority::{Turn, stream_priority};
 use super::tls::NodeName;
 use super::wire::{
@@ -70,12 +72,13 @@ async fn serve(shared: Arc<PeersContext>, incoming: Incoming) {
 
 /// Answers streams until the connection ends; says why it did.
 async fn streams(shared: &Arc<PeersContext>, connection: &Connection, peer: u16) -> ConnectionError {
+    let pace = Pace::of(connection);
     loop {
         match connection.accept_bi().await {
             Ok((send, recv)) => {
-                let shared = Arc::clone(shared);
+                let (shared, pace) = (Arc::clone(shared), pace.clone());
                 let answers = shared.answers.clone();
-                answers.spawn(async move { answer(&shared, peer, send, recv).await });
+                answers.spawn(async move { answer(&shared, peer, pace.as_ref(), send, recv).await });
             }
             Err(reason) => return reason,
         }
@@ -139,7 +142,13 @@ fn describe_refusal(refusal: &Refusal) -> String {
 }
 
 /// Answers one stream. Whatever goes wrong ends with this stream.
-async fn answer(shared: &Arc<PeersContext>, peer: u16, mut send: SendStream, mut recv: RecvStream) {
+async fn answer(
+    shared: &Arc<PeersContext>,
+    peer: u16,
+    pace: Option<&Arc<Pace>>,
+    mut send: SendStream,
+    mut recv: RecvStream,
+) {
     let read = match timeout(shared.request_timeout(), read_request(shared, &mut recv)).await {
         Ok(read) => read,
         Err(_) => Err(ReadError::Request(RemoteError::BadRequest("it did not arrive in time".to_owned()))),
@@ -157,7 +166,10 @@ async fn answer(shared: &Arc<PeersContext>, peer: u16, mut send: SendStream, mut
     let begun = Instant::now();
     let wanted = if let Request::Rows(request) = &request { Some(*request) } else { None };
     let outcome = match request {
-        Request::Rows(request) => rows(shared, peer, &request, payload.ids(), &mut send).await,
+        Request::Rows(request) => {
+            let answer = rows(shared, peer, &request, payload.ids(), &mut send);
+            paced(shared, peer, request.class, pace, answer).await
+        }
         Request::Changes(request) => changes(shared, &request, &mut send).await,
         Request::Update(request) => {
             let outcome = update(shared, peer, request, payload, &mut send).await;
@@ -306,6 +318,27 @@ async fn rows(
     check(shared, request.table, request.row_bytes).map_err(SendError::Refused)?;
     let turn = shared.turns.take(request.class, shared.request_timeout() / 2).await.map_err(SendError::Refused)?;
     blocks(shared, peer, request, ids, turn, send).await
+}
+
+/// Makes an answer of `class`. A trainer that waits is never held back, and bulk no more once half of the time is over
+/// in which it must arrive.
+async fn paced<T>(
+    shared: &PeersContext,
+    peer: u16,
+    class: Class,
+    pace: Option<&Arc<Pace>>,
+    answer: impl Future<Output = T>,
+) -> T {
+    let Some(pace) = pace else { return answer.await };
+    let mut answer = std::pin::pin!(answer);
+    if class == Class::Bulk
+        && let Ok(outcome) = timeout(shared.request_timeout() / 2, &mut answer).await
+    {
+        shared.stats.set_queue(peer, pace.queue());
+        return outcome;
+    }
+    let _urgent = pace.urgent();
+    answer.await
 }
 
 /// Answers which rows were updated.

@@ -13,6 +13,7 @@ mod dial;
 pub mod discovery;
 mod error;
 mod link;
+mod pacing;
 mod priority;
 mod probe;
 mod rows;

@@ -74,6 +74,9 @@ pub struct PeersConfig {
     pub update_requests_max: usize,
     /// Longest a bulk answer holds back one block while demand answers are being sent.
     pub bulk_yield_ms: u64,
+    /// How long packets of bulk answers may wait in queues of the network, in milliseconds: bulk is sent no faster than
+    /// keeps the queues so short, and leaves room for the trainers' own traffic. 0 = as fast as demand.
+    pub bulk_queue_ms: u64,
     /// Streams a peer may have open on one connection.
     pub streams_max: u32,
     /// Unread bytes a peer may have sent on one stream.
@@ -113,6 +116,7 @@ impl Default for PeersConfig {
             bulk_requests_max: 16,
             update_requests_max: 4,
             bulk_yield_ms: 20,
+            bulk_queue_ms: 5,
             streams_max: 512,
             stream_window_bytes: 4 << 20,
             connection_window_bytes: 32 << 20,

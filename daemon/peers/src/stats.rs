@@ -2,9 +2,10 @@
 //! counting) and plain counters that `status` reads; it must never register itself anywhere.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
+use prometheus::{GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts};
 
 use super::tls::Ends;
 
@@ -40,6 +41,7 @@ pub struct PeerStats {
     failed: IntCounterVec,
     repeated: IntCounterVec,
     ends: IntGaugeVec,
+    queue: GaugeVec,
     peers: Vec<Option<PeerHandles>>,
 }
 
@@ -90,6 +92,13 @@ impl PeerStats {
             ),
             &["certificate"],
         )?;
+        let queue = GaugeVec::new(
+            Opts::new(
+                "rudder_peer_queue_seconds",
+                "How long packets to the peer waited on their way when a bulk answer to it was last sent.",
+            ),
+            &["peer"],
+        )?;
         // A node without peers shows its certificate to nobody.
         if parts > 1 {
             until.with_label_values(&["node"]).set(ends.node);
@@ -106,7 +115,7 @@ impl PeerStats {
             }
         };
         let peers = (0..parts).map(|peer| (peer != node).then(|| handles(peer))).collect();
-        Ok(Self { totals: PeerTotals::default(), bytes, seconds, up, failed, repeated, ends: until, peers })
+        Ok(Self { totals: PeerTotals::default(), bytes, seconds, up, failed, repeated, ends: until, queue, peers })
     }
 
     /// The collectors, for whoever serves `/metrics`.
@@ -119,6 +128,7 @@ impl PeerStats {
             Box::new(self.failed.clone()),
             Box::new(self.repeated.clone()),
             Box::new(self.ends.clone()),
+            Box::new(self.queue.clone()),
         ]
     }
 
@@ -129,6 +139,11 @@ impl PeerStats {
     /// Whether there is an open connection to `peer`, once one was dialled for.
     pub(crate) fn set_up(&self, peer: u16, open: bool) {
         self.up.with_label_values(&[&*peer.to_string()]).set(i64::from(open));
+    }
+
+    /// Packets to `peer` waited this long on their way.
+    pub(crate) fn set_queue(&self, peer: u16, queue: Duration) {
+        self.queue.with_label_values(&[&*peer.to_string()]).set(queue.as_secs_f64());
     }
 
     /// A fetch from `peer` ended in an error.

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::batch::{BatchingRuntime, BatchingSocket};
 use super::error::PeerError;
+use super::pacing::YieldingFactory;
 use super::tls::Credentials;
 use crate::settings::{MTU_DISCOVERED_MAX, MTU_MIN, PeersConfig};
 
@@ -32,31 +33,36 @@ pub(crate) struct Transport {
 impl Transport {
     /// Binds the UDP socket; to be called inside the runtime that shall drive it.
     pub(crate) fn bind(config: &PeersConfig, credentials: &Credentials) -> Result<Self, PeerError> {
-        Self::bind_as(config, credentials, transport_config(config)?)
+        Self::bind_as(config, credentials, || transport_config(config))
     }
 
     /// [`Self::bind`] with packets that begin small whatever `peers.mtu` says, and grow up to it as far as they arrive:
     /// to find out what a path carries.
     pub(crate) fn bind_growing(config: &PeersConfig, credentials: &Credentials) -> Result<Self, PeerError> {
-        let mut transport = transport_config(config)?;
-        let mut discovery = MtuDiscoveryConfig::default();
-        // The last step of the search is as fine as the answer that is given to people.
-        discovery.upper_bound(config.mtu).minimum_change(8);
-        transport.initial_mtu(MTU_MIN).min_mtu(MTU_MIN).mtu_discovery_config(Some(discovery));
-        Self::bind_as(config, credentials, transport)
+        Self::bind_as(config, credentials, || {
+            let mut transport = transport_config(config)?;
+            let mut discovery = MtuDiscoveryConfig::default();
+            // The last step of the search is as fine as the answer that is given to people.
+            discovery.upper_bound(config.mtu).minimum_change(8);
+            transport.initial_mtu(MTU_MIN).min_mtu(MTU_MIN).mtu_discovery_config(Some(discovery));
+            Ok(transport)
+        })
     }
 
-    fn bind_as(config: &PeersConfig, credentials: &Credentials, transport: TransportConfig) -> Result<Self, PeerError> {
-        let transport = Arc::new(transport);
+    fn bind_as(
+        config: &PeersConfig,
+        credentials: &Credentials,
+        transport: impl Fn() -> Result<TransportConfig, PeerError>,
+    ) -> Result<Self, PeerError> {
         let start = |error: String| PeerError::Start(error);
         let tls = QuicServerConfig::try_from(credentials.server.clone()).map_err(|e| start(e.to_string()))?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(tls));
-        server.transport_config(transport.clone());
+        server.transport_config(Arc::new(answering(config, transport()?)));
         // Cluster nodes do not change their addresses; a connection that seems to is not followed.
         server.migration(false);
         let tls = QuicClientConfig::try_from(credentials.client.clone()).map_err(|e| start(e.to_string()))?;
         let mut client = quinn::ClientConfig::new(Arc::new(tls));
-        client.transport_config(transport);
+        client.transport_config(Arc::new(transport()?));
         let mut endpoint_config = EndpointConfig::default();
         endpoint_config
             .max_udp_payload_size(config.mtu.max(1472))
@@ -89,9 +95,7 @@ fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> 
         .datagram_receive_buffer_size(None)
         .stream_receive_window(VarInt::from_u32(config.stream_window_bytes))
         .receive_window(VarInt::from_u32(config.connection_window_bytes))
-        .send_window(send_window_bytes)
-        // Answers of one class go out one after the other, so that the first is in hand soonest.
-        .send_fairness(false);
+        .send_window(send_window_bytes);
     if config.mtu > MTU_DISCOVERED_MAX {
         // Both, always: with the default min_mtu a burst of losses reads as a black hole and the MTU falls to 1200.
         transport.initial_mtu(config.mtu).min_mtu(config.mtu).mtu_discovery_config(None);
@@ -102,6 +106,15 @@ fn transport_config(config: &PeersConfig) -> Result<TransportConfig, PeerError> 
     }
     transport.enable_segmentation_offload(usize::from(config.mtu) * SEGMENTS_PER_SEND <= DATAGRAM_BYTES_MAX);
     Ok(transport)
+}
+
+/// `transport` for the side that answers: bulk goes from there.
+fn answering(config: &PeersConfig, mut transport: TransportConfig) -> TransportConfig {
+    if config.bulk_queue_ms > 0 {
+        let target = Duration::from_millis(config.bulk_queue_ms);
+        transport.congestion_controller_factory(Arc::new(YieldingFactory { target }));
+    }
+    transport
 }
 
 /// A bound UDP socket whose kernel buffers hold a burst.

@@ -201,6 +201,14 @@ impl Place {
         serde_json::from_slice(&fs::read(self.folder().join(STATE)).ok()?).ok()
     }
 
+    /// What the starter noted that holds the place, if its daemons are ready. A starter that was killed leaves its
+    /// note, which the next one has not cleared at the moment at which it takes the place.
+    #[must_use]
+    pub fn ready(&self) -> Option<State> {
+        let taken = self.is_taken();
+        self.state().filter(|state| taken && state.phase == Phase::Ready && is_alive(state.pid))
+    }
+
     /// Notes what runs here, for others to read; never half a note.
     ///
     /// # Errors
@@ -248,6 +256,13 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether this process runs. One that has ended and that nobody has waited for yet does not: its state follows its
+/// name, in parentheses (proc(5)).
+fn is_alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 /// Whether `path` names the open file.
@@ -340,6 +355,38 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_starter_noted_is_not_ready_for_the_next_that_takes_the_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = place(folder.path());
+        place.prepare().unwrap();
+        let mut killed = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        place.note(&ready_state(killed.id())).unwrap();
+        assert_eq!(place.ready(), None);
+        let _taken = place.take().unwrap().unwrap();
+        assert!(place.ready().is_some());
+        killed.kill().unwrap();
+        // It is not waited for yet: that it has ended shows in its state.
+        assert!((0..6000).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            place.ready().is_none()
+        }));
+        killed.wait().unwrap();
+        assert_eq!(place.ready(), None);
+    }
+
+    fn ready_state(pid: u32) -> State {
+        State {
+            dataset: "/data".to_owned(),
+            fingerprint: "0".to_owned(),
+            pid,
+            shared: false,
+            phase: Phase::Ready,
+            reason: String::new(),
+            nodes: Vec::new(),
+        }
+    }
+
+    #[test]
     fn what_a_dead_starter_left_is_cleared_but_for_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let place = place(folder.path());
@@ -348,15 +395,7 @@ mod tests {
         fs::create_dir(place.folder().join("certs")).unwrap();
         fs::write(place.folder().join("certs/ca.key"), "x").unwrap();
         fs::write(place.log(), "words").unwrap();
-        let state = State {
-            dataset: "/data".to_owned(),
-            fingerprint: "0".to_owned(),
-            pid: 1,
-            shared: false,
-            phase: Phase::Ready,
-            reason: String::new(),
-            nodes: Vec::new(),
-        };
+        let state = ready_state(1);
         place.note(&state).unwrap();
         assert_eq!(place.state(), Some(state));
         place.clear().unwrap();

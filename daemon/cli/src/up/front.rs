@@ -146,7 +146,7 @@ fn wait_for_end(target: &Target) -> Result<(), CliError> {
         if Instant::now() > end {
             return Err(CliError::message("the daemons do not end; `rudder down` ends them"));
         }
-        let ready = target.place.state().is_some_and(|state| state.phase == Phase::Ready);
+        let ready = target.place.ready().is_some();
         // In use although this process has left: by others, or closed by the starter, which then says that it ends.
         others = if ready && target.place.close_to_users()?.is_none() { others + 1 } else { 0 };
         std::thread::sleep(LOOK);
@@ -268,9 +268,7 @@ enum Patience {
 fn wait(target: &Target, limit: &Limit, patience: &mut Patience) -> Result<State, CliError> {
     loop {
         let taken = target.place.is_taken();
-        if let Some(state) = target.place.state().filter(|_| taken)
-            && state.phase == Phase::Ready
-        {
+        if let Some(state) = target.place.ready() {
             return same(target, state);
         }
         match patience {

@@ -18,7 +18,7 @@ pub fn line(address: *const u8) {
 #[inline]
 pub fn row(row: &[u8]) {
     const LINE_BYTES: usize = 64;
-    const LINES_MAX: usize = 8;
+    const LINES_MAX: usize = 2;
     for at in (0..row.len().min(LINES_MAX * LINE_BYTES)).step_by(LINE_BYTES) {
         line(row[at..].as_ptr());
     }

@@ -74,8 +74,10 @@ enum Step {
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let ids = || {
-        prop::collection::hash_set((0..IDS, 0..IDS).prop_map(|(a, b)| a.min(b)), 0..10)
+        // An ordered set and a drawn order: a failure can be repeated from its seed.
+        prop::collection::btree_set((0..IDS, 0..IDS).prop_map(|(a, b)| a.min(b)), 0..10)
             .prop_map(|ids| ids.into_iter().collect::<Vec<u64>>())
+            .prop_shuffle()
     };
     let step = prop_oneof![
         6 => ids().prop_map(Step::Serve),
@@ -173,6 +175,20 @@ fn a_chosen_row_that_came_by_itself_is_not_asked_for_again() {
     cache.resize(32);
     let wanted = cache.replace_now();
     assert!(wanted.contains(&3) && !wanted.iter().any(|&id| cache.contains(id)), "{wanted:?}");
+}
+
+/// Found by the test above, too.
+#[test]
+fn a_row_that_came_before_it_was_chosen_is_not_asked_for() {
+    let cache = cache(IDS, 3, 32, PolicySpec::Static);
+    cache.set_prior(&[(3, 5.0), (4, 4.0), (60, 1.0)]);
+    cache.resize(1);
+    let row = row_of(4, 0);
+    cache.fill(&[4], |_| Some(&row), Fill::Warm);
+    cache.resize(25);
+    let mut wanted = cache.replace_now();
+    wanted.sort_unstable();
+    assert_eq!(wanted, [3, 60]);
 }
 
 const EPOCH: PolicySpec = PolicySpec::Epoch { sample: 16 };

@@ -14,6 +14,9 @@ use super::spec::{CacheError, CacheSpec, CacheStats, Fill};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+/// How many index words ahead are asked for while accesses are counted.
+const TOUCHES_AHEAD: usize = 16;
+
 /// A cache of rows of one table.
 #[derive(Debug)]
 pub struct TableCache {
@@ -232,7 +235,11 @@ impl TableCache {
         let next_uses = consumed.map(|key| self.consume(writer, key, missed)).unwrap_or_default();
         writer.give_numbers(&self.index, missed);
         let Some((policy, mut ledger)) = writer.parts(&self.index) else { return Vec::new() };
-        for number in hit.iter().filter_map(|&id| self.index.number(id)) {
+        for (at, &id) in hit.iter().enumerate() {
+            if let Some(&ahead) = hit.get(at + TOUCHES_AHEAD) {
+                self.index.prefetch(ahead);
+            }
+            let Some(number) = self.index.number(id) else { continue };
             let slot = ledger.index.slot(number);
             policy.touch(&mut ledger, number, slot);
         }

@@ -3,6 +3,7 @@
 mod dial;
 mod faults;
 mod hello;
+mod pacing;
 mod probe;
 mod rows;
 mod versions;

@@ -28,10 +28,12 @@ pub struct StaticPolicy {
 
 impl StaticPolicy {
     /// Chooses the hottest of those left until each slot has one.
-    fn choose(&mut self, capacity: usize) {
-        let more = capacity.saturating_sub(self.chosen).min(self.others.len());
-        let next = self.others.split_off(self.others.len() - more);
+    fn choose(&mut self, ledger: &Ledger<'_>) {
+        let more = ledger.slots.capacity().saturating_sub(self.chosen).min(self.others.len());
+        let mut next = self.others.split_off(self.others.len() - more);
         self.chosen += more;
+        // One that came by itself, into a slot that no chosen row claimed, is here already.
+        next.retain(|&id| ledger.index.slot(id).is_none());
         self.awaited.extend(&next);
         self.unasked.splice(0..0, next);
     }
@@ -44,7 +46,7 @@ impl Policy for StaticPolicy {
         let mut hottest = weights.to_vec();
         hottest.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         self.others = hottest.iter().rev().map(|&(id, _)| id).collect();
-        self.choose(ledger.slots.capacity());
+        self.choose(ledger);
     }
 
     fn takes_free_slot(&mut self, ledger: &mut Ledger<'_>, id: u32) -> bool {
@@ -60,8 +62,7 @@ impl Policy for StaticPolicy {
     }
 
     fn resized(&mut self, ledger: &mut Ledger<'_>) {
-        let capacity = ledger.slots.capacity();
-        self.choose(capacity);
+        self.choose(ledger);
         // After shrinking, what was chosen last and is not here is chosen no more.
         while self.awaited.len() > ledger.slots.free() && !self.unasked.is_empty() {
             let coldest = self.unasked.remove(0);

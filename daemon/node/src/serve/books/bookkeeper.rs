@@ -6,12 +6,12 @@ use crate::serve::base::Base;
 use crate::serve::books::announcements::{Announcements, LookaheadState};
 use crate::serve::books::batches::Batches;
 use crate::serve::books::desk::{Account, Arrival, Desk, Entry, Intent, Next, Offer, mark_of};
+use crate::serve::books::distinct::Distinct;
 use crate::serve::books::supply::bring_in;
 use crate::serve::error::RequestError;
 use crate::serve::requests::request_rows;
 use crate::serve::table::TableState;
 use crate::serve::table::reason::Reason;
-use hashbrown::HashSet;
 use parking_lot::Mutex;
 use rudder_core::cache::Fill;
 use rudder_core::lookahead::{Announcement, Settings};
@@ -91,6 +91,7 @@ struct Bookkeeper {
     batches: Arc<Batches>,
     state: Arc<Mutex<LookaheadState>>,
     expire_every: Duration,
+    distinct: Distinct,
 }
 
 /// Closes the queue when its bookkeeper ends, for whatever reason: nobody waits for a place that will never be free.
@@ -116,7 +117,8 @@ impl Bookkeeper {
         let announcements = Announcements::new(settings);
         let state = Arc::new(Mutex::new(announcements.state(base.tables[table].cache.capacity_rows())));
         let expire_every = Duration::from_millis(settings.expire_ms / 4).clamp(EXPIRE_EVERY_MIN, EXPIRE_EVERY_MAX);
-        Self { base, table, desk: Arc::default(), announcements, batches, state, expire_every }
+        let distinct = Distinct::new(base.table(table).rows);
+        Self { base, table, desk: Arc::default(), announcements, batches, state, expire_every, distinct }
     }
 
     fn run(mut self) {
@@ -188,7 +190,7 @@ impl Bookkeeper {
         let Account { hits, missed, claim, ticket, waited_rows } = account;
         let TableState { cache, stats, .. } = &self.base.tables[self.table];
         let batch = ticket.and_then(|ticket| self.announcements.take(ticket.redeem()));
-        let wanted = cache.record(&distinct(hits), &missed, |i| claim.fresh_row(i), batch);
+        let wanted = cache.record(&self.distinct.of(hits), &missed, |i| claim.fresh_row(i), batch);
         drop(claim);
         if let Some(batch) = batch {
             stats.late_rows.fetch_add(waited_rows, Ordering::Relaxed);
@@ -217,22 +219,5 @@ impl Bookkeeper {
         let capacity = self.base.tables[self.table].cache.capacity_rows();
         *self.state.lock() = self.announcements.state(capacity);
         self.desk.note_expecting(|trainer| self.announcements.expects(trainer));
-    }
-}
-
-/// Each id once, in the order of their first appearance: a batch counts a row once, whether it was a hit or a miss.
-fn distinct(mut ids: Vec<u64>) -> Vec<u64> {
-    let mut seen = HashSet::with_capacity(ids.len());
-    ids.retain(|&id| seen.insert(id));
-    ids
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_counts_once_per_batch() {
-        assert_eq!(distinct(vec![3, 1, 3, 2, 1]), [3, 1, 2]);
     }
 }

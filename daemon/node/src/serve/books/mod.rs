@@ -6,4 +6,5 @@ pub(crate) mod announcements;
 pub(crate) mod batches;
 pub(crate) mod bookkeeper;
 pub(crate) mod desk;
+pub(crate) mod distinct;
 pub(crate) mod supply;

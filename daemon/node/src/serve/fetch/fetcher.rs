@@ -5,11 +5,11 @@
 use crate::serve::base::Base;
 use crate::serve::books::desk::{Account, Desk, Ticket};
 use crate::serve::error::RequestError;
-use crate::serve::fetch::gather::{Found, Miss, OutOfRange, Run, Sources, gather, merge, unique};
+use crate::serve::fetch::gather::{Found, Miss, unique};
 use crate::serve::fetch::job::{Answered, Job};
 use crate::serve::fetch::timeline::Stage;
 use crate::serve::fetch::timing::{self, SlowFetches};
-use crate::serve::own::blocks::take_resident;
+use crate::serve::fetch::turns::gather_here;
 use crate::serve::requests::{Purpose, request_rows};
 use crate::serve::table::flight::FlightError;
 use crate::serve::table::flights::Claim;
@@ -21,12 +21,6 @@ use rudder_telemetry::spans::Tracer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-
-/// Rows gathered between two looks at other work of the same thread.
-const TURN_ROWS: usize = 8192;
-
-/// Fewest rows that are worth a second thread.
-const SPLIT_ROWS_MIN: usize = 16_384;
 
 /// Serves fetches.
 #[derive(Debug)]
@@ -124,7 +118,7 @@ impl Fetcher {
     }
 
     async fn bring(self: &Arc<Self>, job: &Arc<Job>, ticket: Option<Ticket>) -> Result<Answered, RequestError> {
-        let Found { local, hits, misses, mut unmapped } = self.gather_here(job).await?;
+        let Found { local, hits, misses, mut unmapped } = gather_here(&self.base, job, self.gather_threads).await?;
         job.timeline.mark(Stage::Gathered);
         unmapped.sort_unstable();
         let reading = self.read_blocks(job, unmapped);
@@ -141,43 +135,6 @@ impl Fetcher {
         let sources = RowSources { local, cache: hits.len() as u64, staged, peer };
         let missed = missing.rows.into_iter().map(|(id, _)| id).collect();
         Ok(Answered { sources, account: Account { hits, missed, claim, ticket, waited_rows: peer } })
-    }
-
-    /// Copies what the shard and the cache hold; large fetches are split over threads.
-    async fn gather_here(self: &Arc<Self>, job: &Arc<Job>) -> Result<Found, RequestError> {
-        let rows = job.ids.len();
-        let threads = self.gather_threads.min(rows / SPLIT_ROWS_MIN).max(1);
-        let share = rows.div_ceil(threads).max(1);
-        let mut others = Vec::new();
-        for first in (share..rows).step_by(share) {
-            let (fetcher, job) = (Arc::clone(self), Arc::clone(job));
-            others.push(tokio::spawn(async move { fetcher.gather_run(&job, first, share).await }));
-        }
-        let mut found = self.gather_run(job, 0, share).await;
-        for other in others {
-            let part = other.await.map_err(|_| RequestError::Internal("a gather ended early"))?;
-            found = merge(found, part);
-        }
-        found.map_err(|refused| RequestError::out_of_range(self.base.table(job.table), refused.at, refused.id))
-    }
-
-    async fn gather_run(&self, job: &Job, first: usize, rows: usize) -> Result<Found, OutOfRange> {
-        let (table, owned) = (self.base.table(job.table), self.base.owned.table(job.table));
-        let (node, cache) = (self.base.dataset.node(), &self.base.tables[job.table].cache);
-        let sources = Sources { table, node, owned, cache };
-        let mut found = Found::default();
-        let end = (first + rows).min(job.ids.len());
-        let mut at = first;
-        while at < end {
-            let turn_end = (at + TURN_ROWS).min(end);
-            gather(sources, Run { first: at, ids: &job.ids[at..turn_end] }, &job.out, &mut found)?;
-            at = turn_end;
-            if at < end {
-                tokio::task::yield_now().await;
-            }
-        }
-        take_resident(table, &mut found.unmapped, &job.out).await;
-        Ok(found)
     }
 
     /// Waits for the rows of `wanted`, which are in order, and puts them into their places. It begins at once, whether

@@ -9,7 +9,7 @@ use rudder_core::cache::{TableCache, prefetch};
 use rudder_dataset::{Part, Table, WantedRow};
 
 /// Ids looked up together before their rows are copied; also how long a reader stays inside the cache.
-const CHUNK_ROWS: usize = 512;
+pub(crate) const CHUNK_ROWS: usize = 512;
 
 /// How many index words ahead are asked for.
 const INDEX_AHEAD: usize = 16;
@@ -39,16 +39,6 @@ pub(crate) struct Found {
     pub(crate) misses: Vec<Miss>,
     /// Rows of the node's own shard that are not mapped.
     pub(crate) unmapped: Vec<WantedRow>,
-}
-
-impl Found {
-    /// Adds what another part of the same fetch found.
-    pub(crate) fn merge(&mut self, mut other: Found) {
-        self.local += other.local;
-        self.hits.append(&mut other.hits);
-        self.misses.append(&mut other.misses);
-        self.unmapped.append(&mut other.unmapped);
-    }
 }
 
 /// An id that the table does not have, with its position in the fetch.
@@ -159,16 +149,5 @@ pub fn gather_in_process(rows: &[u8], row_bytes: usize, ids: &[u64], out: &mut [
             prefetch::row(at(ahead));
         }
         target.copy_from_slice(at(id));
-    }
-}
-
-/// Puts two parts of a gather together; the first refusal stands.
-pub(crate) fn merge(found: Result<Found, OutOfRange>, part: Result<Found, OutOfRange>) -> Result<Found, OutOfRange> {
-    match (found, part) {
-        (Ok(mut found), Ok(part)) => {
-            found.merge(part);
-            Ok(found)
-        }
-        (Err(refused), _) | (_, Err(refused)) => Err(refused),
     }
 }

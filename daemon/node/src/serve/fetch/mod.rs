@@ -6,3 +6,4 @@ pub(crate) mod gather;
 pub(crate) mod job;
 pub(crate) mod timeline;
 pub(crate) mod timing;
+pub(crate) mod turns;
