@@ -187,7 +187,7 @@ def test_an_epoch_that_is_begun_early_has_no_gap() -> None:
         for step, (ids, rows) in enumerate(ahead):
             seen.append(int(ids[0]))
             del rows
-            # The loader gives its last minibatch when four steps of the epoch are left: one is in flight, three are ahead.
+            # The loader gives its last minibatch when four steps are left: one is in flight, three are ahead.
             assert loader.begun == epoch + (step >= 2)
         assert seen == [100 * epoch + step for step in range(6)]
     # Three epochs, and what waits of the fourth.
