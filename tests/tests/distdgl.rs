@@ -3,12 +3,14 @@
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use rudder_client::Rows;
 use rudder_daemon::config::Access;
-use rudder_import::{DistDglImport, Existing, Part, import_distdgl};
+use rudder_dataset::{DatasetError, DistDgl, TableManifest};
+use rudder_import::{DistDglImport, DistDglStrip, Existing, Part, StripSummary, import_distdgl, strip_distdgl};
 use rudder_tests::Cluster;
 use serde_json::Value;
 
@@ -83,4 +85,85 @@ fn imported_by_links_and_by_copies() {
         }
         assert_same(&cluster);
     }
+}
+
+/// The features in a feature file, by name of table.
+fn features(graph: &Path, part: u16) -> Vec<String> {
+    let files = DistDgl::read(graph, None).unwrap().files;
+    let of_part = files.iter().filter(|file| file.part == Part(part)).flat_map(|file| &file.features);
+    let mut names: Vec<String> = of_part.map(|piece| piece.table.clone()).collect();
+    names.sort();
+    names
+}
+
+/// A partition to strip: the graph's structure, which is not read, is a few words.
+fn whole(dir: &Path) -> PathBuf {
+    own_files(Part(0), dir);
+    let graph = own_files(Part(1), dir);
+    for part in [0, 1] {
+        fs::write(dir.join(format!("part{part}/graph.dgl")), format!("structure {part}")).unwrap();
+    }
+    graph
+}
+
+fn strip(graph: &Path, out: &Path, keep: Option<&[&str]>, copy: bool) -> Result<StripSummary, DatasetError> {
+    let keep = keep.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+    strip_distdgl(&DistDglStrip { graph: graph.to_owned(), out: out.to_owned(), keep, copy }, &|_, _, _| ())
+}
+
+#[test]
+fn stripped_of_what_rudder_serves_and_of_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (graph, out) = (whole(&dir.path().join("partition")), dir.path().join("stripped"));
+    let before = fs::read(dir.path().join("partition/part0/node_feat.dgl")).unwrap();
+    let summary = strip(&graph, &out, None, false).unwrap();
+    let (wide, narrow): (Vec<_>, Vec<_>) = {
+        let manifest = DistDgl::read(&graph, None).unwrap().manifest;
+        manifest.tables.into_iter().partition(|table| table.width > 1)
+    };
+    let names = |tables: Vec<TableManifest>| tables.into_iter().map(|table| table.name).collect::<BTreeSet<_>>();
+    assert_eq!(summary.removed.iter().cloned().collect::<BTreeSet<_>>(), names(wide));
+    assert!(!summary.removed.is_empty() && !summary.kept.is_empty());
+    assert_eq!(summary.kept.iter().cloned().collect::<BTreeSet<_>>(), names(narrow));
+    assert_eq!((summary.parts.as_slice(), summary.other_files), ([0, 1].as_slice(), 2));
+    assert_eq!(features(&out.join("citations.json"), 0), summary.kept, "what stays can be read");
+    assert!(summary.bytes_after < summary.bytes_before);
+    assert_eq!(fs::read(out.join("part1/graph.dgl")).unwrap(), b"structure 1");
+    assert!(fs::symlink_metadata(out.join("part1/graph.dgl")).unwrap().is_symlink());
+    assert_eq!(fs::read(dir.path().join("partition/part0/node_feat.dgl")).unwrap(), before, "the source stays");
+    // The same once more: a folder that holds anything is never touched.
+    assert!(matches!(strip(&graph, &out, None, false), Err(DatasetError::OutputExists { .. })));
+}
+
+#[test]
+fn what_to_keep_is_named_and_copies_are_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (graph, out) = (whole(&dir.path().join("partition")), dir.path().join("stripped"));
+    let all = features(&graph, 1);
+    let error = strip(&graph, &out, Some(&["paper.fear"]), false).unwrap_err().to_string();
+    assert!(error.contains("--keep paper.fear") && error.contains(&all[0]), "{error}");
+    assert!(!out.exists(), "a mistake leaves nothing");
+    let summary = strip(&graph, &out, Some(&[&all[0]]), true).unwrap();
+    assert_eq!(summary.kept, all[..1]);
+    assert_eq!(features(&out.join("citations.json"), 1), all[..1]);
+    assert!(!fs::symlink_metadata(out.join("part1/graph.dgl")).unwrap().is_symlink());
+    fs::remove_dir_all(dir.path().join("partition")).unwrap();
+    assert_eq!(fs::read(out.join("part0/graph.dgl")).unwrap(), b"structure 0");
+}
+
+#[test]
+fn a_part_is_stripped_where_it_lies() {
+    let dir = tempfile::tempdir().unwrap();
+    let graph = own_files(Part(1), &dir.path().join("partition"));
+    let summary = strip(&graph, &dir.path().join("stripped"), None, false).unwrap();
+    assert_eq!((summary.parts.as_slice(), summary.other_files), ([1].as_slice(), 0));
+    assert!(!dir.path().join("stripped/part0").exists());
+    // Cut in its rows: named, and nothing is left.
+    let file = dir.path().join("partition/part1/node_feat.dgl");
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    let error = strip(&graph, &dir.path().join("again"), None, false).unwrap_err().to_string();
+    assert!(error.contains("part1/node_feat.dgl") && error.contains("truncated"), "{error}");
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
 }

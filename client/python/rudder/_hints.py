@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 from ._course import Course
-from ._numbers import STEP_MAX, U32_MAX, integer
+from ._numbers import STEP_MAX, U32_MAX, integer, next_batch
 from ._selection import Asker, Batch, Of
 from ._tables import TableInfo, table_of
 from .errors import LimitError
@@ -74,7 +74,7 @@ class Hints:
         parts = want.parts()
         number = None
         if parts and self._learns():
-            number = self._native.next_batch()
+            number = next_batch()
             self._native.announce(parts, step, number)
             self._say()
             if step is not None:

@@ -1,11 +1,14 @@
-"""Numbers as arguments: integers within the bounds of the protocol."""
+"""Numbers: arguments within the bounds of the protocol, and those that this package draws for batches."""
 
 from __future__ import annotations
 
+import itertools
 import operator
+import os
+import secrets
 from typing import Any
 
-__all__ = ["STEP_MAX", "TRAINER_MAX", "U32_MAX", "integer"]
+__all__ = ["STEP_MAX", "TRAINER_MAX", "U32_MAX", "integer", "next_batch"]
 
 U32_MAX = (1 << 32) - 1
 STEP_MAX = 2**63 - 1
@@ -26,3 +29,22 @@ def integer(what: str, value: Any, least: int, most: int) -> int:
     if not least <= number <= most:
         raise ValueError(f"{what} is {number}: it must be from {least} to {most}")
     return number
+
+
+class _Batches:
+    """Numbers of batches. They begin at random in each process, so that those of one trainer's processes are distinct."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.next = itertools.count(secrets.randbits(62)).__next__
+
+
+_batches = _Batches()
+os.register_at_fork(after_in_child=_batches.renew)
+
+
+def next_batch() -> int:
+    """A number for a batch that no other batch of any process has."""
+    return _batches.next()

@@ -28,7 +28,7 @@ mod verify;
 pub use blocks::{BlockCache, BlockCacheError, BlockCacheStatus, BlockShard, BlockShardStatus, ReadError, WantedRow};
 pub use book::{BookError, Location, PartitionBook};
 pub use checksum::Checksum;
-pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl};
+pub use distdgl::{DISTDGL_PREFIX, DglError, DistDgl, FILE_MAGIC, FeatureFile, FilePiece};
 pub use error::DatasetError;
 pub use form::{ROW_BYTES_MAX, ROW_DIMENSIONS_MAX, RowForm, RowFormError};
 pub use graph::{CsrGraph, GraphError};

@@ -480,7 +480,7 @@ fn read_bounded(path: &Path) -> io::Result<String> {
 
 /// Whether a relative path stays below its folder, by its words alone. Links are the operator's: shards may live on
 /// another disk.
-pub(crate) fn is_inside(path: &str) -> bool {
+pub fn is_inside(path: &str) -> bool {
     !path.is_empty()
         && Path::new(path).components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir))
 }

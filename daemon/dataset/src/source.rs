@@ -43,7 +43,7 @@ impl Source {
             return Ok(Self { origin: Origin::Folder, manifest, dir: path.to_owned(), described_by });
         };
         let graph = Path::new(std::ffi::OsStr::from_bytes(graph));
-        let DistDgl { manifest, skipped } = DistDgl::read(graph, node)?;
+        let DistDgl { manifest, skipped, .. } = DistDgl::read(graph, node)?;
         for feature in &skipped {
             tracing::warn!(path = %graph.display(), "a feature of the partition is not served: {feature}");
         }

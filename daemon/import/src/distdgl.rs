@@ -52,7 +52,7 @@ pub struct DistDglSummary {
 /// # Errors
 /// [`DatasetError`] naming the file at fault. The output folder is then as it was.
 pub fn import_distdgl(import: &DistDglImport, progress: &Progress<'_>) -> Result<DistDglSummary, DatasetError> {
-    let DistDgl { manifest, skipped } = DistDgl::read(&import.graph, None)?;
+    let DistDgl { manifest, skipped, .. } = DistDgl::read(&import.graph, None)?;
     let dir = import.graph.parent().unwrap_or_else(|| Path::new(""));
     let name = import.name.as_ref().unwrap_or(&manifest.name);
     let mut writer = DatasetWriter::create(&import.out, name, manifest.parts, import.existing)?;

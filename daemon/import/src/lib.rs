@@ -31,6 +31,7 @@ mod relabel;
 mod sink;
 mod source;
 mod staging;
+mod strip;
 mod table_writer;
 mod target;
 #[cfg(test)]
@@ -58,6 +59,7 @@ pub use relabel::Relabelling;
 pub use rudder_dataset::Part;
 pub use source::ArraySource;
 pub use staging::abandon;
+pub use strip::{DistDglStrip, StripSummary, strip_distdgl};
 pub use table_writer::TableWriter;
 pub use target::Existing;
 pub use vertices::{Names, RowCount, VertexSource};

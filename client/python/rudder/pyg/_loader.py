@@ -21,11 +21,11 @@ from ._graph import GraphStore
 
 __all__ = ["LinkNeighborLoader", "NeighborLoader"]
 
-#: Minibatches that are sampled ahead of the one that is given out, even where workers are slower than the trainer: rows that
-#: are announced and fetched in the same moment are waited for.
+#: Minibatches that are sampled ahead of the one that is given out, even where workers are slower than the trainer:
+#: rows that are announced and fetched in the same moment are waited for.
 _LEAD = 2
 
-#: An epoch has this many steps for each of those: when the workers have nothing left to sample, they are still to be trained.
+#: An epoch has this many steps for each of those: they are still to be trained when the workers have nothing to sample.
 _STEPS_PER_LEAD = 16
 
 _OPTIONS = """

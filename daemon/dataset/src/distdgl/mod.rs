@@ -10,6 +10,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
@@ -18,7 +19,7 @@ use crate::manifest::{BookManifest, FORMAT_VERSION, FileManifest, Manifest, Shar
 use crate::naming::table_name;
 use crate::part::Part;
 use graph_file::{GraphFile, Kind, PartFiles, TypeRanges};
-pub use tensors::DglError;
+pub use tensors::{DglError, FILE_MAGIC};
 use tensors::{Tensor, read_tensors};
 
 /// What a path of a dataset begins with when it names the JSON file of a DistDGL partition.
@@ -32,6 +33,32 @@ pub struct DistDgl {
     pub manifest: Manifest,
     /// Features that no table can hold, with the reason.
     pub skipped: Vec<String>,
+    /// The feature files that are on this machine.
+    pub files: Vec<FeatureFile>,
+}
+
+/// A feature file of one part, and what lies in it.
+#[derive(Debug)]
+pub struct FeatureFile {
+    /// The part.
+    pub part: Part,
+    /// Its path, relative to the folder of the JSON file.
+    pub path: String,
+    /// Its features, in the file's order.
+    pub features: Vec<FilePiece>,
+}
+
+/// One feature in a file.
+#[derive(Debug)]
+pub struct FilePiece {
+    /// Name of its table, which it has also where no table can hold it.
+    pub table: String,
+    /// Whether a table can hold it.
+    pub is_served: bool,
+    /// Numbers of a row.
+    pub width: u64,
+    /// Bytes of the file that are the feature's: name, head and rows.
+    pub bytes: Range<u64>,
 }
 
 /// The features that the files on this machine hold, by number of the type and attribute.
@@ -106,6 +133,7 @@ impl DistDgl {
                 Err(why) => skipped.push(format!("{name}: {why}")),
             }
         }
+        let files = files.iter().map(|file| feature_file(path, &graph, file)).collect::<Result<_, _>>()?;
         let manifest = Manifest {
             format: FORMAT_VERSION,
             name: graph.name,
@@ -115,7 +143,7 @@ impl DistDgl {
             graph: None,
         };
         manifest.check_layout(path)?;
-        Ok(Self { manifest, skipped })
+        Ok(Self { manifest, skipped, files })
     }
 }
 
@@ -127,6 +155,23 @@ impl PartTensors {
             Err(source) => Err(DatasetError::Dgl { path, source }),
         }
     }
+}
+
+/// What lies in a file that was read, by the names of tables.
+fn feature_file(graph_path: &Path, graph: &GraphFile, file: &PartTensors) -> Result<FeatureFile, DatasetError> {
+    let wrong = |what: String| DatasetError::DistDgl { path: graph_path.to_owned(), what };
+    let pieces = file.tensors.iter().map(|tensor| {
+        let (at, attribute) = graph.split(file.kind, &tensor.name)?;
+        Ok(FilePiece {
+            table: table_name(&graph.types[at].name, attribute),
+            is_served: form(tensor).is_ok(),
+            width: tensor.shape.iter().skip(1).product(),
+            bytes: tensor.start..tensor.offset + tensor.bytes,
+        })
+    });
+    let features = pieces.collect::<Result<_, _>>().map_err(wrong)?;
+    let path = graph.files[file.part.index()].of(file.kind).map(str::to_owned).unwrap_or_default();
+    Ok(FeatureFile { part: file.part, path, features })
 }
 
 fn open(path: &Path) -> Result<File, DatasetError> {

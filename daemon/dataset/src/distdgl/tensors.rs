@@ -12,7 +12,7 @@ use std::io::{self, BufReader, Read, Seek};
 use rudder_client::DType;
 
 /// First eight bytes of a file of named tensors.
-pub(super) const FILE_MAGIC: u64 = 0xDD5A_9FBE_3FA2_443F;
+pub const FILE_MAGIC: u64 = 0xDD5A_9FBE_3FA2_443F;
 
 /// First eight bytes of a tensor, after its name.
 pub(super) const TENSOR_MAGIC: u64 = 0xDD5E_40F0_96B4_A13F;
@@ -116,6 +116,8 @@ pub(super) struct Tensor {
     pub(super) element: Element,
     /// Sizes of the dimensions; the first counts the rows.
     pub(super) shape: Vec<u64>,
+    /// Byte of the file at which the tensor's entry begins, with the length of its name.
+    pub(super) start: u64,
     /// Byte of the file at which the first row begins.
     pub(super) offset: u64,
     /// Bytes of all rows.
@@ -148,7 +150,7 @@ pub(super) fn read_tensors(file: impl Read + Seek, length: u64) -> Result<Vec<Te
         if !seen.insert(name.clone()) {
             return Err(damaged(at, format!("a second tensor `{name}`")));
         }
-        tensors.push(cursor.tensor(name)?);
+        tensors.push(cursor.tensor(at, name)?);
     }
     if cursor.at != length {
         return Err(damaged(cursor.at, format!("{} bytes after the last of {count} tensors", length - cursor.at)));
@@ -200,7 +202,8 @@ impl<R: Read + Seek> Cursor<R> {
         String::from_utf8(name).map_err(|_| damaged(at, "a name that is not UTF-8".to_owned()))
     }
 
-    fn tensor(&mut self, name: String) -> Result<Tensor, DglError> {
+    /// Reads the head of the tensor `name`, whose entry began at byte `start`.
+    fn tensor(&mut self, start: u64, name: String) -> Result<Tensor, DglError> {
         let what = format!("the head of tensor `{name}`");
         let (at, magic) = (self.at, self.number(&what)?);
         if magic != TENSOR_MAGIC {
@@ -237,7 +240,7 @@ impl<R: Read + Seek> Cursor<R> {
         // Cannot be negative: it was checked above.
         self.reader.seek_relative(bytes as i64)?;
         self.at += bytes;
-        Ok(Tensor { name, element, shape, offset, bytes })
+        Ok(Tensor { name, element, shape, start, offset, bytes })
     }
 }
 
@@ -285,9 +288,9 @@ pub(super) mod tests {
             (mask.name.as_str(), mask.element.dtype(), mask.shape.as_slice()),
             ("_N/mask", Some(DType::U8), &[3][..])
         );
-        assert_eq!((mask.offset, mask.bytes), (24 + 8 + 7 + 40 + 8, 3));
+        assert_eq!((mask.start, mask.offset, mask.bytes), (24, 24 + 8 + 7 + 40 + 8, 3));
         assert_eq!((feat.element.dtype(), feat.shape.as_slice()), (Some(DType::F32), &[3, 2, 1][..]));
-        assert_eq!((feat.offset, feat.bytes), (90 + 8 + 7 + 40 + 24, 24));
+        assert_eq!((feat.start, feat.offset, feat.bytes), (90, 90 + 8 + 7 + 40 + 24, 24));
         assert_eq!(sample()[feat.offset as usize..], [7; 24]);
         assert!(read(&file(&[])).unwrap().is_empty());
     }

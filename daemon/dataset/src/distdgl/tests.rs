@@ -153,7 +153,7 @@ fn what_no_table_can_hold_is_named_and_the_rest_is_served() {
         ]
     };
     let graph = plain(folder.path(), [part(3), part(2)], [vec![], vec![]]);
-    let DistDgl { manifest, skipped } = DistDgl::read(&graph, None).unwrap();
+    let DistDgl { manifest, skipped, .. } = DistDgl::read(&graph, None).unwrap();
     assert_eq!(manifest.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["good"]);
     let [none, odd] = skipped.as_slice() else { panic!("{skipped:?}") };
     assert!(none.starts_with("none: rows of shape (0,) of u8: a row has 1 to"), "{none}");

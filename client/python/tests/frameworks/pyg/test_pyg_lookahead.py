@@ -131,6 +131,25 @@ def test_an_evaluation_announces_nothing(own_served: list[Daemon], data: Data) -
     assert lookahead(client, "x", 0)["announced_batches"] == 0
 
 
+def test_an_evaluation_teaches_the_cache_nothing(store: FeatureStore, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[bool] = []
+    learns = rudder.Client._learns
+    monkeypatch.setattr(rudder.Client, "_learns", lambda client: learned.append(learns(client)) or learned[-1])
+    bare, quiet = without_features(data), FeatureStore(store.client, progress=False)
+    for teaches, loader in (
+        (True, NeighborLoader((store, bare), **options())),
+        (False, NeighborLoader((store, bare), **options(), progress=False)),
+        (False, NeighborLoader((quiet, bare), **options())),
+        (False, NeighborLoader((quiet, bare), **options(filter_per_worker=True))),
+        (False, pyg.NeighborLoader((quiet, GraphStore(bare)), **options())),
+    ):
+        learned.clear()
+        for _ in loader:
+            pass
+        assert len(learned) >= 12
+        assert set(learned) == {teaches}
+
+
 @pytest.mark.parametrize("how", [{}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}])
 def test_an_epoch_may_be_broken_off(store: FeatureStore, data: Data, told: Told, how: dict[str, Any]) -> None:
     loader = NeighborLoader((store, without_features(data)), **options(shuffle=True, **how))
