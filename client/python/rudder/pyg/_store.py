@@ -18,7 +18,8 @@ import torch_geometric.data as pyg  # type: ignore[import-not-found, import-unty
 from torch import Tensor
 
 from .._arrays import tensor_of
-from .._client import Client, TableInfo, default_client
+from .._client import Client, TableInfo
+from .._connect import default_client
 from ..errors import UnknownTableError
 from ._attrs import Attrs, EdgeType, Group, Key, attrs_of, unknown
 
