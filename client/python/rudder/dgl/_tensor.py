@@ -20,7 +20,8 @@ import torch  # type: ignore[import-not-found, unused-ignore]
 from dgl.distributed.kvstore import get_kvstore  # type: ignore[import-not-found, unused-ignore]
 
 from .._arrays import tensor_of
-from .._client import Client, TableInfo, connect
+from .._client import Client, TableInfo
+from .._connect import connect
 
 __all__ = ["DistTensor", "default_client", "proxies_of"]
 
