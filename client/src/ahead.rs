@@ -1,6 +1,6 @@
 //! What a trainer tells the daemon ahead of need: coming batches and progress. Neither is answered, so that neither
-//! holds a trainer up. It owns what is checked here because nobody will say it later. It must never wait for the daemon,
-//! unless that is hundreds of announcements behind.
+//! holds a trainer up. It owns what is checked here because nobody will say it later. It must never wait for the
+//! daemon, unless that is hundreds of announcements behind.
 
 use crate::ClientError;
 use crate::client::{Client, unexpected};
@@ -21,8 +21,8 @@ impl Client {
     }
 
     /// Announces that this trainer will fetch exactly `ids`, in this order, at its `step`, a number that grows by one
-    /// per step. Without a step, batches follow each other in the order in which their announcements arrive. Answers the
-    /// number of the batch, by which the fetch may name it ([`FetchOptions::batch`](crate::FetchOptions::batch)); a
+    /// per step. Without a step, batches follow each other in the order in which their announcements arrive. Answers
+    /// the number of the batch, by which the fetch may name it ([`FetchOptions::batch`](crate::FetchOptions::batch)); a
     /// fetch that does not is known by its ids.
     ///
     /// # Errors
@@ -36,14 +36,14 @@ impl Client {
         Ok(batch)
     }
 
-    /// Announces the batch with number `batch` ([`Client::next_batch`]), which fetches rows of several tables. It returns
-    /// once the ids are copied and does not wait for the daemon. What the daemon refuses (too many announced rows wait,
-    /// an original id that no vertex has) is kept for [`Client::warnings`]; the fetch of such a batch is served like any
-    /// other.
+    /// Announces the batch with number `batch` ([`Client::next_batch`]), which fetches rows of several tables. It
+    /// returns once the ids are copied and does not wait for the daemon. What the daemon refuses (too many announced
+    /// rows wait, an original id that no vertex has) is kept for [`Client::warnings`]; the fetch of such a batch is
+    /// served like any other.
     ///
     /// # Errors
-    /// What is known here: an unknown table, a negative id, an id that is not below the rows of a table, a step beyond 63
-    /// bits, no shared memory; and what the connection suffers.
+    /// What is known here: an unknown table, a negative id, an id that is not below the rows of a table, a step beyond
+    /// 63 bits, no shared memory; and what the connection suffers.
     pub fn announce_parts(&self, parts: &[Part<'_>], step: Option<u64>, batch: u64) -> Result<(), ClientError> {
         if let Some(step) = step.filter(|&step| step > STEP_MAX) {
             let message = format!("step {step} is out of range: steps are numbers up to {STEP_MAX}");
@@ -113,8 +113,8 @@ impl Client {
         self.on_session(|session| session.sender().send_one_way(request.clone(), &[], Vec::new()))
     }
 
-    /// How many batches of `table` the daemon would like announced ahead. It is what the daemon said last, with the last
-    /// fetch; where it has said nothing, it is asked.
+    /// How many batches of `table` the daemon would like announced ahead. It is what the daemon said last, with the
+    /// last fetch; where it has said nothing, it is asked.
     ///
     /// # Errors
     /// [`ClientError::UnknownTable`], and what the connection suffers.

@@ -230,8 +230,8 @@ impl Client {
         })
     }
 
-    /// Ends the connection of this process: calls in flight fail, and so does every later call. Rows that were handed out
-    /// stay.
+    /// Ends the connection of this process: calls in flight fail, and so does every later call. Rows that were handed
+    /// out stay.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let session = lock(&self.current.of_this_process().session).take();

@@ -84,8 +84,8 @@ impl Client {
         Pending(self.send_fetch(&[wanted], FetchOptions::default())?).wait()
     }
 
-    /// Fetches rows of several tables with one call, for about the price of one table: ids that are the same slice cross
-    /// once. A batch that the daemon has forgotten is asked for with its ids. Answers the rows by part.
+    /// Fetches rows of several tables with one call, for about the price of one table: ids that are the same slice
+    /// cross once. A batch that the daemon has forgotten is asked for with its ids. Answers the rows by part.
     ///
     /// # Errors
     /// As [`Client::fetch`].
@@ -99,8 +99,8 @@ impl Client {
     }
 
     /// Sends a fetch of several tables and returns at once. With the number of a batch, the ids themselves are not
-    /// sent: [`ErrorCode::UnknownBatch`] of [`PendingParts::wait`] says that the daemon has forgotten it; send the fetch
-    /// again without the number.
+    /// sent: [`ErrorCode::UnknownBatch`] of [`PendingParts::wait`] says that the daemon has forgotten it; send the
+    /// fetch again without the number.
     ///
     /// # Errors
     /// As [`Client::fetch`], for what fails before anything is sent.

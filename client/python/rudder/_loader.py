@@ -33,9 +33,6 @@ class Loader(Ahead[Batch]):
     epoch, and a new loader for each epoch. An iteration that is broken off is followed by the next epoch. With ``epochs``, the
     announcements run on from one epoch into the next.
 
-    A daemon that refuses an announcement (:class:`LimitError`) has no room for it now. The loader keeps the minibatch, goes
-    on, and announces it at the next step.
-
     Parameters
     ----------
     iterable : iterable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
 import tempfile
 import weakref
@@ -30,7 +31,7 @@ def batches(source: Source, steps: int = STEPS) -> list[np.ndarray]:
 
 def both(ids: np.ndarray) -> dict[str, np.ndarray]:
     """Two tables of different vertex types."""
-    return {"f32": ids, "item": ids[:50]}
+    return {"f32": ids, "item.x": ids[:50]}
 
 
 def check(source: Source, rows: dict[str, np.ndarray], wants: dict[str, np.ndarray]) -> None:
@@ -66,8 +67,14 @@ def test_an_iteration_is_an_epoch_with_all_rows(
         "expired_batches": 0,
         "waiting_rows": 0,
     }
-    for table in ("f32", "item"):
+    for table in ("f32", "item.x"):
         assert lookahead(client, table, **expected) == expected
+
+
+def staged(client: rudder.Client) -> int:
+    """Minibatches that the daemon has rows for, once there are three, or after ten seconds."""
+    state = accounted(client, "f32", lambda state: state["lookahead"]["staged_batches"] >= 3)
+    return int(state["lookahead"]["staged_batches"])
 
 
 def test_rows_that_were_announced_are_not_waited_for(folder: Path, dataset: Path, authority: Path, source: Source) -> None:
@@ -86,14 +93,14 @@ def test_rows_that_were_announced_are_not_waited_for(folder: Path, dataset: Path
                 source.check("f32", ids, rows)
                 if horizon is None and step < len(loader) - 5:
                     # Those of the announced minibatches that follow the one in flight.
-                    accounted(client, "f32", lambda state: state["lookahead"]["staged_batches"] >= 3)
+                    assert any(staged(client) >= 3 for _ in range(6)), "within a minute"
             total = 2_000 + before
             state = accounted(client, "f32", lambda state: horizon is None or state["fetched"]["peer"] >= total - 500)
             waited[horizon] = state["fetched"]["peer"] - before
             client.evict(1.0, forget=True, table="f32")
-    # The first is fetched as it is announced, and the second is in flight then.
-    assert waited[None] <= 200
-    assert waited[0] > 1_000
+    # The first is fetched as it is announced, and the second is in flight then; a busy machine may add a few.
+    assert waited[None] <= 500
+    assert waited[0] > 1_500
 
 
 def test_what_put_returns_is_what_comes_out(client: rudder.Client, source: Source) -> None:
@@ -187,7 +194,7 @@ def test_an_epoch_that_is_begun_early_has_no_gap() -> None:
         for step, (ids, rows) in enumerate(ahead):
             seen.append(int(ids[0]))
             del rows
-            # The loader gives its last minibatch when four steps of the epoch are left: one is in flight, three are ahead.
+            # The loader gives its last minibatch when four steps are left: one is in flight, three are ahead.
             assert loader.begun == epoch + (step >= 2)
         assert seen == [100 * epoch + step for step in range(6)]
     # Three epochs, and what waits of the fourth.
@@ -326,12 +333,14 @@ def test_a_refused_hint_holds_nothing_up(folder: Path, dataset: Path, authority:
         remote = source.remote_ids("f32")
         loader = [remote[first : first + 50] for first in range(0, 500, 50)]
         ahead = rudder.Ahead(loader, lambda ids: ("f32", ids), client=client, horizon=4)
-        for _ in range(2):
-            seen = 0
-            for ids, rows in ahead:
-                source.check("f32", ids, rows)
-                seen += 1
-            assert seen == 10
+        with pytest.warns(RuntimeWarning, match=r"lookahead\.rows_max"):
+            for _ in range(2):
+                seen = 0
+                for ids, rows in ahead:
+                    source.check("f32", ids, rows)
+                    seen += 1
+                assert seen == 10
+        assert client._course.refusals > 0
         # One fits at a time, and some are fetched before there is room for them: never are all refused.
         state = accounted(client, "f32", lambda state: state["lookahead"]["used_batches"] > 2)
         assert state["lookahead"]["used_batches"] > 2
@@ -391,9 +400,26 @@ def test_a_fork_in_mid_epoch(client: rudder.Client, source: Source) -> None:
     assert len(rest) == STEPS - 1
     for ids, rows in rest:
         check(source, rows, both(ids))
-    # The parent's early epoch is the parent's: a child begins one of its own.
-    in_child(lambda: _check_all(ahead, source))
-    _check_all(ahead, source)
+
+
+class OfOneProcess:
+    """A loader whose iterators work only where they were made, as those with worker processes."""
+
+    def __init__(self, batches: list[np.ndarray]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        made_in = os.getpid()
+        for ids in self.batches:
+            assert os.getpid() == made_in
+            yield ids
+
+
+def test_an_epoch_that_was_begun_early_is_the_parents(client: rudder.Client, source: Source) -> None:
+    ahead = rudder.Ahead(OfOneProcess(batches(source)), both, client=client, horizon=3, early=True)
+    for _ in range(2):
+        _check_all(ahead, source)
+        in_child(lambda: _check_all(ahead, source))
 
 
 def _check_all(ahead: rudder.Ahead[np.ndarray], source: Source) -> None:
@@ -410,9 +436,7 @@ def test_what_is_pickled_begins_again(client: rudder.Client, source: Source) -> 
 
 
 def test_rows_are_not_kept(client: rudder.Client, source: Source) -> None:
-    alive: list[weakref.ref[np.ndarray]] = []
     for _, rows in rudder.Ahead(batches(source), lambda ids: ("f32", ids), client=client):
-        alive = [ref for ref in alive if ref() is not None]
-        assert len(alive) == 0, "the rows of the step before, which nobody has"
-        alive.append(weakref.ref(rows))
+        kept = weakref.ref(rows)
         del rows
+        assert kept() is None, "nobody but the trainer has them"

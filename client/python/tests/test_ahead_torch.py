@@ -38,7 +38,7 @@ class Samples(torch.utils.data.Dataset):  # type: ignore[misc, name-defined]
 
 
 def wants(batch: dict[str, Any]) -> dict[str, Any]:
-    return {"f32": batch["ids"], "item": batch["ids"][:50]}
+    return {"f32": batch["ids"], "item.x": batch["ids"][:50]}
 
 
 def loader_of(samples: Any, workers: int, method: str | None, **options: Any) -> Any:

@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Is told of each arena of a client. The client holds none of the locks that dropping rows takes while it calls, but it
-/// may be in the middle of a fetch, or of dropping the last row of an arena, in any thread: do what is needed and
+/// Is told of each arena of a client. The client holds none of the locks that dropping rows takes while it calls, but
+/// it may be in the middle of a fetch, or of dropping the last row of an arena, in any thread: do what is needed and
 /// return, and never call the client from here.
 pub trait ArenaHooks: Send + Sync + Debug {
     /// An arena was mapped; nothing has been leased from it.

@@ -13,8 +13,8 @@ enum Told {
     Fetch,
 }
 
-/// A daemon that notes announcements, progress and fetches, and asks for `horizon` batches. It knows each batch that was
-/// announced and not fetched, by its number.
+/// A daemon that notes announcements, progress and fetches, and asks for `horizon` batches. It knows each batch that
+/// was announced and not fetched, by its number.
 fn noting(horizon: u32) -> (Daemon, Arc<Mutex<Vec<Told>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let notes = Arc::clone(&told);

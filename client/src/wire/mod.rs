@@ -206,8 +206,8 @@ pub enum Request {
         /// The tables, with the ids of each.
         parts: Vec<IdsPart>,
     },
-    /// Tells the cache how far this trainer has come; its scores are computed from it. It is not answered; what is wrong
-    /// with it comes as a [`Notice`].
+    /// Tells the cache how far this trainer has come; its scores are computed from it. It is not answered; what is
+    /// wrong with it comes as a [`Notice`].
     Progress {
         /// Epochs ended so far.
         epoch: u32,
@@ -265,8 +265,8 @@ pub enum Request {
         /// [`TableInfo::id`].
         table: u16,
     },
-    /// Asks which node owns each of these ids. The nodes' numbers, `u16` each, take the place of the ids, or come behind
-    /// the reply if the ids came inline. Answered by [`Reply::Translated`].
+    /// Asks which node owns each of these ids. The nodes' numbers, `u16` each, take the place of the ids, or come
+    /// behind the reply if the ids came inline. Answered by [`Reply::Translated`].
     Owners {
         /// [`TableInfo::id`] of a table of the vertex type.
         table: u16,

@@ -240,8 +240,8 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Announces the sampled minibatches that are not announced yet. A daemon without room for them serves their fetches
-    /// all the same.
+    /// Announces the sampled minibatches that are not announced yet. A daemon without room for them serves their
+    /// fetches all the same.
     fn announce_ahead(&mut self) -> Result<(), DemoError> {
         if self.role.lookahead == 0 {
             return Ok(());

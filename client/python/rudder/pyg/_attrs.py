@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Union
 
-from .._client import TableInfo
+from .._tables import TableInfo
 from ..errors import UnknownTableError
 
 __all__ = ["UNNAMED", "Attrs", "EdgeType", "Group", "Key", "attrs_of", "unknown"]

@@ -18,8 +18,9 @@ import torch_geometric.data as pyg  # type: ignore[import-not-found, import-unty
 from torch import Tensor
 
 from .._arrays import tensor_of
-from .._client import Client, TableInfo
+from .._client import Client
 from .._connect import default_client
+from .._tables import TableInfo
 from ..errors import UnknownTableError
 from ._attrs import Attrs, EdgeType, Group, Key, attrs_of, unknown
 
@@ -117,7 +118,7 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         places: list[tuple[str, Any]] = []
         for attr in attrs:
             table = self._table(attr)
-            ids = _as_ids(attr.index, self._infos[table].rows)
+            ids = _as_ids(attr.index)
             if table in wants and wants[table] is not ids:
                 raise ValueError(f"attribute {attr.attr_name!r} is asked for twice in one call, with different ids")
             wants[table] = ids
@@ -128,9 +129,8 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
     def _put_tensor(self, tensor: Any, attr: TensorAttr) -> bool:
         """Write rows through to the nodes that own them, as :meth:`rudder.Client.update`."""
         table = self._table(attr)
-        ids = _as_ids(attr.index, self._infos[table].rows)
         rows = torch.as_tensor(tensor)
-        self.client.update(table, ids, rows[None] if _is_number(attr.index) else rows)
+        self.client.update(table, _as_ids(attr.index), rows[None] if _is_number(attr.index) else rows)
         return True
 
     def update_tensor(self, tensor: Any, *args: Any, **kwargs: Any) -> bool:
@@ -149,8 +149,7 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         info = self._infos[table]
         if _is_number(attr.index):
             return info.shape
-        count = info.rows if attr.index is None else len(_as_ids(attr.index, info.rows))
-        return (count, *info.shape)
+        return (_count(attr.index, info.rows), *info.shape)
 
     # What the loaders of this package ask for.
 
@@ -175,13 +174,13 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         """Whether original ids and dataset ids of a table differ."""
         return self._infos[table].renumbered
 
-    def fetch(self, wants: Mapping[str, Tensor], *, learns: bool | None = None) -> dict[str, Tensor]:
-        """Fetch rows of several tables.
+    def fetch(self, wants: Mapping[str, Any], *, learns: bool | None = None) -> dict[str, Tensor]:
+        """Fetch rows of several tables, in one call.
 
         Parameters
         ----------
-        wants : mapping of str to torch.Tensor
-            Ids by table.
+        wants : mapping of str to ids
+            Ids, masks, slices or ``None`` by table, as :meth:`rudder.Client.fetch` takes them.
         learns : bool, optional
             Whether the cache learns from it; by default as :attr:`progress` says.
 
@@ -191,9 +190,10 @@ class FeatureStore(pyg.FeatureStore):  # type: ignore[misc]
         """
         client = self.client
         learns = self.progress if learns is None else learns
-        with contextlib.nullcontext() if learns or not hasattr(client, "paused") else client.paused():
-            pending = {table: client.fetch_async(table, ids) for table, ids in wants.items() if len(ids) > 0}
-        return {table: pending[table].wait() if table in pending else self.empty(table) for table in wants}
+        with contextlib.nullcontext() if learns else client.paused():
+            # Named, for a list or a slice does not say that tensors are wanted.
+            rows: dict[str, Tensor] = client.fetch(dict(wants), device="cpu")
+        return rows
 
     def empty(self, table: str) -> Tensor:
         """No rows of a table."""
@@ -231,20 +231,19 @@ def _is_number(index: Any) -> bool:
     return isinstance(index, (int, np.integer)) or (getattr(index, "ndim", None) == 0)
 
 
-def _as_ids(index: Any, rows: int) -> Tensor:
-    """An index of PyG as ids."""
+def _as_ids(index: Any) -> Any:
+    """An index of PyG as :meth:`rudder.Client.fetch` takes it: one id is a list of one."""
+    return [operator.index(index)] if _is_number(index) else index
+
+
+def _count(index: Any, rows: int) -> int:
+    """How many rows an index means."""
     if index is None:
-        return torch.arange(rows)
+        return rows
     if isinstance(index, slice):
-        return torch.arange(*index.indices(rows))
-    if _is_number(index):
-        return torch.tensor([operator.index(index)])
-    ids = index if isinstance(index, Tensor) else torch.as_tensor(np.asarray(index))
-    if ids.dtype != torch.bool:
-        return ids
-    if tuple(ids.shape) != (rows,):
-        raise ValueError(f"the mask has shape {tuple(ids.shape)}; the attribute has {rows} rows")
-    return ids.nonzero().view(-1)
+        return len(range(*index.indices(rows)))
+    ids = np.asarray(index)
+    return int(np.count_nonzero(ids)) if ids.dtype == np.bool_ else len(ids)
 
 
 def _listed(groups: Any) -> str:

@@ -253,8 +253,8 @@ impl Lookahead {
         self.trainers.values().map(|trainer| trainer.mean_rows).sum()
     }
 
-    /// A trainer fetches a batch, or ids that may be those of one. Batches that it announced before that one and has not fetched
-    /// wait on if they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
+    /// A trainer fetches a batch, or ids that may be those of one. Batches that it announced before that one and has
+    /// not fetched wait on if they are at most [`DISORDER_BATCHES`] steps behind, else they are dropped.
     pub fn consume(&mut self, cache: &TableCache, trainer: TrainerId, named: Named, now_ms: u64) -> Consumed {
         let taken = self.trainers.get_mut(&trainer).and_then(|trainer| trainer.take(named));
         let Some((used, skipped)) = taken else {

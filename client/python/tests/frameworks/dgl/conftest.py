@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Other environments have no DGL.
+collect_ignore_glob = [] if importlib.util.find_spec("dgl") else ["test_*.py"]
 
 HERE = Path(__file__).resolve().parent
 PYTHON = HERE.parents[2]

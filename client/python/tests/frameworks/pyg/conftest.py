@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,6 @@ def _serve(folder: Path, authority: Path, tables: dict[str, Any]) -> Iterator[li
 
 def ready(client: rudder.Client) -> None:
     """Wait until rows of the other node come."""
-    import time
-
     deadline = time.monotonic() + 60
     for table, info in client.tables().items():
         while True:

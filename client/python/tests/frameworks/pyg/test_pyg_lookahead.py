@@ -19,6 +19,7 @@ from torch_geometric.sampler import NeighborSampler
 import rudder
 from rudder._prefetcher import Prefetcher
 from rudder.pyg import FeatureStore, GraphStore, LinkNeighborLoader, NeighborLoader
+from rudder.pyg._loader import _is_ready
 
 SEEDS = torch.arange(1_200)
 
@@ -89,7 +90,25 @@ def test_slow_workers_keep_a_lead_in_long_epochs(
     for _ in NeighborLoader((store, bare), **{**options(), **more}):
         pass
     assert len(waiting) == 1_200 // batch_size
-    assert min(waiting[: len(waiting) - lead]) == 1 + lead
+    # At the end of the epoch nothing follows.
+    assert min(waiting[:-2]) == 1 + lead
+
+
+def test_fast_workers_are_taken_from_as_far_as_the_horizon(
+    store: FeatureStore, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    pop = Prefetcher.pop
+    monkeypatch.setattr(Prefetcher, "pop", lambda ahead: waiting.append(len(ahead)) or pop(ahead))
+    batches = iter(NeighborLoader((store, without_features(data)), **options(num_workers=2), horizon=3))
+    deadline = time.monotonic() + 120
+    for _ in range(8):
+        next(batches)
+        while not _is_ready(batches.iterator) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert max(waiting) > 2
+    # The one that is given out, the one that is fetched meanwhile, and those that are announced.
+    assert max(waiting) <= 1 + 1 + 3
 
 
 def test_edges_and_every_type_are_announced(served_hetero: list[Daemon], hetero: HeteroData) -> None:
@@ -129,6 +148,25 @@ def test_an_evaluation_announces_nothing(own_served: list[Daemon], data: Data) -
     for _ in NeighborLoader((FeatureStore(client), without_features(data)), **options(), progress=False):
         pass
     assert lookahead(client, "x", 0)["announced_batches"] == 0
+
+
+def test_an_evaluation_teaches_the_cache_nothing(store: FeatureStore, data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned: list[bool] = []
+    learns = rudder.Client._learns
+    monkeypatch.setattr(rudder.Client, "_learns", lambda client: learned.append(learns(client)) or learned[-1])
+    bare, quiet = without_features(data), FeatureStore(store.client, progress=False)
+    for teaches, loader in (
+        (True, NeighborLoader((store, bare), **options())),
+        (False, NeighborLoader((store, bare), **options(), progress=False)),
+        (False, NeighborLoader((quiet, bare), **options())),
+        (False, NeighborLoader((quiet, bare), **options(filter_per_worker=True))),
+        (False, pyg.NeighborLoader((quiet, GraphStore(bare)), **options())),
+    ):
+        learned.clear()
+        for _ in loader:
+            pass
+        assert len(learned) >= 12
+        assert set(learned) == {teaches}
 
 
 @pytest.mark.parametrize("how", [{}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}])

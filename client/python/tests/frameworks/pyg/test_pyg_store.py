@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cluster import IDS_MAX, Daemon, run
-from pyg_world import CITES, NODES, PAPERS, check, without_features
+from cluster import IDS_MAX, Daemon
+from conftest import _serve
+from pyg_world import CITES, NODES, without_features
 from torch_geometric.data import Data, HeteroData
 
 import rudder
@@ -60,8 +63,8 @@ def test_views_are_pygs(hetero: HeteroData, hetero_store: FeatureStore) -> None:
 
 def test_several_attributes_are_one_call(hetero: HeteroData, hetero_store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    fetch = FeatureStore.fetch
-    monkeypatch.setattr(FeatureStore, "fetch", lambda store, wants, **more: calls.append(list(wants)) or fetch(store, wants, **more))
+    fetch = rudder.Client.fetch
+    monkeypatch.setattr(rudder.Client, "fetch", lambda client, of, **more: calls.append(list(of)) or fetch(client, of, **more))
     ids, authors = torch.arange(50), torch.arange(20)
     attrs = [("paper", "x", ids), ("paper", "y", ids), ("author", "x", authors)]
     x, y, author = hetero_store.multi_get_tensor(attrs)
@@ -151,25 +154,17 @@ def test_wrong_ids_are_refused(store: FeatureStore) -> None:
         store[None, "x", torch.ones(NODES - 1, dtype=torch.bool)]
 
 
-def test_all_rows_of_a_table_above_the_limit(folder: Any, authority: Any) -> None:
-    """A daemon takes so many ids in one fetch; a slice of more is fetched in pieces, or the error names the limit."""
-    import tempfile
-    from pathlib import Path
-
-    from conftest import _serve
-
+def test_all_rows_of_a_table(folder: Path, authority: Path) -> None:
+    """In pieces, where they are more than the daemon takes in one fetch; above the limit of the client, its name."""
     rows = torch.arange(IDS_MAX + 1_000)
-    running = _serve(folder, authority, {"n": rows})
-    try:
-        store = FeatureStore(next(running)[0].connect())
-        try:
-            found = store[None, "n", None]
-        except rudder.LimitError as error:
-            assert str(IDS_MAX) in str(error)
-        else:
-            assert torch.equal(found.view(-1), rows)
-    finally:
-        running.close()
+    with contextlib.contextmanager(_serve)(folder, authority, {"n": rows}) as running:
+        store = FeatureStore(running[0].connect())
+        assert torch.equal(store[None, "n", None], rows)
+        assert torch.equal(store[None, "n", slice(5, None)], rows[5:])
+        small = FeatureStore(running[0].connect(whole_bytes_max=1_000))
+        with pytest.raises(rudder.LimitError, match="whole_bytes_max"):
+            small[None, "n", None]
+        assert torch.equal(small[None, "n", slice(10)], rows[:10])
 
 
 def test_a_pickled_store_connects_when_it_fetches(store: FeatureStore, data: Data) -> None:
@@ -238,5 +233,7 @@ def test_wrong_graphs_are_refused() -> None:
         graph.put_edge_index([[0], [1]], edge_type=None, layout="coo")
     with pytest.raises(KeyError, match="did you mean paper"):
         graph.num_nodes("papers")
-    graph.put_edge_index([[3], [1]], edge_type=("author", "writes", "paper"), layout="coo")
+    graph[("author", "writes", "paper"), "csc"] = ([3], [0, 0, 1])
     assert [graph.num_nodes(one) for one in graph.node_types] == [5, 4]
+    # Papers that no author wrote have pointers, too.
+    assert graph[("author", "writes", "paper"), "csc"][1].tolist() == [0, 0, 1, 1, 1, 1]

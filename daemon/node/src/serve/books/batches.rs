@@ -1,7 +1,7 @@
 //! The ids of announced batches, by the numbers that trainers gave to them, so that a fetch which names its batch need
 //! not send them again. It owns their memory: an entry ends when its batch is fetched, when it is too old, with its
-//! trainer, or when newer ones need its room. It must never hold more ids than its limit. What is brought in for a batch
-//! is not decided here.
+//! trainer, or when newer ones need its room. It must never hold more ids than its limit. What is brought in for a
+//! batch is not decided here.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;

@@ -59,8 +59,8 @@ impl TableStats {
         &self.crossed[reason as usize]
     }
 
-    /// Counts one answered fetch. Rows that it asked for twice count twice, whether they were hits or misses. The hit ratio
-    /// follows only if it is given the start of the clock.
+    /// Counts one answered fetch. Rows that it asked for twice count twice, whether they were hits or misses. The hit
+    /// ratio follows only if it is given the start of the clock.
     pub(crate) fn count(&self, sources: &RowSources, started: Option<Instant>) {
         let RowSources { local, cache, staged, peer } = *sources;
         self.local_rows.fetch_add(local, Ordering::Relaxed);

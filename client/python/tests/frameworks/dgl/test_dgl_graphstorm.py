@@ -10,7 +10,7 @@ from pathlib import Path
 import distdgl_here
 import pytest
 from cluster import run
-from test_tensor import TIMEOUT_S, daemons
+from test_dgl_tensor import TIMEOUT_S, daemons
 
 JOB = Path(__file__).resolve().with_name("graphstorm_job.py")
 
