@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import pickle
 import tempfile
 import weakref
@@ -339,6 +340,7 @@ def test_a_refused_hint_holds_nothing_up(folder: Path, dataset: Path, authority:
                     source.check("f32", ids, rows)
                     seen += 1
                 assert seen == 10
+        assert client._course.refusals > 0
         # One fits at a time, and some are fetched before there is room for them: never are all refused.
         state = accounted(client, "f32", lambda state: state["lookahead"]["used_batches"] > 2)
         assert state["lookahead"]["used_batches"] > 2
@@ -398,9 +400,26 @@ def test_a_fork_in_mid_epoch(client: rudder.Client, source: Source) -> None:
     assert len(rest) == STEPS - 1
     for ids, rows in rest:
         check(source, rows, both(ids))
-    # The parent's early epoch is the parent's: a child begins one of its own.
-    in_child(lambda: _check_all(ahead, source))
-    _check_all(ahead, source)
+
+
+class OfOneProcess:
+    """A loader whose iterators work only where they were made, as those with worker processes."""
+
+    def __init__(self, batches: list[np.ndarray]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        made_in = os.getpid()
+        for ids in self.batches:
+            assert os.getpid() == made_in
+            yield ids
+
+
+def test_an_epoch_that_was_begun_early_is_the_parents(client: rudder.Client, source: Source) -> None:
+    ahead = rudder.Ahead(OfOneProcess(batches(source)), both, client=client, horizon=3, early=True)
+    for _ in range(2):
+        _check_all(ahead, source)
+        in_child(lambda: _check_all(ahead, source))
 
 
 def _check_all(ahead: rudder.Ahead[np.ndarray], source: Source) -> None:
@@ -417,9 +436,7 @@ def test_what_is_pickled_begins_again(client: rudder.Client, source: Source) -> 
 
 
 def test_rows_are_not_kept(client: rudder.Client, source: Source) -> None:
-    alive: list[weakref.ref[np.ndarray]] = []
     for _, rows in rudder.Ahead(batches(source), lambda ids: ("f32", ids), client=client):
-        alive = [ref for ref in alive if ref() is not None]
-        assert len(alive) == 0, "the rows of the step before, which nobody has"
-        alive.append(weakref.ref(rows))
+        kept = weakref.ref(rows)
         del rows
+        assert kept() is None, "nobody but the trainer has them"

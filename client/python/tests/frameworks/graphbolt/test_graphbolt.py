@@ -41,6 +41,19 @@ def test_minibatches_equal_those_with_features_in_memory(
     check_epochs(world, loader, workers)
 
 
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_each_layer_gets_the_rows_of_its_edges(world: World, gb_client: rudder.Client, is_ahead: bool) -> None:
+    """Fewer edges in the outer layer: those of the inner one are not the first of it."""
+    loader = world.loader(rudder.graphbolt.FeatureStore(gb_client), fanouts=(1, 3))
+    if is_ahead:
+        rudder.graphbolt.ahead(loader)
+    weights, x = (torch.from_numpy(world.features[key]) for key in (("edge", None, "w"), ("node", None, "x")))
+    for minibatch in loader:
+        assert torch.equal(minibatch.node_features["x"], x[minibatch.node_ids().long()])
+        for layer in range(2):
+            assert torch.equal(minibatch.edge_features[layer]["w"], weights[minibatch.edge_ids(layer).long()])
+
+
 def test_a_store_of_graphbolt_may_hold_some_of_rudders_features(world: World, gb_client: rudder.Client) -> None:
     store = world.in_memory()
     store._features["node", None, "x"] = rudder.graphbolt.Feature("x", gb_client)
