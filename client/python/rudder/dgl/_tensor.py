@@ -20,8 +20,9 @@ import torch  # type: ignore[import-not-found, unused-ignore]
 from dgl.distributed.kvstore import get_kvstore  # type: ignore[import-not-found, unused-ignore]
 
 from .._arrays import tensor_of
-from .._client import Client, TableInfo
+from .._client import Client
 from .._connect import connect
+from .._tables import TableInfo, table_of
 
 __all__ = ["DistTensor", "default_client", "proxies_of"]
 
@@ -37,15 +38,6 @@ def default_client() -> Client:
         if socket not in _clients:
             _clients[socket] = connect(ids="dataset")
         return _clients[socket]
-
-
-def table_info(client: Client, table: str) -> TableInfo:
-    """What the client knows of a table."""
-    tables = client.tables()
-    if table not in tables:
-        # The error names the nearest.
-        client.fetch(table, np.empty(0, dtype=np.int64))
-    return tables[table]
 
 
 def _policy_name(info: TableInfo) -> str:
@@ -85,7 +77,7 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
 
     def __init__(self, table: str, *, client: Client | None = None) -> None:
         self._rudder = default_client() if client is None else client
-        info = table_info(self._rudder, table)
+        info = table_of(self._rudder.tables(), table)
         self.kvstore = get_kvstore()
         policies = {} if self.kvstore is None else self.kvstore.all_possible_part_policy
         if not policies:

@@ -17,8 +17,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-#: Libraries of CUDA that may be left out. The others (``libcudart``, ``libcupti``, ``libnvToolsExt``) are small, and torch
-#: calls them.
+#: Libraries of CUDA that may be left out. The others (``libcudart``, ``libcupti``, ``libnvToolsExt``) are small and are
+#: called.
 LEFT_OUT = re.compile(r"lib(cublas|cublasLt|cudnn|cufft|cufile|curand|cusolver|cusparse|cusparseLt|nccl|nvrtc|nvshmem_host)\.so\.\d+")
 
 

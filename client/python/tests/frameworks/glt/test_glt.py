@@ -41,7 +41,7 @@ def glt_daemons(features: dict[str, np.ndarray], folder: Path, authority: Path) 
     path = Path(tempfile.mkdtemp(dir=folder))
     for name, array in features.items():
         np.save(path / f"{name}.npy", array)
-    tables = ["--table", f"feat={path}/feat.npy", "--table", f"weight@edge={path}/weight.npy"]
+    tables = ["--table", f"feat={path}/feat.npy", "--table", f"edge.weight@edge={path}/weight.npy"]
     run("rudder", "import", "npy", "--out", path / "dataset", "--parts", "2", *tables, "--json")
     with cluster(path, path / "dataset", authority) as running:
         for daemon in running:
@@ -94,7 +94,7 @@ def test_batches_of_the_loader_get_their_rows_in_the_trainer(
 ) -> None:
     client = glt_daemons[0].connect()
     expected = [batch for batch in loader_of(data, collects=True)]
-    ahead = rudder.glt.ahead(loader_of(data, collects=False), "feat", "weight", client)
+    ahead = rudder.glt.ahead(loader_of(data, collects=False), "feat", "edge.weight", client)
     for _ in range(2):
         steps = 0
         for batch, theirs in zip(ahead, expected):
@@ -115,7 +115,7 @@ def test_a_sampler_collects_features_through_dist_feature(
     loader = loader_of(data, collects=True)
     sampler = loader._collocated_producer._collocated_sampler
     sampler.dist_node_feature = rudder.glt.DistFeature("feat", client)
-    sampler.dist_edge_feature = rudder.glt.DistFeature("weight", client)
+    sampler.dist_edge_feature = rudder.glt.DistFeature("edge.weight", client)
     steps = 0
     for batch in loader:
         check(batch, features)
@@ -126,7 +126,7 @@ def test_a_sampler_collects_features_through_dist_feature(
 
 
 def test_dist_feature_looks_up_by_type(glt_daemons: list[Daemon], features: dict[str, np.ndarray]) -> None:
-    feature = rudder.glt.DistFeature({"paper": "feat", "author": "weight"}, glt_daemons[0].connect())
+    feature = rudder.glt.DistFeature({"paper": "feat", "author": "edge.weight"}, glt_daemons[0].connect())
     ids = torch.tensor([5, 1_999, 5])
     assert torch.equal(feature.async_get(ids, "paper").wait(), torch.from_numpy(features["feat"])[ids])
     assert torch.equal(feature["author", ids], torch.from_numpy(features["weight"])[ids])

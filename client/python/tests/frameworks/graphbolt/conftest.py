@@ -17,9 +17,9 @@ import rudder
 torch.set_num_threads(1)
 
 
-def _running(world: World, folder: Path, authority: Path) -> Iterator[list[Daemon]]:
+def _running(world: World, folder: Path, authority: Path, more: str = "") -> Iterator[list[Daemon]]:
     path = Path(tempfile.mkdtemp(dir=folder))
-    with cluster(path, world.build(path / "data"), authority) as running:
+    with cluster(path, world.build(path / "data"), authority, more=more) as running:
         for daemon in running:
             daemon.connect().wait_ready()
         yield running
@@ -51,8 +51,8 @@ def typed_daemons(typed_world: World, folder: Path, authority: Path) -> Iterator
 
 @pytest.fixture()
 def own_gb_daemons(world: World, folder: Path, authority: Path) -> Iterator[list[Daemon]]:
-    """Two daemons of one test, to stop and to count in."""
-    yield from _running(world, folder, authority)
+    """Two daemons of one test, to stop and to count in. What they may bring in ahead has no budget that a test would notice."""
+    yield from _running(world, folder, authority, more="[lookahead]\nbudget = 8.0")
 
 
 @pytest.fixture()

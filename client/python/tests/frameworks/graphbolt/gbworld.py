@@ -86,13 +86,15 @@ class World:
         """The features as GraphBolt's own store."""
         return gb.BasicFeatureStore({key: gb.TorchBasedFeature(torch.from_numpy(a)) for key, a in self.features.items()})
 
-    def loader(self, store: Any, workers: int = 0, *, train: Any = None, nodes: Any = None, edges: Any = None, cut: Any = None) -> Any:
+    def loader(
+        self, store: Any, workers: int = 0, *, fanouts: Any = (-1, -1), nodes: Any = None, edges: Any = None, cut: Any = None
+    ) -> Any:
         """A loader that takes all edges of two layers, so that equal seeds give equal minibatches."""
-        seeds = self.train if train is None else train
+        seeds = self.train
         items: Any = gb.ItemSet((seeds, self.labels[seeds.long()]), names=("seed_nodes", "labels"))
         if self.is_typed:
             items = gb.ItemSetDict({PAPER: items})
-        pipe = gb.ItemSampler(items, batch_size=BATCH).sample_neighbor(self.graph(), [-1, -1])
+        pipe = gb.ItemSampler(items, batch_size=BATCH).sample_neighbor(self.graph(), list(fanouts))
         if cut is not None:
             pipe = pipe.transform(cut)
         pipe = pipe.fetch_feature(

@@ -174,12 +174,16 @@ def test_an_epoch_may_be_broken_off(store: FeatureStore, data: Data, told: Told,
     loader = NeighborLoader((store, without_features(data)), **options(shuffle=True, **how))
     for steps in (1, 5, 12):
         told.epochs.clear()
+        seeds: list[int] = []
         for step, batch in enumerate(loader):
             assert torch.equal(batch.x, data.x[batch.n_id])
             assert torch.equal(batch.w, data.w[batch.e_id])
-            if step + 1 == steps:
+            seeds += batch.input_id.tolist()
+            if step + 1 == steps < 12:
                 break
         assert [step for _, step, _ in told.epochs] == list(range(steps))
+    # Nothing is left of the epochs that were broken off.
+    assert sorted(seeds) == SEEDS.tolist()
     assert told.epochs[0][0] == 2
 
 
