@@ -86,7 +86,7 @@ fn datasets_that_are_damaged_are_named_and_serve_again_when_repaired() {
     };
     let mut flipped = shard.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    let cases: [(&str, Vec<u8>, &[&str]); 6] = [
+    let cases: [(&str, Vec<u8>, &[&str]); 7] = [
         ("manifest.json", edited(&|m| m["format"] = json!(2)), &["format version 2", "reads only version 1", "import"]),
         (
             "manifest.json",

@@ -254,14 +254,16 @@ class _Flight:
             stream = driver.side(device)
             if after is not None:
                 driver.wait(stream, after)
-            tensors = []
+            tensors, event = [], None
             try:
                 for host, out in zip(hosts, outs):
-                    tensors.append(driver.empty(host, device, stream) if out is None else out)
-                    driver.copy_async(tensors[-1], host, stream)
+                    tensor = driver.empty(host, device, stream) if out is None else out
+                    driver.copy_async(tensor, host, stream)
+                    tensors.append(tensor)
             finally:
                 # Also after a failure: the copies that were begun before it still read their rows.
-                event = self._record(stream, hosts)
+                if tensors:
+                    event = self._record(stream, hosts)
         return Copy(device, tensors, event)
 
     def _record(self, stream: Any, hosts: list[Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -157,9 +158,15 @@ def test_tensors_of_ids_are_translated(graph_daemons: list[Daemon], graph: Graph
 
 def test_an_id_that_nobody_has_is_named_as_the_user_wrote_it(graph_daemons: list[Daemon]) -> None:
     client = graph_daemons[0].connect()
-    for call in (client.fetch, client.announce):
-        with pytest.raises(rudder.IdOutOfRangeError, match=r"id 2000 \(position 2 of the fetch\).*0 to 1999"):
-            call("feat", [5, 5, 2_000])
+    with pytest.raises(rudder.IdOutOfRangeError, match=r"id 2000 \(position 2 of the fetch\).*0 to 1999"):
+        client.fetch("feat", [5, 5, 2_000])
+    # An announcement is not answered: the daemon says later that it has refused it.
+    client.announce("feat", [5, 5, 2_000])
+    deadline = time.monotonic() + 60
+    with pytest.warns(RuntimeWarning, match=r"id 2000 \(position 2.*0 to 1999"):
+        while not client._said:
+            client.fetch("feat", [5])
+            assert time.monotonic() < deadline
     with pytest.raises(rudder.UnknownNameError, match="have no names"):
         client.ids_of_names("feat", ["x"])
     with pytest.raises(ValueError, match="\"original\" or \"dataset\""):

@@ -251,11 +251,12 @@ def test_a_paused_generator_may_end_elsewhere(client: rudder.Client, monkeypatch
         with client.paused():
             yield
 
-    generator = rows()
+    generator, ended = rows(), []
     next(generator)
-    thread = threading.Thread(target=lambda: next(generator, None))
+    thread = threading.Thread(target=lambda: ended.append(next(generator, "ended")))
     thread.start()
     thread.join()
+    assert ended == ["ended"]
     assert Sent(client, monkeypatch).all(client) == PAUSED
     with client.paused():
         pass

@@ -195,12 +195,6 @@ impl NpyHeader {
         self.row_shape().iter().product()
     }
 
-    /// Bytes of one row.
-    #[must_use]
-    pub fn row_bytes(&self) -> u64 {
-        self.width() * self.element.size() as u64
-    }
-
     /// Bytes of all rows.
     ///
     /// # Errors
@@ -438,7 +432,7 @@ mod tests {
             bytes.extend_from_slice(b"data");
             let mut reader = &bytes[..];
             let header = NpyHeader::read(&mut reader).unwrap();
-            assert_eq!((header.rows(), header.width(), header.row_bytes()), (3, 4, 16));
+            assert_eq!((header.rows(), header.width(), header.row_shape()), (3, 4, &[4][..]));
             assert_eq!((header.element, header.data_offset), (NpyType::F32, offset));
             assert_eq!(reader, b"data");
         }

@@ -14,12 +14,11 @@ use quinn_proto::RttEstimator;
 /// Fewest packets on their way: below it, acknowledgements would no longer keep packets coming.
 const PACKETS_MIN: u64 = 4;
 
-/// How much of the way to the right number of bytes is gone in one round trip.
-const STEP: f64 = 0.5;
+/// How much of the way up to the right number of bytes is gone in one round trip; the way down is gone at once.
+const STEP_UP: f64 = 0.5;
 
-/// Bounds on the ratio of the wished round trip to the measured one that are believed at once: the window at most
-/// doubles in a round trip, and loses at most a quarter.
-const RATIO: std::ops::RangeInclusive<f64> = 0.5..=3.0;
+/// Bounds on the ratio of the wished round trip to the measured one that are believed at once.
+const RATIO: std::ops::RangeInclusive<f64> = 0.25..=3.0;
 
 /// How far above Cubic's window its own may lie. Without a bound it would grow while Cubic alone keeps the queue short,
 /// and take many round trips to come down.
@@ -97,11 +96,14 @@ impl Base {
     }
 }
 
-/// The round trip that is being measured: of packets that were sent since it began.
+/// The round trip that is being measured: of the packets that are sent from its beginning until the first of them is
+/// acknowledged.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     began: Instant,
-    /// Least time of a packet whose acknowledgement came. A peer may keep one back, but not all.
+    /// When the first of its packets was acknowledged.
+    heard: Option<Instant>,
+    /// Least time of its packets. A peer may keep one acknowledgement back, and a busy processor, but not all.
     least: Duration,
     /// Whether more would have been sent, had the window allowed it.
     was_limited: bool,
@@ -112,7 +114,7 @@ struct Round {
 
 impl Round {
     fn new(began: Instant) -> Self {
-        Self { began, least: Duration::MAX, was_limited: false, drains: false, lost: false }
+        Self { began, heard: None, least: Duration::MAX, was_limited: false, drains: false, lost: false }
     }
 }
 
@@ -151,10 +153,14 @@ impl Scavenger {
         let base = self.base.get_or_insert(Base { since: now, least: sample, before: sample });
         base.note(now, sample);
         self.round.was_limited |= is_limited;
+        let base = base.rtt();
         // Of a packet that was sent before, the queue of then would be known.
-        if sent >= self.round.began {
+        if sent < self.round.began {
+            return;
+        }
+        if sent < *self.round.heard.get_or_insert(now) {
             self.round.least = self.round.least.min(sample);
-            let base = base.rtt();
+        } else {
             self.end_round(now, base);
         }
     }
@@ -183,7 +189,8 @@ impl Scavenger {
             return;
         }
         let wished = (base + self.target).as_secs_f64() / least.as_secs_f64().max(1e-6);
-        let factor = 1.0 + STEP * (wished.clamp(*RATIO.start(), *RATIO.end()) - 1.0);
+        let wished = wished.clamp(*RATIO.start(), *RATIO.end());
+        let factor = if wished > 1.0 { 1.0 + STEP_UP * (wished - 1.0) } else { wished };
         // The packet more lets the smaller of two that share a path catch up.
         let window = self.window * factor + self.packet_bytes as f64;
         self.window = window.clamp((PACKETS_MIN * self.packet_bytes) as f64, f64::from(u32::MAX));
@@ -303,6 +310,7 @@ mod tests {
         active: std::ops::Range<Duration>,
         /// What else bounds the bytes on their way.
         other_window: u64,
+        is_limited: bool,
         in_flight: u64,
         /// Since half of the time.
         delivered: u64,
@@ -311,7 +319,7 @@ mod tests {
     fn flow(link: &Link, active: std::ops::Range<u64>) -> Flow {
         let scavenger = Scavenger::new(link.begin, TARGET, PACKET, 10 * PACKET);
         let active = Duration::from_secs(active.start)..Duration::from_secs(active.end);
-        Flow { scavenger, active, other_window: u64::MAX, in_flight: 0, delivered: 0 }
+        Flow { scavenger, active, other_window: u64::MAX, is_limited: false, in_flight: 0, delivered: 0 }
     }
 
     /// Lets all flows send for `seconds`, beside other traffic that takes a share of the link after half of the time.
@@ -330,8 +338,7 @@ mod tests {
                 arrivals.pop();
                 let flow: &mut Flow = &mut flows[nth];
                 flow.in_flight -= PACKET;
-                let is_limited = flow.active.contains(&at);
-                flow.scavenger.acknowledged(arrival, sent, is_limited);
+                flow.scavenger.acknowledged(arrival, sent, flow.is_limited);
                 flow.scavenger.bound(flow.other_window);
                 flow.delivered += if at >= length / 2 { PACKET } else { 0 };
             }
@@ -345,10 +352,14 @@ mod tests {
                 looks += 1;
             }
             for (nth, flow) in flows.iter_mut().enumerate() {
-                // As many packets as a poll sends, so that flows take turns.
-                for _ in 0..10 {
-                    let window = flow.scavenger.window().min(flow.other_window);
-                    if !flow.active.contains(&at) || flow.in_flight + PACKET > window {
+                // No more than a poll sends, so that flows take turns.
+                flow.is_limited = false;
+                for _ in 0..40 {
+                    if !flow.active.contains(&at) {
+                        break;
+                    }
+                    if flow.in_flight + PACKET > flow.scavenger.window().min(flow.other_window) {
+                        flow.is_limited = true;
                         break;
                     }
                     flow.in_flight += PACKET;
@@ -377,7 +388,8 @@ mod tests {
             let queue = run(&mut link, &mut flows, 60, 0.0);
             let share = rate(&flows[0], 60) / bytes_per_s;
             assert!(share > 0.95, "{share} of {bytes_per_s} at {base:?}");
-            assert!(queue < 2 * TARGET, "{queue:?} at {bytes_per_s} and {base:?}");
+            let packets = Duration::from_secs_f64(2.0 * PACKET as f64 / bytes_per_s);
+            assert!(queue < 2 * TARGET + packets, "{queue:?} at {bytes_per_s} and {base:?}");
         }
     }
 
@@ -408,6 +420,15 @@ mod tests {
         let shares = flows.each_ref().map(|flow| rate(flow, 80) / MBIT_100);
         assert!(shares.iter().all(|share| *share > 0.2) && shares.iter().sum::<f64>() > 0.95, "{shares:?}");
         assert!(queue < 3 * TARGET, "{queue:?}");
+    }
+
+    #[test]
+    fn a_window_that_is_far_too_large_comes_down_within_a_few_round_trips() {
+        let mut link = Link::new(MBIT_100, NEAR);
+        let mut flows = [flow(&link, 0..1)];
+        flows[0].scavenger.window = 600e3;
+        let queue = run(&mut link, &mut flows, 1, 0.0);
+        assert!(queue < 2 * TARGET, "{queue:?} in the second half of a second");
     }
 
     #[test]

@@ -20,7 +20,9 @@ import torch  # type: ignore[import-not-found, unused-ignore]
 from dgl.distributed.kvstore import get_kvstore  # type: ignore[import-not-found, unused-ignore]
 
 from .._arrays import tensor_of
-from .._client import Client, TableInfo, connect
+from .._client import Client
+from .._connect import connect
+from .._tables import TableInfo
 
 __all__ = ["DistTensor", "default_client", "proxies_of"]
 

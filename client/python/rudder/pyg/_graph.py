@@ -36,7 +36,7 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
     edges : optional
         ``[2, edges]``, or a pair of arrays, or a mapping of edge types ``(source, relation, target)`` to such; a ``Data`` or
         ``HeteroData``; a :class:`rudder.Dataset` that holds its graph. Further edges are put in as PyG says:
-        ``store["paper", "cites", "paper", "csc"] = (row, colptr)``.
+        ``store[("paper", "cites", "paper"), "csc"] = (row, colptr)``.
     num_nodes : int or mapping of str to int, optional
         Nodes, by type where types have names. By default as many as the edges name; beside a store, as many as its tables
         have rows.

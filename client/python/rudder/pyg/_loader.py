@@ -21,11 +21,11 @@ from ._graph import GraphStore
 
 __all__ = ["LinkNeighborLoader", "NeighborLoader"]
 
-#: Minibatches that are sampled ahead of the one that is given out, even where workers are slower than the trainer: rows that
-#: are announced and fetched in the same moment are waited for.
+#: Minibatches that are sampled ahead of the one that is given out, even where workers are slower than the trainer:
+#: rows that are announced and fetched in the same moment are waited for.
 _LEAD = 2
 
-#: An epoch has this many steps for each of those: when the workers have nothing left to sample, they are still to be trained.
+#: An epoch has this many steps for each of those: they are still to be trained when the workers have nothing to sample.
 _STEPS_PER_LEAD = 16
 
 _OPTIONS = """
@@ -220,14 +220,11 @@ class _Lookahead(_Counted):
 
     def _begin(self) -> None:
         super()._begin()
+        # In place of that of an epoch that was broken off, which gives up what waits.
         self._ahead = self._loader._prefetcher()
         self._lead = min(_LEAD, len(self._loader) // _STEPS_PER_LEAD) if self._loader._announces else 0
         self._has_more = True
         self._failure: Exception | None = None
-
-    def _reset(self, loader: Any, first_iter: bool = False) -> None:
-        self._ahead.close()
-        super()._reset(loader, first_iter)
 
     def __next__(self) -> Any:
         while self._has_more and self._failure is None and self._takes_more():

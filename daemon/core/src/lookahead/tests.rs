@@ -154,9 +154,9 @@ fn a_known_future_gives_the_optimum() {
         announce(&mut ahead, &cache, said(step, step, ids.clone()));
     }
     let mut hits = 0;
-    for (step, ids) in (0u64..).zip(&batches) {
+    for (step, rows) in (0u64..).zip(&batches) {
         let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, ids(step), 0);
-        let (hit, missed): (Vec<u64>, Vec<u64>) = ids.iter().partition(|&&id| cache.contains(id));
+        let (hit, missed): (Vec<u64>, Vec<u64>) = rows.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
         cache.record(&hit, &missed, |_| Some(&[]), batch);
     }

@@ -133,8 +133,7 @@ impl DistDgl {
                 Err(why) => skipped.push(format!("{name}: {why}")),
             }
         }
-        drop(features);
-        let files = files.into_iter().map(|file| feature_file(path, &graph, file)).collect::<Result<_, _>>()?;
+        let files = files.iter().map(|file| feature_file(path, &graph, file)).collect::<Result<_, _>>()?;
         let manifest = Manifest {
             format: FORMAT_VERSION,
             name: graph.name,
@@ -159,7 +158,7 @@ impl PartTensors {
 }
 
 /// What lies in a file that was read, by the names of tables.
-fn feature_file(graph_path: &Path, graph: &GraphFile, file: PartTensors) -> Result<FeatureFile, DatasetError> {
+fn feature_file(graph_path: &Path, graph: &GraphFile, file: &PartTensors) -> Result<FeatureFile, DatasetError> {
     let wrong = |what: String| DatasetError::DistDgl { path: graph_path.to_owned(), what };
     let pieces = file.tensors.iter().map(|tensor| {
         let (at, attribute) = graph.split(file.kind, &tensor.name)?;

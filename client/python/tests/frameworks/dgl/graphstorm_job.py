@@ -59,7 +59,7 @@ def check(data: GSgnnData, client: rudder.Client, rows: dict[str, np.ndarray]) -
     loader = rudder.graphstorm.ahead(loader)
     made = []
     client_fetch = rudder.Client.fetch
-    rudder.Client.fetch = lambda self, *asked: made.append(asked[0]) or client_fetch(self, *asked)
+    rudder.Client.fetch = lambda self, *asked, **options: made.append(asked[0]) or client_fetch(self, *asked, **options)
     for _ in range(2):
         steps = 0
         for input_nodes, seeds, blocks in loader:

@@ -107,9 +107,9 @@ def counted() -> list[str]:
     """The tables of the fetches that are made from now on, other than ahead; until the check ends."""
     made: list[str] = []
 
-    def fetch(self: rudder.Client, table: str, *asked: Any) -> Any:
+    def fetch(self: rudder.Client, table: Any, *asked: Any, **options: Any) -> Any:
         made.append(table)
-        return FETCH(self, table, *asked)
+        return FETCH(self, table, *asked, **options)
 
     rudder.Client.fetch = fetch  # type: ignore[method-assign, assignment]
     return made

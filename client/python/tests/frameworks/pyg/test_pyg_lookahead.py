@@ -19,6 +19,7 @@ from torch_geometric.sampler import NeighborSampler
 import rudder
 from rudder._prefetcher import Prefetcher
 from rudder.pyg import FeatureStore, GraphStore, LinkNeighborLoader, NeighborLoader
+from rudder.pyg._loader import _is_ready
 
 SEEDS = torch.arange(1_200)
 
@@ -89,7 +90,25 @@ def test_slow_workers_keep_a_lead_in_long_epochs(
     for _ in NeighborLoader((store, bare), **{**options(), **more}):
         pass
     assert len(waiting) == 1_200 // batch_size
-    assert min(waiting[: len(waiting) - lead]) == 1 + lead
+    # At the end of the epoch nothing follows.
+    assert min(waiting[:-2]) == 1 + lead
+
+
+def test_fast_workers_are_taken_from_as_far_as_the_horizon(
+    store: FeatureStore, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[int] = []
+    pop = Prefetcher.pop
+    monkeypatch.setattr(Prefetcher, "pop", lambda ahead: waiting.append(len(ahead)) or pop(ahead))
+    batches = iter(NeighborLoader((store, without_features(data)), **options(num_workers=2), horizon=3))
+    deadline = time.monotonic() + 120
+    for _ in range(8):
+        next(batches)
+        while not _is_ready(batches.iterator) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert max(waiting) > 2
+    # The one that is given out, the one that is fetched meanwhile, and those that are announced.
+    assert max(waiting) <= 1 + 1 + 3
 
 
 def test_edges_and_every_type_are_announced(served_hetero: list[Daemon], hetero: HeteroData) -> None:
@@ -155,12 +174,16 @@ def test_an_epoch_may_be_broken_off(store: FeatureStore, data: Data, told: Told,
     loader = NeighborLoader((store, without_features(data)), **options(shuffle=True, **how))
     for steps in (1, 5, 12):
         told.epochs.clear()
+        seeds: list[int] = []
         for step, batch in enumerate(loader):
             assert torch.equal(batch.x, data.x[batch.n_id])
             assert torch.equal(batch.w, data.w[batch.e_id])
-            if step + 1 == steps:
+            seeds += batch.input_id.tolist()
+            if step + 1 == steps < 12:
                 break
         assert [step for _, step, _ in told.epochs] == list(range(steps))
+    # Nothing is left of the epochs that were broken off.
+    assert sorted(seeds) == SEEDS.tolist()
     assert told.epochs[0][0] == 2
 
 

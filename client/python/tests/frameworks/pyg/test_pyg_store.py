@@ -233,5 +233,7 @@ def test_wrong_graphs_are_refused() -> None:
         graph.put_edge_index([[0], [1]], edge_type=None, layout="coo")
     with pytest.raises(KeyError, match="did you mean paper"):
         graph.num_nodes("papers")
-    graph.put_edge_index([[3], [1]], edge_type=("author", "writes", "paper"), layout="coo")
+    graph[("author", "writes", "paper"), "csc"] = ([3], [0, 0, 1])
     assert [graph.num_nodes(one) for one in graph.node_types] == [5, 4]
+    # Papers that no author wrote have pointers, too.
+    assert graph[("author", "writes", "paper"), "csc"][1].tolist() == [0, 0, 1, 1, 1, 1]
