@@ -175,7 +175,7 @@ fn notices_come_with_the_next_answer_and_only_the_last_ones_are_kept() {
     check(&client.fetch("feat", &[1]).unwrap(), &[1]);
     assert_eq!(said(), ["0"]);
     assert!(said().is_empty());
-    (0..100).for_each(|_| drop(client.announce("feat", &[1], None).unwrap()));
+    (0..100).for_each(|_| _ = client.announce("feat", &[1], None).unwrap());
     client.status().unwrap();
     let last = said();
     assert_eq!((last.len(), last[0].as_str(), last[63].as_str()), (64, "37", "100"));

@@ -35,7 +35,7 @@ fn mark(number: u64) -> IdsMark {
 }
 
 /// A fetch of ids that are `number`.
-fn ids(number: u64) -> Named {
+fn by_ids(number: u64) -> Named {
     Named::Ids(mark(number))
 }
 
@@ -64,13 +64,13 @@ fn the_next_batches_are_ordered_and_a_fetch_is_known_by_its_ids() {
     let orders: Vec<Vec<u64>> = ahead.plan(&cache, all).into_iter().map(|order| order.ids).collect();
     assert_eq!(orders, [vec![0, 1], vec![2]], "two batches, each row once");
     assert!(ahead.plan(&cache, |_| Vec::new()).is_empty());
-    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(100), 0);
+    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(100), 0);
     assert!(used.is_some() && dropped.is_empty());
     let next = ahead.plan(&cache, |ids| ids.into_iter().filter(|&id| id > 2).collect());
     assert_eq!(next.iter().flat_map(|order| order.ids.clone()).collect::<Vec<_>>(), [3]);
-    let unannounced = ahead.consume(&cache, ONE, ids(999), 0);
+    let unannounced = ahead.consume(&cache, ONE, by_ids(999), 0);
     assert!(unannounced.used.is_none() && unannounced.dropped.is_empty(), "an unannounced fetch harms nothing");
-    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(103), 0);
+    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(103), 0);
     assert!(used.is_some() && dropped.is_empty(), "two others may still be fetched");
     let counts = AnnouncementCounts { announced: 4, used: 2, reordered: 0, expired: 0, over_budget_rows: 0 };
     assert_eq!(ahead.counts(), counts);
@@ -105,7 +105,7 @@ fn the_budget_holds_back_and_refills() {
     let ordered = |orders: &[Prefetch]| orders.iter().map(|order| order.ids.len()).sum::<usize>();
     assert_eq!(ordered(&ahead.plan(&cache, all)), 10, "the start is worth two half batches");
     assert_eq!(ordered(&ahead.plan(&cache, all)), 0);
-    assert!(ahead.consume(&cache, ONE, ids(0), 0).used.is_some());
+    assert!(ahead.consume(&cache, ONE, by_ids(0), 0).used.is_some());
     assert_eq!(ordered(&ahead.plan(&cache, all)), 5);
 }
 
@@ -115,7 +115,7 @@ fn what_does_not_come_true_expires() {
     let mut ahead = Lookahead::new(SETTINGS);
     announce(&mut ahead, &cache, said(0, 7, [1, 2]));
     assert!(ahead.announce(&cache, ONE, said(1, 8, [3]), 900).dropped.is_empty());
-    assert_eq!(ahead.consume(&cache, ONE, ids(99), 1500).dropped.len(), 1, "older than the limit");
+    assert_eq!(ahead.consume(&cache, ONE, by_ids(99), 1500).dropped.len(), 1, "older than the limit");
     let again = ahead.announce(&cache, ONE, said(1, 9, [4]), 1500);
     assert!(again.horizon.is_ok());
     assert_eq!(again.dropped.len(), 1, "a trainer that begins again has dropped its old plans");
@@ -155,7 +155,7 @@ fn a_known_future_gives_the_optimum() {
     }
     let mut hits = 0;
     for (step, rows) in (0u64..).zip(&batches) {
-        let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, ids(step), 0);
+        let Consumed { used: batch, .. } = ahead.consume(&cache, ONE, by_ids(step), 0);
         let (hit, missed): (Vec<u64>, Vec<u64>) = rows.iter().partition(|&&id| cache.contains(id));
         hits += hit.len();
         cache.record(&hit, &missed, |_| Some(&[]), batch);
@@ -197,7 +197,7 @@ fn a_beginning_says_what_it_made_void() {
             staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
         }
         for step in 0..3 {
-            let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(round * 10 + step), 0);
+            let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(round * 10 + step), 0);
             for batch in used.into_iter().chain(dropped) {
                 staged.remove(&batch);
             }
@@ -246,13 +246,13 @@ fn a_loader_iterated_again_is_staged_to_depth_only() {
                 announce(&mut ahead, &cache, said(step, epoch * 1000 + step, [epoch * 100 + step]));
                 staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
             }
-            let Consumed { used, .. } = ahead.consume(&cache, ONE, ids(epoch * 1000 + served), 0);
+            let Consumed { used, .. } = ahead.consume(&cache, ONE, by_ids(epoch * 1000 + served), 0);
             staged.remove(&used.unwrap());
             staged.extend(ahead.plan(&cache, all).into_iter().map(|prefetch| prefetch.batch));
             assert!(staged.len() <= 2, "epoch {epoch}: {} batches are staged, the depth is 2", staged.len());
         }
         // What was announced beyond the end of the epoch is fetched too.
-        (60..91).for_each(|step| assert!(ahead.consume(&cache, ONE, ids(epoch * 1000 + step), 0).used.is_some()));
+        (60..91).for_each(|step| assert!(ahead.consume(&cache, ONE, by_ids(epoch * 1000 + step), 0).used.is_some()));
     }
 }
 
@@ -266,7 +266,7 @@ fn two_samplers_that_take_turns_are_one_run() {
     let orders: Vec<u64> = ahead.plan(&cache, all).iter().map(|prefetch| prefetch.ids[0]).collect();
     assert_eq!(orders, [0, 10], "the batches that come first, not those that were announced first");
     for step in [1, 0, 2, 4, 3] {
-        let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(step + 1000), 0);
+        let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(step + 1000), 0);
         assert!(used.is_some() && dropped.is_empty(), "step {step}");
     }
     announce(&mut ahead, &cache, ten(5));
@@ -286,7 +286,7 @@ fn batches_that_are_left_behind_are_dropped() {
     for step in 0..=last {
         announce(&mut ahead, &cache, ten(step));
     }
-    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(last + 1000), 0);
+    let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(last + 1000), 0);
     assert_eq!((used.is_some(), dropped.len()), (true, 3));
 }
 
@@ -353,7 +353,7 @@ proptest::proptest! {
                 let announced = ahead.announce(&cache, ONE, said(step, fingerprint, [step]), 0);
                 assert_eq!(announced.dropped.len(), naive.announce(step, fingerprint));
             } else {
-                let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, ids(fingerprint), 0);
+                let Consumed { used, dropped, .. } = ahead.consume(&cache, ONE, by_ids(fingerprint), 0);
                 assert_eq!(used.map(|_| dropped.len()), naive.consume(fingerprint));
             }
             assert_eq!(ahead.waiting_rows(), naive.waiting.len());
