@@ -444,7 +444,7 @@ fn every_connection_of_a_client_says_the_same_trainer() {
             match call.request {
                 Request::Hello { trainer, .. } => said.send(trainer).unwrap(),
                 // The first connection breaks after a fetch, so that the client makes a second one.
-                Request::Fetch(_) if number == 0 => {
+                Request::Fetch { .. } if number == 0 => {
                     line.stream.shutdown(std::net::Shutdown::Both).unwrap();
                     return broke.send(()).unwrap();
                 }

@@ -33,7 +33,7 @@ os.environ.setdefault("RUDDER_BIN_DIR", str(ROOT / "target" / "release"))
 import distdgl_here  # noqa: E402
 from daemons import PORT, HostDaemon  # noqa: E402
 
-#: Ways to get features: policy of the cache (none: no daemon runs), minibatches announced ahead, fetches in flight.
+#: Ways to get features: the cache's policy (none where no daemon runs), minibatches announced ahead, fetches in flight.
 WAYS: dict[str, tuple[str | None, int, int]] = {
     "disttensor": (None, 0, 0),
     "none": ("none", 0, 0),

@@ -147,7 +147,7 @@ fn of_an_id_that_appears_twice_the_last_row_stays() {
         assert_version(&client, &[id], 3);
         assert_version(&client, &[id + 1], 2);
     }
-    assert_eq!(client.update("feat", &[], &[]).unwrap(), 0);
+    assert_eq!(client.update("feat", &[] as &[u64], &[]).unwrap(), 0);
 }
 
 #[test]

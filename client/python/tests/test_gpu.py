@@ -280,7 +280,7 @@ def test_a_fork_leaves_the_gpu_of_its_parent_alone(pinned: rudder.Client, driver
         source.check("f32", np.arange(source.ROWS), held[-1])
         del held, rows
         assert driver.called_by_a_child == []
-        # A child that asks for its parent's GPU begins with nothing of its parent's, and hears what the driver says to that.
+        # A child that asks for its parent's GPU begins with nothing of it, and hears what the driver says to that.
         for fetch in (pinned.fetch, lambda *a, **k: pinned.fetch_async(*a, **k).wait()):
             with pytest.raises(AssertionError, match="a forked child called copy"):
                 fetch("f32", IDS, device="cuda")

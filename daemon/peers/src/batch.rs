@@ -18,8 +18,8 @@ use parking_lot::{Mutex, MutexGuard};
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 
-/// Largest joined send. The kernel would take 64 KiB. But a shaper of traffic cuts what is larger than its bucket (50 kB
-/// at 1 Gbit/s, say) into packets, each of which then goes the whole way to the receiving socket alone.
+/// Largest joined send. The kernel would take 64 KiB. But a shaper of traffic cuts what is larger than its bucket
+/// (50 kB at 1 Gbit/s, say) into packets, each of which then goes the whole way to the receiving socket alone.
 const BATCH_BYTES_MAX: usize = 32 << 10;
 /// Packets after which quinn's driver ends a poll to be polled again at once.
 const DRIVER_PACKETS_MAX: usize = 20;

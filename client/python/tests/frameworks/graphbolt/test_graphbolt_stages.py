@@ -48,7 +48,7 @@ def test_stages_announce_that_many_minibatches_ahead(own_gb_daemons: list[Daemon
     state = accounted(client, "x", lambda table: table["lookahead"]["announced_batches"] >= 5)
     assert state["lookahead"]["announced_batches"] == 5, "four ahead of the one that is used"
     assert sum(1 for _ in early) == 11
-    assert later_waits(client, epoch) == 0
+    assert later_waits(client, epoch) < 0.005
     table = accounted(client, "x", lambda table: table["lookahead"]["used_batches"] == 48)
     assert table["lookahead"]["used_batches"] == 48
 
