@@ -121,7 +121,11 @@ fn calls_that_make_no_sense_name_their_culprit() {
     let cluster = cluster(500, |_| {});
     for (name, arguments, culprit) in [
         ("grow", json!({"rows": 10}), "`rows` without `table`"),
-        ("grow", json!({"factor": 2, "table": "feet"}), "table `feet` is not cached; cached tables: feat, label"),
+        (
+            "grow",
+            json!({"factor": 2, "table": "feet"}),
+            "table `feet` is not cached; cached tables: `feat`, `label`; did you mean `feat`?",
+        ),
         ("format", json!({}), "format"),
     ] {
         let error = tool(&cluster, name, arguments).unwrap_err().to_string();
