@@ -1,6 +1,7 @@
 //! What a trainer tells the daemon ahead of need: coming batches and progress. Neither is answered, so that neither
-//! holds a trainer up. It owns what is checked here because nobody will say it later. It must never wait for the
-//! daemon, unless that is hundreds of announcements behind.
+//! holds a trainer up. It owns what is checked here because nobody will say it later. It must never wait for what the
+//! daemon makes of an announcement: only for room, where the daemon is hundreds of announcements behind, or shared
+//! memory is short or has to grow.
 
 use crate::ClientError;
 use crate::client::{Client, unexpected};

@@ -153,8 +153,10 @@ impl NativeClient {
         py.detach(|| self.client.horizon(table)).map_err(|error| to_python(py, error))
     }
 
-    fn warnings(&self) -> Vec<(&'static str, String)> {
-        self.client.warnings().into_iter().map(|notice| (notice.code.name(), notice.message)).collect()
+    fn warnings(&self, py: Python<'_>) -> Vec<(&'static str, String)> {
+        // A thread that connects again holds the session, and asks whether it is interrupted, which needs this lock.
+        let warnings = py.detach(|| self.client.warnings());
+        warnings.into_iter().map(|notice| (notice.code.name(), notice.message)).collect()
     }
 
     /// Tells `created(address, bytes)` of each arena that is mapped from now on, and `dropped(address)` before it is

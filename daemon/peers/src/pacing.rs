@@ -150,6 +150,10 @@ impl Scavenger {
     /// The acknowledgement of a packet came that was sent at `sent`. `is_limited` if the window keeps packets back.
     pub(crate) fn acknowledged(&mut self, now: Instant, sent: Instant, is_limited: bool) {
         let sample = now.saturating_duration_since(sent);
+        // What arrives together has one time: another thread may have sent after it. That says nothing of the path.
+        if sample.is_zero() {
+            return;
+        }
         let base = self.base.get_or_insert(Base { since: now, least: sample, before: sample });
         base.note(now, sample);
         self.round.was_limited |= is_limited;

@@ -1,13 +1,20 @@
 //! The ids of announced batches, by the numbers that trainers gave to them, so that a fetch which names its batch need
-//! not send them again. It owns their memory: an entry ends when its batch is fetched, when it is too old, with its
-//! trainer, or when newer ones need its room. It must never hold more ids than its limit. What is brought in for a
-//! batch is not decided here.
+//! not send them again. It owns their memory: an entry ends when its batch is fetched, when it is too old, or with its
+//! trainer. Where there is no room, the new batch is not kept: its fetch sends its ids, while the batches that are
+//! fetched before it stay known. It must never hold more than its limit. What is brought in for a batch is not decided
+//! here.
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rudder_core::lookahead::TrainerId;
 use std::collections::VecDeque;
 use std::sync::Arc;
+
+/// Ids that a batch, or a part of one, takes the room of beside its own.
+const ENTRY_IDS: usize = 32;
+
+/// Entries of the order that may be of batches that are gone, beside as many as there are batches.
+const STALE_MAX: usize = 64;
 
 /// Announced batches of all trainers.
 #[derive(Debug)]
@@ -22,6 +29,7 @@ struct Held {
     batches: HashMap<Key, Batch>,
     /// In the order in which they came; some may be gone from `batches`.
     order: VecDeque<(Key, u64)>,
+    /// Ids that are held, and the room of their entries.
     ids: usize,
     last: u64,
 }
@@ -79,15 +87,23 @@ impl Held {
         Some(batch)
     }
 
-    /// Drops the oldest batches while `is_over` says so of the ids that are held and the time of the oldest.
-    fn drop_oldest(&mut self, is_over: impl Fn(usize, u64) -> bool) {
+    /// Drops the batches that came before `before_ms`.
+    fn drop_older(&mut self, before_ms: u64) {
         while let Some(&(key, serial)) = self.order.front() {
             match self.batches.get(&key).filter(|batch| batch.serial == serial) {
-                Some(batch) if !is_over(self.ids, batch.since_ms) => return,
+                Some(batch) if batch.since_ms >= before_ms => return,
                 Some(_) => drop(self.remove(key)),
                 None => {}
             }
             self.order.pop_front();
+        }
+    }
+
+    /// Forgets the places of batches that are gone, once they are the most.
+    fn compact(&mut self) {
+        let Self { batches, order, .. } = self;
+        if order.len() > 2 * batches.len() + STALE_MAX {
+            order.retain(|(key, serial)| batches.get(key).is_some_and(|batch| batch.serial == *serial));
         }
     }
 }
@@ -98,10 +114,10 @@ impl Batches {
         Self { held: Mutex::default(), ids_max, expire_ms }
     }
 
-    /// Keeps the ids of a batch, in place of an earlier one of the same number. The oldest batches make room.
+    /// Keeps the ids of a batch, in place of an earlier one of the same number, if there is room for them.
     pub(crate) fn put(&self, trainer: TrainerId, number: u64, parts: &[(usize, PartIds)], now_ms: u64) {
         let mut packed: Vec<(usize, Arc<Packed>)> = Vec::with_capacity(parts.len());
-        let mut ids = 0;
+        let mut ids = ENTRY_IDS * (1 + parts.len());
         for (at, (table, of_part)) in parts.iter().enumerate() {
             let same = parts[..at].iter().position(|(_, other)| Arc::ptr_eq(other, of_part));
             let of_part = same.map(|earlier| Arc::clone(&packed[earlier].1)).unwrap_or_else(|| {
@@ -112,11 +128,11 @@ impl Batches {
         }
         let mut held = self.held.lock();
         held.remove((trainer, number));
-        if ids > self.ids_max {
+        held.drop_older(now_ms.saturating_sub(self.expire_ms));
+        if held.ids + ids > self.ids_max {
             return;
         }
-        let room = self.ids_max - ids;
-        held.drop_oldest(|ids, since_ms| ids > room || since_ms + self.expire_ms < now_ms);
+        held.compact();
         held.last += 1;
         held.ids += ids;
         let (key, serial) = ((trainer, number), held.last);
@@ -169,10 +185,10 @@ impl Batches {
 
     /// Drops what is too old.
     pub(crate) fn expire(&self, now_ms: u64) {
-        self.held.lock().drop_oldest(|_, since_ms| since_ms + self.expire_ms < now_ms);
+        self.held.lock().drop_older(now_ms.saturating_sub(self.expire_ms));
     }
 
-    /// Ids that are held.
+    /// Ids that are held, and the room of their entries.
     #[cfg(test)]
     fn ids(&self) -> usize {
         self.held.lock().ids
@@ -192,10 +208,10 @@ mod tests {
 
     #[test]
     fn a_batch_is_known_by_its_trainer_its_number_and_its_tables_and_taken_once() {
-        let batches = Batches::new(100, 1000);
+        let batches = Batches::new(1000, 1000);
         let (shared, wide) = (ids([3, 1, 3]), ids([1 << 40]));
         batches.put(ONE, 7, &[(0, Arc::clone(&shared)), (1, shared), (2, wide)], 0);
-        assert_eq!(batches.ids(), 4, "shared ids are held once");
+        assert_eq!(batches.ids(), 4 + 4 * ENTRY_IDS, "shared ids are held once");
         let tables = [(0, 3), (1, 3), (2, 1)];
         assert!(batches.take(TWO, 7, &tables, true).is_none(), "another trainer's");
         assert!(batches.take(ONE, 8, &tables, true).is_none());
@@ -209,23 +225,45 @@ mod tests {
     }
 
     #[test]
-    fn batches_end_with_age_with_their_trainer_and_where_room_is_needed() {
-        let batches = Batches::new(10, 1000);
+    fn batches_end_with_age_and_with_their_trainer_and_none_makes_room_for_a_later_one() {
+        let of_one = 4 + 2 * ENTRY_IDS;
+        let batches = Batches::new(2 * of_one + 2, 1000);
         let known = |trainer, number| batches.take(trainer, number, &[(0, 4)], false).is_some();
         batches.put(ONE, 1, &[(0, ids(0..4))], 0);
         batches.put(TWO, 1, &[(0, ids(0..4))], 500);
         batches.put(ONE, 1, &[(0, ids(4..8))], 600);
-        assert!(known(ONE, 1) && known(TWO, 1) && batches.ids() == 8, "the number again");
+        assert!(known(ONE, 1) && known(TWO, 1) && batches.ids() == 2 * of_one, "the number again");
         batches.put(ONE, 2, &[(0, ids(0..4))], 700);
-        assert!(!known(TWO, 1) && known(ONE, 1) && known(ONE, 2), "the oldest made room");
+        assert!(known(TWO, 1) && known(ONE, 1) && !known(ONE, 2), "those that are fetched first stay");
+        batches.put(ONE, 2, &[(0, ids(0..4))], 1501);
+        assert!(!known(TWO, 1) && known(ONE, 1) && known(ONE, 2), "what is too old makes room");
         batches.expire(1601);
         assert!(!known(ONE, 1) && known(ONE, 2));
-        batches.put(ONE, 3, &[(0, ids(0..11))], 1602);
+        batches.put(ONE, 3, &[(0, ids(0..400))], 1602);
         assert!(known(ONE, 2), "what can never be held costs nothing");
         batches.put(TWO, 9, &[(0, ids(0..4))], 1603);
         batches.leave(ONE);
-        assert!(!known(ONE, 2) && known(TWO, 9) && batches.ids() == 4);
+        assert!(!known(ONE, 2) && known(TWO, 9) && batches.ids() == of_one);
         batches.forget(TWO, 9);
         assert_eq!(batches.ids(), 0);
+    }
+
+    #[test]
+    fn batches_that_are_taken_leave_nothing_behind_one_that_waits() {
+        let batches = Batches::new(1 << 20, 1000);
+        batches.put(ONE, 0, &[(0, ids(0..4))], 0);
+        for number in 1..10_000 {
+            batches.put(ONE, number, &[(0, ids(0..1))], 1);
+            assert!(batches.take(ONE, number, &[(0, 1)], true).is_some());
+        }
+        assert!(batches.held.lock().order.len() <= STALE_MAX + 4);
+        assert!(batches.take(ONE, 0, &[(0, 4)], true).is_some());
+    }
+
+    #[test]
+    fn announcements_of_nothing_take_room_too() {
+        let batches = Batches::new(1000, 1000);
+        (0..1000).for_each(|number| batches.put(ONE, number, &[(0, ids([]))], 0));
+        assert!(batches.held.lock().batches.len() <= 1000 / ENTRY_IDS);
     }
 }

@@ -72,8 +72,9 @@ pub(crate) async fn gather_here(base: &Arc<Base>, job: &Arc<Job>, threads_max: u
         tokio::task::yield_now().await;
     }
     let mut shares = vec![take_turns(base, job, cut, &next).await];
-    for helper in helpers {
-        shares.push(helper.await.map_err(|_| RequestError::Internal("a gather ended early"))?);
+    // All have ended before anything is answered: none may write into memory that the client has back.
+    for ended in futures_util::future::join_all(helpers).await {
+        shares.push(ended.map_err(|_| RequestError::Internal("a gather ended early"))?);
     }
     put_together(shares).map_err(|refused| RequestError::out_of_range(base.table(job.table), refused.at, refused.id))
 }

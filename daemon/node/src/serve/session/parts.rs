@@ -36,6 +36,11 @@ impl Session {
         let (trainer, connection) = (self.trainer()?, self.peer.connection);
         let ids = match batch.filter(|_| of_parts.iter().any(|part| matches!(part.ids, PartIds::Announced(_)))) {
             Some(number) => {
+                if of_parts.iter().any(|part| matches!(part.ids, PartIds::Given(_))) {
+                    let problem = "ids of an announced batch, and others beside them";
+                    return Err(RequestError::Senseless(problem.to_owned()));
+                }
+                Self::refuse_rest(payload)?;
                 let tables = of_parts.iter().zip(&counts).map(|(part, &count)| (usize::from(part.table), count));
                 let tables: Vec<(usize, usize)> = tables.collect();
                 let known = self.local.engine.batches.take(trainer, number, &tables, *learn);
@@ -56,6 +61,11 @@ impl Session {
     /// The ids that an announcement is about, by table.
     pub(crate) async fn announced(&self, parts: &[IdsPart], payload: &[u8]) -> Result<Vec<(usize, Ids)>, RequestError> {
         self.counts(parts)?;
+        let twice = |at: usize| parts[..at].iter().any(|earlier| earlier.table == parts[at].table);
+        if parts.is_empty() || (0..parts.len()).any(twice) {
+            let problem = "an announcement names one table or more, and each once";
+            return Err(RequestError::Senseless(problem.to_owned()));
+        }
         let ids = self.ids_of(parts, payload).await?;
         Ok(parts.iter().map(|part| usize::from(part.table)).zip(ids).collect())
     }

@@ -57,6 +57,10 @@ impl Session {
         let ids = self.read_ids(run, payload)?;
         let back = match run.at {
             Place::Inline => Back::Inline,
+            Place::Arena { .. } if answer_bytes > run.width.bytes() => {
+                let problem = "answers in the place of ids that are not as wide";
+                return Err(RequestError::Senseless(problem.to_owned()));
+            }
             Place::Arena { arena, offset } => {
                 let bytes = ids.len() * answer_bytes;
                 Back::Arena(Arc::clone(self.arena(arena, offset, bytes, "answers")?), offset as usize)
