@@ -7,6 +7,9 @@ use crate::client::Client;
 use crate::{ClientError, Part, Rows};
 use std::collections::VecDeque;
 
+/// Batches announced before the first rows have come: until then the daemon may not know how large batches are.
+const FIRST_AHEAD: u32 = 8;
+
 /// How many batches a [`Loader`] announces ahead.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Horizon {
@@ -36,6 +39,8 @@ pub struct Loader<'a, I> {
     announced: VecDeque<u64>,
     /// Steps fetched, from the start of the first epoch.
     step: u64,
+    /// Whether rows have come.
+    has_loaded: bool,
     /// The number of the first epoch; `None` before the first fetch, which takes the client's count.
     first_epoch: Option<u32>,
     reports: bool,
@@ -57,6 +62,7 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
             waiting: VecDeque::new(),
             announced: VecDeque::new(),
             step: 0,
+            has_loaded: false,
             first_epoch: None,
             reports: true,
         })
@@ -91,7 +97,10 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
         let (client, table) = (self.client, &self.client.tables()[self.table].name);
         let ahead = match self.horizon {
             // A daemon that wants nothing announced may want it later: one batch is announced at each step.
-            Horizon::Daemon => client.horizon(table)?.max(1) as usize,
+            Horizon::Daemon => {
+                let asked = client.horizon(table)?.max(1);
+                if self.has_loaded { asked as usize } else { asked.min(FIRST_AHEAD) as usize }
+            }
             Horizon::Batches(batches) => batches as usize,
         };
         loop {
@@ -119,6 +128,7 @@ impl<'a, I: Iterator<Item = Vec<u64>>> Loader<'a, I> {
         }
         self.step += 1;
         let rows = self.client.fetch_batch(&self.client.tables()[self.table].name, &ids, batch)?;
+        self.has_loaded = true;
         Ok(Some((ids, rows)))
     }
 

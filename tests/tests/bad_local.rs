@@ -178,6 +178,8 @@ fn fetches_of_several_tables_that_make_no_sense() {
     );
     let limit = ["a fetch of 12 ids", "local.ids_max = 10"];
     refused(vec![four, of(PartIds::Of(0)), of(PartIds::Of(1))], None, &IDS, ErrorCode::Limit, &limit);
+    let beside = ["ids of an announced batch, and others beside them"];
+    refused(vec![of(PartIds::Announced(4)), four], Some(5), &IDS, ErrorCode::Argument, &beside);
     let itself = ["part 0 shares the ids of part 0, which is no earlier one"];
     refused(vec![of(PartIds::Of(0))], None, &[], ErrorCode::Argument, &itself);
     refused(vec![four, of(PartIds::Of(7))], None, &IDS, ErrorCode::Argument, &["part 1 shares the ids of part 7"]);
@@ -203,9 +205,13 @@ fn fetches_of_several_tables_that_make_no_sense() {
 fn calls_without_answers_that_make_no_sense_are_told_of_later() {
     let cluster = Cluster::start(2, 100, |_| ()).unwrap();
     let mut raw = RawClient::greeted(&cluster.socket(0)).unwrap();
-    let announce = |table, ids| Request::Announce { batch: 1, step: None, parts: vec![IdsPart { table, ids }] };
+    let of_parts = |parts| Request::Announce { batch: 1, step: None, parts };
+    let announce = |table, ids| of_parts(vec![IdsPart { table, ids }]);
+    let part = IdsPart { table: 0, ids: wide(1, Place::Inline) };
     let nowhere = wide(4, Place::Arena { arena: 4, offset: 0 });
-    let cases: [(Request, &[u64], ErrorCode, &str); 5] = [
+    let cases: [(Request, &[u64], ErrorCode, &str); 7] = [
+        (of_parts(Vec::new()), &[], ErrorCode::Argument, "one table or more"),
+        (of_parts(vec![part, part]), &[1, 2], ErrorCode::Argument, "each once"),
         (Request::Progress { epoch: 0, step: 0, steps_per_epoch: 0 }, &[], ErrorCode::Argument, "0 steps per epoch"),
         (announce(7, wide(1, Place::Inline)), &[1], ErrorCode::UnknownTable, "no table with number 7"),
         (announce(0, wide(2, Place::Inline)), &[1, 100], ErrorCode::IdOutOfRange, "id 100 (position 1"),

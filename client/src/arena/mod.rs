@@ -73,7 +73,8 @@ struct Arena {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pool: Arc<Pool>,
-    mapping: Arc<Watched>,
+    /// `None` only while the lease is dropped.
+    mapping: Option<Arc<Watched>>,
     number: u32,
     offset: usize,
     len: usize,
@@ -187,7 +188,7 @@ impl Pool {
             drop(state);
             // Charged to this process, though the daemon writes the rows: who holds rows pays for their memory.
             mapping.take_pages(fresh);
-            return Ok((Lease { pool: Arc::clone(self), mapping, number, offset, len }, None));
+            return Ok((Lease { pool: Arc::clone(self), mapping: Some(mapping), number, offset, len }, None));
         }
         let bytes = state.size_of_next(len)?;
         let mapping = Mapping::create(bytes).map_err(|cause| MemoryError::Io { bytes, cause })?;
@@ -198,7 +199,7 @@ impl Pool {
         growth.mapping.announce();
         let (number, mapping) = (growth.arena, Arc::clone(&growth.mapping));
         mapping.take_pages(fresh);
-        Ok((Lease { pool: Arc::clone(self), mapping, number, offset: 0, len }, Some(growth)))
+        Ok((Lease { pool: Arc::clone(self), mapping: Some(mapping), number, offset: 0, len }, Some(growth)))
     }
 
     /// Forgets an arena that the daemon refused.
@@ -291,19 +292,21 @@ impl Lease {
     /// Copies `source` in at `at` bytes from the lease's start.
     pub(crate) fn write(&self, at: usize, source: &[u8]) {
         assert!(at + source.len() <= self.len, "write outside the lease");
-        self.mapping.write(self.offset + at, source);
+        if let Some(mapping) = &self.mapping {
+            mapping.write(self.offset + at, source);
+        }
     }
 
     /// The first `len` bytes.
     pub(crate) fn bytes(&self, len: usize) -> &[u8] {
         assert!(len <= self.len, "read outside the lease");
-        mapping::lease_bytes(&self.mapping, self.offset, len)
+        self.mapping.as_deref().map_or(&[], |mapping| mapping::lease_bytes(mapping, self.offset, len))
     }
 
     /// The first `len` bytes, writable.
     pub(crate) fn bytes_mut(&mut self, len: usize) -> &mut [u8] {
         assert!(len <= self.len, "write outside the lease");
-        mapping::lease_bytes_mut(&self.mapping, self.offset, len)
+        self.mapping.as_deref().map_or(&mut [], |mapping| mapping::lease_bytes_mut(mapping, self.offset, len))
     }
 }
 
@@ -312,9 +315,13 @@ impl Drop for Lease {
         if self.pool.pid != std::process::id() {
             return;
         }
+        let mapping = self.mapping.take();
         let mut state = self.pool.lock();
         if let Some(arena) = state.arenas.iter_mut().find(|arena| arena.number == self.number) {
             arena.give(self.offset, self.len);
+            // While the arena is the pool's this is not its end. After the lock it might be: another thread may take
+            // the idle arena out, and its hooks would be called here, under the locks of whoever drops this.
+            drop(mapping);
         }
     }
 }

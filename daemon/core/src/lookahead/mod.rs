@@ -192,6 +192,9 @@ impl Lookahead {
         let step = step.unwrap_or_else(|| known.map_or(0, Trainer::next_own));
         let arrival = known.map_or(Arrival::Begins, |known| known.arrival(step, mark, self.now));
         if arrival == Arrival::Repeats {
+            if let Some(known) = self.trainers.get_mut(&trainer) {
+                known.rename(step, number);
+            }
             return Announced { dropped, horizon: Ok(self.horizon(cache.capacity_rows())) };
         }
         if arrival == Arrival::Begins {

@@ -96,6 +96,16 @@ fn a_fetch_is_known_by_its_number_and_by_its_ids_in_any_order() {
 }
 
 #[test]
+fn a_batch_that_is_announced_twice_is_known_by_its_last_number() {
+    let cache = cache();
+    let mut ahead = Lookahead::new(SETTINGS);
+    let again = |batch| Announcement { batch, step: Some(7), mark: mark(1), ids: vec![3] };
+    announce(&mut ahead, &cache, again(50));
+    announce(&mut ahead, &cache, again(51));
+    assert!(ahead.consume(&cache, ONE, Named::Batch(51), 0).used.is_some());
+}
+
+#[test]
 fn the_budget_holds_back_and_refills() {
     let cache = cache();
     let mut ahead = Lookahead::new(Settings { budget: 0.5, ..SETTINGS });

@@ -134,6 +134,13 @@ impl Trainer {
         self.queue.insert(place, waiting);
     }
 
+    /// The batch that waits at `step` was announced once more, as `number`.
+    pub(super) fn rename(&mut self, step: u64, number: u64) {
+        if let Some(waiting) = self.queue.iter_mut().find(|waiting| waiting.own_step == step) {
+            waiting.number = number;
+        }
+    }
+
     /// Takes the batch of this name out, and those that it leaves too far behind.
     pub(super) fn take(&mut self, named: Named) -> Option<(Waiting, Vec<Waiting>)> {
         let at = self.place_of(named)?;
