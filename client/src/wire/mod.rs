@@ -190,7 +190,8 @@ pub enum Request {
         /// The announced batch that this is, if the client has announced it. Ids that are not given are those of it. A
         /// daemon that does not know it and was not given the ids answers [`ErrorCode::UnknownBatch`].
         batch: Option<u64>,
-        /// Whether the caches learn from this fetch. One that teaches nothing neither is an announced batch.
+        /// Whether the caches learn from this fetch. One that teaches nothing does not use
+        /// up an announced batch.
         learn: bool,
     },
     /// Says which ids a coming batch of this trainer will fetch, all of them, in the order in which it will. It is not

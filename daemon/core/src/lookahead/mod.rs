@@ -112,7 +112,7 @@ pub struct AnnouncementCounts {
     pub used: u64,
     /// Of those, batches whose ids came in another order than announced.
     pub reordered: u64,
-    /// Of them, batches that never were: skipped, too old, or their trainer left.
+    /// Announced batches that never were fetched: skipped, too old, or their trainer left.
     pub expired: u64,
     /// Rows that were not brought in ahead because the budget was spent.
     pub over_budget_rows: u64,
