@@ -115,10 +115,12 @@ class Book:
         if self._starts is not None:
             return owners, ids.astype(np.int64) - self._starts[owners]
         if self._row is None:
-            self._row = np.empty(self.rows, np.int64)
+            # Another thread may call meanwhile: it must not find rows that are not filled in yet.
+            rows = np.empty(self.rows, np.int64)
             for node in range(self._nodes):
                 of_node = np.flatnonzero(self._owner == node)
-                self._row[of_node] = np.arange(len(of_node))
+                rows[of_node] = np.arange(len(of_node))
+            self._row = rows
         return owners, self._row[ids].astype(np.int64)
 
 

@@ -288,7 +288,7 @@ class Client(Hints, Naming, Steering):
         if not want.infos:
             return {}
         if want.in_pieces():
-            rows = Pieces(want, outs, self._send_piece).wait()
+            rows = Pieces(want, outs, self._send_piece, self._send_parts).wait()
         else:
             rows = self._native.fetch(want.parts(), want.batch, self._learns())
         self._say()
@@ -324,7 +324,7 @@ class Client(Hints, Naming, Steering):
         if not want.infos:
             source = _Nothing()
         elif want.in_pieces():
-            source = Pieces(want, outs, self._send_piece)
+            source = Pieces(want, outs, self._send_piece, self._send_parts)
         else:
             source = self._native.fetch_async(want.parts(), want.batch, self._learns())
         self._say()
@@ -385,6 +385,9 @@ class Client(Hints, Naming, Steering):
     def _send_piece(self, table: str, ids: np.ndarray) -> Any:
         # A walk through a table reads each row once, which says nothing about the rows that a training reads.
         return self._native.fetch_async([(table, ids)], None, False)
+
+    def _send_parts(self, parts: list[tuple[str, np.ndarray]]) -> Any:
+        return self._native.fetch_async(parts, None, self._learns())
 
     def _gpu(self) -> _gpu.Copies:
         if self._copies is None:

@@ -9,6 +9,7 @@ What CUDA does is behind :class:`Driver`, so that both lives are tested where th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
@@ -71,7 +72,7 @@ class Driver(Protocol):
 
 
 class CudaDriver:
-    """The driver of ``torch.cuda``: no more than one call of it for each."""
+    """The driver of ``torch.cuda``: no more than one call of it for each, but for what an error leaves behind."""
 
     def __init__(self) -> None:
         import torch  # type: ignore[import-not-found, unused-ignore]
@@ -83,15 +84,21 @@ class CudaDriver:
 
     def register(self, address: int, size: int) -> None:
         # 1 is cudaHostRegisterPortable: pinned for every device.
-        self._check("cudaHostRegister", self._torch.cuda.cudart().cudaHostRegister(address, size, 1))
+        cudart = self._torch.cuda.cudart()
+        self._check("cudaHostRegister", cudart, cudart.cudaHostRegister(address, size, 1))
 
     def unregister(self, address: int) -> None:
-        self._check("cudaHostUnregister", self._torch.cuda.cudart().cudaHostUnregister(address))
+        cudart = self._torch.cuda.cudart()
+        self._check("cudaHostUnregister", cudart, cudart.cudaHostUnregister(address))
 
-    @staticmethod
-    def _check(what: str, status: Any) -> None:
-        if int(status) != 0:
-            raise RuntimeError(f"{what} answered {status}")
+    def _check(self, what: str, cudart: Any, status: Any) -> None:
+        if int(status) == 0:
+            return
+        # CUDA keeps the error of this thread, and torch raises it at the next kernel that the training launches. One
+        # of our own takes it away: torch has no call that does only that.
+        with contextlib.suppress(RuntimeError):
+            self._torch.zeros(1, device="cuda")
+        raise RuntimeError(f"{what} answered {int(status)}: {cudart.cudaGetErrorString(status)}")
 
     def device(self, device: Any) -> Any:
         device = self._torch.device(device)
@@ -258,6 +265,9 @@ class _Flight:
             try:
                 for host, out in zip(hosts, outs):
                     tensor = driver.empty(host, device, stream) if out is None else out
+                    if out is not None:
+                        # A fetch that is given up is never delivered, and the caller may drop the tensor in mid-copy.
+                        driver.use(out, stream)
                     driver.copy_async(tensor, host, stream)
                     tensors.append(tensor)
             finally:

@@ -1,6 +1,7 @@
 """Large selections in pieces: masks, slices and whole tables, gathered into memory of the caller.
 
-It owns how many rows are in flight at a time. It must never hold more of the daemon's memory than two pieces.
+It owns how many rows are in flight at a time. It must never hold more of the daemon's memory than two pieces, beside the
+parts of the same call that are not large: those take one message, as ever.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _IN_FLIGHT = 2
 #: Sends a fetch of one part, ``(table, ids)``, and answers what has ``wait()`` and ``done()``.
 Send = Callable[[str, np.ndarray], Any]
 
+#: Sends a fetch of several parts, and answers the same.
+SendParts = Callable[[list[tuple[str, np.ndarray]]], Any]
+
 
 class Pieces:
     """A fetch in pieces, with the interface of the native client's fetches in flight.
@@ -37,23 +41,31 @@ class Pieces:
         directly.
     send : callable
         Sends one piece.
+    send_parts : callable
+        Sends the parts that are not fetched in pieces.
     """
 
-    def __init__(self, want: Wanted, outs: list[Any], send: Send) -> None:
+    def __init__(self, want: Wanted, outs: list[Any], send: Send, send_parts: SendParts) -> None:
         self._lock = threading.Lock()
         self._send = send
-        self._targets: list[np.ndarray] | None = [
-            _target(out, (len(ids), *info.shape), info.numpy_dtype)
-            for out, ids, info in zip(outs, want.ids, want.infos)
+        # Of each part that comes in pieces what these are gathered into; ``None`` for the others.
+        self._targets: list[np.ndarray | None] | None = [
+            _target(out, (len(ids), *info.shape), info.numpy_dtype) if large else None
+            for out, ids, info, large in zip(outs, want.ids, want.infos, want.large())
         ]
         self._rest = self._plan(want, self._targets)
+        # At once, for their ids lie in the caller's own memory, which may change when the call has returned.
+        parts = want.parts()
+        self._whole = send_parts(parts) if parts else None
         self._flying: deque[tuple[Any, np.ndarray]] = deque()
         self._failure: BaseException | None = None
         self._fly()
 
     @staticmethod
-    def _plan(want: Wanted, targets: list[np.ndarray]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    def _plan(want: Wanted, targets: list[np.ndarray | None]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         for info, ids, target in zip(want.infos, want.ids, targets):
+            if target is None:
+                continue
             step = piece_rows(info)
             for first in range(0, len(ids), step):
                 yield info.name, written(ids[first : first + step]), target[first : first + step]
@@ -87,19 +99,21 @@ class Pieces:
                     self._land()
                 except Exception:
                     break
-            return not self._flying
+            return self._failure is not None or not self._flying and (self._whole is None or bool(self._whole.done()))
 
-    def wait(self) -> list[np.ndarray]:
+    def wait(self) -> list[Any]:
         """Wait for all pieces and answer the rows of each part."""
         with self._lock:
             targets, self._targets = self._targets, None
             if targets is None:
                 raise RuntimeError("the rows of this fetch were taken: keep what the first wait() answered")
+            whole, self._whole = self._whole, None
             if self._failure is not None:
                 raise self._failure
             while self._flying:
                 self._land()
-            return targets
+            rows = iter(() if whole is None else whole.wait())
+            return [next(rows) if target is None else target for target in targets]
 
 
 def _target(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

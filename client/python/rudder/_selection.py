@@ -131,21 +131,26 @@ class Wanted:
         self.selected.append(selected)
 
     def parts(self) -> list[tuple[str, np.ndarray]]:
-        """The parts as the native client takes them, with every range written out."""
+        """The parts that are not fetched in pieces as the native client takes them, with every range written out."""
+        whole = [(info, ids) for info, ids, large in zip(self.infos, self.ids, self.large()) if not large]
         # Parts with the same ids hand over one array: it crosses once.
-        arrays = {id(ids): written(ids) for ids in self.ids}
-        return [(info.name, arrays[id(ids)]) for info, ids in zip(self.infos, self.ids)]
+        arrays = {id(ids): written(ids) for _, ids in whole}
+        return [(info.name, arrays[id(ids)]) for info, ids in whole]
 
-    def in_pieces(self) -> bool:
-        """Whether a part selects more rows than are fetched at a time."""
-        return any(
+    def large(self) -> list[bool]:
+        """Which parts select more rows than are fetched at a time, and come in pieces."""
+        return [
             selected and len(ids) > piece_rows(info)
             for selected, info, ids in zip(self.selected, self.infos, self.ids)
-        )
+        ]
+
+    def in_pieces(self) -> bool:
+        """Whether a part comes in pieces."""
+        return any(self.large())
 
     def make_tensors(self) -> None:
         """Have all rows become tensors."""
-        # Asked for by name: the one place that may be the first to need torch.
+        # Asked for by name: this process may not have imported torch yet.
         importlib.import_module("torch")
         self.tensors = [True] * len(self.infos)
 
@@ -270,6 +275,9 @@ class Asker:
             )
         want = Wanted(is_one=batch._is_one)
         want.batch = batch.number
+        if any(batch._tensors):
+            # Another process may have announced it with tensors, and this one not have imported torch yet.
+            importlib.import_module("torch")
         for (name, ids), is_tensor in zip(batch._parts, batch._tensors):
             want._put(table_of(self.tables, name), ids, is_tensor, False)
         return want

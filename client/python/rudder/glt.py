@@ -11,6 +11,7 @@ imports nothing of GLT, so GiGL's loaders, which give batches of the same form, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -60,7 +61,7 @@ def ahead(
     Raises
     ------
     ValueError
-        If neither ``nodes`` nor ``edges`` is given.
+        If neither ``nodes`` nor ``edges`` is given; while batches come, if ``edges`` is given and they have no ids of edges.
     UnknownTableError
         If there is no such table; the message names the nearest.
     """
@@ -96,7 +97,10 @@ class DistFeature:
         self._tables = tables
         for table in [tables] if isinstance(tables, str) else tables.values():
             table_of(self._client.tables(), table)
-        self._waiters = ThreadPoolExecutor(_WAITERS, thread_name_prefix="rudder-glt")
+        self._waiters: tuple[int, ThreadPoolExecutor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_waiters": None}
 
     def async_get(self, ids: torch.Tensor, input_type: Any = None) -> torch.futures.Future:
         """Look rows up, and return at once.
@@ -114,7 +118,8 @@ class DistFeature:
             Of the rows, on the device of ``ids``.
         """
         pending = self._client.fetch_async(self._table(input_type), ids, device=ids.device if ids.is_cuda else None)
-        future: torch.futures.Future = torch.futures.Future()
+        # With the device, whoever waits for the future has its own stream wait for the copy, and not only a waiter's.
+        future: torch.futures.Future = torch.futures.Future(devices=[ids.device] if ids.is_cuda else None)
 
         def finish() -> None:
             try:
@@ -124,8 +129,14 @@ class DistFeature:
             else:
                 future.set_result(rows)
 
-        self._waiters.submit(finish)
+        self._executor().submit(finish)
         return future
+
+    def _executor(self) -> ThreadPoolExecutor:
+        """The waiters of this process: threads do not live on in a forked sampler."""
+        if self._waiters is None or self._waiters[0] != os.getpid():
+            self._waiters = os.getpid(), ThreadPoolExecutor(_WAITERS, thread_name_prefix="rudder-glt")
+        return self._waiters[1]
 
     def __getitem__(self, key: Any) -> torch.Tensor:
         input_type, ids = key if isinstance(key, tuple) else (None, key)
@@ -167,25 +178,29 @@ class _Places:
     def wants(self, batch: Any) -> dict[str, torch.Tensor]:
         """Ids by table; those of several types that share a table one behind the other."""
         lists: dict[str, list[torch.Tensor]] = {}
-        for store, ids, _, table in self._parts(batch):
-            lists.setdefault(table, []).append(getattr(store, ids).cpu())
+        for _, known, _, table in self._parts(batch):
+            lists.setdefault(table, []).append(known.cpu())
         return {table: ids[0] if len(ids) == 1 else torch.cat(ids) for table, ids in lists.items()}
 
     def put(self, batch: Any, rows: Mapping[str, torch.Tensor]) -> None:
         """Fill the batch."""
         at = dict.fromkeys(rows, 0)
-        for store, ids, name, table in self._parts(batch):
-            known = getattr(store, ids)
+        for store, known, name, table in self._parts(batch):
             begin, at[table] = at[table], at[table] + len(known)
             setattr(store, name, rows[table][begin : at[table]].to(known.device))
 
-    def _parts(self, batch: Any) -> Iterator[tuple[Any, str, str, str]]:
-        """Each part of a batch that rows are put into: the part, the names of its ids and its rows, and the table."""
+    def _parts(self, batch: Any) -> Iterator[tuple[Any, torch.Tensor, str, str]]:
+        """Each part of a batch that rows are put into: the part, its ids, the name of its rows, and the table."""
         for ids, rows, tables in self._sides:
             if isinstance(tables, str):
-                yield batch, ids, rows, tables
-                continue
-            for of_type, table in tables.items():
-                # A type that no sampled vertex or edge has is not in the batch.
-                if getattr(batch[of_type], ids, None) is not None:
-                    yield batch[of_type], ids, rows, table
+                stores = [(batch, tables)]
+            else:
+                # A type that nothing was sampled of may be absent, and to ask for its store would make one.
+                present = batch.node_types if ids == "node" else batch.edge_types
+                stores = [(batch[of_type], table) for of_type, table in tables.items() if of_type in present]
+            for store, table in stores:
+                known = getattr(store, ids, None)
+                if known is not None:
+                    yield store, known, rows, table
+                elif ids == "edge" and getattr(store, "edge_index", torch.empty(0)).numel() > 0:
+                    raise ValueError("the batches have no edge ids: build the loader with with_edge=True")

@@ -12,6 +12,7 @@ import pytest
 from cluster import Daemon, Source, program, run
 
 import rudder
+from rudder._books import Book
 
 VERTICES = 400
 
@@ -251,3 +252,22 @@ def test_files_that_are_gone_or_cut_are_named(tmp_path: Path) -> None:
     assert rudder.Dataset(tmp_path / "data").tables["x"].local_rows == 5
     with pytest.raises(rudder.StorageError, match=r"part1.npy: named in the manifest but missing"):
         data.rows("x")
+
+
+def test_a_book_hands_out_only_rows_that_are_filled_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks rows up while another thread makes their places waits or makes its own."""
+    owner = np.random.default_rng(2).integers(0, 3, VERTICES).astype(np.uint8)
+    book, ids = Book(VERTICES, 3, None, owner, None), np.arange(VERTICES)
+    flatnonzero, meanwhile = np.flatnonzero, []
+
+    def looked_up_meanwhile(array: np.ndarray) -> np.ndarray:
+        # What another thread does at the worst moment.
+        monkeypatch.setattr(np, "flatnonzero", flatnonzero)
+        meanwhile.append(book.locate(ids)[1])
+        return flatnonzero(array)
+
+    monkeypatch.setattr(np, "flatnonzero", looked_up_meanwhile)
+    _, rows = book.locate(ids)
+    for node in range(3):
+        assert rows[owner == node].tolist() == list(range(np.count_nonzero(owner == node)))
+    assert meanwhile[0].tolist() == rows.tolist()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -152,6 +154,17 @@ def test_rows_into_tensors_of_the_caller(pinned: rudder.Client, driver: FakeDriv
     source.check("f32", IDS, on_device(out))
 
 
+def test_a_tensor_of_the_caller_outlives_a_copy_that_is_given_up(
+    pinned: rudder.Client, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = FakeTensor((1_000, 17), np.dtype(np.float32), "cuda:0")
+    monkeypatch.setattr(_selection, "check_out", lambda *_: None)
+    pending = pinned.fetch_async("f32", IDS, out=out, device="cuda")
+    until(lambda: len(driver.queue) == 1)
+    del pending
+    assert out.used_on == ["side of cuda:0"]
+
+
 def test_large_selections_are_copied_as_one(
     pinned: rudder.Client, driver: FakeDriver, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +280,32 @@ def test_memory_that_cannot_be_pinned_is_said_once_and_used(
     assert "unregister" not in driver.log
 
 
+def test_an_error_of_the_driver_is_not_left_to_the_next_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA keeps the last error of a thread, and torch raises it where a kernel is launched."""
+    left: list[int] = []
+
+    def answer(*_: object) -> int:
+        left.append(712)
+        return 712
+
+    def launch(*_: object, **__: object) -> None:
+        if left:
+            raise RuntimeError(f"CUDA error {left.pop()}")
+
+    cudart = SimpleNamespace(
+        cudaHostRegister=answer, cudaHostUnregister=answer, cudaGetErrorString=lambda status: f"words of {status}"
+    )
+    cuda = SimpleNamespace(is_available=lambda: True, cudart=lambda: cudart)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda, zeros=launch))
+    driver = _gpu.CudaDriver()
+    with pytest.raises(RuntimeError, match="cudaHostRegister answered 712: words of 712"):
+        driver.register(4096, 4096)
+    launch()
+    with pytest.raises(RuntimeError, match="cudaHostUnregister answered 712: words of 712"):
+        driver.unregister(4096)
+    launch()
+
+
 def test_a_fork_leaves_the_gpu_of_its_parent_alone(pinned: rudder.Client, driver: FakeDriver, source: Source) -> None:
     rows = pinned.fetch("f32", IDS)
     tensor = pinned.fetch("f32", IDS, device="cuda")
@@ -334,6 +373,10 @@ def test_rows_on_a_real_gpu(daemons: list[Daemon], source: Source) -> None:
             assert rows["f32"].is_cuda
             source.check("f32", ids, rows["f32"].cpu().numpy())
             source.check("bf16", ids, rows["bf16"].view(torch.int16).cpu().numpy().view(np.uint16))
+        # A registration that fails leaves nothing behind for the next kernel.
+        with pytest.raises(RuntimeError, match="cudaHostRegister answered"):
+            _gpu.CudaDriver().register(client.fetch("f32", IDS).ctypes.data, 4096)
+        assert int((torch.ones(5, device="cuda") * 2).sum()) == 10
         out = torch.zeros(1_000, 17, device="cuda")
         for first in range(0, 5_000, 100):
             assert client.fetch("f32", IDS + first, out=out) is out

@@ -97,6 +97,38 @@ def test_large_selections_come_in_pieces(
         source.check("f32", meant, asyncio.run(awaited(client.fetch_async("f32", ids))))
 
 
+def test_parts_beside_a_large_selection_are_fetched_as_ever(
+    client: rudder.Client, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_selection, "PIECE_ROWS_MAX", 1_000)
+    ids = np.arange(source.ROWS)[::-1].copy()
+    meant = ids.copy()
+    pending = client.fetch_async({"f32": None, "u8": ids, "bf16": slice(3), "item.x": [3, 1]})
+    # Ids are read before the call returns.
+    ids[:] = 0
+    deadline = time.monotonic() + 60
+    while not pending.done():
+        assert time.monotonic() < deadline
+    rows = pending.wait()
+    source.check("f32", np.arange(source.ROWS), rows["f32"])
+    source.check("u8", meant, rows["u8"])
+    source.check("bf16", np.arange(3), rows["bf16"])
+    source.check("item.x", np.array([3, 1]), rows["item.x"])
+    # Only the whole table comes in pieces, into memory of this process.
+    assert [in_arena(rows[name]) for name in ("f32", "u8", "bf16", "item.x")] == [False, True, True, True]
+    out = np.zeros((2, 13), np.uint8)
+    rows = client.fetch({"f32": None, "u8": [5, 6]}, out={"u8": out})
+    assert rows["u8"] is out
+    source.check("u8", np.array([5, 6]), out)
+    with pytest.raises(rudder.IdOutOfRangeError):
+        client.fetch({"f32": None, "u8": [source.ROWS]})
+    pending = client.fetch_async({"f32": None, "u8": [source.ROWS]})
+    for error in (rudder.IdOutOfRangeError, RuntimeError):
+        with pytest.raises(error):
+            pending.wait()
+    assert pending.done()
+
+
 async def awaited(pending: rudder.Pending) -> Any:
     return await pending
 

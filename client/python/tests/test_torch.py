@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -138,3 +140,21 @@ def test_owners_of_tensors_can_index(client: rudder.Client, source: Source) -> N
     owners = client.owner("f32", torch.tensor([0, source.ROWS - 1]))
     assert owners.dtype == torch.int64
     assert owners.tolist() == [0, 1]
+
+
+_FETCH = """
+import pickle, sys
+import rudder
+batch = pickle.load(sys.stdin.buffer)
+assert "torch" not in sys.modules
+client = rudder.connect(sys.argv[1], trainer=batch.trainer)
+rows = client.fetch(batch)
+assert rows.dtype is sys.modules["torch"].float32 and len(rows) == 100
+"""
+
+
+def test_a_batch_of_tensors_is_fetched_where_torch_was_not_imported(daemons: list[Daemon]) -> None:
+    batch = pickle.dumps(daemons[0].connect().announce("f32", torch.arange(100)))
+    command = [sys.executable, "-c", _FETCH, str(daemons[0].socket)]
+    done = subprocess.run(command, input=batch, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()

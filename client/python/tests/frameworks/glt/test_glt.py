@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pickle
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import graphlearn_torch as glt
@@ -13,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from cluster import Daemon, accounted, cluster, run
+from torch_geometric.data import HeteroData
 
 import rudder
 import rudder.glt
@@ -70,13 +75,13 @@ def data(features: dict[str, np.ndarray], edges: torch.Tensor) -> Iterator[Any]:
     glt.distributed.shutdown_rpc()
 
 
-def loader_of(data: Any, collects: bool) -> Any:
+def loader_of(data: Any, collects: bool, with_edge: bool = True) -> Any:
     return glt.distributed.DistNeighborLoader(
         data,
         [-1, -1],
         torch.arange(0, BATCH * STEPS),
         batch_size=BATCH,
-        with_edge=True,
+        with_edge=with_edge,
         collect_features=collects,
         to_device=torch.device("cpu"),
         worker_options=glt.distributed.CollocatedDistSamplingWorkerOptions(master_addr="127.0.0.1", master_port=free_port()),
@@ -134,6 +139,66 @@ def test_dist_feature_looks_up_by_type(glt_daemons: list[Daemon], features: dict
         feature.async_get(ids, "venue")
     with pytest.raises(Exception, match="99999"):
         feature.async_get(torch.tensor([99_999]), "paper").wait()
+
+
+def test_dist_feature_goes_to_other_processes(
+    glt_daemons: list[Daemon], features: dict[str, np.ndarray]
+) -> None:
+    feature = rudder.glt.DistFeature("feat", glt_daemons[0].connect())
+    ids = torch.tensor([5, 1_999, 5])
+    expected = torch.from_numpy(features["feat"])[ids]
+    assert torch.equal(feature[ids], expected)
+    assert torch.equal(pickle.loads(pickle.dumps(feature))[ids], expected)
+    child = os.fork()
+    if child == 0:
+        # A future without threads behind it would never come: the alarm ends the child then.
+        signal.alarm(60)
+        os._exit(not np.array_equal(feature[ids].numpy(), features["feat"][ids.numpy()]))
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_futures_of_rows_on_a_gpu_belong_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    devices: list[Any] = []
+    future = torch.futures.Future
+
+    def noted(devices_of_future: Any) -> Any:
+        devices.append(devices_of_future)
+        return future()
+
+    monkeypatch.setattr(torch.futures, "Future", lambda devices: noted(devices))
+    rows = torch.ones(2, 3)
+    client: Any = SimpleNamespace(
+        tables=lambda: {"feat": "info"}, fetch_async=lambda *_, device: SimpleNamespace(wait=lambda: rows)
+    )
+    feature = rudder.glt.DistFeature("feat", client)
+    on_gpu: Any = SimpleNamespace(is_cuda=True, device="cuda:1")
+    assert feature.async_get(on_gpu).wait() is rows
+    assert feature.async_get(torch.tensor([1, 2])).wait() is rows
+    assert devices == [["cuda:1"], None]
+
+
+def test_batches_without_ids_of_edges_are_named(data: Any, glt_daemons: list[Daemon]) -> None:
+    ahead = rudder.glt.ahead(loader_of(data, False, with_edge=False), edges="edge.weight", client=glt_daemons[0].connect())
+    with pytest.raises(ValueError, match="no edge ids: build the loader with with_edge=True"):
+        next(iter(ahead))
+
+
+def test_types_that_were_not_sampled_stay_absent(glt_daemons: list[Daemon], features: dict[str, np.ndarray]) -> None:
+    written, empty, absent = ("a", "writes", "p"), ("p", "by", "a"), ("v", "prints", "p")
+    batch = HeteroData()
+    batch["p"].node = torch.tensor([3, 1])
+    batch[written].edge_index, batch[written].edge = torch.tensor([[0, 1], [1, 0]]), torch.tensor([7, 9])
+    # As GLT gives a type without sampled edges.
+    batch[empty].edge_index = torch.empty(2, 0, dtype=torch.int64)
+    edges = dict.fromkeys((written, empty, absent), "edge.weight")
+    client = glt_daemons[0].connect()
+    (filled,) = rudder.glt.ahead([batch], {"p": "feat", "v": "feat"}, edges, client)
+    assert torch.equal(filled["p"].x, torch.from_numpy(features["feat"])[[3, 1]])
+    assert torch.equal(filled[written].edge_attr, torch.from_numpy(features["weight"])[[7, 9]])
+    assert (filled.node_types, filled.edge_types) == (["p"], [written, empty])
+    del batch[written].edge
+    with pytest.raises(ValueError, match="with_edge=True"):
+        list(rudder.glt.ahead([batch], edges=edges, client=client))
 
 
 def test_what_there_is_not_is_named_before_anything_is_sampled(data: Any, glt_daemons: list[Daemon]) -> None:
