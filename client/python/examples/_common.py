@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,19 +31,24 @@ _SIGNAL = 0.15
 _COUNTED_TIMEOUT_S = 10.0
 
 
-def parser(text: str) -> argparse.ArgumentParser:
-    """The arguments that every example has; an example may add its own."""
+def parser(text: str, without: Collection[str] = ()) -> argparse.ArgumentParser:
+    """The arguments of the examples, but for those that one of them has no use for; an example may add its own."""
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--features", choices=["rudder", "framework"], default="rudder", help="where feature rows come from")
     made.add_argument("--epochs", type=int, default=3)
     made.add_argument("--json", action="store_true", help="print one object at the end, and nothing else")
     made.add_argument("--seed", type=int, default=0, help="equal seeds give equal losses with both kinds of features")
-    made.add_argument("--graph", type=Path, help="folder of the Debian package graph; by default a graph is generated")
-    made.add_argument("--vertices", type=int, default=20_000, help="of the generated graph")
-    made.add_argument("--width", type=int, default=64, help="features of a vertex")
-    made.add_argument("--parts", type=int, default=2, help="parts of the data set, each served by a daemon of its own")
     made.add_argument("--batch", type=int, default=128, help="seeds of a minibatch")
-    made.add_argument("--workers", type=int, default=0, help="processes that sample")
+    for name, default, meaning in (
+        ("vertices", 20_000, "of the generated graph"),
+        ("width", 64, "features of a vertex"),
+        ("parts", 2, "parts of the data set, each served by a daemon of its own"),
+        ("workers", 0, "processes that sample"),
+    ):
+        if name not in without:
+            made.add_argument(f"--{name}", type=int, default=default, help=meaning)
+    if "graph" not in without:
+        made.add_argument("--graph", type=Path, help="folder of the Debian package graph; by default a graph is generated")
     return made
 
 

@@ -92,7 +92,8 @@ def check(run: _common.Run, theirs: dgl.distributed.DistTensor, ours: rudder.dgl
 
 def main() -> None:
     """Train; the first trainer prints the figures."""
-    parser = _common.parser(__doc__.split("\n\n")[0])
+    unused = ["graph", "vertices", "width", "parts", "workers"]
+    parser = _common.parser(__doc__.split("\n\n")[0], without=unused)
     parser.add_argument("--ip-config", required=True, help="DGL's list of hosts")
     parser.add_argument("--partition", required=True, help="GRAPH.json with all features: what Rudder serves")
     parser.add_argument("--certs", help="folder of the certificates of the hosts' daemons")

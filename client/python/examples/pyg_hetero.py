@@ -40,7 +40,7 @@ class Model(torch.nn.Module):
 
 
 def main() -> None:
-    arguments = common.parser(__doc__.split("\n")[0]).parse_args()
+    arguments = common.parser(__doc__.split("\n")[0], without=["graph"]).parse_args()
     torch_geometric.seed_everything(arguments.seed)
     graph = common.generated_typed(arguments.vertices, arguments.width)
     data: Any = HeteroData()

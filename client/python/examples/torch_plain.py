@@ -77,7 +77,7 @@ class Model(torch.nn.Module):
 
 
 def main() -> None:
-    arguments = common.parser(__doc__.split("\n")[0]).parse_args()
+    arguments = common.parser(__doc__.split("\n")[0], without=["workers"]).parse_args()
     torch.manual_seed(arguments.seed)
     graph = common.graph_of(arguments)
     loader = Sampler(graph, arguments.batch, arguments.seed)

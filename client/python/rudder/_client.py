@@ -198,7 +198,7 @@ class Client(Hints, Naming, Steering):
             Wait until every node that owns rows of the dataset has answered for some of them, too; otherwise only until the
             daemon of this node does.
         timeout_s : float
-            Longest wait, in seconds.
+            Longest wait, in seconds. A call that is in flight at its end may add the ``timeout_s`` of the client.
 
         Raises
         ------

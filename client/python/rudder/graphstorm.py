@@ -21,8 +21,8 @@ __all__ = ["ahead", "attach"]
 #: A vertex type, or an edge type.
 Kind = Union[str, tuple[str, str, str]]
 
-#: Names of features by type, as GraphStorm has them: for all vertex types one name, or a list for each type.
-Fields = Union[str, Mapping[Kind, Sequence[Any]]]
+#: Names of features by type, as GraphStorm has them: for all vertex types one name, or a name or a list for each type.
+Fields = Union[str, Mapping[Kind, Union[str, Sequence[Any]]]]
 
 
 def attach(data: Any, fields: Fields | None = None, *, client: Client | None = None) -> dict[str, DistTensor]:
@@ -36,8 +36,8 @@ def attach(data: Any, fields: Fields | None = None, *, client: Client | None = N
     data : graphstorm.dataloading.GSgnnData
         The data.
     fields : str or mapping, optional
-        A name that all vertex types have, or names by vertex type and by edge type (a triple). ``FeatureGroup`` s will do. By
-        default those that ``data`` was made with.
+        A name that all vertex types have, or a name or several by vertex type and by edge type (a triple). ``FeatureGroup`` s
+        will do. By default those that ``data`` was made with.
     client : Client, optional
         As :class:`rudder.dgl.DistTensor`.
 
@@ -101,7 +101,8 @@ def _wanted(data: Any, fields: Fields | None) -> dict[Kind, Sequence[Any]]:
 
 
 def _by_type(fields: Fields, kinds: Sequence[Kind]) -> dict[Kind, Sequence[Any]]:
-    return {kind: [fields] for kind in kinds} if isinstance(fields, str) else dict(fields)
+    by_type = dict.fromkeys(kinds, fields) if isinstance(fields, str) else fields
+    return {kind: [names] if isinstance(names, str) else names for kind, names in by_type.items()}
 
 
 def _names(wanted: Mapping[Kind, Sequence[Any]]) -> Iterator[tuple[Kind, str]]:

@@ -88,6 +88,8 @@ class Ahead:
         self._overlap = overlap
         self._progress = progress
         self._running: Iterator[Any] | None = None
+        # Minibatches of the last whole epoch, for loaders that have no length.
+        self._seen: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -128,27 +130,41 @@ class Ahead:
         return {tensor.table: tensor for tensor in tensors}
 
     def _epoch(self) -> Iterator[Any]:
-        """One epoch; what waits is given up when it is closed."""
+        """One epoch; what waits is given up when it is closed.
+
+        An exception of the loader or of ``wants`` comes out at its place, after the minibatches before it.
+        """
         tensors = self._tensors()
         client = next(iter(tensors.values())).client
         steps = _steps_of(self._loader)
+        steps = self._seen if steps is None else steps
         wants = self._wants or partial(wants_of, tensors=list(tensors.values()))
         _drain(self._loader)
         batches = iter(self._loader)
         clock = Clock(client, steps) if self._progress else None
         most = _most_waiting(self._loader, steps)
+        failure: Exception | None = None
+        used = 0
         written: deque[dict[str, int]] = deque(maxlen=self._overlap + 1)
         try:
             with Prefetcher(client, horizon=self._horizon, overlap=self._overlap, learns=self._progress) as waiting:
                 while True:
                     while batches is not None and waiting.hungry() and len(waiting) <= most + self._overlap:
-                        batch = next(batches, _END)
-                        if batch is _END:
+                        try:
+                            batch = next(batches, _END)
+                            split = None if batch is _END else _split(batch, wants(batch))
+                        except Exception as error:
+                            split, failure = None, error
+                        if split is None:
                             batches = None
                         else:
-                            waiting.push(*_split(batch, wants(batch)))
+                            waiting.push(*split)
                     if not len(waiting):
+                        if failure is not None:
+                            raise failure
+                        self._seen = used
                         return
+                    used += 1
                     if clock is not None:
                         clock.tick()
                     written.append({table: tensor.writes for table, tensor in tensors.items()})

@@ -32,12 +32,16 @@ os.register_at_fork(after_in_child=lambda: globals().__setitem__("_clients_lock"
 
 
 def default_client() -> Client:
-    """The client that the tensors of this process share: of ``$RUDDER_SOCKET``, with the ids that DistDGL has."""
+    """The client that the tensors of this process share: of ``$RUDDER_SOCKET``, with the ids that DistDGL has.
+
+    A new one if the last was closed.
+    """
     socket = os.environ.get("RUDDER_SOCKET", "")
     with _clients_lock:
-        if socket not in _clients:
-            _clients[socket] = connect(ids="dataset")
-        return _clients[socket]
+        client = _clients.get(socket)
+        if client is None or client.closed:
+            client = _clients[socket] = connect(ids="dataset")
+        return client
 
 
 def _policy_name(info: TableInfo) -> str:
@@ -63,14 +67,16 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
     table : str
         Name of the table: ``ATTR`` where vertices have no types, else ``TYPE.ATTR``; ``SOURCE:RELATION:TARGET.ATTR`` of edges.
     client : Client, optional
-        By default the tensors of a process share one of ``$RUDDER_SOCKET``, made with ``ids="dataset"``.
+        By default the tensors of a process share one of ``$RUDDER_SOCKET``, made with ``ids="dataset"``. One of your own needs
+        that, too, where the import renumbered vertices.
 
     Raises
     ------
     UnknownTableError
         If there is no such table; the message names the nearest.
     ValueError
-        If the table is not of a type of the graph, or has other rows than the graph has vertices or edges of the type.
+        If the table is not of a type of the graph, or has other rows than the graph has vertices or edges of the type. If the
+        client takes other ids than DistDGL's.
     RuntimeError
         If ``dgl.distributed.initialize`` or ``DistGraph`` was not called before.
     """
@@ -78,6 +84,11 @@ class DistTensor(dgl.distributed.DistTensor):  # type: ignore[misc, unused-ignor
     def __init__(self, table: str, *, client: Client | None = None) -> None:
         self._rudder = default_client() if client is None else client
         info = table_of(self._rudder.tables(), table)
+        if info.renumbered and self._rudder.ids != "dataset":
+            raise ValueError(
+                f"the client takes {self._rudder.ids} ids, which are others than DistDGL's in table {table!r}: give one of "
+                'rudder.connect(ids="dataset")'
+            )
         self.kvstore = get_kvstore()
         policies = {} if self.kvstore is None else self.kvstore.all_possible_part_policy
         if not policies:

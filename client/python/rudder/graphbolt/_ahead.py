@@ -142,7 +142,6 @@ class _Wants:
     """
 
     def __init__(self, fetcher: Any, features: dict[Key, Feature]) -> None:
-        self._keys = _wanted_keys(fetcher)
         self._features = features
         self.store = _HandedOver(fetcher.feature_store)
 

@@ -18,7 +18,7 @@ from torch_geometric.sampler import (  # type: ignore[import-not-found, import-u
 )
 
 from ._attrs import EdgeType
-from ._graph import COUNTED, GraphStore
+from ._graph import COUNTED, GraphStore, named_nodes
 from ._store import FeatureStore
 
 __all__ = ["Features"]
@@ -115,6 +115,8 @@ class Features:
     def wants(self, out: SamplerOutput | HeteroSamplerOutput, permutation: Any) -> dict[str, Tensor]:
         """The ids of each table that a sampled minibatch needs. Tables of one type share one tensor.
 
+        The ids for a table that serves several types follow each other in the order of :attr:`places`.
+
         Parameters
         ----------
         out : SamplerOutput or HeteroSamplerOutput
@@ -128,15 +130,15 @@ class Features:
             By table; without those that need no rows.
         """
         found: dict[Any, Tensor | None] = {}
-        wanted: dict[str, Tensor] = {}
+        wanted: dict[str, dict[Any, Tensor]] = {}
         for place in self.places:
             of = (place.group, place.is_edge)
             if of not in found:
                 found[of] = _edge_ids(out, place, permutation) if place.is_edge else _node_ids(out, place)
             ids = found[of]
             if ids is not None and len(ids) > 0:
-                wanted[place.table] = ids
-        return wanted
+                wanted.setdefault(place.table, {})[of] = ids
+        return {table: _joined(list(lists.values())) for table, lists in wanted.items()}
 
     def fill(self, batch: Any, out: SamplerOutput | HeteroSamplerOutput, rows: dict[str, Tensor]) -> None:
         """Put fetched rows into a batch, as PyG's loaders over features in memory do."""
@@ -146,23 +148,46 @@ class Features:
         elif isinstance(self.data, tuple):
             for node_type, ids in out.node.items():
                 batch[node_type].num_nodes = ids.size(0)
+        parts = self._parts(out)
         for place in self.places:
             store = batch if isinstance(out, SamplerOutput) else batch[place.group]
             edges = out.edge if isinstance(out, SamplerOutput) else (out.edge or {}).get(place.group, ())
             if place.is_edge and edges is None:
                 # A sampler that does not say which edges it took.
                 store[place.attr] = None
+            elif (part := parts.get((place.table, place.group, place.is_edge))) is not None:
+                of_table = rows[place.table]
+                store[place.attr] = of_table if part == slice(0, len(of_table)) else of_table[part]
             else:
-                store[place.attr] = rows[place.table] if place.table in rows else self.store.empty(place.table)
+                store[place.attr] = self.store.empty(place.table)
+
+    def _parts(self, out: SamplerOutput | HeteroSamplerOutput) -> dict[Any, slice]:
+        """Which rows of a table belong to which type, in the order that :meth:`wants` asks for them."""
+        parts: dict[Any, slice] = {}
+        ends: dict[str, int] = {}
+        for place in self.places:
+            ids = _edge_ids(out, place, None) if place.is_edge else _node_ids(out, place)
+            key = (place.table, place.group, place.is_edge)
+            if key not in parts and ids is not None and len(ids) > 0:
+                begin = ends.get(place.table, 0)
+                ends[place.table] = begin + len(ids)
+                parts[key] = slice(begin, begin + len(ids))
+        return parts
 
     def _counted(self, graph: Any) -> Any:
-        """The graph with its numbers of nodes, which PyG can only guess once the features are elsewhere."""
+        """The graph with its numbers of nodes, which PyG can only guess once the features are elsewhere.
+
+        PyG's samplers write past the end of an array where an edge names a node beyond that number: such tables are refused.
+        """
+        named = named_nodes(graph)
         graph = copy.copy(graph)
         stores = [graph._store] if isinstance(graph, pyg.Data) else graph.node_stores
         for store in stores:
             group = None if isinstance(graph, pyg.Data) else store._key
             tables = [place.table for place in self.places if not place.is_edge and place.group == group]
             if tables and not any(key in store for key in COUNTED):
+                for table in tables:
+                    self._check_enough(table, named.get(group, 0))
                 store.num_nodes = self.store.rows_of(tables[0])
         return graph
 
@@ -177,10 +202,13 @@ class Features:
                 )
             if not place.is_edge and isinstance(graph, GraphStore):
                 graph.extend(place.group, rows)
-                nodes = graph.num_nodes(place.group)
-                if nodes > rows:
-                    raise ValueError(f"table {place.table} has {rows} rows, and the graph has {nodes} such nodes")
+                self._check_enough(place.table, graph.num_nodes(place.group))
 
+    def _check_enough(self, table: str, nodes: int) -> None:
+        """Refuse a table that has no rows for some of the nodes."""
+        rows = self.store.rows_of(table)
+        if nodes > rows:
+            raise ValueError(f"table {table} has {rows} rows, and the graph has {nodes} such nodes")
 
     def _check_ids(self, ids: str | None) -> None:
         """Refuse a dataset's graph whose nodes have other numbers than the ids of the client."""
@@ -234,6 +262,10 @@ def _num_edges(graph: Any, edge_type: EdgeType | None) -> int:
     (attr, *_) = (attr for attr in graph.get_all_edge_attrs() if attr.edge_type == edge_type)
     row, col = graph.get_edge_index(attr)
     return len(col) if attr.layout.value == "csr" else len(row)
+
+
+def _joined(lists: list[Tensor]) -> Tensor:
+    return lists[0] if len(lists) == 1 else torch.cat(lists)
 
 
 def _node_ids(out: Any, place: _Place) -> Tensor | None:

@@ -7,7 +7,7 @@ PyG's samplers read past the end of an array otherwise.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Union
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch_geometric.data.graph_store import EdgeLayout  # type: ignore[import-n
 from .._dataset import Dataset
 from ._attrs import UNNAMED, EdgeType, unknown
 
-__all__ = ["COUNTED", "GraphStore"]
+__all__ = ["COUNTED", "GraphStore", "named_nodes"]
 
 #: What of a ``Data`` or of a node type tells how many nodes there are, without a guess.
 COUNTED = ("num_nodes", "x", "pos", "batch")
@@ -169,10 +169,7 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
             # PyG would guess, and warn, where nothing says how many there are.
             count = int(store.num_nodes) if any(key in store for key in COUNTED) else 0
             self.extend(node_type, count)
-        for attr in data.get_all_edge_attrs():
-            attr = copy.copy(attr)
-            size, attr.size = attr.size, attr.size or (0, 0)
-            edges = data.get_edge_index(attr)
+        for attr, size, edges in _edges_of(data):
             self.put_edge_index(
                 edges, edge_type=attr.edge_type, layout=attr.layout, is_sorted=attr.is_sorted, size=size
             )
@@ -205,6 +202,40 @@ class GraphStore(pyg.GraphStore):  # type: ignore[misc]
             nodes = "nodes" if node_type is None else f"{node_type} nodes"
             raise ValueError(f"{edges} names node {named - 1}, and there are {known} {nodes}: see num_nodes")
         self._num_nodes[node_type] = max(known, named)
+
+
+def _edges_of(data: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Of each edge type of a ``Data`` or ``HeteroData``: what PyG calls it, its size where that is known, its edges."""
+    for attr in data.get_all_edge_attrs():
+        attr = copy.copy(attr)
+        size, attr.size = attr.size, attr.size or (0, 0)
+        yield attr, size, data.get_edge_index(attr)
+
+
+def named_nodes(data: Any) -> dict[str | None, int]:
+    """How many nodes of each type there must be for the edges of a ``Data`` or ``HeteroData``.
+
+    Parameters
+    ----------
+    data : Data or HeteroData
+
+    Returns
+    -------
+    dict
+        By type; of a ``Data``, ``None`` is the only one.
+
+    Raises
+    ------
+    ValueError
+        If an edge names a node below 0, or arrays do not fit together.
+    """
+    named: dict[str | None, int] = {}
+    for attr, _, edges in _edges_of(data):
+        row, col = (_as_tensor(one) for one in edges)
+        ends = (None, None) if attr.edge_type is None else (attr.edge_type[0], attr.edge_type[-1])
+        for end, count in zip(ends, _sizes(row, col, attr.layout)):
+            named[end] = max(named.get(end, 0), count)
+    return named
 
 
 def _as_tensor(ids: Any) -> Tensor:

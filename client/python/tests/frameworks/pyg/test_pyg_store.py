@@ -12,7 +12,7 @@ import pytest
 import torch
 from cluster import IDS_MAX, Daemon
 from conftest import _serve
-from pyg_world import CITES, NODES, without_features
+from pyg_world import AUTHORS, CITES, NODES, WRITES, without_features
 from torch_geometric.data import Data, HeteroData
 
 import rudder
@@ -237,3 +237,30 @@ def test_wrong_graphs_are_refused() -> None:
     assert [graph.num_nodes(one) for one in graph.node_types] == [5, 4]
     # Papers that no author wrote have pointers, too.
     assert graph[("author", "writes", "paper"), "csc"][1].tolist() == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("options", [{"num_workers": 0}, {"num_workers": 1, "filter_per_worker": True}], ids=["ahead", "workers"])
+def test_a_table_may_serve_several_types(hetero: HeteroData, hetero_store: FeatureStore, options: dict[str, Any]) -> None:
+    """Of papers and of authors, with ids of their own; `y` and `x` of papers share theirs."""
+    keys = [("paper", "x"), ("paper", "y"), ("author", "x")]
+    store = FeatureStore(hetero_store.client, attrs=dict.fromkeys(keys, "paper.x"))
+    seeds = ("paper", torch.arange(300))
+    for batch in NeighborLoader((store, without_features(hetero)), [4, 3], seeds, batch_size=100, **options):
+        assert len(batch["author"].n_id) > 0
+        for node_type, attr in keys:
+            assert torch.equal(batch[node_type][attr], hetero["paper"].x[batch[node_type].n_id]), (node_type, attr)
+
+
+def test_edges_beyond_the_rows_are_refused(data: Data, hetero: HeteroData, store: FeatureStore, hetero_store: FeatureStore) -> None:
+    """PyG's samplers would write past the end of an array."""
+    nodes = FeatureStore(store.client, attrs=["x"])
+    for edges in ([[0], [NODES]], [[NODES], [0]]):
+        with pytest.raises(ValueError, match=f"table x has {NODES} rows, and the graph has {NODES + 1} such nodes"):
+            NeighborLoader((nodes, Data(edge_index=torch.tensor(edges), y=data.y)), [2], torch.arange(10))
+    with pytest.raises(ValueError, match="names node -1"):
+        NeighborLoader((nodes, Data(edge_index=torch.tensor([[0], [-1]]))), [2], torch.arange(10))
+    beyond = HeteroData()
+    beyond["author"].known = beyond["paper"].known = torch.ones(3)
+    beyond[WRITES].edge_index = torch.tensor([[AUTHORS], [1]])
+    with pytest.raises(ValueError, match=f"table author.x has {AUTHORS} rows, and the graph has {AUTHORS + 1} such nodes"):
+        NeighborLoader((hetero_store, beyond), [2], ("paper", torch.arange(10)))
