@@ -94,6 +94,7 @@ class Features:
         self.store, graph = data
         if not isinstance(graph, pyg.GraphStore):
             raise TypeError(f"the graph is a {type(graph).__name__}: give a Data, a HeteroData or a GraphStore")
+        graph = _with_ends(graph)
         self.places = _places(self.store, graph)
         if not self.places:
             raise ValueError(f"nothing is left to fetch: the graph holds all that {self.store!r} has (del data.x, say)")
@@ -219,6 +220,16 @@ class Features:
                 f"the graph has {ids} ids, and the client takes {of_client} ids, which are others in table {renumbered[0]}: "
                 f'open both with ids="{ids}"'
             )
+
+
+def _with_ends(graph: Any) -> Any:
+    """The graph with a store for each type of nodes that its edges name: without features of its own, nothing else does."""
+    if isinstance(graph, pyg.HeteroData):
+        graph = copy.copy(graph)
+        for source, _, target in graph.edge_types:
+            # Asking for a store makes it.
+            _ = (graph[source], graph[target])
+    return graph
 
 
 def _places(store: FeatureStore, graph: Any) -> list[_Place]:

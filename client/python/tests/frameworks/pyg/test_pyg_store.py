@@ -251,6 +251,15 @@ def test_a_table_may_serve_several_types(hetero: HeteroData, hetero_store: Featu
             assert torch.equal(batch[node_type][attr], hetero["paper"].x[batch[node_type].n_id]), (node_type, attr)
 
 
+def test_types_that_only_edges_name_have_their_features(hetero_store: FeatureStore) -> None:
+    """Without features of its own, nothing else in a ``HeteroData`` names a type of nodes."""
+    bare = HeteroData()
+    bare[WRITES].edge_index = torch.tensor([[3], [1]])
+    (batch,) = NeighborLoader((hetero_store, bare), [2], ("paper", torch.arange(10)), batch_size=10, progress=False)
+    assert torch.equal(batch["author"].x, hetero_store["author", "x", batch["author"].n_id])
+    assert batch["paper"].n_id.tolist() == list(range(10)) and bare.node_types == []
+
+
 def test_edges_beyond_the_rows_are_refused(data: Data, hetero: HeteroData, store: FeatureStore, hetero_store: FeatureStore) -> None:
     """PyG's samplers would write past the end of an array."""
     nodes = FeatureStore(store.client, attrs=["x"])
