@@ -117,12 +117,13 @@ fn a_run_moves_the_rows_that_a_replay_of_its_trace_moves() {
             // Replay's hit rate tells its requests: the same number as the daemon's, since every fetch was recorded.
             let requests = replayed["hits"].as_f64().unwrap() / replayed["hit_rate"].as_f64().unwrap();
             assert_eq!(requests.round() as u64, asked);
-            // On a busy machine a minibatch may find rows of the one before that are not in the cache yet. Replay,
-            // where nothing takes time, counts them as rows that cross.
+            // On a busy machine a minibatch may find rows of the one before that have come and are not in the cache yet.
+            // In replay, where nothing takes time, some of them cross once more and others are hits.
             let found_landed = if lookahead == "0" { count("staged_rows") } else { 0 };
-            let crossed = count("network_rows") + found_landed;
-            let ratio = crossed as f64 / replayed["network_rows"].as_f64().unwrap();
-            assert!((ratio - 1.0).abs() < 0.03, "node {node}, lookahead {lookahead}: {ratio}: {daemon} {replayed}");
+            let least = count("network_rows") as f64 / replayed["network_rows"].as_f64().unwrap();
+            let most = (count("network_rows") + found_landed) as f64 / replayed["network_rows"].as_f64().unwrap();
+            let words = format!("node {node}, lookahead {lookahead}: {least} to {most}: {daemon} {replayed}");
+            assert!(least < 1.03 && most > 0.97, "{words}");
         }
         assert_eq!(run["remote_rows"], remote_rows);
     }
