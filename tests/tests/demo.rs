@@ -117,8 +117,8 @@ fn a_run_moves_the_rows_that_a_replay_of_its_trace_moves() {
             // Replay's hit rate tells its requests: the same number as the daemon's, since every fetch was recorded.
             let requests = replayed["hits"].as_f64().unwrap() / replayed["hit_rate"].as_f64().unwrap();
             assert_eq!(requests.round() as u64, asked);
-            // On a busy machine a minibatch may find rows of the one before that have come and are not in the cache yet.
-            // In replay, where nothing takes time, some of them cross once more and others are hits.
+            // On a busy machine a minibatch may find rows of the one before that have come and are not in the cache
+            // yet. In replay, where nothing takes time, some of them cross once more and others are hits.
             let found_landed = if lookahead == "0" { count("staged_rows") } else { 0 };
             let least = count("network_rows") as f64 / replayed["network_rows"].as_f64().unwrap();
             let most = (count("network_rows") + found_landed) as f64 / replayed["network_rows"].as_f64().unwrap();
