@@ -224,8 +224,12 @@ LOOKAHEAD = Row(
         ),
         Panel(
             "Announced batches, by what became of them",
-            "Fetched (used), or never (expired): then rows were brought in for nothing.",
-            (Query(rate("rudder_announced_batches_total", "outcome"), "{{outcome}}"),),
+            "Fetched (used), or never (expired): then rows were brought in for nothing. In another order: the trainer sorts its ids after it "
+            "announced them.",
+            (
+                Query(rate("rudder_announced_batches_total", "outcome"), "{{outcome}}"),
+                Query(rate("rudder_reordered_batches_total"), "in another order"),
+            ),
             unit="cps",
             low=0,
         ),

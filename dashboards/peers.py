@@ -138,6 +138,7 @@ MUCH = Row(
             (Query(rate("rudder_peer_bytes_total", *FLOW, labels='direction="received"'), NAME),),
             unit="Bps",
             stack=True,
+            width=6,
             low=0,
         ),
         Panel(
@@ -146,6 +147,16 @@ MUCH = Row(
             (Query(rate("rudder_peer_bytes_total", *FLOW, labels='direction="sent"'), "{{instance}} to node {{peer}}"),),
             unit="Bps",
             stack=True,
+            width=6,
+            low=0,
+        ),
+        Panel(
+            "Queue on the way to peers",
+            "How long packets waited on their way when rows that nobody waits for were last sent. Stays near peers.bulk_queue_ms; far above it "
+            "something else fills the link, such as the trainers' own traffic.",
+            (Query(f"max by (instance, peer) ({of('rudder_peer_queue_seconds')})", "{{instance}} to node {{peer}}"),),
+            unit="s",
+            width=6,
             low=0,
         ),
         Panel(
@@ -155,6 +166,7 @@ MUCH = Row(
             (Query(rate("rudder_network_rows_total", "reason"), "{{reason}}"),),
             unit="rowsps",
             stack=True,
+            width=6,
             low=0,
         ),
     ),
