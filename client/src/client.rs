@@ -45,7 +45,7 @@ pub struct ConnectOptions {
     /// Called ten times a second while a call waits, without any lock held; `true` ends the wait with
     /// [`ClientError::Interrupted`]. For interpreters that must look at their signals.
     pub interrupted: Option<fn() -> bool>,
-    /// Is told of each arena, for instance to pin it for a device.
+    /// Called for each arena, for instance to pin it for a device.
     pub arena_hooks: Option<Arc<dyn ArenaHooks>>,
 }
 

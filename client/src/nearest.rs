@@ -24,7 +24,7 @@ pub fn nearest<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     near.min_by_key(|(distance, _)| *distance).map(|(_, name)| name)
 }
 
-/// The names that there are, for a message about `asked`, which is none of them, and the one that was probably meant.
+/// The existing names, and the one that was probably meant, for a message about `asked`, which does not exist.
 #[must_use]
 pub fn listed<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().collect();

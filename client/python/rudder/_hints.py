@@ -1,4 +1,4 @@
-"""Hints of a trainer to the daemon: what comes, how far the training is, and which calls are none of it.
+"""Hints of a trainer to the daemon: what comes, how far the training is, and which calls do not belong to it.
 
 It owns the one-way calls and what the daemon says of them later. It must never change which rows a fetch gives, and never
 wait for the daemon, but for the first :meth:`Hints.horizon`.

@@ -1,7 +1,7 @@
 """Large selections in pieces: masks, slices and whole tables, gathered into memory of the caller.
 
-It owns how many rows are in flight at a time. It must never hold more of the daemon's memory than two pieces, beside the
-parts of the same call that are not large: those take one message, as ever.
+It owns how many rows are in flight at a time. It must never hold more of the daemon's memory than two pieces. The
+other parts of the same call are fetched in one message and may take more.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Minibatches between their sampling and their use: announced in their order, fetched in their order, a little ahead.
 
-It owns the minibatches that wait, the announcements that the daemon refused, and the fetches in flight. It samples nothing and
+It owns the minibatches that wait, how many of them are announced, and the fetches in flight. It samples nothing and
 counts no epochs: loaders and the adapters of frameworks push what was sampled and pop what is trained. It must never end a
 training because of an announcement, and never fetch in another order than minibatches were pushed in.
 """

@@ -49,7 +49,7 @@ def attach(data: Any, fields: Fields | None = None, *, client: Client | None = N
     Raises
     ------
     ValueError
-        If there are no fields, or a type is none of the graph.
+        If there are no fields, or the graph has no such type.
     UnknownTableError
         If there is no such table; the message names the nearest. Nothing was put in then.
     """

@@ -1,5 +1,5 @@
-//! Two Python functions that are told of arenas. It owns the call into the interpreter, and must never let an exception
-//! of theirs end a fetch: such an exception is shown like one of a destructor.
+//! Calls two Python functions when an arena is mapped and before it is unmapped. It owns the call into the interpreter,
+//! and must never let an exception of theirs end a fetch: such an exception is shown like one of a destructor.
 
 use pyo3::prelude::*;
 use rudder_client::ArenaHooks;

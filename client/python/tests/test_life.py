@@ -1,4 +1,4 @@
-"""The life of a client: coroutines, closing, waiting for daemons, pauses, and what is said later of one-way calls."""
+"""The life of a client: coroutines, closing, waiting for daemons, pauses, and warnings about one-way calls."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ use std::fmt::Debug;
 use std::ops::Deref;
 use std::sync::Arc;
 
-/// Is told of each arena of a client. The client holds none of the locks that dropping rows takes while it calls, but
-/// it may be in the middle of a fetch, or of dropping the last row of an arena, in any thread: do what is needed and
-/// return, and never call the client from here.
+/// Called when the client maps an arena and before it unmaps one. The client may call in any thread, in the middle of a
+/// fetch or while the last row of an arena is dropped. It holds no lock then that dropping rows takes. Do what is
+/// needed and return; never call the client from here.
 pub trait ArenaHooks: Send + Sync + Debug {
     /// An arena was mapped; nothing has been leased from it.
     fn created(&self, address: usize, bytes: usize);

@@ -152,7 +152,7 @@ class Ahead:
                     while batches is not None and waiting.hungry() and len(waiting) <= most + self._overlap:
                         try:
                             batch = next(batches, _END)
-                            split = None if batch is _END else _split(batch, wants(batch))
+                            split = None if batch is _END else _split(batch, _known(wants(batch), tensors))
                         except Exception as error:
                             split, failure = None, error
                         if split is None:
@@ -177,6 +177,14 @@ class Ahead:
         finally:
             for tensor in tensors.values():
                 tensor.forget()
+
+
+def _known(wanted: Mapping[str, Wanted], tensors: Mapping[str, DistTensor]) -> Mapping[str, Wanted]:
+    """What a minibatch will read, unless that names a table without a tensor to hand its rows to."""
+    for table in wanted:
+        if table not in tensors:
+            raise ValueError(f"wants names table {table!r}, and ahead() has no tensor of it: give it one, ahead(loader, tensor)")
+    return wanted
 
 
 def _most_waiting(loader: Any, steps: int | None) -> int:

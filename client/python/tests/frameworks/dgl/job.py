@@ -216,7 +216,7 @@ def a_loop_that_reads_ahead(world: World) -> None:
             steps += 1
         assert steps == len(batches) == 10
     assert not made, made
-    # Read once more, and other ids: fetched as ever.
+    # Read once more, and other ids: fetched by an ordinary call.
     same(ours[input_nodes], world.theirs[table][input_nodes])
     assert made == [table]
 

@@ -62,6 +62,11 @@ def test_an_exception_of_wants_comes_at_its_place() -> None:
     assert seen == [0, 1, 2, 3]
 
 
+def test_tables_without_a_tensor_are_named() -> None:
+    with pytest.raises(ValueError, match="wants names table 'other'"):
+        list(ahead(Loader(10), Tensor(), lambda batch: {"other": batch}))
+
+
 def test_the_first_whole_epoch_tells_how_many_steps_there_are() -> None:
     tensor = Tensor()
     loader = Loader(5)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with PyG. Where PyG is not installed, there are none of these tests."""
+"""Fixtures of the tests with PyG. Without PyG these tests are skipped."""
 
 from __future__ import annotations
 
